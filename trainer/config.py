@@ -1,0 +1,201 @@
+"""Typed configuration: one dataclass a section, every field with its meaning, unit and default.
+
+Nothing here imports torch, so that `--help` and a misspelt option answer at once.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class DataConfig:
+    """Which interactions, how they are cleaned, and how they are split."""
+
+    name: Literal[
+        "ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-latest-small", "files", "synthetic"
+    ] = "ml-100k"
+    """Data set: a MovieLens release, `files` (tables of your own) or `synthetic`."""
+    root: str = "data"
+    """Holds one folder a MovieLens release (`data/ml-100k/u.data`); missing ones are fetched into it."""
+    source: Literal["auto", "grouplens", "recbole", "none"] = "auto"
+    """Where missing MovieLens files come from: `auto` tries each source in turn, `none` fetches nothing."""
+    cache: str | None = None
+    """Folder of prepared data sets; by default `$XDG_CACHE_HOME/shardtower` or `~/.cache/shardtower`."""
+    format: Literal["parquet", "csv", "tsv", "recbole", "lightgcn"] = "parquet"
+    """Format of your own tables (`name: files`)."""
+    interactions: str | None = None
+    """File (or folder of Parquet files) of your own interactions."""
+    held_out: str | None = None
+    """File of held-out interactions in the same format; implies `split: given`."""
+    users: str | None = None
+    """File of user attributes in the same format, keyed by `user_column`."""
+    items: str | None = None
+    """File of item attributes in the same format, keyed by `item_column`; `title` names the items."""
+    user_column: str = "user_id"
+    """Column of user ids in your own tables."""
+    item_column: str = "item_id"
+    """Column of item ids in your own tables."""
+    value_column: str = "value"
+    """Column of values (ratings) in your own tables; it may be absent."""
+    timestamp_column: str = "timestamp"
+    """Column of timestamps (seconds) in your own tables; it may be absent."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """What a line that cannot be read does: stop with an error that names it, or be skipped and counted."""
+    min_value: float | None = None
+    """Interactions with a smaller value are no positives and are dropped, in every split."""
+    k_core: int = 0
+    """Drop users and items with fewer interactions than this, until none has fewer (0: keep all)."""
+    split: Literal["random", "leave_last_out", "temporal", "per_user", "given"] = "random"
+    """What the test part is: random rows, each user's last, the latest rows, random rows of each user."""
+    test_size: float = 0.2
+    """Share of interactions in the test part (0 to 1; not used by `leave_last_out` and `given`)."""
+    validation_size: float = 0.0
+    """Share of the training part that is cut off for validation by the same rule (0: none)."""
+    split_seed: int = 42
+    """Seed of the `random` and `per_user` splits."""
+    synthetic_users: int = 1000
+    """Users of `name: synthetic`."""
+    synthetic_items: int = 500
+    """Items of `name: synthetic`."""
+    synthetic_interactions: int = 40_000
+    """Interactions of `name: synthetic`, before duplicates are dropped."""
+    synthetic_seed: int = 0
+    """Seed of `name: synthetic`."""
+
+
+@dataclass
+class BatchConfig:
+    """What a row of a training step is, and how many there are."""
+
+    rows: Literal["user", "interaction"] = "user"
+    """A row is a user with all of his positives at once, or a single interaction."""
+    size: int = 128
+    """Global batch: rows of one step over all ranks together, whatever the world size."""
+
+
+@dataclass
+class ModelConfig:
+    """The two towers."""
+
+    dim: int = 128
+    """Width of the embedding tables and of the tower outputs (a multiple of 4)."""
+    similarity: Literal["cosine", "dot"] = "cosine"
+    """Score: dot product of unit vectors divided by the temperature, or of the plain vectors."""
+    temperature: float = 0.2
+    """Divisor of cosine scores (> 0); smaller is sharper."""
+    learn_temperature: bool = False
+    """Train the temperature as a parameter that starts at `temperature`."""
+    item_bias: bool = True
+    """Add a learned bias to each item's score."""
+    popularity_prior: float = 0.85
+    """The bias of an item starts at this multiple of its centred log popularity (0: at zero)."""
+    init_std: float | None = None
+    """Standard deviation of initial embeddings; by default 0.3 / sqrt(dim)."""
+    user_features: list[str] = field(default_factory=list)
+    """User attributes with a table in the query tower, e.g. `gender`, `age`, `occupation`, `zip_prefix`."""
+    item_features: list[str] = field(default_factory=list)
+    """Item attributes with a table in the candidate tower, e.g. `genres`, `release_year`."""
+    hidden: list[int] = field(default_factory=list)
+    """Widths of dense layers per tower, added to the sum of the embeddings (empty: no dense layers)."""
+
+
+@dataclass
+class LossConfig:
+    """What a step minimises, and over which candidates."""
+
+    name: Literal["softmax", "bpr", "mse", "bce"] = "softmax"
+    """`softmax` and `bpr` rank positives above candidates; `mse` and `bce` fit each interaction's value."""
+    candidates: Literal["catalogue", "in_batch", "sampled"] = "catalogue"
+    """Items scored in one step: all, the step's own positives, or a shared sample beside them."""
+    samples: int = 1024
+    """Items drawn for `candidates: sampled` in one step, over all ranks."""
+    distribution: Literal["uniform", "popularity"] = "uniform"
+    """What `candidates: sampled` draws from: every item alike, or in proportion to training interactions."""
+    logq: bool = True
+    """Subtract the log probability that a candidate is in the candidate set from its logit."""
+    mask_known: bool = True
+    """A user's other training items are no negatives (otherwise only the positive itself is left out)."""
+    user_weight_power: float = 0.4
+    """A row of `rows: user` weighs (number of positives) to this power (0: every user alike)."""
+    positive_value: float = 4.0
+    """`bce` takes a value of at least this as 1 and a smaller one as 0."""
+
+
+@dataclass
+class OptimizerConfig:
+    """How tables and dense layers are updated."""
+
+    name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
+    """Optimizer of the tables; all but `adam` run inside the backward pass on CPU and CUDA."""
+    learning_rate: float = 0.05
+    """Peak learning rate of the tables."""
+    table_learning_rates: dict[str, float] = field(default_factory=lambda: {"item": 0.1, "item_bias": 0.005})
+    """Peak learning rate by table where it differs: `user`, `item`, `item_bias` or a feature's name."""
+    dense_learning_rate: float = 0.001
+    """Peak learning rate of dense layers and of the temperature, which are trained with Adam."""
+    weight_decay: float = 0.0
+    """L2 penalty on the rows that a step visits (`adam` on CPU: on all rows)."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Course of the learning rates after the warm-up; `linear` and `cosine` end at zero."""
+    warmup: float = 0.1
+    """Share of all steps in which learning rates rise linearly from zero (0 to 1)."""
+
+
+@dataclass
+class ShardingConfig:
+    """How tables are laid over ranks."""
+
+    kind: Literal["table_wise", "column_wise", "data_parallel"] = "table_wise"
+    """Sharding of every table: whole on one rank, its columns over ranks, or a copy on each rank."""
+
+
+@dataclass
+class EvaluationConfig:
+    """What is measured, on which part, by which protocol."""
+
+    split: Literal["test", "validation"] = "test"
+    """Part whose interactions are to be found."""
+    seen: Literal["mask", "keep"] = "mask"
+    """`mask` leaves a user's earlier items out of the ranking; `keep` ranks them too, as the notebook did."""
+    k: list[int] = field(default_factory=lambda: [10])
+    """Lengths of the ranked list at which metrics are taken."""
+    chunk: int = 4096
+    """Users scored at a time, which bounds memory."""
+    sharded: bool = False
+    """Every rank scores its own users, instead of rank 0 all of them; the numbers are the same."""
+
+
+@dataclass
+class RunConfig:
+    """The run folder and the length of the training."""
+
+    dir: str | None = None
+    """Run folder; by default a new one under `runs/`, named after data, loss and time."""
+    seed: int = 42
+    """Seed of initial embeddings, of the order of batches and of sampled candidates."""
+    epochs: int = 60
+    """Passes over the training rows."""
+    log_every: int = 50
+    """Steps between two records of the loss."""
+    evaluate_every: int = 0
+    """Epochs between two evaluations during the training (0: only at the end)."""
+    tensorboard: bool = True
+    """Write TensorBoard events into the run folder."""
+
+
+@dataclass
+class Config:
+    """Everything that decides a training run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batches: BatchConfig = field(default_factory=BatchConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of every rank; `auto` takes CUDA where there is a GPU for each local rank."""
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """Collectives of the process group; `auto` takes NCCL on CUDA and gloo on CPU."""
