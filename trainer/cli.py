@@ -1,0 +1,115 @@
+"""The commands. Heavy imports happen inside them, so that help and mistakes answer at once."""
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from trainer.errors import ConfigError, UserError
+
+USER_AT_FAULT, OURS, INTERRUPTED = 2, 1, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}. See {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0 done, 2 the user's input is at fault, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command, rest = _command(arguments)
+        COMMANDS[command](rest)
+    except UserError as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return USER_AT_FAULT
+    except KeyboardInterrupt:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone; a second failure at exit would only be noise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _command(arguments: list[str]) -> tuple[str, list[str]]:
+    if not arguments or arguments[0].startswith("-"):
+        return "train", arguments
+    if arguments[0] in COMMANDS:
+        return arguments[0], arguments[1:]
+    near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Commands: {', '.join(COMMANDS)}"
+    raise ConfigError(f"{arguments[0]}: no such command. {hint}")
+
+
+def _train(arguments: list[str]) -> None:
+    """Train, measure and keep a run (the default command)."""
+    from trainer.options import config_text, make_parser, parse_config
+
+    if "--help" in arguments or "-h" in arguments:
+        print(_commands_help())
+        make_parser("python -m trainer [train]").print_help()
+        return
+    config = parse_config([argument for argument in arguments if argument != "--print_config"])
+    if "--print_config" in arguments:
+        print(config_text(config), end="")
+        return
+    from trainer.training.train import train
+
+    train(config)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    """Measure a run under any protocol, beside popularity and chance."""
+    parser = Parser(prog="python -m trainer evaluate", description=_evaluate.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--split", choices=["test", "validation"], help="part to find (default: the run's)")
+    parser.add_argument("--seen", choices=["mask", "keep"], help="leave earlier items out, or rank them too")
+    parser.add_argument("--k", type=_lengths, metavar="K,K", help="lengths of the ranked list, as 5,10,20")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="device of every rank")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    from trainer.training.measure import measure_run
+
+    text = measure_run(options.run, options.split, options.seen, options.k, options.device, options.json)
+    if text is not None:
+        print(text)
+
+
+def _recommend(arguments: list[str]) -> None:
+    """The best items for a user that the user does not have yet."""
+    parser = Parser(prog="python -m trainer recommend", description=_recommend.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--user", required=True, metavar="ID", help="raw user id, as in the data")
+    parser.add_argument("-k", type=int, default=10, help="items wanted (default: 10)")
+    parser.add_argument("--keep-seen", action="store_true", help="rank items that the user already has too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    from trainer.serving.recommend import as_json, as_text, recommend
+
+    items = recommend(options.run, options.user, options.k, options.keep_seen)
+    print(json.dumps(as_json(options.user, items)) if options.json else as_text(items))
+
+
+def _lengths(text: str) -> list[int]:
+    lengths = [int(part) for part in text.split(",")]
+    if min(lengths) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: whole numbers from 1 up are needed")
+    return lengths
+
+
+def _commands_help() -> str:
+    lines = [f"  {name:<12}{(run.__doc__ or '').splitlines()[0]}" for name, run in COMMANDS.items()]
+    return "\n".join(["usage: python -m trainer COMMAND [options]", "", "commands:", *lines, ""])
+
+
+COMMANDS = {"train": _train, "evaluate": _evaluate, "recommend": _recommend}

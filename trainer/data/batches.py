@@ -1,0 +1,210 @@
+"""Batches: what one rank looks up, scores and compares in one step.
+
+A batch is a pure function of (seed, step, rank, world size). The rows of a step and its candidate set do not
+depend on the world size; each rank takes its contiguous part of both.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torchrec import KeyedJaggedTensor
+
+from trainer.data.candidates import Candidates, catalogue, in_batch, sampled
+from trainer.data.dataset import Dataset, Interactions
+from trainer.data.features import Ragged
+from trainer.data.inputs import Inputs, keyed_jagged
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of one step: b rows and c looked-up candidates.
+
+    Attributes:
+        queries: query features, stride b.
+        candidates: candidate features, stride c: this rank's part of the candidate set, or, for losses on
+            values, the item of each row (c = b).
+        positives: (2, P) int64, row < b above position < C in the step's whole candidate set.
+        known: (2, K) int64 pairs that are no negatives; holds all positives.
+        log_q: (C,) float32 natural log of the chance that a candidate is in the set, or None.
+        weights: (b,) float32 weight of each row's loss; 1 on average over all rows of an epoch.
+        values: (b,) float32 value of each row's interaction, or None.
+        candidate_counts: c of every rank.
+        rows: rows of the step over all ranks.
+        interactions: interactions that the step learns from, over all ranks.
+    """
+
+    queries: KeyedJaggedTensor
+    candidates: KeyedJaggedTensor
+    positives: torch.Tensor
+    known: torch.Tensor
+    log_q: torch.Tensor | None
+    weights: torch.Tensor
+    values: torch.Tensor | None
+    candidate_counts: list[int]
+    rows: int
+    interactions: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor | KeyedJaggedTensor)
+        }
+        return Batch(**(vars(self) | moved))
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How steps are cut from a training part.
+
+    Attributes:
+        rows: `user` (a user with all positives) or `interaction`.
+        size: rows of a step over all ranks.
+        seed: of order and samples.
+        candidates: `catalogue`, `in_batch` or `sampled`; `own` scores row i's item alone (losses on values).
+        samples, distribution: draws of `sampled`, `uniform` or by `popularity`.
+        logq: give candidates their log probability.
+        mask_known: a user's other training items are known pairs.
+        user_weight_power: weight of a user row = positives ** power, scaled to 1 on average.
+    """
+
+    rows: Literal["user", "interaction"]
+    size: int
+    seed: int
+    candidates: Literal["catalogue", "in_batch", "sampled", "own"]
+    samples: int = 1024
+    distribution: Literal["uniform", "popularity"] = "uniform"
+    logq: bool = True
+    mask_known: bool = True
+    user_weight_power: float = 0.0
+
+
+class Batches:
+    """The steps of a training part."""
+
+    def __init__(self, dataset: Dataset, plan: BatchPlan, user_inputs: Inputs, item_inputs: Inputs) -> None:
+        self.plan, self.user_inputs, self.item_inputs = plan, user_inputs, item_inputs
+        self.item_count = dataset.item_count
+        self.train: Interactions = dataset.train
+        self.known: Ragged = dataset.known("train")
+        counts = self.known.lengths()
+        by_user = plan.rows == "user"
+        # Users without training interactions make no row.
+        self.row_users = np.flatnonzero(counts) if by_user else None
+        self.row_count = len(self.row_users) if self.row_users is not None else len(self.train)
+        popularity = np.bincount(self.train.items, minlength=dataset.item_count)
+        self.row_share = np.minimum(popularity / self.row_count, 1)
+        uniform = np.full(self.item_count, 1 / self.item_count)
+        self.draw_share = uniform if plan.distribution == "uniform" else popularity / popularity.sum()
+        weights = counts[self.row_users].astype(np.float64) ** plan.user_weight_power if by_user else None
+        self.user_weights = None
+        if weights is not None:
+            self.user_weights = np.zeros(len(counts), np.float32)
+            self.user_weights[self.row_users] = weights / weights.mean()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that visit every row once; the last one may be smaller."""
+        return -(-self.row_count // self.plan.size)
+
+    def rows_of_step(self, step: int) -> np.ndarray:
+        """Users or interactions of a step over all ranks, in an order drawn anew for each epoch."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = _epoch_order(self.plan.seed, epoch, self.row_count)
+        rows = order[place * self.plan.size : (place + 1) * self.plan.size]
+        return rows if self.row_users is None else self.row_users[rows]
+
+    def make(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """One rank's batch of a step."""
+        rows = self.rows_of_step(step)
+        mine = rows[len(rows) * rank // world_size : len(rows) * (rank + 1) // world_size]
+        if self.plan.candidates == "own":
+            return self._make_pointwise(mine, rows, world_size)
+        users, lengths, items = self._positives(mine)
+        all_items = items if world_size == 1 else self._positives(rows)[2]
+        candidates = self._candidates(step, rows, all_items)
+        cuts = [len(candidates.items) * part // world_size for part in range(world_size + 1)]
+        positives = _pairs(lengths, candidates.positions(items)[0])
+        known = self._known(users, candidates) if self._masks_more() else positives
+        log_q = candidates.log_q if self.plan.logq else None
+        return Batch(
+            queries=keyed_jagged(self.user_inputs, users),
+            candidates=keyed_jagged(self.item_inputs, candidates.items[cuts[rank] : cuts[rank + 1]]),
+            positives=positives,
+            known=known,
+            log_q=None if log_q is None else torch.from_numpy(log_q),
+            weights=self._weights(users),
+            values=None,
+            candidate_counts=np.diff(cuts).tolist(),
+            rows=len(rows),
+            interactions=len(all_items),
+        )
+
+    def _make_pointwise(self, mine: np.ndarray, rows: np.ndarray, world_size: int) -> Batch:
+        users, items = np.asarray(self.train.users[mine]), np.asarray(self.train.items[mine])
+        values = self.train.values
+        nothing = torch.zeros(2, 0, dtype=torch.int64)
+        return Batch(
+            queries=keyed_jagged(self.user_inputs, users),
+            candidates=keyed_jagged(self.item_inputs, items),
+            positives=nothing,
+            known=nothing,
+            log_q=None,
+            weights=torch.ones(len(mine)),
+            values=torch.ones(len(mine)) if values is None else torch.from_numpy(values[mine]),
+            candidate_counts=[],
+            rows=len(rows),
+            interactions=len(rows),
+        )
+
+    def _positives(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Users of the rows, positives of each, and the items of all of them."""
+        if self.plan.rows == "user":
+            return rows, *self.known.take(rows)
+        return self.train.users[rows], np.ones(len(rows), np.int64), self.train.items[rows]
+
+    def _candidates(self, step: int, rows: np.ndarray, items: np.ndarray) -> Candidates:
+        if self.plan.candidates == "catalogue":
+            return catalogue(self.item_count)
+        if self.plan.candidates == "in_batch":
+            return in_batch(items, self.row_share, len(rows))
+        generator = np.random.default_rng([self.plan.seed, step, 1])
+        return sampled(items, self.row_share, len(rows), self.draw_share, self.plan.samples, generator)
+
+    def _masks_more(self) -> bool:
+        return self.plan.mask_known and self.plan.rows == "interaction"
+
+    def _known(self, users: np.ndarray, candidates: Candidates) -> torch.Tensor:
+        lengths, items = self.known.take(users)
+        positions, present = candidates.positions(items)
+        return _pairs(lengths, positions)[:, torch.from_numpy(present)]
+
+    def _weights(self, users: np.ndarray) -> torch.Tensor:
+        if self.user_weights is None:
+            return torch.ones(len(users))
+        return torch.from_numpy(self.user_weights[users])
+
+
+def batches(
+    source: Batches, steps: int, rank: int, world_size: int, device: torch.device, start: int = 0
+) -> Iterator[Batch]:
+    """One rank's batches from step `start` to the last, on its device."""
+    for step in range(start, steps):
+        yield source.make(step, rank, world_size).to(device)
+
+
+def _pairs(lengths: np.ndarray, columns: np.ndarray) -> torch.Tensor:
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    return torch.from_numpy(np.stack([rows, columns.astype(np.int64)]))
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)

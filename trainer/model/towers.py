@@ -1,0 +1,130 @@
+"""The two towers: embedding tables, optional dense layers, and the score as one dot product."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+
+BIAS_DIM = 4
+"""Width of the item bias table, the narrowest that FBGEMM takes; the bias is the mean of a row."""
+
+
+class Tower(nn.Module):
+    """Sum of the pooled embeddings of each feature, plus dense layers on top where widths are given.
+
+    The last dense layer starts at zero, so a tower with dense layers starts as the same tower without them.
+    """
+
+    def __init__(self, tables: dict[str, int], dim: int, bias_table: str | None, hidden: list[int]) -> None:
+        """Tables on the meta device; `trainer.parallel.shard` gives them memory and values.
+
+        Args:
+            tables: rows of each feature's table, by the feature's name.
+            dim: width of every table and of the output.
+            bias_table: name of the feature whose table holds biases instead, or None.
+            hidden: widths of the dense layers before the output.
+        """
+        super().__init__()
+        self.features = [name for name in tables if name != bias_table]
+        self.bias_table = bias_table
+        self.embeddings = EmbeddingBagCollection(
+            device=torch.device("meta"),
+            tables=[
+                EmbeddingBagConfig(
+                    name=name,
+                    num_embeddings=int(rows),
+                    embedding_dim=BIAS_DIM if name == bias_table else int(dim),
+                    feature_names=[name],
+                    init_fn=_leave,
+                )
+                for name, rows in tables.items()
+            ],
+        )
+        self.dense = _dense_layers(len(self.features) * dim, hidden, dim) if hidden else None
+
+    def forward(self, inputs: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Vectors (B, dim) and, where there is a bias table, biases (B, 1)."""
+        pooled = self.embeddings(inputs).to_dict()
+        parts = [pooled[name] for name in self.features]
+        vectors = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        if self.dense is not None:
+            vectors = vectors + self.dense(torch.cat(parts, dim=1))
+        bias = pooled[self.bias_table].mean(1, keepdim=True) if self.bias_table else None
+        return vectors, bias
+
+
+class TwoTowers(nn.Module):
+    """Query and candidate tower whose outputs' dot product is the score, bias and temperature included.
+
+    With unit vectors the query is z = normalize(U) and the candidate normalize(V) / temperature. With a bias
+    the query gains a column of ones and the candidate a column of biases, so that one dot product is still
+    all that training, evaluation and an index need.
+    """
+
+    def __init__(
+        self,
+        user_tables: dict[str, int],
+        item_tables: dict[str, int],
+        dim: int,
+        similarity: str = "cosine",
+        temperature: float = 0.2,
+        learn_temperature: bool = False,
+        item_bias: str | None = None,
+        hidden: list[int] | None = None,
+    ) -> None:
+        """Towers without values in their tables.
+
+        Args:
+            user_tables, item_tables: rows of each feature's table; the first is the id's.
+            dim: width of tables and towers, a multiple of 4.
+            similarity: `cosine` or `dot`.
+            temperature: divisor of cosine scores, > 0.
+            learn_temperature: make the temperature a parameter.
+            item_bias: name of the item feature that holds biases, or None.
+            hidden: widths of dense layers.
+        """
+        super().__init__()
+        self.query = Tower(user_tables, dim, None, hidden or [])
+        self.candidate = Tower(item_tables, dim, item_bias, hidden or [])
+        self.unit = similarity == "cosine"
+        self.output_dim = dim + (item_bias is not None)
+        log_temperature = torch.tensor(math.log(temperature if self.unit else 1.0))
+        self.log_temperature = nn.Parameter(log_temperature, requires_grad=self.unit and learn_temperature)
+
+    def queries(self, inputs: KeyedJaggedTensor) -> torch.Tensor:
+        """Query vectors, (B, output_dim)."""
+        vectors, _ = self.query(inputs)
+        vectors = functional.normalize(vectors, dim=1) if self.unit else vectors
+        if self.output_dim == vectors.shape[1]:
+            return vectors
+        return torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1)
+
+    def candidates(self, inputs: KeyedJaggedTensor) -> torch.Tensor:
+        """Candidate vectors, (C, output_dim)."""
+        vectors, bias = self.candidate(inputs)
+        if self.unit:
+            vectors = functional.normalize(vectors, dim=1) * torch.exp(-self.log_temperature)
+        return vectors if bias is None else torch.cat([vectors, bias], dim=1)
+
+    def forward(
+        self, queries: KeyedJaggedTensor, candidates: KeyedJaggedTensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Query vectors (B, output_dim) and candidate vectors (C, output_dim) of this rank's share."""
+        return self.queries(queries), self.candidates(candidates)
+
+
+def _leave(weights: torch.Tensor) -> None:
+    """Initial values are given after sharding, so that they do not depend on the plan."""
+
+
+def _dense_layers(inputs: int, hidden: list[int], outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    last = nn.Linear(inputs, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)

@@ -1,0 +1,249 @@
+"""Configuration from YAML files and the command line, and back into a file.
+
+The parser is jsonargparse's; what is added here is that a misspelt key names the nearest known one and that
+every error is one line. Nothing here imports torch.
+"""
+
+import difflib
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from trainer.config import Config
+from trainer.errors import ConfigError
+
+PARSER_OPTIONS = ("help", "config", "print_config")
+
+
+def parse_config(arguments: Sequence[str]) -> Config:
+    """Configuration of defaults, then the `--config` file, then `--section.key value` options.
+
+    Raises: ConfigError naming file or option, key, value and remedy.
+    """
+    arguments = list(_normalised(arguments))
+    for place, path in _config_files(arguments):
+        _check_file(place, path)
+    parser = make_parser("python -m trainer train")
+    try:
+        parsed = parser.parse_args(arguments)
+        config = _from_mapping(Config, parsed.as_dict())
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(_one_line(str(error), arguments)) from None
+    check(config)
+    return config
+
+
+def read_config(path: Path) -> Config:
+    """Configuration that `write_config` wrote."""
+    return parse_config(["--config", str(path)])
+
+
+def config_text(config: Config) -> str:
+    """Configuration as YAML, in the order of the dataclasses."""
+    return yaml.safe_dump(asdict(config), sort_keys=False)
+
+
+def make_parser(prog: str) -> jsonargparse.ArgumentParser:
+    """Parser of every configuration field, whose help gives each field's meaning, unit and default."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=prog, exit_on_error=False, print_config=None, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--config", action="config", help="YAML file with any of the keys below, nested by section."
+    )
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def check(config: Config) -> None:
+    """Refuse values and combinations that no training can use.
+
+    Raises: ConfigError naming the key, its value and the rule.
+    """
+    for key, rule, holds in _rules(config):
+        if not holds:
+            raise ConfigError(f"--{key} {_value(config, key)}: {rule}")
+
+
+def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
+    data, model, loss = config.data, config.model, config.loss
+    yield (
+        "model.dim",
+        "a multiple of 4 from 4 up is needed, as FBGEMM takes no other",
+        model.dim > 0 and model.dim % 4 == 0,
+    )
+    yield "model.temperature", "a number above 0 is needed", model.temperature > 0
+    yield "model.init_std", "a number above 0 is needed", model.init_std is None or model.init_std > 0
+    yield "model.hidden", "widths from 1 up are needed", all(width > 0 for width in model.hidden)
+    yield "batches.size", "a whole number from 1 up is needed", config.batches.size > 0
+    yield "run.epochs", "a whole number from 1 up is needed", config.run.epochs > 0
+    yield "run.log_every", "a whole number from 0 up is needed", config.run.log_every >= 0
+    yield "run.evaluate_every", "a whole number from 0 up is needed", config.run.evaluate_every >= 0
+    yield "run.seed", "a whole number from 0 to 2147483647 is needed", 0 <= config.run.seed < 2**31
+    yield "loss.samples", "a whole number from 1 up is needed", loss.samples > 0
+    yield (
+        "evaluation.k",
+        "whole numbers from 1 up are needed",
+        bool(config.evaluation.k) and min(config.evaluation.k) > 0,
+    )
+    yield "evaluation.chunk", "a whole number from 1 up is needed", config.evaluation.chunk > 0
+    yield "optimizer.learning_rate", "a number above 0 is needed", config.optimizer.learning_rate > 0
+    yield "optimizer.warmup", "a share from 0 to 1 is needed", 0 <= config.optimizer.warmup <= 1
+    yield "optimizer.weight_decay", "a number from 0 up is needed", config.optimizer.weight_decay >= 0
+    yield "data.test_size", "a share between 0 and 1 is needed", 0 < data.test_size < 1
+    yield "data.validation_size", "a share from 0 to below 1 is needed", 0 <= data.validation_size < 1
+    yield "data.k_core", "a whole number from 0 up is needed", data.k_core >= 0
+    by_interaction = config.batches.rows == "interaction"
+    yield "loss.name", "needs --batches.rows interaction", loss.name == "softmax" or by_interaction
+    yield "loss.mask_known", "needs --batches.rows interaction", loss.mask_known or by_interaction
+    yield (
+        "run.evaluate_every",
+        "needs a validation part, for instance --data.validation_size 0.1 (the test part is measured once)",
+        config.run.evaluate_every == 0 or data.validation_size > 0 or data.split == "leave_last_out",
+    )
+    yield "data.name", "needs --data.interactions FILE", data.name != "files" or data.interactions is not None
+    yield (
+        "data.split",
+        "needs --data.held_out FILE with --data.name files",
+        data.split != "given" or (data.name == "files" and data.held_out is not None),
+    )
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _keys(kind: type, prefix: str = "") -> dict[str, Any]:
+    """Type of every key, sections included, by its dotted name."""
+    found: dict[str, Any] = {}
+    types = typing.get_type_hints(kind)
+    for entry in fields(kind):  # type: ignore[arg-type]
+        found[prefix + entry.name] = types[entry.name]
+        if is_dataclass(types[entry.name]):
+            found |= _keys(types[entry.name], f"{prefix}{entry.name}.")
+    return found
+
+
+def _from_mapping(kind: type, values: dict[str, Any]) -> Any:
+    types = typing.get_type_hints(kind)
+    return kind(
+        **{
+            entry.name: _from_mapping(types[entry.name], values[entry.name])
+            if is_dataclass(types[entry.name])
+            else values[entry.name]
+            for entry in fields(kind)  # type: ignore[arg-type]
+        }
+    )
+
+
+def _normalised(arguments: Sequence[str]) -> Iterator[str]:
+    """Arguments with `--key=value` taken apart, options checked, and `1,2` made a list where one is meant."""
+    known, key = _keys(Config), ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            key, equals, value = argument[2:].partition("=")
+            if key not in PARSER_OPTIONS:
+                _check_key("", key, known, "--")
+            yield f"--{key}"
+            if not equals:
+                continue
+            argument = value
+        if typing.get_origin(known.get(key)) is list and not argument.startswith("["):
+            argument = f"[{argument}]"
+        yield argument
+
+
+def _check_key(place: str, key: str, known: dict[str, Any], dashes: str = "") -> None:
+    section = key.rsplit(".", 1)[0]
+    if key in known or typing.get_origin(known.get(section)) is dict:
+        return
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = near or [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    hint = f"Did you mean {dashes}{near[0]}?" if near else "See python -m trainer train --help"
+    raise ConfigError(f"{place}{dashes}{key}: no such option. {hint}")
+
+
+def _config_files(arguments: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    for option, value in pairwise(arguments):
+        if option == "--config":
+            yield value, Path(value)
+
+
+def _check_file(place: str, path: Path) -> None:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"--config {place}: no such file. Name a YAML file, such as configs/default.yaml"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {place}: cannot be read ({error}). Name a YAML file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise ConfigError(f"{place}{line}: not YAML: {problem}. Mend the file") from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{place}: holds {type(content).__name__}, expected keys such as `model:`. Mend the file"
+        )
+    known = _keys(Config)
+    for key in _paths(content, known):
+        _check_key(f"{place}: ", key, known)
+    for section, kind in known.items():
+        if is_dataclass(kind) and section in content and not isinstance(content[section], dict):
+            raise ConfigError(
+                f"{place}: {section} is {content[section]!r}, expected keys below it. Mend the file"
+            )
+
+
+def _paths(content: dict[Any, Any], known: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        yield key
+        if isinstance(value, dict) and is_dataclass(known.get(key)):
+            yield from _paths(value, known, f"{key}.")
+
+
+def _one_line(message: str, arguments: Sequence[str]) -> str:
+    """jsonargparse's words as one line that names place, value and what was expected."""
+    found = re.search(r'key "([\w.]+)"', message)
+    if not found:
+        return " ".join(message.split())
+    key = found.group(1)
+    given = re.search(r"(?:Given value|Got value|value): (.+)", message)
+    value = given.group(1).strip() if given else ""
+    if f"--{key}" in arguments:
+        position = len(arguments) - 1 - list(reversed(arguments)).index(f"--{key}")
+        following = arguments[position + 1 : position + 2]
+        value = following[0] if following else "(nothing)"
+        return f"--{key} {value}: expected {_expected(_keys(Config).get(key))}"
+    files = ", ".join(str(path) for _, path in _config_files(arguments))
+    return f"{files}: {key} is {value!r}, expected {_expected(_keys(Config).get(key))}"
+
+
+def _expected(kind: Any) -> str:
+    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    if kind in plain:
+        return plain[kind]
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(parts)
+    if typing.get_origin(kind) is list:
+        return f"a list of {_expected(parts[0])}s".replace("a list of a ", "a list of ")
+    if typing.get_origin(kind) is dict:
+        return "a mapping of names to numbers"
+    if parts:
+        return " or ".join(_expected(part) for part in parts)
+    return "keys such as those under --help"

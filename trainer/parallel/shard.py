@@ -1,0 +1,162 @@
+"""From towers and plan to a sharded model with its optimizers and its initial values."""
+
+import math
+import zlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
+from torchrec import optim
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.types import ShardingPlan
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+INITIAL_BLOCK_ROWS = 65_536
+EPSILON = 1e-8
+_FUSED = {
+    "rowwise_adagrad": optim.RowWiseAdagrad,
+    "adagrad": optim.Adagrad,
+    "sgd": optim.SGD,
+    "adam": optim.Adam,
+}
+_DENSE = {
+    "rowwise_adagrad": optim.RowWiseAdagrad,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+}
+
+
+def shard(
+    towers: nn.Module,
+    plan: ShardingPlan,
+    kernel: str,
+    device: torch.device,
+    optimizer: str,
+    learning_rates: dict[str, float],
+    dense_learning_rate: float,
+    weight_decay: float,
+) -> tuple[DistributedModelParallel, CombinedOptimizer]:
+    """Lay the towers over the ranks as planned, each table with its optimizer.
+
+    Args:
+        towers: module with tables on the meta device.
+        plan, kernel: from `trainer.parallel.plan`.
+        device: of this rank.
+        optimizer: of the tables: `rowwise_adagrad`, `adagrad`, `sgd` or `adam`.
+        learning_rates: peak learning rate of every table, by name.
+        dense_learning_rate: peak learning rate of all other parameters, which are trained with Adam.
+        weight_decay: L2 penalty on table rows.
+    Returns: the sharded model, its tables without values, and one optimizer for everything.
+    """
+    settings = {"weight_decay": weight_decay} | ({} if optimizer == "sgd" else {"eps": EPSILON})
+    if kernel == "fused":
+        for name, parameter in _tables(towers):
+            options = settings | {"lr": learning_rates[name]}
+            apply_optimizer_in_backward(_FUSED[optimizer], [parameter], options)
+    model = DistributedModelParallel(
+        towers, device=device, plan=plan, sharders=[EmbeddingBagCollectionSharder()]
+    )
+    optimizers: list[KeyedOptimizer] = [model.fused_optimizer]
+    trainable = dict(in_backward_optimizer_filter(model.named_parameters()))
+    tables = {key: value for key, value in trainable.items() if table_name(key) and value.numel()}
+    for key, parameter in tables.items():
+        options = settings | {"lr": learning_rates[str(table_name(key))]}
+        optimizers.append(_keyed({key: parameter}, _DENSE[optimizer], options))
+    others = {key: value for key, value in trainable.items() if not table_name(key) and value.requires_grad}
+    if others:
+        optimizers.append(_keyed(others, torch.optim.Adam, {"lr": dense_learning_rate}))
+    combined = CombinedOptimizer(optimizers)
+    for group in combined.param_groups:
+        group["peak_lr"] = group["lr"]
+    return model, combined
+
+
+def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:
+    """Set every learning rate to `factor` times its peak; takes effect with the next `optimizer.step()`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def table_name(key: str) -> str | None:
+    """Table of a parameter's key, `query.embeddings.embedding_bags.user.weight` -> `user`; None for others."""
+    parts = key.split(".")
+    return parts[-2] if "embedding_bags" in parts else None
+
+
+def fill_tables(model: nn.Module, values: Callable[[str, slice], torch.Tensor]) -> None:
+    """Give every shard on this rank its initial values, which depend on the table alone and not on the plan.
+
+    Args:
+        model: sharded or plain.
+        values: (table, rows) -> (len(rows), dim) float32; asked for at most `INITIAL_BLOCK_ROWS` rows at a
+            time, always whole blocks from row 0.
+    """
+    with torch.no_grad():
+        for key, weights, row_offset, column_offset in _local_shards(model):
+            name = str(table_name(key))
+            last = row_offset + weights.shape[0]
+            for start in range(
+                row_offset // INITIAL_BLOCK_ROWS * INITIAL_BLOCK_ROWS, last, INITIAL_BLOCK_ROWS
+            ):
+                block = values(name, slice(start, start + INITIAL_BLOCK_ROWS))
+                rows = slice(max(start, row_offset), min(start + INITIAL_BLOCK_ROWS, last))
+                columns = slice(column_offset, column_offset + weights.shape[1])
+                weights[rows.start - row_offset : rows.stop - row_offset] = block[
+                    rows.start - start : rows.stop - start, columns
+                ].to(weights.device)
+
+
+def normal_block(seed: int, table: str, rows: slice, dim: int, std: float) -> torch.Tensor:
+    """Block of normal values that is a pure function of seed, table and first row: (len(rows), dim) float32."""
+    generator = torch.Generator().manual_seed(
+        zlib.crc32(f"{seed}/{table}/{rows.start}".encode()) + (seed << 32)
+    )
+    return torch.empty(rows.stop - rows.start, dim).normal_(0, std, generator=generator)
+
+
+def schedule_factor(step: int, steps: int, schedule: str, warmup: float) -> float:
+    """Multiple of the peak learning rate at a step.
+
+    Args:
+        step: 0 for the first.
+        steps: of the whole training.
+        schedule: `constant`, `linear` or `cosine`; the latter two reach zero after the last step.
+        warmup: share of all steps in which the factor rises linearly.
+    """
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    if schedule == "constant":
+        return 1.0
+    progress = (step - rising) / max(steps - rising, 1)
+    return 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+
+
+def _tables(towers: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    for key, parameter in towers.named_parameters():
+        name = table_name(key)
+        if name is not None:
+            yield name, parameter
+
+
+def _keyed(
+    parameters: dict[str, nn.Parameter], optimizer: type[torch.optim.Optimizer], options: dict[str, float]
+) -> KeyedOptimizer:
+    return KeyedOptimizerWrapper(parameters, lambda values: optimizer(values, **options))
+
+
+def _local_shards(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int]]:
+    """Key, local weights, first row and first column of every shard of a table on this rank."""
+    for key, value in model.state_dict().items():
+        if table_name(key) is None:
+            continue
+        if isinstance(value, ShardedTensor):
+            for part in value.local_shards():
+                yield key, part.tensor, part.metadata.shard_offsets[0], part.metadata.shard_offsets[1]
+        else:
+            yield key, value, 0, 0

@@ -1,0 +1,178 @@
+"""The process group: who takes part, on which device, and the few collectives that the code uses."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from trainer.errors import ConfigError, UserError
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers.
+
+    Attributes:
+        rank, size: number of this process and of all processes.
+        local_rank, local_size: the same among the processes of this host.
+        device: where this rank's tables and batches live.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank is the one that prints and writes."""
+        return self.rank == 0
+
+    def share(self, count: int, rank: int | None = None) -> slice:
+        """The contiguous part of `count` rows that belongs to `rank` (this one by default)."""
+        rank = self.rank if rank is None else rank
+        return slice(count * rank // self.size, count * (rank + 1) // self.size)
+
+    def shares(self, count: int) -> list[int]:
+        """Lengths of every rank's part of `count` rows."""
+        parts = [self.share(count, rank) for rank in range(self.size)]
+        return [part.stop - part.start for part in parts]
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum of `value` over all ranks, on every rank."""
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    def gather_rows(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """Rows of all ranks, one rank's after another's, on every rank; differentiable.
+
+        Args:
+            rows: (counts[rank], D) float32.
+            counts: rows of every rank.
+        Returns: (sum(counts), D). Its gradient is summed over ranks.
+        """
+        return rows if self.size == 1 else _GatherRows.apply(rows, tuple(counts), self.rank)
+
+    def gather_to_first(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor | None:
+        """Rows of all ranks, one rank's after another's, on rank 0; None elsewhere.
+
+        Args:
+            rows: (counts[rank], ...).
+            counts: rows of every rank.
+        """
+        if self.size == 1:
+            return rows
+        padded = _padded(rows, max(counts))
+        parts = [torch.empty_like(padded) for _ in counts] if self.is_first else None
+        dist.gather(padded, parts, dst=0)
+        if parts is None:
+            return None
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def on_each_host(self, work: Callable[[], Result]) -> Result:
+        """Result of `work`, which one process of each host does while its neighbours wait.
+
+        Raises: UserError on every rank, with the words of the first rank where `work` raised one.
+        """
+        return self._together(work if self.local_rank == 0 else None, self.rank - self.local_rank)
+
+    def on_first(self, work: Callable[[], Result]) -> Result:
+        """Result of `work`, which rank 0 does while the others wait; errors as in `on_each_host`."""
+        return self._together(work if self.is_first else None, 0)
+
+    def _together(self, work: Callable[[], Any] | None, source: int) -> Any:
+        result, failure = None, None
+        if work is not None:
+            try:
+                result = work()
+            except UserError as error:
+                failure = error
+        outcomes: list[Any] = [None] * self.size
+        dist.all_gather_object(outcomes, (result, failure))
+        for _, error in outcomes:
+            if error is not None:
+                raise error
+        return outcomes[source][0]
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, counts: tuple[int, ...], rank: int) -> torch.Tensor:
+        ctx.counts, ctx.rank = counts, rank
+        padded = _padded(rows, max(counts))
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total.split(ctx.counts)[ctx.rank], None, None
+
+
+def _padded(rows: torch.Tensor, length: int) -> torch.Tensor:
+    if len(rows) == length:
+        return rows.contiguous()
+    padded = rows.new_zeros(length, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    return padded
+
+
+def choose_device(device: str, local_rank: int, local_size: int) -> torch.device:
+    """Device of a rank.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto`, which takes CUDA where every local rank has a GPU of its own.
+    Raises: ConfigError if `cuda` is asked for and there are fewer GPUs than local ranks.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cuda" and gpus < local_size:
+        raise ConfigError(
+            f"--device cuda: {local_size} ranks on this host but {gpus} CUDA devices. "
+            f"Start {max(gpus, 1)} ranks here, or use --device cpu"
+        )
+    if device == "cuda" or (device == "auto" and gpus >= local_size):
+        return torch.device("cuda", local_rank)
+    return torch.device("cpu")
+
+
+@contextmanager
+def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: float = 1800) -> Iterator[World]:
+    """Join the process group that torchrun describes in the environment, or be a world of one.
+
+    Args:
+        device: see `choose_device`.
+        backend: `gloo`, `nccl`, or `auto` for the device's own.
+        timeout_seconds: how long a collective may wait for its peers.
+    Raises: ConfigError if device and backend do not go together.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    place = choose_device(device, local_rank, local_size)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    elif backend == "nccl":
+        raise ConfigError("--backend nccl: the device is cpu, which NCCL does not serve. Use --backend gloo")
+    # Objects travel over gloo even where tensors travel over NCCL.
+    tensors = "nccl" if place.type == "cuda" and backend != "gloo" else "gloo"
+    dist.init_process_group(
+        f"cpu:gloo,cuda:{tensors}" if place.type == "cuda" else "gloo",
+        store=None if "WORLD_SIZE" in os.environ else dist.HashStore(),
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout_seconds),
+    )
+    try:
+        yield World(rank, size, local_rank, local_size, place)
+    finally:
+        dist.destroy_process_group()

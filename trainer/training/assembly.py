@@ -1,0 +1,176 @@
+"""From a configuration to the parts of a training: data set, inputs, towers, plan, sharded model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torchrec.optim.keyed import CombinedOptimizer
+
+from trainer.config import Config
+from trainer.data.batches import BatchPlan
+from trainer.data.dataset import Dataset
+from trainer.data.features import Feature, Ragged
+from trainer.data.inputs import Inputs, item_inputs, user_inputs
+from trainer.errors import ConfigError
+from trainer.model.towers import BIAS_DIM, TwoTowers
+from trainer.parallel.plan import compute_kernel, describe_plan, make_plan
+from trainer.parallel.shard import fill_tables, normal_block, shard
+from trainer.parallel.world import World
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A sharded model with what it takes in.
+
+    Attributes:
+        model: wrapped for training; `towers` are the sharded towers in it.
+        optimizer: of tables and dense layers.
+        plan: the sharding plan as plain data.
+    """
+
+    model: nn.Module
+    towers: TwoTowers
+    optimizer: CombinedOptimizer
+    plan: dict
+    user_inputs: Inputs
+    item_inputs: Inputs
+
+
+def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
+    """Features of the query and of the candidate tower.
+
+    Raises: ConfigError for an attribute that the data set does not have.
+    """
+    for side, wanted, present in (
+        ("user", config.model.user_features, dataset.user_features),
+        ("item", config.model.item_features, dataset.item_features),
+    ):
+        for name in wanted:
+            if name not in present:
+                has = f"it has {', '.join(present)}" if present else "it has none"
+                raise ConfigError(
+                    f"--model.{side}_features {name}: no such attribute in {dataset.name}; {has}"
+                )
+    users = user_inputs(dataset, config.model.user_features)
+    items = item_inputs(dataset, config.model.item_features, config.model.item_bias)
+    return users, items
+
+
+def make_towers(
+    config: Config, user_tables: dict[str, int], item_tables: dict[str, int], item_name: str
+) -> TwoTowers:
+    """Towers without values in their tables, whose rows are given by name."""
+    torch.manual_seed(config.run.seed)  # of the dense layers
+    model = config.model
+    return TwoTowers(
+        user_tables,
+        item_tables,
+        dim=model.dim,
+        similarity=model.similarity,
+        temperature=model.temperature,
+        learn_temperature=model.learn_temperature,
+        item_bias=f"{item_name}_bias" if model.item_bias else None,
+        hidden=model.hidden,
+    )
+
+
+def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
+    """Sharded towers with initial values.
+
+    Raises: ConfigError for combinations that cannot work.
+    """
+    kernel = compute_kernel(config.optimizer.name, config.sharding.kind, world.device.type)
+    users, items = make_inputs(config, dataset)
+    towers = make_towers(
+        config,
+        _table_rows(users, dataset.user_features),
+        _table_rows(items, dataset.item_features),
+        dataset.item_name,
+    )
+    rows = config.batches.size // world.size
+    plan = make_plan(
+        towers, config.sharding.kind, kernel, world.size, world.local_size, world.device.type, rows
+    )
+    described = describe_plan(plan, towers, world.size)
+    rates = _learning_rates(config, [*users, *items], dataset.item_name)
+    model, optimizer = shard(
+        towers,
+        plan,
+        kernel,
+        world.device,
+        config.optimizer.name,
+        rates,
+        config.optimizer.dense_learning_rate,
+        config.optimizer.weight_decay,
+    )
+    _initialise(model, config, dataset)
+    return Parts(model, model.module, optimizer, described, users, items)
+
+
+def batch_plan(config: Config) -> BatchPlan:
+    """How steps are cut, from the configuration."""
+    loss = config.loss
+    return BatchPlan(
+        rows=config.batches.rows,
+        size=config.batches.size,
+        seed=config.run.seed,
+        candidates="own" if loss.name in ("mse", "bce") else loss.candidates,
+        samples=loss.samples,
+        distribution=loss.distribution,
+        logq=loss.logq,
+        mask_known=loss.mask_known,
+        user_weight_power=loss.user_weight_power,
+    )
+
+
+def _table_rows(inputs: Inputs, features: dict[str, Feature]) -> dict[str, int]:
+    sizes = {}
+    for table, column in inputs.items():
+        if isinstance(column, Ragged):
+            sizes[table] = features[table.split("_", 1)[1]].size
+        else:
+            sizes[table] = len(column)
+    return sizes
+
+
+def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[str, float]:
+    """Peak learning rate of each table; `item` and `item_bias` stand for the tables of whatever items are called."""
+    given = {
+        name.replace("item", item_name, 1) if name in ("item", "item_bias") else name: rate
+        for name, rate in config.optimizer.table_learning_rates.items()
+    }
+    known = {*tables, f"{item_name}_bias"}
+    for name in given:
+        if name not in known:
+            raise ConfigError(
+                f"--optimizer.table_learning_rates {name}: no such table; this model has {', '.join(tables)}"
+            )
+    return {table: given.get(table, config.optimizer.learning_rate) for table in tables}
+
+
+def _initialise(model: nn.Module, config: Config, dataset: Dataset) -> None:
+    """Normal vectors, biases of log popularity, and zero for the row of unknown users."""
+    dim, seed = config.model.dim, config.run.seed
+    std = 0.3 / dim**0.5 if config.model.init_std is None else config.model.init_std
+    bias = _initial_bias(dataset, config.model.popularity_prior)
+
+    def values(table: str, rows: slice) -> torch.Tensor:
+        if table == f"{dataset.item_name}_bias":
+            column = bias[rows]
+            block = torch.zeros(rows.stop - rows.start, BIAS_DIM)
+            block[: len(column)] = column.unsqueeze(1)
+            return block
+        block = normal_block(seed, table, rows, dim, std)
+        if table == "user" and rows.start <= dataset.user_count < rows.stop:
+            block[dataset.user_count - rows.start] = 0
+        return block
+
+    fill_tables(model, values)
+
+
+def _initial_bias(dataset: Dataset, prior: float) -> torch.Tensor:
+    """Centred log popularity times `prior`, (items,); an item that nobody has counts as half an interaction."""
+    counts = np.bincount(dataset.train.items, minlength=dataset.item_count)
+    logarithm = np.log(np.maximum(counts, 0.5))
+    return torch.from_numpy(prior * (logarithm - logarithm.mean())).float()

@@ -1,0 +1,49 @@
+"""`evaluate`: a finished run measured under any protocol, at any world size."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trainer.data.dataset import open_dataset
+from trainer.data.prepare import prepare_data
+from trainer.parallel.world import join_world
+from trainer.training.assembly import assemble
+from trainer.training.checkpoint import load, newest
+from trainer.training.runs import evaluation_report, run_config
+from trainer.training.train import evaluation_words, measure
+
+
+def measure_run(
+    run: Path,
+    split: str | None = None,
+    seen: str | None = None,
+    ks: Sequence[int] | None = None,
+    device: str | None = None,
+    as_json: bool = False,
+) -> str | None:
+    """Evaluation of a run's newest checkpoint as text or JSON; None on ranks other than the first.
+
+    Args:
+        run: run folder.
+        split, seen, ks, device: as in the configuration; by default the run's own.
+        as_json: one JSON object instead of a table.
+    Raises: CheckpointError for a folder that is no run; DataError if its data have gone or the part is empty.
+    """
+    config = run_config(run)
+    checkpoint, step = newest(run)
+    given = {"split": split, "seen": seen, "k": list(ks) if ks else None}
+    protocol = replace(
+        config.evaluation, **{name: value for name, value in given.items() if value is not None}
+    )
+    config = replace(config, evaluation=protocol, device=device or config.device)
+    with join_world(config.device, config.backend) as world:
+        dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
+        parts = assemble(config, dataset, world)
+        load(checkpoint, parts.model)
+        evaluation = measure(config, dataset, parts, world, protocol.split)
+    if evaluation is None:
+        return None
+    if as_json:
+        return json.dumps(evaluation_report(run, step, evaluation))
+    return evaluation_words(dataset, evaluation)

@@ -1,0 +1,96 @@
+"""The files of a run folder, and a trained run opened whole in one process."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.config import Config
+from trainer.data.dataset import Dataset, Vocabulary, copy_vocabulary, open_vocabulary
+from trainer.data.inputs import Inputs, open_inputs, save_inputs
+from trainer.errors import CheckpointError, ConfigError
+from trainer.evaluation.evaluate import Evaluation
+from trainer.model.towers import TwoTowers
+from trainer.options import config_text, read_config
+from trainer.training.assembly import Parts, make_towers
+from trainer.training.checkpoint import load, newest
+
+CONFIG, PLAN, METRICS, VOCABULARY = "config.yaml", "plan.json", "metrics.json", "vocabulary"
+USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's towers with their weights, unsharded on this process's CPU, and what they take in."""
+
+    towers: TwoTowers
+    vocabulary: Vocabulary
+    user_inputs: Inputs
+    item_inputs: Inputs
+
+
+def new_run_folder(config: Config) -> Path:
+    """A new run folder.
+
+    Raises: ConfigError if the folder holds a run already, or cannot be made.
+    """
+    name = f"{config.data.name}-{config.loss.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run = Path(config.run.dir) if config.run.dir else Path("runs") / name
+    if (run / CONFIG).exists():
+        raise ConfigError(f"--run.dir {run}: holds a run already. Name another folder, or remove this one")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--run.dir {run}: cannot be made ({error.strerror}). Name another folder"
+        ) from error
+    return run
+
+
+def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> None:
+    """Write what a reader of the run needs: configuration, plan, vocabulary and inputs."""
+    (run / PLAN).write_text(json.dumps(parts.plan, indent=2) + "\n")
+    copy_vocabulary(dataset, run / VOCABULARY)
+    save_inputs(run / USER_INPUTS, parts.user_inputs)
+    save_inputs(run / ITEM_INPUTS, parts.item_inputs)
+    (run / CONFIG).write_text(config_text(config))
+
+
+def run_config(run: Path) -> Config:
+    """Configuration of a run.
+
+    Raises: CheckpointError if the folder is no run.
+    """
+    if not (run / CONFIG).is_file():
+        raise CheckpointError(f"{run}: no run folder (it has no {CONFIG}). Name one that `train` wrote")
+    return read_config(run / CONFIG)
+
+
+def open_run(run: Path) -> TrainedRun:
+    """A run's towers, whole, from its newest checkpoint.
+
+    Raises: CheckpointError if the folder is no run, or holds no whole checkpoint.
+    """
+    config = run_config(run)
+    checkpoint, _ = newest(run)
+    vocabulary = open_vocabulary(run / VOCABULARY)
+    users, items = open_inputs(run / USER_INPUTS), open_inputs(run / ITEM_INPUTS)
+    rows = {table["name"]: table["rows"] for table in json.loads((run / PLAN).read_text())["tables"]}
+    towers = make_towers(
+        config,
+        {table: rows[table] for table in users},
+        {table: rows[table] for table in items},
+        vocabulary.item_name,
+    ).to_empty(device=torch.device("cpu"))
+    load(checkpoint, towers)
+    return TrainedRun(towers, vocabulary, users, items)
+
+
+def evaluation_report(run: Path, step: int, evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as `metrics.json` and `evaluate --json` give it."""
+    figures = asdict(evaluation)
+    rankers = figures.pop("rankers")
+    return {"run": str(run), "step": step, **figures, **rankers}

@@ -1,0 +1,203 @@
+"""Train, measure and keep a run: the assembly and the loop."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchrec.optim.keyed import CombinedOptimizer
+
+from trainer.config import Config
+from trainer.data.batches import Batch, Batches, batches
+from trainer.data.dataset import Dataset, open_dataset
+from trainer.data.prepare import prepare_data
+from trainer.evaluation.evaluate import Evaluation, evaluate
+from trainer.evaluation.table import results_table, verdict
+from trainer.model import losses
+from trainer.parallel.shard import schedule_factor, set_learning_rates
+from trainer.parallel.world import World, join_world
+from trainer.training.assembly import Parts, assemble, batch_plan
+from trainer.training.checkpoint import save
+from trainer.training.progress import Progress, resident_mebibytes
+from trainer.training.runs import METRICS, describe_run, evaluation_report, new_run_folder
+
+
+def train(config: Config) -> None:
+    """Train to the last epoch, measure on the held-out part, and leave a run folder."""
+    with join_world(config.device, config.backend) as world:
+        started = time.perf_counter()
+        dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
+        prepared = time.perf_counter()
+        run = world.on_first(lambda: new_run_folder(config))
+        parts = assemble(config, dataset, world)
+        source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+        world.on_first(lambda: describe_run(run, config, dataset, parts))
+        steps = config.run.epochs * source.steps_per_epoch
+        with Progress(run, steps, world.is_first, config.run.tensorboard) as progress:
+            progress.say(opening_words(dataset, parts, world, run))
+            training = time.perf_counter()
+            fit(config, dataset, parts, source, world, progress)
+            trained = time.perf_counter()
+            save(run, steps, parts.model, world)
+            evaluation = measure(config, dataset, parts, world, config.evaluation.split)
+            seconds = {
+                "prepare": prepared - started,
+                "train": trained - training,
+                "evaluate": time.perf_counter() - trained,
+            }
+            if evaluation is not None:
+                report = evaluation_report(run, steps, evaluation) | {"seconds": seconds}
+                (run / METRICS).write_text(json.dumps(report, indent=2) + "\n")
+                progress.say(closing_words(dataset, evaluation, seconds, run))
+
+
+def fit(
+    config: Config, dataset: Dataset, parts: Parts, source: Batches, world: World, progress: Progress
+) -> None:
+    """The loop: every step, and what is due after some of them."""
+    step, epoch_steps = 0, source.steps_per_epoch
+    steps = config.run.epochs * epoch_steps
+    log_every = config.run.log_every or epoch_steps
+    loss_of = make_loss(config)
+    total, rows, interactions, since = torch.zeros((), device=world.device), 0, 0, time.perf_counter()
+    for batch in batches(source, steps, world.rank, world.size, world.device):
+        factor = schedule_factor(step, steps, config.optimizer.schedule, config.optimizer.warmup)
+        set_learning_rates(parts.optimizer, factor)
+        total += train_step(parts.model, parts.optimizer, batch, loss_of, world)
+        step += 1
+        rows += batch.rows
+        interactions += batch.interactions
+        progress.advance()
+        if step % log_every == 0 or step == steps:
+            loss, seconds = float(world.sum(total)) / rows, time.perf_counter() - since
+            log(progress, config, step, epoch_steps, loss, factor, interactions / seconds)
+            total, rows, interactions, since = torch.zeros_like(total), 0, 0, time.perf_counter()
+        if config.run.evaluate_every and step % (config.run.evaluate_every * epoch_steps) == 0:
+            evaluation = measure(config, dataset, parts, world, "validation", baselines=False)
+            if evaluation is not None:
+                figures = {f"validation/{name}": value for name, value in evaluation.rankers["model"].items()}
+                progress.record(step, _figures("validation", evaluation.rankers["model"]), **figures)
+            since = time.perf_counter()
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: CombinedOptimizer,
+    batch: Batch,
+    loss_of: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
+    world: World,
+) -> torch.Tensor:
+    """One update; returns the sum of this rank's weighted row losses."""
+    optimizer.zero_grad()
+    query, candidates = model(batch.queries, batch.candidates)
+    if batch.candidate_counts:
+        candidates = world.gather_rows(candidates, batch.candidate_counts)
+    loss = (loss_of(query, candidates, batch) * batch.weights).sum()
+    # TorchRec divides pooled gradients by the world size, as DDP does with dense ones: undone here, so that
+    # a step is the same at any world size.
+    (loss * (world.size / batch.rows)).backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def make_loss(config: Config) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
+    """Loss of each row from query vectors, candidate vectors and the batch."""
+    if config.loss.name == "mse":
+        return lambda query, candidates, batch: losses.mean_squared_error(query, candidates, batch.values)
+    if config.loss.name == "bce":
+        threshold = config.loss.positive_value
+        return lambda query, candidates, batch: losses.binary_cross_entropy(
+            query, candidates, (batch.values >= threshold).float()
+        )
+    ranking = (
+        losses.multi_positive_softmax
+        if config.loss.name == "softmax"
+        else losses.bayesian_personalised_ranking
+    )
+    return lambda query, candidates, batch: ranking(
+        query, candidates, batch.positives, batch.known, batch.log_q
+    )
+
+
+def measure(
+    config: Config, dataset: Dataset, parts: Parts, world: World, split: str, baselines: bool = True
+) -> Evaluation | None:
+    """Evaluation by the configured protocol; on rank 0."""
+    settings = config.evaluation
+    return evaluate(
+        parts.towers,
+        dataset,
+        parts.user_inputs,
+        parts.item_inputs,
+        world,
+        split,
+        settings.seen,
+        settings.k,
+        settings.chunk,
+        settings.sharded,
+        config.run.seed,
+        baselines,
+    )
+
+
+def log(
+    progress: Progress, config: Config, step: int, epoch_steps: int, loss: float, factor: float, speed: float
+) -> None:
+    """Record the mean loss since the last record."""
+    rate, memory = config.optimizer.learning_rate * factor, resident_mebibytes()
+    epoch = step / epoch_steps
+    progress.record(
+        step,
+        f"epoch {epoch:g}  step {step}  loss {loss:.4f}  {speed:,.0f} examples/s  lr {rate:.2g}  {memory:,.0f} MiB",
+        epoch=epoch,
+        loss=loss,
+        examples_per_second=speed,
+        learning_rate=rate,
+        memory_mib=memory,
+    )
+
+
+def opening_words(dataset: Dataset, parts: Parts, world: World, run: Path) -> str:
+    """What is about to be trained, where."""
+    places = ", ".join(
+        f"{table['name']} {table['rows']:,} x {table['dim']} on rank "
+        + "+".join(str(shard["rank"]) for shard in table["shards"])
+        for table in parts.plan["tables"]
+    )
+    idle = parts.plan["idle_ranks"]
+    sizes = (
+        f"{dataset.name}: {dataset.user_count:,} users, {dataset.item_count:,} {dataset.item_name}s, "
+        f"{len(dataset.train):,} training and {len(dataset.test):,} test interactions"
+    )
+    ranks = f"{world.size} rank{'s' if world.size > 1 else ''} on {world.device.type}: {places}"
+    return "\n".join([sizes, ranks, *([f"Ranks {idle} hold no table."] if idle else []), f"Run: {run}"])
+
+
+def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float], run: Path) -> str:
+    """The table of results and what to do next."""
+    return "\n".join(
+        [
+            "",
+            evaluation_words(dataset, evaluation),
+            f"Trained in {seconds['train']:.1f} s, measured in {seconds['evaluate']:.1f} s.",
+            f"Next: python -m trainer recommend {run} --user {dataset.user_ids[0].as_py()}",
+        ]
+    )
+
+
+def evaluation_words(dataset: Dataset, evaluation: Evaluation) -> str:
+    """The protocol, the table, and what it says."""
+    seen = "masked" if evaluation.seen == "mask" else "kept"
+    protocol = (
+        f"{dataset.name}, {evaluation.split} part, {evaluation.users:,} users, "
+        f"{evaluation.items:,} {dataset.item_name}s, seen items {seen}"
+    )
+    return "\n".join(
+        [protocol, results_table(evaluation.rankers), verdict(evaluation.rankers, seen=evaluation.seen)]
+    )
+
+
+def _figures(name: str, figures: dict[str, float]) -> str:
+    return name + "  " + "  ".join(f"{metric} {value:.4f}" for metric, value in figures.items())
