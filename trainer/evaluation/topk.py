@@ -12,8 +12,9 @@ ItemLists = tuple[Tensor, Tensor]
 USER_BLOCK = 256
 ITEM_BLOCK = 8192
 
-# Matrix products sum in another order when a thread gets fewer than four rows, which changes last bits.
-# Filling each product up to a multiple of this keeps a user's scores the same in whichever chunk he comes.
+# Matrix products on CPU sum in another order when a thread gets fewer than four rows, which changes last
+# bits. Filling each product up to a multiple of this (four rows for each of 16 threads) keeps a user's scores
+# the same in whichever chunk he comes.
 USER_MULTIPLE = 64
 
 
@@ -26,8 +27,8 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
     """The k items of highest score for each user, without the excluded ones.
 
     A score is a dot product in float32. Equal scores rank the lower item row first. The result for a user
-    does not depend on the other users of the call. Beside the arguments and the result, memory is bounded
-    by USER_BLOCK x ITEM_BLOCK scores.
+    does not depend on the other users of the call (on CPU, to the last bit). Beside the arguments and the
+    result, memory is bounded by USER_BLOCK x ITEM_BLOCK scores.
 
     Args:
         query: (B, D) user vectors.  items: (N, D) item vectors.
