@@ -18,20 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock
 
+from trainer.data import storage
 from trainer.data.encode import COLUMNS, Encoded, clean, encode, items_by_user
 from trainer.data.features import Feature, Ragged, align, categorise
-from trainer.data.folder import (
-    FORMAT,
-    is_whole,
-    map_array,
-    map_ids,
-    map_ragged,
-    published,
-    read_meta,
-    write_ids,
-    write_meta,
-    write_ragged,
-)
 from trainer.data.source import SourceTables
 from trainer.data.split import PARTS, Rule, check_split, split_rows
 from trainer.errors import DataError
@@ -122,11 +111,11 @@ class Dataset:
         Returns: `user_count + 1` rows, item rows ascending within a user; the last row is empty.
         """
         earlier = "known" if split == "test" and len(self.validation) else "train"
-        return map_ragged(self.folder, f"by_user_{earlier}")
+        return storage.map_ragged(self.folder, f"by_user_{earlier}")
 
     def held_out(self, split: str) -> Ragged:
         """Items of `split` by user, of the same shape as `known`."""
-        return map_ragged(self.folder, f"by_user_{split}")
+        return storage.map_ragged(self.folder, f"by_user_{split}")
 
     def user_row(self, raw_id: str | int) -> int | None:
         """Row of a user, or None; ids from a command line are text, so "1" finds the integer 1."""
@@ -175,10 +164,10 @@ def prepare(
         "validation_size": validation_size,
         "split_seed": split_seed,
     }
-    identity = json.dumps([FORMAT, name, source_key, settings], sort_keys=True, default=str)
+    identity = json.dumps([storage.FORMAT, name, source_key, settings], sort_keys=True, default=str)
     key = hashlib.sha256(identity.encode()).hexdigest()[:20]
     folder = cache / f"{name}-{key}"
-    if is_whole(folder):
+    if storage.is_whole(folder):
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -187,8 +176,8 @@ def prepare(
             f"{cache}: {error.strerror}. Choose a folder for prepared data: --data.cache"
         ) from error
     with FileLock(cache / f"{folder.name}.lock"):
-        if not is_whole(folder):
-            with published(folder) as temporary:
+        if not storage.is_whole(folder):
+            with storage.published(folder) as temporary:
                 _build(temporary, make_source(), key, name, settings)
     return folder
 
@@ -198,13 +187,13 @@ def open_dataset(folder: Path) -> Dataset:
 
     Raises: DataError if a file of it is missing or truncated.
     """
-    meta = read_meta(folder, "Prepare it anew: start the same command again")
-    user_ids, _ = map_ids(folder, "user")
-    item_ids, titles = map_ids(folder, "item")
+    meta = storage.read_meta(folder, "Prepare it anew: start the same command again")
+    user_ids, _ = storage.map_ids(folder, "user")
+    item_ids, titles = storage.map_ids(folder, "item")
     user_features, item_features = (
         {
             feature["name"]: Feature(
-                feature["name"], feature["size"], map_ragged(folder, f"{side}_feature_{number}")
+                feature["name"], feature["size"], storage.map_ragged(folder, f"{side}_feature_{number}")
             )
             for number, feature in enumerate(meta[f"{side}_features"])
         }
@@ -236,13 +225,13 @@ def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
     Nothing is done if it is there already; that of another data set is replaced.
     """
     target = folder / "vocabulary"
-    if is_whole(target) and read_meta(target, "")["key"] == dataset.key:
+    if storage.is_whole(target) and storage.read_meta(target, "")["key"] == dataset.key:
         return
-    with published(target) as temporary:
-        write_ids(temporary, "user", dataset.user_ids, None)
-        write_ids(temporary, "item", dataset.item_ids, dataset.titles)
-        write_ragged(temporary, "by_user_known", dataset.known("test"))
-        write_meta(temporary, {"key": dataset.key, "item_name": dataset.item_name})
+    with storage.published(target) as temporary:
+        storage.write_ids(temporary, "user", dataset.user_ids, None)
+        storage.write_ids(temporary, "item", dataset.item_ids, dataset.titles)
+        storage.write_ragged(temporary, "by_user_known", dataset.known("test"))
+        storage.write_meta(temporary, {"key": dataset.key, "item_name": dataset.item_name})
 
 
 def open_vocabulary(folder: Path) -> Vocabulary:
@@ -251,13 +240,17 @@ def open_vocabulary(folder: Path) -> Vocabulary:
     Raises: DataError if a file of it is missing or truncated.
     """
     target = folder / "vocabulary"
-    meta = read_meta(target, "Resume the training of this run to write it again")
-    user_ids, _ = map_ids(target, "user")
-    item_ids, titles = map_ids(target, "item")
-    return Vocabulary(user_ids, item_ids, titles, meta["item_name"], map_ragged(target, "by_user_known"))
+    meta = storage.read_meta(target, "Resume the training of this run to write it again")
+    user_ids, _ = storage.map_ids(target, "user")
+    item_ids, titles = storage.map_ids(target, "item")
+    return Vocabulary(
+        user_ids, item_ids, titles, meta["item_name"], storage.map_ragged(target, "by_user_known")
+    )
 
 
 def _build(folder: Path, source: SourceTables, key: str, name: str, settings: dict) -> None:
+    if settings["split"] == "given" and source.held_out is None:
+        raise DataError(f"{name}: --data.split given needs a file of held-out interactions: --data.held_out")
     raw = folder / "raw"
     raw.mkdir()
     encoded = encode(source, name, raw)
@@ -272,11 +265,11 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     known_users = pa.concat_arrays([users, pa.nulls(1, users.type)])  # the null: the row of unknown users
     user_features, _ = _write_attributes(folder, "user", known_users, source.users)
     item_features, titles = _write_attributes(folder, "item", items, source.items)
-    write_ids(folder, "user", users, None)
-    write_ids(folder, "item", items, titles)
+    storage.write_ids(folder, "user", users, None)
+    storage.write_ids(folder, "item", items, titles)
     report |= {"users": len(users), "items": len(items)}
     meta = {"key": key, "name": name, "item_name": source.item_name, "report": report}
-    write_meta(folder, meta | {"user_features": user_features, "item_features": item_features})
+    storage.write_meta(folder, meta | {"user_features": user_features, "item_features": item_features})
 
 
 def _parts(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dict) -> np.ndarray:
@@ -313,7 +306,7 @@ def _write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.
         users = rows_of["user_id"][encoded.columns["user_id"][selected]]
         items = rows_of["item_id"][encoded.columns["item_id"][selected]]
         by_user = items_by_user(users, items, len(ids["user_id"]) + 1, len(ids["item_id"]))
-        write_ragged(folder, f"by_user_{name}", by_user)
+        storage.write_ragged(folder, f"by_user_{name}", by_user)
     return ids["user_id"], ids["item_id"]
 
 
@@ -329,13 +322,13 @@ def _write_attributes(
         if side == "item" and name == "title":
             titles = aligned[name].cast(pa.string()).combine_chunks()
         elif name != f"{side}_id" and (feature := categorise(name, aligned[name])):
-            write_ragged(folder, f"{side}_feature_{len(features)}", feature.bags)
+            storage.write_ragged(folder, f"{side}_feature_{len(features)}", feature.bags)
             features.append({"name": name, "size": feature.size})
     return features, titles
 
 
 def _map_part(folder: Path, part: str) -> Interactions:
-    users, items, values, timestamps = (map_array(folder, f"{part}_{column}") for column in COLUMNS)
+    users, items, values, timestamps = (storage.map_array(folder, f"{part}_{column}") for column in COLUMNS)
     assert users is not None
     assert items is not None
     return Interactions(users, items, values, timestamps)
