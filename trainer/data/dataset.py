@@ -1,0 +1,348 @@
+"""Interactions and attributes of a source -> a prepared data set on disk, memory-mapped by all who train.
+
+Preparing streams: record batches are encoded as they come and written out, then cleaned and split a column at
+a time. At its peak it holds about 28 bytes of memory an interaction (a 64-bit key, its sorted copy or order,
+and masks), besides the vocabulary and some 200 MB of pending batches. Twice the prepared form, which takes
+up to 28 bytes an interaction, is needed on disk.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from filelock import FileLock
+
+from trainer.data import storage
+from trainer.data.encode import COLUMNS, Encoded, clean, encode, items_by_user
+from trainer.data.features import Feature, Ragged, align, categorise
+from trainer.data.source import SourceTables
+from trainer.data.split import PARTS, Rule, check_split, split_rows
+from trainer.errors import DataError
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """One part of the data set, in file order; columns are memory-mapped and read-only.
+
+    Attributes:
+        users: (n,) int32 row of the user vocabulary.
+        items: (n,) int32 row of the item vocabulary.
+        values: (n,) float32, or None.
+        timestamps: (n,) int64 seconds, or None.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    values: np.ndarray | None
+    timestamps: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What recommending needs to know of a data set, without the data set.
+
+    Attributes:
+        user_ids, item_ids: raw ids (int64 or string) in row order.
+        titles: (items,) strings, null where unknown, or None.
+        item_name: what an item is called, e.g. `movie`.
+        known: items of each user before the test part (users + 1 rows, the last one empty).
+    """
+
+    user_ids: pa.Array
+    item_ids: pa.Array
+    titles: pa.Array | None
+    item_name: str
+    known: Ragged
+
+    def user_row(self, raw_id: str | int) -> int | None:
+        """Row of a user, or None; ids from a command line are text, so "1" finds the integer 1."""
+        return _row_of(self.user_ids, raw_id)
+
+    def item_row(self, raw_id: str | int) -> int | None:
+        """Row of an item, or None."""
+        return _row_of(self.item_ids, raw_id)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared data set; see `prepare`.
+
+    Attributes:
+        folder: of the prepared form; `key` is the hash in its name.
+        name: of the data set; `item_name`: what an item is called, e.g. `movie`.
+        user_count: users in the vocabulary; row `user_count` is reserved for unknown users.
+        item_count: the catalogue: every item of any part.
+        train, validation, test: the parts; validation may be empty.
+        user_ids, item_ids: raw ids (int64 or string) in row order: by first appearance.
+        titles: (item_count,) strings, null where unknown, or None.
+        user_features: by name; `user_count + 1` rows, the last one unknown.
+        item_features: by name; `item_count` rows.
+        report: what was read, dropped and kept.
+    """
+
+    folder: Path
+    key: str
+    name: str
+    item_name: str
+    user_count: int
+    item_count: int
+    train: Interactions
+    validation: Interactions
+    test: Interactions
+    user_ids: pa.Array
+    item_ids: pa.Array
+    titles: pa.Array | None
+    user_features: dict[str, Feature]
+    item_features: dict[str, Feature]
+    report: dict[str, int | float | str]
+
+    def known(self, split: str) -> Ragged:
+        """Items a user had before `split`: for `test` training and validation, otherwise training alone.
+
+        Returns: `user_count + 1` rows, item rows ascending within a user; the last row is empty.
+        """
+        earlier = "known" if split == "test" and len(self.validation) else "train"
+        return storage.map_ragged(self.folder, f"by_user_{earlier}")
+
+    def held_out(self, split: str) -> Ragged:
+        """Items of `split` by user, of the same shape as `known`."""
+        return storage.map_ragged(self.folder, f"by_user_{split}")
+
+    def user_row(self, raw_id: str | int) -> int | None:
+        """Row of a user, or None; ids from a command line are text, so "1" finds the integer 1."""
+        return _row_of(self.user_ids, raw_id)
+
+    def item_row(self, raw_id: str | int) -> int | None:
+        """Row of an item, or None."""
+        return _row_of(self.item_ids, raw_id)
+
+
+def prepare(
+    make_source: Callable[[], SourceTables],
+    source_key: dict,
+    cache: Path,
+    *,
+    name: str,
+    min_value: float | None,
+    k_core: int,
+    split: Rule,
+    test_size: float,
+    validation_size: float,
+    split_seed: int,
+) -> Path:
+    """The folder of the prepared data set, made if it is not there or not whole.
+
+    Interactions are cleaned in this order: values below `min_value` are dropped; of a (user, item) pair that
+    stands several times the latest row stays (see `split.last_of_each_pair`); then the `k_core` is taken. The
+    rest keeps its file order, is numbered from 0 and split (see `split.split_rows`); a source with a
+    held-out file is split by that file, whatever `split` says. The vocabulary holds the remaining users and
+    items in the order in which the files first name them. Attribute columns which are no categories are left
+    out (see `features.categorise`).
+
+    Args:
+        make_source: called only if the source has to be read.
+        source_key: what decides the content of the source: paths, sizes, modification times, options.
+        cache: folder of prepared data sets; processes that prepare the same one at once wait for the first.
+        name: of the data set; begins the name of the folder.
+    Raises: DataError if the settings do not suit the source or leave nothing.
+    """
+    check_split(split, test_size, validation_size, split_seed)
+    settings = {
+        "min_value": min_value,
+        "k_core": k_core,
+        "split": split,
+        "test_size": test_size,
+        "validation_size": validation_size,
+        "split_seed": split_seed,
+    }
+    identity = json.dumps([storage.FORMAT, name, source_key, settings], sort_keys=True, default=str)
+    key = hashlib.sha256(identity.encode()).hexdigest()[:20]
+    folder = cache / f"{name}-{key}"
+    if storage.is_whole(folder):
+        return folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{cache}: {error.strerror}. Choose a folder for prepared data: --data.cache"
+        ) from error
+    with FileLock(cache / f"{folder.name}.lock"):
+        if not storage.is_whole(folder):
+            with storage.published(folder) as temporary:
+                _build(temporary, make_source(), key, name, settings)
+    return folder
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Memory-map a prepared data set.
+
+    Raises: DataError if a file of it is missing or truncated.
+    """
+    meta = storage.read_meta(folder, "Prepare it anew: start the same command again")
+    user_ids, _ = storage.map_ids(folder, "user")
+    item_ids, titles = storage.map_ids(folder, "item")
+    user_features, item_features = (
+        {
+            feature["name"]: Feature(
+                feature["name"], feature["size"], storage.map_ragged(folder, f"{side}_feature_{number}")
+            )
+            for number, feature in enumerate(meta[f"{side}_features"])
+        }
+        for side in ("user", "item")
+    )
+    train, validation, test = (_map_part(folder, part) for part in PARTS)
+    return Dataset(
+        folder=folder,
+        key=meta["key"],
+        name=meta["name"],
+        item_name=meta["item_name"],
+        user_count=len(user_ids),
+        item_count=len(item_ids),
+        train=train,
+        validation=validation,
+        test=test,
+        user_ids=user_ids,
+        item_ids=item_ids,
+        titles=titles,
+        user_features=user_features,
+        item_features=item_features,
+        report=meta["report"],
+    )
+
+
+def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
+    """Write `folder`/vocabulary: what `open_vocabulary` needs when the data set is no longer there.
+
+    Nothing is done if it is there already; that of another data set is replaced.
+    """
+    target = folder / "vocabulary"
+    if storage.is_whole(target) and storage.read_meta(target, "")["key"] == dataset.key:
+        return
+    with storage.published(target) as temporary:
+        storage.write_ids(temporary, "user", dataset.user_ids, None)
+        storage.write_ids(temporary, "item", dataset.item_ids, dataset.titles)
+        storage.write_ragged(temporary, "by_user_known", dataset.known("test"))
+        storage.write_meta(temporary, {"key": dataset.key, "item_name": dataset.item_name})
+
+
+def open_vocabulary(folder: Path) -> Vocabulary:
+    """Memory-map the vocabulary that `copy_vocabulary` wrote into `folder`.
+
+    Raises: DataError if a file of it is missing or truncated.
+    """
+    target = folder / "vocabulary"
+    meta = storage.read_meta(target, "Resume the training of this run to write it again")
+    user_ids, _ = storage.map_ids(target, "user")
+    item_ids, titles = storage.map_ids(target, "item")
+    return Vocabulary(
+        user_ids, item_ids, titles, meta["item_name"], storage.map_ragged(target, "by_user_known")
+    )
+
+
+def _build(folder: Path, source: SourceTables, key: str, name: str, settings: dict) -> None:
+    if settings["split"] == "given" and source.held_out is None:
+        raise DataError(f"{name}: --data.split given needs a file of held-out interactions: --data.held_out")
+    raw = folder / "raw"
+    raw.mkdir()
+    encoded = encode(source, name, raw)
+    stays, dropped = clean(encoded, name, settings["min_value"], settings["k_core"])
+    rule: Rule = settings["split"] if source.held_out is None else "given"
+    parts = _parts(encoded, stays, rule, settings)
+    report: dict[str, int | float | str] = {"read": len(parts), "skipped": source.bad_rows.skipped, **dropped}
+    report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
+    users, items = _write_parts(folder, encoded, parts)
+    del encoded
+    shutil.rmtree(raw)
+    known_users = pa.concat_arrays([users, pa.nulls(1, users.type)])  # the null: the row of unknown users
+    user_features, _ = _write_attributes(folder, "user", known_users, source.users)
+    item_features, titles = _write_attributes(folder, "item", items, source.items)
+    storage.write_ids(folder, "user", users, None)
+    storage.write_ids(folder, "item", items, titles)
+    report |= {"users": len(users), "items": len(items)}
+    meta = {"key": key, "name": name, "item_name": source.item_name, "report": report}
+    storage.write_meta(folder, meta | {"user_features": user_features, "item_features": item_features})
+
+
+def _parts(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dict) -> np.ndarray:
+    """The part of every row, (n,) int8, -1 where it was dropped."""
+    timestamps = encoded.columns.get("timestamp")
+    needs_time = timestamps is not None and rule in ("leave_last_out", "temporal")
+    parts = np.full(len(stays), -1, np.int8)
+    parts[stays] = split_rows(
+        rule,
+        encoded.columns["user_id"][stays],
+        timestamps[stays] if needs_time else None,
+        (np.arange(len(stays)) >= encoded.training_rows)[stays],
+        settings["test_size"],
+        settings["validation_size"],
+        settings["split_seed"],
+    )
+    return parts
+
+
+def _write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.Array, pa.Array]:
+    """Write the columns of each part and its items by user; returns the remaining ids of users and items."""
+    ids, rows_of = {}, {}
+    for column in ("user_id", "item_id"):
+        used = np.bincount(encoded.columns[column][parts >= 0], minlength=len(encoded.ids[column])) > 0
+        ids[column] = encoded.ids[column].filter(pa.array(used))
+        rows_of[column] = (np.cumsum(used) - 1).astype(np.int32)
+    parts_by_name = {part: parts == p for p, part in enumerate(PARTS)}
+    if parts_by_name["validation"].any():
+        parts_by_name["known"] = parts_by_name["train"] | parts_by_name["validation"]
+    for name, selected in parts_by_name.items():
+        for column in encoded.columns if name in PARTS else ():
+            chosen = encoded.columns[column][selected]
+            np.save(folder / f"{name}_{column}.npy", rows_of[column][chosen] if column in rows_of else chosen)
+        users = rows_of["user_id"][encoded.columns["user_id"][selected]]
+        items = rows_of["item_id"][encoded.columns["item_id"][selected]]
+        by_user = items_by_user(users, items, len(ids["user_id"]) + 1, len(ids["item_id"]))
+        storage.write_ragged(folder, f"by_user_{name}", by_user)
+    return ids["user_id"], ids["item_id"]
+
+
+def _write_attributes(
+    folder: Path, side: str, ids: pa.Array, table: pa.Table | None
+) -> tuple[list[dict], pa.Array | None]:
+    """Write the features of a side's ids; returns their names and sizes, and the titles if there are any."""
+    if table is None:
+        return [], None
+    aligned = align(ids, table, f"{side}_id")
+    features, titles = [], None
+    for name in aligned.column_names:
+        if side == "item" and name == "title":
+            titles = aligned[name].cast(pa.string()).combine_chunks()
+        elif name != f"{side}_id" and (feature := categorise(name, aligned[name])):
+            storage.write_ragged(folder, f"{side}_feature_{len(features)}", feature.bags)
+            features.append({"name": name, "size": feature.size})
+    return features, titles
+
+
+def _map_part(folder: Path, part: str) -> Interactions:
+    users, items, values, timestamps = (storage.map_array(folder, f"{part}_{column}") for column in COLUMNS)
+    assert users is not None
+    assert items is not None
+    return Interactions(users, items, values, timestamps)
+
+
+def _row_of(ids: pa.Array, raw_id: str | int) -> int | None:
+    """Position of a raw id, by a scan of some milliseconds a million ids."""
+    text = str(raw_id)
+    if pa.types.is_int64(ids.type):
+        try:
+            number = pa.scalar(int(text), pa.int64())
+        except (ValueError, OverflowError):
+            return None
+        row = pc.index(ids, number).as_py() if str(number.as_py()) == text else -1
+    else:
+        row = pc.index(ids, pa.scalar(text, ids.type)).as_py()
+    return None if row < 0 else row

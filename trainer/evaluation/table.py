@@ -1,0 +1,92 @@
+"""Results as plain text: a table of rankers and metrics, and a verdict in words."""
+
+WIDTH = 80
+NAME_WIDTH = 20
+
+
+def results_table(results: dict[str, dict[str, float]]) -> str:
+    """A row for each ranker, a column for each metric, a block for each k; the best of a column is starred.
+
+    Args: results: ranker -> metric (`ndcg@10`) -> value, larger is better. Rows and columns keep their order;
+        a ranker without a metric shows `-`.
+    Returns: lines of at most 80 characters, without a final line feed.
+    """
+    metrics = list(dict.fromkeys(metric for values in results.values() for metric in values))
+    cutoffs = list(dict.fromkeys(metric.partition("@")[2] for metric in metrics))
+    blocks = []
+    for cutoff in cutoffs:
+        columns = [_column(metric, results) for metric in metrics if metric.partition("@")[2] == cutoff]
+        heading = f"at {cutoff}" if cutoff else ""
+        blocks += _blocks([heading, *(name[:NAME_WIDTH] for name in results)], columns)
+    return "\n\n".join(blocks)
+
+
+def verdict(
+    results: dict[str, dict[str, float]], metric: str = "ndcg@10", model: str = "model", seen: str = "mask"
+) -> str:
+    """Whether the model is better than `popularity` and `random`, as far as `results` holds them.
+
+    Args:
+        results: ranker -> metric -> value.
+        metric: the metric that decides.
+        model: the ranker that is judged.
+        seen: `mask` or `keep`, the protocol of the results.
+    """
+    value = results[model][metric]
+    baselines = {name: results[name][metric] for name in ("popularity", "random") if name in results}
+    losses = [_failure(metric, value, name, other) for name, other in baselines.items() if value <= other]
+    wins = [_multiple(value, name, other) for name, other in baselines.items() if value > other]
+    sentences = losses or [
+        f"{metric} {value:.4f}: {' and '.join(wins)}." if wins else f"{metric} {value:.4f}."
+    ]
+    if seen == "keep":
+        sentences.append(
+            "This protocol also ranks items that the user already has, so the better a model knows what was "
+            "seen, the worse it scores: compare figures with seen items masked instead "
+            "(--evaluation.seen mask)."
+        )
+    return " ".join(sentences)
+
+
+def _column(metric: str, results: dict[str, dict[str, float]]) -> list[str]:
+    """Heading and cells of one metric, all of the same width, a star after the best of several values."""
+    values = [ranker.get(metric) for ranker in results.values()]
+    best = max(value for value in values if value is not None)
+    cells = [metric.partition("@")[0] + " "]
+    for value in values:
+        shown = "-" if value is None else f"{value:.4f}"
+        cells.append(shown + ("*" if value == best and len(values) > 1 else " "))
+    width = max(map(len, cells))
+    return [cell.rjust(width) for cell in cells]
+
+
+def _blocks(names: list[str], columns: list[list[str]]) -> list[str]:
+    """The columns beside the names, in as many blocks as the width asks for."""
+    margin = max(map(len, names))
+    blocks, lines = [], [name.ljust(margin) for name in names]
+    for column in columns:
+        if len(lines[0]) > margin and len(lines[0]) + 1 + len(column[0]) > WIDTH:
+            blocks.append(lines)
+            lines = [name.ljust(margin) for name in names]
+        lines = [f"{line} {cell}" for line, cell in zip(lines, column, strict=True)]
+    return ["\n".join(line.rstrip() for line in block) for block in [*blocks, lines]]
+
+
+def _failure(metric: str, value: float, name: str, other: float) -> str:
+    instead = {
+        "popularity": "recommending the most popular items",
+        "random": "a list drawn by lot",
+    }
+    served = "better" if value < other else "as well"
+    return (
+        f"This model FAILS to beat {name}: {metric} {value:.4f} against {other:.4f}; "
+        f"{instead[name]} would serve users {served}."
+    )
+
+
+def _multiple(value: float, name: str, other: float) -> str:
+    if other == 0:
+        return f"above {name} ({other:.4f})"
+    ratio = value / other
+    digits = 2 if ratio < 2 else 1 if ratio < 10 else 0
+    return f"{ratio:.{digits}f} times {name} ({other:.4f})"

@@ -1,0 +1,131 @@
+"""Exact top-k over the whole catalogue, and which of the ranked items were held out."""
+
+import torch
+from torch import Tensor
+
+from trainer.errors import UserError
+
+ItemLists = tuple[Tensor, Tensor]
+"""A list of item rows for each user: lengths (B,) and the concatenated item rows (total,), both integers."""
+
+# Scores that stand in memory at a time: 256 x 8,192 float32 = 8 MiB, small enough for the cache of one core.
+USER_BLOCK = 256
+ITEM_BLOCK = 8192
+
+# Matrix products on CPU sum in another order when a thread gets fewer than four rows, which changes last
+# bits. Filling each product up to a multiple of this (four rows for each of 16 threads) keeps a user's scores
+# the same in whichever chunk he comes.
+USER_MULTIPLE = 64
+
+
+class DivergedError(UserError, ValueError):
+    """Scores are no longer finite numbers, so there is nothing to rank by."""
+
+
+@torch.no_grad()
+def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None) -> tuple[Tensor, Tensor]:
+    """The k items of highest score for each user, without the excluded ones.
+
+    A score is a dot product in float32. Equal scores rank the lower item row first. The result for a user
+    does not depend on the other users of the call (on CPU, to the last bit). Beside the arguments and the
+    result, memory is bounded by USER_BLOCK x ITEM_BLOCK scores.
+
+    Args:
+        query: (B, D) user vectors.  items: (N, D) item vectors.
+        k: length of the ranking, at least 1; it may exceed N.
+        exclude: item rows that must not be returned, a list for each user.
+    Returns: scores (B, k) float32 and item rows (B, k) int64, best first. Where a user has fewer than k
+        items left, the rest is -inf and -1.
+    Raises: DivergedError if a score is NaN or infinite; ValueError if `exclude` does not fit the vectors.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}, expected at least 1")
+    query, items = query.float(), items.float()
+    scores = torch.full((len(query), k), -torch.inf, device=query.device)
+    rows = torch.full((len(query), k), -1, device=query.device)
+    if exclude is None:
+        exclude = (rows.new_zeros(len(query)), rows.new_zeros(0))
+    users = owners(exclude, len(query), len(items))
+    values = exclude[1].long()
+    blocks = range(0, len(query), USER_BLOCK)
+    bounds = torch.searchsorted(users, torch.tensor([*blocks, len(query)], device=users.device)).tolist()
+    for block, start in enumerate(blocks):
+        own = slice(start, start + USER_BLOCK)
+        left_out = slice(bounds[block], bounds[block + 1])
+        found = _rank(query[own], items, k, users[left_out] - start, values[left_out])
+        diverged = ~(found[0][:, 0] < torch.inf)
+        if diverged.any():
+            raise DivergedError(
+                f"query {start + int(diverged.nonzero()[0])}: scores are NaN or infinite, expected finite "
+                "numbers; the model has diverged. Train again with smaller --optimizer.learning_rate"
+            )
+        scores[own], rows[own] = found
+    return scores, rows
+
+
+def hits(rows: Tensor, held_out: ItemLists) -> Tensor:
+    """Which ranked items are among the held-out items of their user.
+
+    Args:
+        rows: (B, K) ranked item rows; -1 (no item) is never a hit.
+        held_out: the held-out item rows, a list for each user.
+    Returns: (B, K) bool.
+    Raises: ValueError if `held_out` does not have B lists.
+    """
+    values = held_out[1].long()
+    width = 1 + int(torch.cat([rows.flatten(), values, values.new_zeros(1)]).max())
+    held = owners(held_out, len(rows), width) * width + values
+    ranked = torch.arange(len(rows), device=rows.device).unsqueeze(1) * width + rows
+    return torch.isin(ranked, held) & (rows >= 0)
+
+
+def owners(lists: ItemLists, user_count: int, item_count: int) -> Tensor:
+    """The user (0 to B - 1) to whom each value of the lists belongs.
+
+    Returns: (total,) int64, ascending.
+    Raises: ValueError if there are not `user_count` lists, lengths do not add up to the number of values,
+        or a value is not an item row.
+    """
+    lengths, values = lists
+    if len(lengths) != user_count or int(lengths.sum()) != len(values):
+        raise ValueError(
+            f"{len(lengths)} lists of {int(lengths.sum())} items in all with {len(values)} values, "
+            f"expected {user_count} lists whose lengths add up to the number of values"
+        )
+    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < item_count:
+        raise ValueError(
+            f"item rows from {int(values.min())} to {int(values.max())}, expected 0 to {item_count - 1}"
+        )
+    return torch.repeat_interleave(torch.arange(user_count, device=lengths.device), lengths.long())
+
+
+def _rank(query: Tensor, items: Tensor, k: int, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+    """top_k for one block of users; pair i of `users` (rows of the block) and `excluded` is left out."""
+    count = len(query)
+    query = torch.nn.functional.pad(query, (0, 0, 0, -count % USER_MULTIPLE))
+    best = query.new_full((count, k), -torch.inf)
+    rows = torch.full((count, k), -1, device=query.device)
+    for first in range(0, len(items), ITEM_BLOCK):
+        block = items[first : first + ITEM_BLOCK]
+        scores = (query @ block.T)[:count]
+        inside = (excluded >= first) & (excluded < first + len(block))
+        cells = users[inside] * len(block) + excluded[inside] - first
+        scores.view(-1).index_fill_(0, cells, -torch.inf)
+        block_best, block_rows = _best(scores, k)
+        # Earlier blocks hold lower item rows and stand first, so a stable sort keeps the order of ties.
+        best, order = torch.cat([best, block_best], 1).sort(dim=1, descending=True, stable=True)
+        rows = torch.cat([rows, block_rows + first], 1).gather(1, order)[:, :k]
+        best = best[:, :k]
+    return best, rows.masked_fill(best == -torch.inf, -1)
+
+
+def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k (or all) best columns of each row, equal scores by ascending column."""
+    # topk leaves the order of equal scores open. They matter only if two of the k + 1 best are equal, which
+    # is rare in trained models: only such rows are sorted in full.
+    best, columns = scores.topk(min(k + 1, scores.shape[1]))
+    tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -torch.inf)).any(1).nonzero().squeeze(1)
+    if len(tied):
+        exact = scores[tied].sort(dim=1, descending=True, stable=True)
+        best[tied], columns[tied] = exact.values[:, : best.shape[1]], exact.indices[:, : best.shape[1]]
+    return best[:, :k], columns[:, :k]
