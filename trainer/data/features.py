@@ -21,6 +21,10 @@ class Ragged:
     offsets: np.ndarray
     values: np.ndarray
 
+    def lengths(self) -> np.ndarray:
+        """Values in each row, (rows,) int64."""
+        return np.diff(self.offsets)
+
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lengths (len(rows),) int64 and concatenated values (sum of lengths,) int32 of the given rows."""
         starts = self.offsets[rows]

@@ -17,7 +17,7 @@ from trainer.data.inputs import Inputs, keyed_jagged
 from trainer.errors import DataError
 from trainer.evaluation.baselines import popularity_scores, rank_by_scores, rank_randomly
 from trainer.evaluation.metrics import measure
-from trainer.evaluation.topk import hits, top_k
+from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.towers import TwoTowers
 from trainer.parallel.world import World
 
@@ -76,7 +76,7 @@ def evaluate(
             f"--data.{split}_size 0.2, or measure another part with --split"
         )
     item_vectors = _item_vectors(towers, item_inputs, dataset.item_count, world, chunk, everywhere=sharded)
-    popularity = popularity_scores(dataset.train.items, dataset.item_count)
+    popularity = popularity_scores(torch.from_numpy(dataset.train.items[:]), dataset.item_count)
     sums: dict[str, dict[str, float]] = {}
     for start in range(0, len(users), chunk):
         rows = users[start : start + chunk]
@@ -92,11 +92,11 @@ def evaluate(
         )
         if ranked is None:
             continue
-        exclude = _take(known, rows) if seen == "mask" else None
+        exclude = _take(known, rows) if seen == "mask" else _nothing(len(rows))
         lists = {"model": ranked}
         if baselines:
-            lists["popularity"] = rank_by_scores(popularity, max(ks), exclude, len(rows))
-            lists["random"] = rank_randomly(rows, dataset.item_count, max(ks), exclude, seed)
+            lists["popularity"] = rank_by_scores(popularity, max(ks), exclude)
+            lists["random"] = rank_randomly(torch.from_numpy(rows), dataset.item_count, max(ks), exclude, seed)
         truth = _take(held_out, rows)
         for ranker, ranking in lists.items():
             measured = measure(hits(ranking, truth), truth[0], ks)
@@ -169,6 +169,10 @@ def _take(
     lengths, values = bags.take(rows)
     device = world.device if world else torch.device("cpu")
     return torch.from_numpy(lengths).to(device), torch.from_numpy(values).to(device)
+
+
+def _nothing(users: int) -> ItemLists:
+    return torch.zeros(users, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
 
 
 def _to_cpu(rows: torch.Tensor | None) -> torch.Tensor | None:

@@ -91,7 +91,10 @@ class TwoTowers(nn.Module):
         self.unit = similarity == "cosine"
         self.output_dim = dim + (item_bias is not None)
         log_temperature = torch.tensor(math.log(temperature if self.unit else 1.0))
-        self.log_temperature = nn.Parameter(log_temperature, requires_grad=self.unit and learn_temperature)
+        if self.unit and learn_temperature:
+            self.log_temperature = nn.Parameter(log_temperature)
+        else:
+            self.register_buffer("log_temperature", log_temperature)
 
     def queries(self, inputs: KeyedJaggedTensor) -> torch.Tensor:
         """Query vectors, (B, output_dim)."""

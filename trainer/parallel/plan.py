@@ -65,7 +65,8 @@ def make_plan(
     # The planner warns of estimates (dense tensors, topology) that do not matter to towers of this kind.
     logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)
     names = [config.name for tower in _towers(towers) for config in tower.embeddings.embedding_bag_configs()]
-    constraint = ParameterConstraints(sharding_types=[sharding], compute_kernels=[kernel])
+    planned = "dense" if sharding == "data_parallel" else "fused"
+    constraint = ParameterConstraints(sharding_types=[sharding], compute_kernels=[planned])
     planner = EmbeddingShardingPlanner(
         topology=Topology(
             world_size=world_size,
@@ -78,13 +79,18 @@ def make_plan(
         constraints=dict.fromkeys(names, constraint),
     )
     try:
-        return planner.plan(towers, [EmbeddingBagCollectionSharder()])
+        plan = planner.plan(towers, [EmbeddingBagCollectionSharder()])
     except PlannerError as error:
         raise ConfigError(
             f"--sharding.kind {sharding}: the tables do not fit on {world_size} ranks "
             f"({' '.join(str(error).split())[:200]}). Use more ranks, a smaller --model.dim or a host with "
             "more memory"
         ) from error
+    # TorchRec runs the dense kernel under table-wise sharding, but its planner refuses to plan it.
+    for module in plan.plan.values():
+        for parameter in module.values():  # type: ignore[attr-defined]
+            parameter.compute_kernel = kernel
+    return plan
 
 
 def describe_plan(plan: ShardingPlan, towers: nn.Module, world_size: int) -> dict[str, Any]:
