@@ -1,9 +1,9 @@
 """Interactions and attributes of a source -> a prepared data set on disk, memory-mapped by all who train.
 
 Preparing streams: record batches are encoded as they come and written out, then cleaned and split a column at
-a time. At its peak it holds about 28 bytes of memory an interaction (a 64-bit key, its sorted copy or order,
-and masks), besides the vocabulary and some 200 MB of pending batches. Twice the prepared form, which takes
-up to 28 bytes an interaction, is needed on disk.
+a time. Its peak is about 30 bytes of memory an interaction (64-bit keys of all pairs, their order, masks),
+besides 200 MB of pending batches and the vocabulary. The prepared form takes up to 28 bytes an interaction on
+disk, and 20 more while it is made.
 """
 
 import hashlib
@@ -171,11 +171,12 @@ def prepare(
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cache / f"{folder.name}.lock").acquire()
     except OSError as error:
         raise DataError(
             f"{cache}: {error.strerror}. Choose a folder for prepared data: --data.cache"
         ) from error
-    with FileLock(cache / f"{folder.name}.lock"):
+    with lock:
         if not storage.is_whole(folder):
             with storage.published(folder) as temporary:
                 _build(temporary, make_source(), key, name, settings)

@@ -30,7 +30,8 @@ def last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray | None, held_out
     del ordered
     if not len(repeated):
         return stays
-    position = np.minimum(np.searchsorted(repeated, pairs), len(repeated) - 1)
+    position = np.searchsorted(repeated, pairs)
+    np.minimum(position, len(repeated) - 1, out=position)
     rows = np.flatnonzero(repeated[position] == pairs)
     del position
     keys = (pairs[rows],) if timestamps is None else (timestamps[rows], held_out[rows], pairs[rows])
