@@ -3,8 +3,10 @@
 import argparse
 import difflib
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +26,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 done, 2 the user's input is at fault, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _quiet_libraries()
     try:
         command, rest = _command(arguments)
         COMMANDS[command](rest)
@@ -49,6 +52,14 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
     near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Commands: {', '.join(COMMANDS)}"
     raise ConfigError(f"{arguments[0]}: no such command. {hint}")
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' notes to their own developers out of what the user reads."""
+    for name in ("torchrec", "torch.fx", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in ("torchrec", "fbgemm_gpu", "torch", "torchmetrics", "tensordict", "pyre_extensions"):
+        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
 
 
 def _train(arguments: list[str]) -> None:

@@ -176,7 +176,7 @@ class RunConfig:
     epochs: int = 60
     """Passes over the training rows."""
     log_every: int = 50
-    """Steps between two records of the loss."""
+    """Steps between two records of the loss (0: an epoch)."""
     evaluate_every: int = 0
     """Epochs between two evaluations during the training (0: only at the end)."""
     tensorboard: bool = True

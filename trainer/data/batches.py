@@ -14,8 +14,7 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from trainer.data.candidates import Candidates, catalogue, in_batch, sampled
-from trainer.data.dataset import Dataset, Interactions
-from trainer.data.features import Ragged
+from trainer.data.dataset import Dataset, Interactions, Ragged
 from trainer.data.inputs import Inputs, keyed_jagged
 
 

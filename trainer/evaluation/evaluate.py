@@ -76,7 +76,7 @@ def evaluate(
             f"--data.{split}_size 0.2, or measure another part with --split"
         )
     item_vectors = _item_vectors(towers, item_inputs, dataset.item_count, world, chunk, everywhere=sharded)
-    popularity = popularity_scores(torch.from_numpy(dataset.train.items[:]), dataset.item_count)
+    popularity = popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)
     sums: dict[str, dict[str, float]] = {}
     for start in range(0, len(users), chunk):
         rows = users[start : start + chunk]
@@ -96,7 +96,9 @@ def evaluate(
         lists = {"model": ranked}
         if baselines:
             lists["popularity"] = rank_by_scores(popularity, max(ks), exclude)
-            lists["random"] = rank_randomly(torch.from_numpy(rows), dataset.item_count, max(ks), exclude, seed)
+            lists["random"] = rank_randomly(
+                torch.from_numpy(rows), dataset.item_count, max(ks), exclude, seed
+            )
         truth = _take(held_out, rows)
         for ranker, ranking in lists.items():
             measured = measure(hits(ranking, truth), truth[0], ks)

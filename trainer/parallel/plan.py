@@ -1,6 +1,5 @@
 """Which rank holds which part of which table, decided by TorchRec's planner without a process group."""
 
-import logging
 import os
 from typing import Any
 
@@ -34,8 +33,8 @@ def compute_kernel(optimizer: str, sharding: str, device: str) -> str:
     if optimizer == "adam" and device == "cpu":
         if sharding != "table_wise":
             raise ConfigError(
-                f"--optimizer.name adam: not with --sharding.kind {sharding} on CPU, where FBGEMM has no fused "
-                "Adam. Use --sharding.kind table_wise or data_parallel, --device cuda, "
+                f"--optimizer.name adam: not with --sharding.kind {sharding} on CPU, where FBGEMM has "
+                "no fused Adam. Use --sharding.kind table_wise or data_parallel, --device cuda, "
                 f"or one of {', '.join(FUSED_ON_CPU)}"
             )
         return "dense"
@@ -62,8 +61,6 @@ def make_plan(
         batch_rows: rows of one step on one rank.
     Raises: ConfigError if the tables do not fit.
     """
-    # The planner warns of estimates (dense tensors, topology) that do not matter to towers of this kind.
-    logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)
     names = [config.name for tower in _towers(towers) for config in tower.embeddings.embedding_bag_configs()]
     planned = "dense" if sharding == "data_parallel" else "fused"
     constraint = ParameterConstraints(sharding_types=[sharding], compute_kernels=[planned])

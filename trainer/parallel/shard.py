@@ -83,7 +83,7 @@ def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:
 
 
 def table_name(key: str) -> str | None:
-    """Table of a parameter's key, `query.embeddings.embedding_bags.user.weight` -> `user`; None for others."""
+    """Table of a parameter's key (`query.embeddings.embedding_bags.user.weight`: `user`); None if none."""
     parts = key.split(".")
     return parts[-2] if "embedding_bags" in parts else None
 
@@ -112,7 +112,7 @@ def fill_tables(model: nn.Module, values: Callable[[str, slice], torch.Tensor]) 
 
 
 def normal_block(seed: int, table: str, rows: slice, dim: int, std: float) -> torch.Tensor:
-    """Block of normal values that is a pure function of seed, table and first row: (len(rows), dim) float32."""
+    """Normal values, a pure function of seed, table and first row: (len(rows), dim) float32."""
     generator = torch.Generator().manual_seed(
         zlib.crc32(f"{seed}/{table}/{rows.start}".encode()) + (seed << 32)
     )

@@ -135,7 +135,7 @@ def _table_rows(inputs: Inputs, features: dict[str, Feature]) -> dict[str, int]:
 
 
 def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[str, float]:
-    """Peak learning rate of each table; `item` and `item_bias` stand for the tables of whatever items are called."""
+    """Peak learning rate of each table; `item` and `item_bias` stand for whatever items are called."""
     given = {
         name.replace("item", item_name, 1) if name in ("item", "item_bias") else name: rate
         for name, rate in config.optimizer.table_learning_rates.items()
@@ -170,7 +170,7 @@ def _initialise(model: nn.Module, config: Config, dataset: Dataset) -> None:
 
 
 def _initial_bias(dataset: Dataset, prior: float) -> torch.Tensor:
-    """Centred log popularity times `prior`, (items,); an item that nobody has counts as half an interaction."""
+    """Centred log popularity times `prior`, (items,); an item that nobody has counts as half a one."""
     counts = np.bincount(dataset.train.items, minlength=dataset.item_count)
     logarithm = np.log(np.maximum(counts, 0.5))
     return torch.from_numpy(prior * (logarithm - logarithm.mean())).float()

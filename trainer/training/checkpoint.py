@@ -74,7 +74,7 @@ def _publish(partial: Path, final: Path, step: int) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's warnings that a world of one is no distributed one, and of its own deprecations."""
+    """Without the library's warnings of its own deprecations."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

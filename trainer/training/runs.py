@@ -18,7 +18,7 @@ from trainer.options import config_text, read_config
 from trainer.training.assembly import Parts, make_towers
 from trainer.training.checkpoint import load, newest
 
-CONFIG, PLAN, METRICS, VOCABULARY = "config.yaml", "plan.json", "metrics.json", "vocabulary"
+CONFIG, PLAN, METRICS = "config.yaml", "plan.json", "metrics.json"
 USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
 
 
@@ -53,7 +53,7 @@ def new_run_folder(config: Config) -> Path:
 def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> None:
     """Write what a reader of the run needs: configuration, plan, vocabulary and inputs."""
     (run / PLAN).write_text(json.dumps(parts.plan, indent=2) + "\n")
-    copy_vocabulary(dataset, run / VOCABULARY)
+    copy_vocabulary(dataset, run)
     save_inputs(run / USER_INPUTS, parts.user_inputs)
     save_inputs(run / ITEM_INPUTS, parts.item_inputs)
     (run / CONFIG).write_text(config_text(config))
@@ -76,7 +76,7 @@ def open_run(run: Path) -> TrainedRun:
     """
     config = run_config(run)
     checkpoint, _ = newest(run)
-    vocabulary = open_vocabulary(run / VOCABULARY)
+    vocabulary = open_vocabulary(run)
     users, items = open_inputs(run / USER_INPUTS), open_inputs(run / ITEM_INPUTS)
     rows = {table["name"]: table["rows"] for table in json.loads((run / PLAN).read_text())["tables"]}
     towers = make_towers(

@@ -57,16 +57,16 @@ def fit(
     config: Config, dataset: Dataset, parts: Parts, source: Batches, world: World, progress: Progress
 ) -> None:
     """The loop: every step, and what is due after some of them."""
-    step, epoch_steps = 0, source.steps_per_epoch
+    epoch_steps = source.steps_per_epoch
     steps = config.run.epochs * epoch_steps
     log_every = config.run.log_every or epoch_steps
     loss_of = make_loss(config)
     total, rows, interactions, since = torch.zeros((), device=world.device), 0, 0, time.perf_counter()
-    for batch in batches(source, steps, world.rank, world.size, world.device):
-        factor = schedule_factor(step, steps, config.optimizer.schedule, config.optimizer.warmup)
+    every_batch = batches(source, steps, world.rank, world.size, world.device)
+    for step, batch in enumerate(every_batch, start=1):
+        factor = schedule_factor(step - 1, steps, config.optimizer.schedule, config.optimizer.warmup)
         set_learning_rates(parts.optimizer, factor)
         total += train_step(parts.model, parts.optimizer, batch, loss_of, world)
-        step += 1
         rows += batch.rows
         interactions += batch.interactions
         progress.advance()
@@ -150,7 +150,8 @@ def log(
     epoch = step / epoch_steps
     progress.record(
         step,
-        f"epoch {epoch:g}  step {step}  loss {loss:.4f}  {speed:,.0f} examples/s  lr {rate:.2g}  {memory:,.0f} MiB",
+        f"epoch {epoch:g}  step {step}  loss {loss:.4f}  {speed:,.0f} examples/s  lr {rate:.2g}  "
+        f"{memory:,.0f} MiB",
         epoch=epoch,
         loss=loss,
         examples_per_second=speed,
@@ -194,9 +195,11 @@ def evaluation_words(dataset: Dataset, evaluation: Evaluation) -> str:
         f"{dataset.name}, {evaluation.split} part, {evaluation.users:,} users, "
         f"{evaluation.items:,} {dataset.item_name}s, seen items {seen}"
     )
-    return "\n".join(
-        [protocol, results_table(evaluation.rankers), verdict(evaluation.rankers, seen=evaluation.seen)]
+    metric = (
+        "ndcg@10" if "ndcg@10" in evaluation.rankers["model"] else next(iter(evaluation.rankers["model"]))
     )
+    words = verdict(evaluation.rankers, metric, seen=evaluation.seen)
+    return "\n".join([protocol, results_table(evaluation.rankers), words])
 
 
 def _figures(name: str, figures: dict[str, float]) -> str:
