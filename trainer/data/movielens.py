@@ -4,7 +4,7 @@ pyarrow parses text into blocks of strings, which are converted column by column
 no Python per row; in one with a fault, only the values that look odd are converted one by one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -19,10 +19,11 @@ from trainer.data.source import BadRows, SourceTables
 from trainer.errors import DataError
 
 LARGEST_ID = 2**63 - 1
-GENRES = (
+BLOCK_BYTES = 4 << 20  # a line must fit
+GENRES = (  # noqa: SIM905 - the order of u.genre, and of the flags in u.item
     "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror "
     "Musical Mystery Romance Sci-Fi Thriller War Western"
-).split()  # noqa: SIM905 - the order of u.genre, and of the flags in u.item
+).split()
 AGE_GROUPS = np.array([1, 18, 25, 35, 45, 50, 56])  # lower ends of the age groups of ml-1m
 
 
@@ -73,10 +74,12 @@ def _convert(raw: pa.Array, type: pa.DataType) -> pa.Array:
         raw = raw.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     try:
         return raw.cast(type)
+    except pa.ArrowNotImplementedError:
+        return pa.nulls(len(raw), type)
     except pa.ArrowInvalid:
-        odd = pa.array(np.ones(len(raw), bool))
+        odd = raw.is_valid()
     if raw.type == pa.string():
-        odd = pc.invert(pc.match_substring_regex(raw, "^[0-9]{1,15}$"))
+        odd = pc.fill_null(pc.invert(pc.match_substring_regex(raw, "^[0-9]{1,15}$")), False)
     converted = pa.array([_convert_one(value, type) for value in raw.filter(odd)], type)
     return pc.replace_with_mask(pc.if_else(odd, None, raw).cast(type), odd, converted)
 
@@ -96,16 +99,24 @@ class TextFile:
         separator: one character, or `::`. With a comma, fields may stand in double quotes.
         names: of the fields; None: the first line names them.
         encoding: of the file.
+        nulls: texts that stand for a missing value.
 
     Raises: DataError if there is no such file, or nothing in it.
     """
 
-    def __init__(self, path: Path, separator: str, names: list[str] | None = None, encoding: str = "utf8"):
+    def __init__(
+        self,
+        path: Path,
+        separator: str,
+        names: list[str] | None = None,
+        encoding: str = "utf8",
+        nulls: Sequence[str] = (),
+    ):
         if not path.is_file():
             raise DataError(f"{path}: there is no such file. Put it there, or name another")
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty, expected a line a row. Put the whole file there")
-        self.path, self.separator, self.encoding = path, separator, encoding
+        self.path, self.separator, self.encoding, self.nulls = path, separator, encoding, nulls
         self.malformed: list[int] = []
         self.malformed_fault = ""
         self.has_header = names is None
@@ -115,7 +126,7 @@ class TextFile:
             raise DataError(f"{path}: {error}. Mend the file") from None
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        """The fields `names` as strings, in file order, about 1 MiB of text at a time."""
+        """The fields `names` as strings, in file order, BLOCK_BYTES of text at a time."""
         self.malformed.clear()
         try:
             with self._open(names) as reader:
@@ -141,6 +152,7 @@ class TextFile:
             source,
             csv.ReadOptions(  # lines are numbered by a single thread only
                 use_threads=False,
+                block_size=BLOCK_BYTES,
                 column_names=None if self.has_header else self.names,
                 encoding=self.encoding,
             ),
@@ -155,8 +167,8 @@ class TextFile:
                 check_utf8=False,
                 include_columns=include,
                 column_types=dict.fromkeys(include, pa.string()),
-                null_values=[],
-                strings_can_be_null=False,
+                null_values=list(self.nulls),
+                strings_can_be_null=True,
             ),
         )
 

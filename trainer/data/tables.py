@@ -1,0 +1,239 @@
+"""Tables of your own: Parquet, CSV and TSV, RecBole's atomic files, LightGCN's text."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainer.data.movielens import LARGEST_ID, TIMESTAMP, Column, ParquetFile, TextFile, checked, read_table
+from trainer.data.source import BadRows, SourceTables
+from trainer.errors import DataError
+
+Format = Literal["parquet", "csv", "tsv", "recbole", "lightgcn"]
+MISSING = ("", "nan", "NaN", "null", "NULL", "None")  # what pandas, SQL and Python write for no value
+LARGEST_VALUE = float(np.finfo(np.float32).max)
+INTEGER = "^(0|-?[1-9][0-9]{0,18})$"  # in its one canonical form: as labels, 7 and 007 differ
+
+
+class LightGCNFile(TextFile):
+    """A line a user, `user item item ...`, as one pair an item; a user may stand alone.
+
+    Source: He et al., SIGIR 2020 (the data files of LightGCN).
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(path, "\x1f", ["line"])  # this separator stands in no text: a line is one field
+        self.names = ["line", "user_id", "item_id"]
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        line, self.first_row, self.lines = 1, 0, np.zeros(0, np.int64)
+        for block in super().batches(["line"]):
+            words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(block["line"]))
+            starts, flat = words.offsets.to_numpy()[:-1], words.flatten()
+            items = np.ones(len(flat), bool)
+            items[starts] = False
+            counts = words.value_lengths().to_numpy() - 1
+            self.first_row += len(self.lines)
+            self.lines = np.repeat(np.arange(line, line + len(block)), counts)
+            line += len(block)
+            pairs = {"user_id": flat.take(np.repeat(starts, counts)), "item_id": flat.filter(items)}
+            yield pa.RecordBatch.from_pydict({name: pairs[name] for name in names})
+
+    def position(self, row: int) -> int:
+        return int(self.lines[row - self.first_row])
+
+
+Rows = TextFile | ParquetFile
+
+
+def read_tables(
+    format: Format,
+    interactions: str | Path,
+    held_out: str | Path | None,
+    users: str | Path | None,
+    items: str | Path | None,
+    user_column: str,
+    item_column: str,
+    value_column: str,
+    timestamp_column: str,
+    bad_rows: Literal["error", "skip"],
+) -> SourceTables:
+    """Interactions, perhaps held-out ones, and attributes; columns are found by name.
+
+    Ids of users are int64 if all of them, in all files, are whole numbers up to 2**63 - 1, and strings
+    otherwise; so are ids of items. Parquet says so by its types. Text and unsigned Parquet columns are read
+    once more beforehand to find out, so that no late row contradicts an early one; a text is a whole number
+    in canonical form only (`007` is a string). Missing ids (null, empty, NaN) make bad rows.
+
+    Attributes are integers, strings and lists of them. Fractional numbers, dates and structures are left out.
+    RecBole's `token_seq` is a list, and `title` a string in any case; other text formats have no lists.
+    Of RecBole's ratings, `rating` is the value where `value_column` is not there.
+
+    Raises: DataError for a missing file or column; for a bad row as `bad_rows` says.
+    """
+    bad = BadRows(bad_rows)
+    if format == "lightgcn":
+        user_column, item_column = "user_id", "item_id"
+        if users or items:
+            option = "users" if users else "items"
+            raise DataError(f"--data.{option}: LightGCN text has no attributes. Leave the option out")
+    paths = {"train": interactions, "held_out": held_out, "users": users, "items": items}
+    files = {part: _open(format, Path(path)) for part, path in paths.items() if path}
+    user = _id_type("user", user_column, [rows for part in files if part != "items" for rows in files[part]])
+    item = _id_type("item", item_column, [rows for part in files if part != "users" for rows in files[part]])
+
+    def stream(part: str) -> Iterator[pa.RecordBatch]:
+        columns = [
+            _id("user", user_column, user, files[part][0]),
+            _id("item", item_column, item, files[part][0]),
+        ]
+        columns += _optional(format, files[part][0], value_column, timestamp_column)
+        return chain.from_iterable(checked(rows, columns, bad) for rows in files[part])
+
+    return SourceTables(
+        stream("train"),
+        stream("held_out") if held_out else None,
+        _attributes(format, files["users"], _id("user", user_column, user, files["users"][0]), bad)
+        if users
+        else None,
+        _attributes(format, files["items"], _id("item", item_column, item, files["items"][0]), bad)
+        if items
+        else None,
+        "item",
+        bad,
+    )
+
+
+def _open(format: Format, path: Path) -> list[Rows]:
+    """The file, or the part files of a folder of Parquet, in the order of their names."""
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file. Put it there, or name another")
+    if format == "parquet":
+        paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        paths = [part for part in paths if path == part or not part.name.startswith(("_", "."))]
+        if not paths:
+            raise DataError(f"{path}: the folder holds no *.parquet file. Put the part files there")
+        return [ParquetFile(part) for part in paths]
+    if format == "lightgcn":
+        return [LightGCNFile(path)]
+    return [TextFile(path, "," if format == "csv" else "\t", nulls=MISSING)]
+
+
+def _found(rows: Rows, name: str) -> str | None:
+    """Name in the file, which in RecBole's has its type behind a colon: `user_id:token`."""
+    return next((field for field in rows.names if name in (field, field.partition(":")[0])), None)
+
+
+def _id(side: str, name: str, type: pa.DataType, rows: Rows) -> Column:
+    source = _found(rows, name)
+    if source is None:
+        raise DataError(
+            f"{rows.path}: no column {name!r}, found {', '.join(rows.names)}. "
+            f"Name the column of {side} ids: --data.{side}_column {rows.names[0].partition(':')[0]}"
+        )
+    rule = f"a whole number up to {LARGEST_ID}" if type == pa.int64() else "an id"
+    return Column(f"{side}_id", source, type, rule)
+
+
+def _id_type(side: str, name: str, files: list[Rows]) -> pa.DataType:
+    sources = [_id(side, name, pa.string(), rows).source for rows in files]
+    return pa.int64() if all(map(_whole_numbers, files, sources)) else pa.string()
+
+
+def _whole_numbers(rows: Rows, source: str) -> bool:
+    """Whether every id is, or can be, an int64."""
+    for batch in rows.batches([source]):
+        ids = batch.column(0)
+        if ids.type == pa.uint64():
+            if (pc.max(ids).as_py() or 0) > LARGEST_ID:
+                return False
+        elif isinstance(rows, ParquetFile):
+            return pa.types.is_integer(ids.type) or pa.types.is_floating(ids.type)
+        elif _as_whole_numbers(ids) is None:
+            return False
+    return True
+
+
+def _as_whole_numbers(texts: pa.Array) -> pa.Array | None:
+    if not pc.all(pc.match_substring_regex(texts, INTEGER), min_count=0).as_py():
+        return None
+    try:
+        return texts.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return None
+
+
+def _optional(format: Format, rows: Rows, value_column: str, timestamp_column: str) -> list[Column]:
+    """Value and timestamp where the file has them; a name that is not the default must be there."""
+    number = Column("value", "value", pa.float32(), "a number", (-LARGEST_VALUE, LARGEST_VALUE))
+    columns = []
+    for column, asked in ((number, value_column), (TIMESTAMP, timestamp_column)):
+        source = _found(rows, asked)
+        if source is None and format == "recbole" and column is number:
+            source = _found(rows, "rating")
+        if source is not None:
+            columns.append(replace(column, source=source))
+        elif asked != column.name:
+            raise DataError(
+                f"{rows.path}: no column {asked!r}, found {', '.join(rows.names)}. "
+                f"Name another, or leave this out: --data.{column.name}_column {asked}"
+            )
+    return columns
+
+
+def _attributes(format: Format, files: list[Rows], key: Column, bad: BadRows) -> pa.Table:
+    columns, declared = [key], {}
+    for source in files[0].names:
+        name, _, declared[name] = source.partition(":") if format == "recbole" else (source, "", "")
+        type = pa.string()
+        if isinstance(files[0], ParquetFile) and name != "title":
+            type = _category_type(files[0].file.schema_arrow.field(source).type)
+        if source != key.source and type is not None:
+            columns.append(Column(name, source, type, required=False))
+    table = pa.concat_tables(read_table(rows, columns, bad) for rows in files)
+    categories = {key.name: table[key.name].combine_chunks()}
+    for column in columns[1:]:
+        values = table[column.name].combine_chunks()
+        if column.name != "title" and (format != "parquet" or column.type == pa.float64()):
+            values = _category(values, declared[column.name])
+        if values is not None:
+            categories[column.name] = values
+    return pa.table(categories)
+
+
+def _category(values: pa.Array, declared: str) -> pa.Array | None:
+    """Texts or fractional numbers as integers, as strings or as lists of strings; None: no categories."""
+    if declared == "token_seq":
+        lists = pc.split_pattern(values, " ")
+        offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().fill_null(0))]).astype(np.int32)
+        return pa.ListArray.from_arrays(offsets, lists.flatten())
+    if declared == "float" or values.type == pa.float64():
+        try:
+            numbers = values.cast(pa.float64())
+            return pc.if_else(pc.is_nan(numbers), None, numbers).cast(pa.int64())  # refuses a fraction
+        except pa.ArrowInvalid:
+            return None
+    if declared == "float_seq":
+        return None
+    whole = _as_whole_numbers(values)
+    return values if whole is None else whole
+
+
+def _category_type(type: pa.DataType) -> pa.DataType | None:
+    """What a Parquet column of attributes is read as; None: no category."""
+    if pa.types.is_dictionary(type):
+        return _category_type(type.value_type)
+    if pa.types.is_list(type) or pa.types.is_large_list(type):
+        element = _category_type(type.value_type)
+        return pa.list_(element) if element in (pa.int64(), pa.string()) else None
+    if pa.types.is_integer(type):
+        return pa.int64()
+    if pa.types.is_floating(type):
+        return pa.float64()
+    textual = pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_boolean(type)
+    return pa.string() if textual else None
