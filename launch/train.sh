@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Trains on all GPUs of this machine, or on 4 CPU ranks where it has none, after set-up where that is needed.
+#
+#   bash launch/train.sh [options]       the options of `python -m trainer train`; --help lists them
+#
+#   SHARDTOWER_RANKS         number of ranks
+#   OMP_NUM_THREADS          threads of each rank (default: the cores, divided among the ranks)
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=$root/.venv/bin/python
+
+choose_ranks() {
+    ranks=${SHARDTOWER_RANKS:-}
+    if [[ -z $ranks ]] && timeout 20 nvidia-smi -L >/dev/null 2>&1; then
+        # What torch can use, which CUDA_VISIBLE_DEVICES and the build decide.
+        ranks=$("$python" -c 'import torch; print(torch.cuda.device_count() or "")')
+    fi
+    ranks=${ranks:-4}
+    if [[ ! $ranks =~ ^[1-9][0-9]*$ ]]; then
+        echo "train: SHARDTOWER_RANKS is '$ranks', expected a number from 1" >&2
+        exit 2
+    fi
+}
+
+bash "$root/launch/setup.sh"
+
+for option in "$@"; do
+    if [[ $option == --help || $option == -h ]]; then exec "$python" -m trainer train "$@"; fi
+done
+# A misspelt option is reported once, before any rank starts.
+"$python" -m trainer train "$@" --print_config >/dev/null
+
+choose_ranks
+if [[ -z ${OMP_NUM_THREADS:-} ]]; then
+    share=$(($(nproc) / ranks))
+    export OMP_NUM_THREADS=$((share > 0 ? share : 1))
+fi
+# --standalone takes a free port, so that trainings on one machine do not meet on the default one.
+exec "$root/.venv/bin/torchrun" --standalone --nproc_per_node="$ranks" -m trainer train "$@"
