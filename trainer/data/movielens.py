@@ -119,7 +119,7 @@ class TextFile:
         self.path, self.separator, self.encoding, self.nulls = path, separator, encoding, nulls
         self.malformed: list[int] = []
         self.malformed_fault = ""
-        self.has_header = names is None
+        self.given_names = names
         try:
             self.names: list[str] = names or self._open([]).schema.names
         except pa.ArrowInvalid as error:
@@ -136,7 +136,7 @@ class TextFile:
 
     def position(self, row: int) -> int:
         """Line, from 1, of row `row`, from 0, among those with the right number of fields."""
-        line = row + 1 + self.has_header
+        line = row + 1 + (self.given_names is None)
         for number in self.malformed:
             line += number <= line
         return line
@@ -153,7 +153,7 @@ class TextFile:
             csv.ReadOptions(  # lines are numbered by a single thread only
                 use_threads=False,
                 block_size=BLOCK_BYTES,
-                column_names=None if self.has_header else self.names,
+                column_names=self.given_names,
                 encoding=self.encoding,
             ),
             csv.ParseOptions(
