@@ -93,7 +93,9 @@ def test_genres_and_year_of_ml_100k_come_from_flags_and_date(tmp_path):
 
 @pytest.mark.parametrize("name", ["ml-20m", "ml-25m", "ml-32m", "ml-latest-small"])
 def test_csv_releases_with_quoted_titles_and_half_stars(tmp_path, name):
-    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n7,10,0.5,9\n")
+    (tmp_path / "ratings.csv").write_text(
+        "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n7,10,0.5,9\n"
+    )
     (tmp_path / "movies.csv").write_text(
         'movieId,title,genres\n31,"American President, The (1995)",Comedy|Drama\n10,Odd,(no genres listed)\n'
     )
@@ -203,7 +205,7 @@ def test_an_empty_file_is_refused_whatever_the_policy(tmp_path):
 
 
 def test_a_missing_file_is_named_with_its_release(tmp_path):
-    with pytest.raises(DataError, match=r"u\.data: there is no such file.*release ml-100k"):
+    with pytest.raises(DataError, match=r"u\.data: there is no such file.*MovieLens release ml-100k"):
         read_movielens("ml-100k", tmp_path, "error")
 
 

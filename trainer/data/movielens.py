@@ -1,10 +1,11 @@
 """Official files of every MovieLens release, and the checked reading of files that `tables` builds on.
 
-pyarrow parses text into blocks of strings, which are converted column by column. A block without fault costs
-no Python per row; in one with a fault, only the values that look odd are converted one by one.
+Text is parsed into blocks of strings, which are converted column by column: without Python per row in a block
+without fault; in one with a fault, only the values that look odd are converted one by one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -85,45 +86,42 @@ def _convert(raw: pa.Array, type: pa.DataType) -> pa.Array:
 
 
 def _convert_one(value: pa.Scalar, type: pa.DataType) -> object:
-    try:
+    with suppress(pa.ArrowInvalid):
         return value.cast(type).as_py()
-    except pa.ArrowInvalid:
-        return None
+    return None
 
 
+@dataclass
 class TextFile:
     """Delimited text as blocks of strings; lines with a wrong number of fields are left out and remembered.
 
-    Args:
-        path: the file.
+    Attributes:
         separator: one character, or `::`. With a comma, fields may stand in double quotes.
-        names: of the fields; None: the first line names them.
-        encoding: of the file.
+        given_names: of the fields; None: the first line names them.
         nulls: texts that stand for a missing value.
 
     Raises: DataError if there is no such file, or nothing in it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        separator: str,
-        names: list[str] | None = None,
-        encoding: str = "utf8",
-        nulls: Sequence[str] = (),
-    ):
-        if not path.is_file():
-            raise DataError(f"{path}: there is no such file. Put it there, or name another")
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: the file is empty, expected a line a row. Put the whole file there")
-        self.path, self.separator, self.encoding, self.nulls = path, separator, encoding, nulls
+    path: Path
+    separator: str
+    given_names: list[str] | None = None
+    encoding: str = "utf8"
+    nulls: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: there is no such file. Put it there, or name another")
+        if self.path.stat().st_size == 0:
+            raise DataError(
+                f"{self.path}: the file is empty, expected a line a row. Put the whole file there"
+            )
         self.malformed: list[int] = []
         self.malformed_fault = ""
-        self.has_header = names is None
         try:
-            self.names: list[str] = names or self._open([]).schema.names
+            self.names: list[str] = self.given_names or self._open([]).schema.names
         except pa.ArrowInvalid as error:
-            raise DataError(f"{path}: {error}. Mend the file") from None
+            raise DataError(f"{self.path}: {error}. Mend the file") from None
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """The fields `names` as strings, in file order, BLOCK_BYTES of text at a time."""
@@ -136,32 +134,27 @@ class TextFile:
 
     def position(self, row: int) -> int:
         """Line, from 1, of row `row`, from 0, among those with the right number of fields."""
-        line = row + 1 + self.has_header
+        line = row + 1 + (self.given_names is None)
         for number in self.malformed:
             line += number <= line
         return line
 
     def _open(self, include: list[str]) -> csv.CSVStreamingReader:
-        source: pa.NativeFile = pa.OSFile(str(self.path))
-        separator = self.separator
+        source, separator = pa.OSFile(str(self.path)), self.separator
         if separator == "::":
-            # pyarrow splits at a single byte only; the unit separator stands in no text.
             source, separator = pa.lib.TransformInputStream(source, _with_unit_separators()), "\x1f"
         quoted = separator == ","
+        options = csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=self.encoding)
+        options.column_names = self.given_names or []
         return csv.open_csv(
             source,
-            csv.ReadOptions(  # lines are numbered by a single thread only
-                use_threads=False,
-                block_size=BLOCK_BYTES,
-                column_names=None if self.has_header else self.names,
-                encoding=self.encoding,
-            ),
+            options,
             csv.ParseOptions(
                 delimiter=separator,
                 quote_char='"' if quoted else False,
                 newlines_in_values=quoted,
                 ignore_empty_lines=False,
-                invalid_row_handler=self._remember,
+                invalid_row_handler=self._remember,  # which is told line numbers by a single thread only
             ),
             csv.ConvertOptions(
                 check_utf8=False,
@@ -180,12 +173,12 @@ class TextFile:
 
 
 def _with_unit_separators() -> Callable[[pa.Buffer], bytes]:
-    """Replaces `::` in a stream of chunks, of which one may end between the two colons."""
+    """Replaces `::`, which pyarrow cannot split at, in chunks of which one may end between the colons."""
     held = b""
 
     def transform(chunk: pa.Buffer) -> bytes:
         nonlocal held
-        text, held = held + bytes(chunk), b""
+        text, held = held + memoryview(chunk), b""
         if len(chunk) and text.endswith(b":") and not text.endswith(b"::"):
             text, held = text[:-1], b":"
         return text.replace(b"::", b"\x1f")
@@ -194,10 +187,7 @@ def _with_unit_separators() -> Callable[[pa.Buffer], bytes]:
 
 
 class ParquetFile:
-    """Rows of a Parquet file.
-
-    Raises: DataError if the file cannot be read.
-    """
+    """Rows of a Parquet file. Raises: DataError if it cannot be read."""
 
     malformed: ClassVar[list[int]] = []  # no row of Parquet has a wrong number of fields
     malformed_fault = ""
@@ -207,9 +197,7 @@ class ParquetFile:
         try:
             self.file = parquet.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(
-                f"{path}: cannot be read as Parquet ({error}). Put the whole file there"
-            ) from None
+            raise DataError(f"{path}: {error}. Put the whole Parquet file there") from None
         self.names: list[str] = self.file.schema_arrow.names
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
@@ -231,11 +219,11 @@ def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -
     first: tuple[int, str] | None = None
     for raw in rows.batches([column.source for column in columns]):
         read = [column.read(raw.column(column.source)) for column in columns]
-        required = [keeps for column, (_, keeps) in zip(columns, read, strict=True) if column.required]
-        good = reduce(pc.and_, required)
+        kept = {column: keeps for column, (_, keeps) in zip(columns, read, strict=True) if column.required}
+        good = reduce(pc.and_, kept.values())
         if good.false_count and first is None:
             row = good.index(False).as_py()
-            broken = next(c for c, (_, keeps) in zip(columns, read, strict=True) if not keeps[row].as_py())
+            broken = next(column for column, keeps in kept.items() if not keeps[row].as_py())
             shown = _shown(raw.column(broken.source)[row])
             first = rows.position(total + row), f"{broken.source} is {shown}, expected {broken.rule}"
         total += len(good)
@@ -243,11 +231,11 @@ def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -
         if bad.policy == "skip" or not (faults or rows.malformed):
             batch = pa.RecordBatch.from_arrays([values for values, _ in read], schema=_schema(columns))
             yield batch.filter(good) if good.false_count else batch
-    if faults or rows.malformed:
-        firsts = [(rows.malformed[0], rows.malformed_fault)] if rows.malformed else []
-        position, fault = min(firsts + ([first] if first else []))
-        faults, total = faults + len(rows.malformed), total + len(rows.malformed)
-        bad.found(f"{rows.path}:{position}", f"{fault} ({faults:,} of {total:,} rows are bad)", faults)
+    if rows.malformed and (first is None or rows.malformed[0] < first[0]):
+        first = rows.malformed[0], rows.malformed_fault
+    if first:
+        faults, total = (count + len(rows.malformed) for count in (faults, total))
+        bad.found(f"{rows.path}:{first[0]}", f"{first[1]} ({faults:,} of {total:,} rows are bad)", faults)
 
 
 def _shown(value: pa.Scalar) -> str:
@@ -297,10 +285,8 @@ def read_movielens(name: str, folder: Path, bad_rows: Literal["error", "skip"]) 
     release, bad = RELEASES[name], BadRows(bad_rows)
     stand_in, ratings = folder / "interactions.parquet", folder / release.ratings
     if not stand_in.is_file() and not ratings.is_file():
-        raise DataError(
-            f"{ratings}: there is no such file, which is part of the MovieLens release {name}. "
-            "Put it there, or have it fetched: --data.source auto"
-        )
+        remedy = "Put it there, or have it fetched: --data.source auto"
+        raise DataError(f"{ratings}: there is no such file, a part of the MovieLens release {name}. {remedy}")
     with_header = release.separator == "," and not stand_in.is_file()
     columns = [
         _id("user_id", "userId" if with_header else "user_id"),
@@ -308,17 +294,15 @@ def read_movielens(name: str, folder: Path, bad_rows: Literal["error", "skip"]) 
         Column("value", "rating", pa.float32(), "a number from 0.5 to 5", (0.5, 5)),
         TIMESTAMP,
     ]
-    rows: TextFile | ParquetFile
     if stand_in.is_file():
-        rows = ParquetFile(stand_in)
+        rows: TextFile | ParquetFile = ParquetFile(stand_in)
         columns = columns[:2] + [column for column in columns[2:] if column.source in rows.names]
     else:
         separator = "\t" if name == "ml-100k" else release.separator
         rows = TextFile(ratings, separator, None if with_header else [column.source for column in columns])
-    path = folder / (release.users or "")
-    users = _users(name, path, bad) if path.is_file() else None
-    path = folder / release.items
-    items = _items(name, path, bad) if path.is_file() else None
+    user_path, item_path = folder / (release.users or ""), folder / release.items
+    users = _users(name, user_path, bad) if user_path.is_file() else None
+    items = _items(name, item_path, bad) if item_path.is_file() else None
     return SourceTables(checked(rows, columns, bad), None, users, items, "movie", bad)
 
 
@@ -333,12 +317,8 @@ def _attribute(name: str, type: pa.DataType) -> Column:
 def _users(name: str, path: Path, bad: BadRows) -> pa.Table:
     first, second = ("age", "gender") if name == "ml-100k" else ("gender", "age")
     rows = TextFile(path, RELEASES[name].separator, ["user_id", first, second, "occupation", "zip_code"])
-    types = {
-        "gender": pa.string(),
-        "age": pa.int64(),
-        "occupation": pa.string() if name == "ml-100k" else pa.int64(),  # ml-1m has codes from 0 to 20
-        "zip_code": pa.string(),
-    }
+    occupation = pa.string() if name == "ml-100k" else pa.int64()  # ml-1m has codes from 0 to 20
+    types = {"gender": pa.string(), "age": pa.int64(), "occupation": occupation, "zip_code": pa.string()}
     table = read_table(rows, [_id("user_id", "user_id"), *map(_attribute, types, types.values())], bad)
     groups = AGE_GROUPS.searchsorted(table["age"].fill_null(0), side="right") - 1
     ages = pc.if_else(table["age"].is_valid(), AGE_GROUPS[groups.clip(0)], None)
@@ -348,14 +328,11 @@ def _users(name: str, path: Path, bad: BadRows) -> pa.Table:
 
 def _items(name: str, path: Path, bad: BadRows) -> pa.Table:
     release = RELEASES[name]
-    names = ["movie_id", "title", "genres"]
+    with_header = release.separator == ","
+    names = ["movieId" if with_header else "movie_id", "title", "genres"]
     if name == "ml-100k":
-        names = ["movie_id", "title", "date", "video_date", "url", *GENRES]
-    if release.separator == ",":
-        rows = TextFile(path, ",")
-        names[0] = "movieId"
-    else:
-        rows = TextFile(path, release.separator, names, release.encoding)
+        names[2:] = ["date", "video_date", "url", *GENRES]
+    rows = TextFile(path, release.separator, None if with_header else names, release.encoding)
     attributes = [_attribute(name, pa.string()) for name in names[1:]]
     table = read_table(rows, [_id("item_id", names[0]), *attributes], bad)
     year = pc.struct_field(pc.extract_regex(table["title"], r"\((?P<year>[0-9]{4})[^()]*\)\s*$"), "year")
