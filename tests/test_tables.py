@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from trainer.data import movielens
+from trainer.data import rows as checked_rows
 from trainer.data.tables import read_tables
 from trainer.errors import DataError
 
@@ -125,7 +125,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_late_string_makes_all_ids_strings(tmp_path, monkeypatch):
-    monkeypatch.setattr(movielens, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(checked_rows, "BLOCK_BYTES", 100)
     path = tmp_path / "x.csv"
     path.write_text("user_id,item_id\n" + "".join(f"{n},1\n" for n in range(500)) + "x9,1\n")
     tables = read("csv", path)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainer.data.movielens import LARGEST_ID, TIMESTAMP, Column, ParquetFile, TextFile, checked, read_table
+from trainer.data.rows import LARGEST_ID, TIMESTAMP, Column, ParquetFile, TextFile, checked, read_table
 from trainer.data.source import BadRows, SourceTables
 from trainer.errors import DataError
 
