@@ -54,7 +54,7 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
                 )
             if "." in name or (side, name) == ("item", "bias"):
                 raise ConfigError(
-                    f"--model.{side}_features {name}: cannot name a table (no full stops, and `bias` is taken). "
+                    f"--model.{side}_features {name}: cannot name a table (no full stops, not `bias`). "
                     "Rename the column"
                 )
     users = user_inputs(dataset, config.model.user_features)
