@@ -171,10 +171,9 @@ def test_losses_on_values_get_each_rows_item_and_value(data) -> None:
     assert batch.candidate_counts == []
 
 
-def test_an_interaction_without_a_value_counts_as_one(tmp_path: Path) -> None:
+def test_data_without_values_give_none(tmp_path: Path) -> None:
     data = worlds.dataset(tmp_path, TRAIN, HELD_OUT)
-    batch = steps_of(data, rows="interaction", candidates="own").make(0)
-    assert batch.values.tolist() == [1, 1, 1]
+    assert steps_of(data, rows="interaction", candidates="own").make(0).values is None
 
 
 def test_a_user_without_training_items_makes_no_row(data) -> None:

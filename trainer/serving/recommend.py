@@ -31,7 +31,7 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.
     trained = open_run(run)
     row = trained.vocabulary.user_row(user)
     if row is None:
-        examples = ", ".join(str(trained.vocabulary.user_ids[index].as_py()) for index in range(3))
+        examples = ", ".join(map(str, trained.vocabulary.user_ids[:3].to_pylist()))
         raise UserError(
             f"--user {user}: not among the {len(trained.vocabulary.user_ids):,} users of {run} "
             f"(such as {examples}). Name one of them, or train with this user's interactions"
