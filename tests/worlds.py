@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainer.cli import main
 from trainer.data.dataset import Dataset, open_dataset, prepare
 from trainer.data.source import SourceTables
 
@@ -98,3 +99,14 @@ def options(
         pq.write_table(table([(raw(user), raw(item)) for user, item in pairs]), path)
         arguments += [f"--data.{option}", str(path)]
     return arguments
+
+
+QUICK = ("--model.dim", "8", "--batches.size", "4", "--run.epochs", "20", "--run.tensorboard", "false")
+"""Options under which a checkerboard is learned in a fraction of a second."""
+
+
+def trained(folder: Path, *arguments: str) -> Path:
+    """Run folder of a training under `QUICK` and the given options, which must succeed."""
+    run = folder / "run"
+    assert main(["train", *QUICK, "--device", "cpu", "--run.dir", str(run), *arguments]) == 0
+    return run
