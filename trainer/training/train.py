@@ -1,6 +1,7 @@
 """Train, measure and keep a run: the assembly and the loop."""
 
 import json
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -199,7 +200,7 @@ def evaluation_words(dataset: Dataset, evaluation: Evaluation) -> str:
         "ndcg@10" if "ndcg@10" in evaluation.rankers["model"] else next(iter(evaluation.rankers["model"]))
     )
     words = verdict(evaluation.rankers, metric, seen=evaluation.seen)
-    return "\n".join([protocol, results_table(evaluation.rankers), words])
+    return "\n".join([protocol, results_table(evaluation.rankers), textwrap.fill(words, 80)])
 
 
 def _figures(name: str, figures: dict[str, float]) -> str:
