@@ -146,9 +146,9 @@ def _recommend(arguments: list[str]) -> None:
 
 
 def _lengths(text: str) -> list[int]:
-    lengths = [int(part) for part in text.split(",")]
+    lengths = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
     if min(lengths) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: whole numbers from 1 up are needed")
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 1 up are needed, as 5,10")
     return lengths
 
 

@@ -134,7 +134,7 @@ class OptimizerConfig:
     dense_learning_rate: float = 0.001
     """Peak learning rate of dense layers and of the temperature, which are trained with Adam."""
     weight_decay: float = 0.0
-    """L2 penalty on the rows that a step visits (`adam` on CPU: on all rows)."""
+    """L2 penalty on all rows of the tables; fused kernels have none (`adam` on CPU is dense)."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Course of the learning rates after the warm-up; `linear` and `cosine` end at zero."""
     warmup: float = 0.1

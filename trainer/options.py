@@ -22,12 +22,21 @@ from trainer.errors import ConfigError
 PARSER_OPTIONS = ("help", "config", "print_config")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts like `1e3`, which jsonargparse reads as numbers, as YAML 1.2 does, and PyYAML does not."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def parse_config(arguments: Sequence[str]) -> Config:
     """Configuration of defaults, then the `--config` file, then `--section.key value` options.
 
     Raises: ConfigError naming file or option, key, value and remedy.
     """
-    arguments = list(_normalised(arguments))
+    arguments = _files_first(list(_normalised(arguments)))
     for place, path in _config_files(arguments):
         _check_file(place, path)
     parser = make_parser("python -m trainer train")
@@ -47,7 +56,7 @@ def read_config(path: Path) -> Config:
 
 def config_text(config: Config) -> str:
     """Configuration as YAML, in the order of the dataclasses."""
-    return yaml.safe_dump(asdict(config), sort_keys=False)
+    return yaml.dump(asdict(config), Dumper=_Dumper, sort_keys=False)
 
 
 def make_parser(prog: str) -> jsonargparse.ArgumentParser:
@@ -100,6 +109,16 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     )
     yield "evaluation.chunk", "a whole number from 1 up is needed", config.evaluation.chunk > 0
     yield "optimizer.learning_rate", "a number above 0 is needed", config.optimizer.learning_rate > 0
+    yield (
+        "optimizer.dense_learning_rate",
+        "a number above 0 is needed",
+        config.optimizer.dense_learning_rate > 0,
+    )
+    yield (
+        "optimizer.table_learning_rates",
+        "numbers from 0 up are needed",
+        all(rate >= 0 for rate in config.optimizer.table_learning_rates.values()),
+    )
     yield "optimizer.warmup", "a share from 0 to 1 is needed", 0 <= config.optimizer.warmup <= 1
     yield "optimizer.weight_decay", "a number from 0 up is needed", config.optimizer.weight_decay >= 0
     yield "data.test_size", "a share between 0 and 1 is needed", 0 < data.test_size < 1
@@ -158,12 +177,12 @@ def _normalised(arguments: Sequence[str]) -> Iterator[str]:
         if argument.startswith("--"):
             key, equals, value = argument[2:].partition("=")
             if key not in PARSER_OPTIONS:
-                _check_key("", key, known, "--")
+                _check_key("", key.removesuffix("+"), known, "--")
             yield f"--{key}"
             if not equals:
                 continue
             argument = value
-        if typing.get_origin(known.get(key)) is list and not argument.startswith("["):
+        if typing.get_origin(known.get(key.removesuffix("+"))) is list and not argument.startswith("["):
             argument = f"[{argument}]"
         yield argument
 
@@ -176,6 +195,16 @@ def _check_key(place: str, key: str, known: dict[str, Any], dashes: str = "") ->
     near = near or [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     hint = f"Did you mean {dashes}{near[0]}?" if near else "See python -m trainer train --help"
     raise ConfigError(f"{place}{dashes}{key}: no such option. {hint}")
+
+
+def _files_first(arguments: list[str]) -> list[str]:
+    """Arguments with `--config FILE` in front, so that an option overrides a file wherever it stands."""
+    places = {place for place, option in enumerate(arguments) if option == "--config"}
+    places |= {place + 1 for place in places if place + 1 < len(arguments)}
+    files, others = [], []
+    for place, argument in enumerate(arguments):
+        (files if place in places else others).append(argument)
+    return files + others
 
 
 def _config_files(arguments: Sequence[str]) -> Iterator[tuple[str, Path]]:
@@ -228,11 +257,11 @@ def _one_line(message: str, arguments: Sequence[str]) -> str:
     key = found.group(1)
     given = re.search(r"(?:Given value|Got value|value): (.+)", message)
     value = given.group(1).strip() if given else ""
-    if f"--{key}" in arguments:
-        position = len(arguments) - 1 - list(reversed(arguments)).index(f"--{key}")
-        following = arguments[position + 1 : position + 2]
-        value = following[0] if following else "(nothing)"
-        return f"--{key} {value}: expected {_expected(_keys(Config).get(key))}"
+    for option, following in reversed(list(pairwise([*arguments, "(nothing)"]))):
+        if option == f"--{key}":
+            return f"{option} {following}: expected {_expected(_keys(Config).get(key))}"
+        if option.startswith(f"--{key}."):  # an entry of a mapping
+            return f"{option} {following}: expected a number"
     files = ", ".join(str(path) for _, path in _config_files(arguments))
     return f"{files}: {key} is {value!r}, expected {_expected(_keys(Config).get(key))}"
 

@@ -98,10 +98,10 @@ class Batches:
         # Users without training interactions make no row.
         self.row_users = np.flatnonzero(counts) if by_user else None
         self.row_count = len(self.row_users) if self.row_users is not None else len(self.train)
-        popularity = np.bincount(self.train.items, minlength=dataset.item_count)
-        self.row_share = np.minimum(popularity / self.row_count, 1)
+        # Rows that hold each item: a row holds it once at most.
+        self.holders = np.bincount(self.train.items, minlength=dataset.item_count)
         uniform = np.full(self.item_count, 1 / self.item_count)
-        self.draw_share = uniform if plan.distribution == "uniform" else popularity / popularity.sum()
+        self.draw_share = uniform if plan.distribution == "uniform" else self.holders / len(self.train)
         weights = counts[self.row_users].astype(np.float64) ** plan.user_weight_power if by_user else None
         self.user_weights = None
         if weights is not None:
@@ -173,9 +173,11 @@ class Batches:
         if self.plan.candidates == "catalogue":
             return catalogue(self.item_count)
         if self.plan.candidates == "in_batch":
-            return in_batch(items, self.row_share, len(rows))
+            return in_batch(items, self.holders, len(rows), self.row_count)
         generator = np.random.default_rng([self.plan.seed, step, 1])
-        return sampled(items, self.row_share, len(rows), self.draw_share, self.plan.samples, generator)
+        return sampled(
+            items, self.holders, len(rows), self.row_count, self.draw_share, self.plan.samples, generator
+        )
 
     def _masks_more(self) -> bool:
         return self.plan.mask_known and self.plan.rows == "interaction"

@@ -33,22 +33,24 @@ def catalogue(item_count: int) -> Candidates:
     return Candidates(np.arange(item_count), None)
 
 
-def in_batch(positives: np.ndarray, row_share: np.ndarray, rows: int) -> Candidates:
+def in_batch(positives: np.ndarray, holders: np.ndarray, rows: int, row_count: int) -> Candidates:
     """The step's own positives (Yi et al., RecSys 2019).
 
     Args:
         positives: (P,) int64 items of all rows of the step, over all ranks.
-        row_share: (N,) share of all training rows that hold the item.
+        holders: (N,) training rows that hold the item.
         rows: rows of the step.
+        row_count: training rows in all, of which a step takes `rows` different ones.
     """
     items = np.unique(positives)
-    return Candidates(items, _log(1 - _chance_absent(row_share[items], rows)))
+    return Candidates(items, _log_chance(_log_absent_from_rows(holders[items], rows, row_count)))
 
 
 def sampled(
     positives: np.ndarray,
-    row_share: np.ndarray,
+    holders: np.ndarray,
     rows: int,
+    row_count: int,
     draw_share: np.ndarray,
     draws: int,
     generator: np.random.Generator,
@@ -56,7 +58,7 @@ def sampled(
     """The step's own positives and a sample that all rows share.
 
     Args:
-        positives, row_share, rows: as in `in_batch`.
+        positives, holders, rows, row_count: as in `in_batch`.
         draw_share: (N,) chance of each item in one draw; its sum is 1.
         draws: items drawn, with replacement.
         generator: of the step, the same on every rank.
@@ -64,13 +66,24 @@ def sampled(
     # Inverse transform sampling: `Generator.choice` would sum all chances anew at every step.
     drawn = np.searchsorted(np.cumsum(draw_share), generator.random(draws), side="right")
     items = np.union1d(positives, np.minimum(drawn, len(draw_share) - 1))
-    absent = _chance_absent(row_share[items], rows) * _chance_absent(draw_share[items], draws)
-    return Candidates(items, _log(1 - absent))
+    absent_from_rows = _log_absent_from_rows(holders[items], rows, row_count)
+    with np.errstate(divide="ignore"):
+        absent_from_draws = draws * np.log1p(-draw_share[items])
+    return Candidates(items, _log_chance(absent_from_rows + absent_from_draws))
 
 
-def _chance_absent(share: np.ndarray, draws: int) -> np.ndarray:
-    return np.power(1 - share.astype(np.float64), draws)
+def _log_absent_from_rows(holders: np.ndarray, rows: int, row_count: int) -> np.ndarray:
+    """Log of the chance that none of an item's rows is among the different rows of a step.
+
+    It is the product of 1 - larger / (row_count - i) for i < smaller, where `smaller` and `larger` are the
+    item's rows and the step's in order of size (hypergeometric); all factors are taken at the middle i, which
+    is exact for one row and for a step of all rows.
+    """
+    smaller, larger = np.minimum(holders, rows), np.maximum(holders, rows)
+    taken = larger / (row_count - np.maximum(smaller - 1, 0) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(smaller, smaller * np.log1p(-np.minimum(taken, 1)), 0.0)
 
 
-def _log(chance: np.ndarray) -> np.ndarray:
-    return np.log(chance).astype(np.float32)
+def _log_chance(log_absent: np.ndarray) -> np.ndarray:
+    return np.log(-np.expm1(log_absent)).astype(np.float32)

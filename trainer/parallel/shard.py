@@ -16,6 +16,8 @@ from torchrec.distributed.types import ModuleSharder, ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from trainer.errors import ConfigError
+
 INITIAL_BLOCK_ROWS = 65_536
 EPSILON = 1e-8
 _FUSED = {
@@ -51,9 +53,16 @@ def shard(
         optimizer: of the tables: `rowwise_adagrad`, `adagrad`, `sgd` or `adam`.
         learning_rates: peak learning rate of every table, by name.
         dense_learning_rate: peak learning rate of all other parameters, which are trained with Adam.
-        weight_decay: L2 penalty on table rows.
+        weight_decay: L2 penalty on all rows of the tables; 0 with fused kernels.
     Returns: the sharded model, its tables without values, and one optimizer for everything.
+    Raises: ConfigError for a weight decay that the kernel would ignore.
     """
+    if kernel == "fused" and weight_decay > 0:
+        # FBGEMM takes the setting and, on CPU, drops it without a word; its Adam on CUDA decays otherwise.
+        raise ConfigError(
+            f"--optimizer.weight_decay {weight_decay}: a fused {optimizer} has none. Leave it at 0, or use "
+            "--sharding.kind data_parallel"
+        )
     settings = {"weight_decay": weight_decay} | ({} if optimizer == "sgd" else {"eps": EPSILON})
     if kernel == "fused":
         for name, parameter in _tables(towers):
@@ -77,7 +86,11 @@ def shard(
 
 
 def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:
-    """Set every learning rate to `factor` times its peak; takes effect with the next `optimizer.step()`."""
+    """Set every learning rate to `factor` times its peak.
+
+    A fused optimizer updates during the backward pass and hands its rate to the kernel in `zero_grad` and
+    `step` alone: call this before `optimizer.zero_grad()` for the rate to hold in that very step.
+    """
     for group in _groups(optimizer):
         group["lr"] = group["peak_lr"] * factor
 

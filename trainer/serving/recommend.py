@@ -31,7 +31,7 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.
     trained = open_run(run)
     row = trained.vocabulary.user_row(user)
     if row is None:
-        examples = ", ".join(str(trained.vocabulary.user_ids[index].as_py()) for index in range(3))
+        examples = ", ".join(map(str, trained.vocabulary.user_ids[:3].to_pylist()))
         raise UserError(
             f"--user {user}: not among the {len(trained.vocabulary.user_ids):,} users of {run} "
             f"(such as {examples}). Name one of them, or train with this user's interactions"
@@ -48,12 +48,15 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.
             for start in range(0, items, ITEMS_AT_ONCE)
         ]
         scores, rows = top_k(query, torch.cat(blocks), k, exclude)
-    found = rows[0][rows[0] >= 0].tolist()
+    found = rows[0][rows[0] >= 0].numpy()
     titles, ids = trained.vocabulary.titles, trained.vocabulary.item_ids
     return pd.DataFrame(
         {
             "item": ids.take(found).to_pylist(),
-            "title": titles.take(found).to_pylist() if titles is not None else [None] * len(found),
+            # As objects: pandas' own type of text would turn None into a float.
+            "title": pd.Series(
+                titles.take(found).to_pylist() if titles is not None else [None] * len(found), dtype=object
+            ),
             "score": scores[0, : len(found)].tolist(),
         }
     )

@@ -41,7 +41,7 @@ class Parts:
 def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
     """Features of the query and of the candidate tower.
 
-    Raises: ConfigError for an attribute that the data set does not have.
+    Raises: ConfigError for an attribute that the data set does not have, or that cannot name a table.
     """
     for side, wanted, present in (
         ("user", config.model.user_features, dataset.user_features),
@@ -52,6 +52,11 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
                 has = f"it has {', '.join(present)}" if present else "it has none"
                 raise ConfigError(
                     f"--model.{side}_features {name}: no such attribute in {dataset.name}; {has}"
+                )
+            if "." in name or (side, name) == ("item", "bias"):
+                raise ConfigError(
+                    f"--model.{side}_features {name}: cannot name a table (no full stops, not `bias`). "
+                    "Rename the column"
                 )
     users = user_inputs(dataset, config.model.user_features)
     items = item_inputs(dataset, config.model.item_features, config.model.item_bias)

@@ -44,7 +44,8 @@ def newest(run: Path) -> tuple[Path, int]:
         raise CheckpointError(
             f"{run}: no such run folder. Train one: python -m trainer train --run.dir {run}"
         )
-    complete = sorted(folder for folder in (run / FOLDER).glob("step-*") if (folder / STATE).exists())
+    numbered = (run / FOLDER).glob("step-*[0-9]")  # not the `.partial` ones
+    complete = sorted(folder for folder in numbered if (folder / STATE).exists())
     if not complete:
         raise CheckpointError(f"{run}: holds no complete checkpoint. Name the folder of a finished training")
     return complete[-1], int(json.loads((complete[-1] / STATE).read_text())["step"])

@@ -6,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.data.dataset import open_dataset
+import numpy as np
+
+from trainer.data.dataset import Dataset, open_dataset, open_vocabulary
 from trainer.data.prepare import prepare_data
+from trainer.errors import CheckpointError
 from trainer.parallel.world import join_world
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import load, newest
@@ -29,7 +32,8 @@ def measure_run(
         run: run folder.
         split, seen, ks, device: as in the configuration; by default the run's own.
         as_json: one JSON object instead of a table.
-    Raises: CheckpointError for a folder that is no run; DataError if its data have gone or the part is empty.
+    Raises: CheckpointError for a folder that is no run; DataError if its data have gone or the part is empty;
+        CheckpointError if they have changed.
     """
     config = run_config(run)
     checkpoint, step = newest(run)
@@ -40,6 +44,7 @@ def measure_run(
     config = replace(config, evaluation=protocol, device=device or config.device)
     with join_world(config.device, config.backend) as world:
         dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
+        world.on_first(lambda: _check_data(run, dataset))
         parts = assemble(config, dataset, world)
         load(checkpoint, parts.model)
         evaluation = measure(config, dataset, parts, world, protocol.split)
@@ -48,3 +53,16 @@ def measure_run(
     if as_json:
         return json.dumps(evaluation_report(run, step, evaluation))
     return evaluation_words(dataset, evaluation)
+
+
+def _check_data(run: Path, dataset: Dataset) -> None:
+    """Refuse data whose rows mean others than in the training, or of which more was known then."""
+    then, now = open_vocabulary(run), dataset.known("test")
+    same = (
+        then.user_ids.equals(dataset.user_ids)
+        and then.item_ids.equals(dataset.item_ids)
+        and np.array_equal(then.known.offsets, now.offsets)
+        and np.array_equal(then.known.values, now.values)
+    )
+    if not same:
+        raise CheckpointError(f"{run}: its data have changed since the training. Train anew")

@@ -1,0 +1,137 @@
+"""Recommendations from a run folder alone, on a checkerboard whose diagonal must come first."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests import worlds
+from trainer.errors import CheckpointError, UserError
+from trainer.serving.recommend import as_json, as_text, recommend
+from trainer.training.runs import open_run
+
+TRAIN, WITHHELD = worlds.checkerboard()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkerboard")
+    items = folder / "items.parquet"
+    # The title of item 51 is known, that of item 52 is not, and the others have no row.
+    pq.write_table(pa.table({"item_id": [51, 52], "title": ["The First", None]}), items)
+    return worlds.trained(folder, *worlds.options(folder, TRAIN, WITHHELD), "--data.items", str(items))
+
+
+@pytest.fixture(scope="module")
+def textual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("textual")
+    return worlds.trained(folder, *worlds.options(folder, TRAIN, WITHHELD, lambda number: f"x{number}"))
+
+
+def test_every_user_is_recommended_the_diagonal_first(run: Path) -> None:
+    for user, item in WITHHELD:
+        assert recommend(run, str(user), 1)["item"].tolist() == [item]
+
+
+def test_text_ids_work_as_numbers_do(textual: Path) -> None:
+    for user, item in WITHHELD[:3]:
+        assert recommend(textual, f"x{user}", 1)["item"].tolist() == [f"x{item}"]
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 8, 100])
+def test_no_item_comes_twice_and_no_seen_one_at_all(run: Path, k: int) -> None:
+    for user, _ in WITHHELD[:4]:
+        seen = {item for owner, item in TRAIN if owner == user}
+        found = recommend(run, str(user), k)["item"].tolist()
+        # 8 items, of which 3 are seen: 5 are left, however many are asked for.
+        assert len(found) == len(set(found)) == min(k, 5)
+        assert not seen & set(found)
+
+
+def test_seen_items_are_ranked_where_they_are_asked_for(run: Path) -> None:
+    found = recommend(run, "1001", 100, keep_seen=True)["item"]
+    assert sorted(found) == list(range(worlds.FIRST_ITEM, worlds.FIRST_ITEM + 8))
+
+
+def test_scores_are_those_of_the_towers_and_descend(run: Path) -> None:
+    trained = open_run(run)
+    # User 1001 is row 0; every table's row is the vocabulary's.
+    query = trained.towers.query.embeddings.embedding_bags["user"].weight[0]
+    vectors = trained.towers.candidate.embeddings.embedding_bags["item"].weight
+    bias = trained.towers.candidate.embeddings.embedding_bags["item_bias"].weight.mean(1)
+    expected = torch.nn.functional.cosine_similarity(query.unsqueeze(0), vectors) / 0.2 + bias
+    ids = trained.vocabulary.item_ids.to_pylist()
+    found = recommend(run, "1001", 100, keep_seen=True)
+    assert found["score"].is_monotonic_decreasing
+    assert dict(zip(found["item"], found["score"], strict=True)) == pytest.approx(
+        dict(zip(ids, expected.tolist(), strict=True)), abs=1e-5
+    )
+
+
+def test_titles_stand_beside_the_ids_that_have_one(run: Path) -> None:
+    found = recommend(run, "1001", 100, keep_seen=True)
+    assert {item["item"]: item["title"] for item in as_json("1001", found)["items"]} == {
+        51: "The First"
+    } | dict.fromkeys(range(52, 59))
+
+
+def test_a_data_set_without_titles_has_none(textual: Path) -> None:
+    found = as_json("x1001", recommend(textual, "x1001", 1))
+    assert found["items"][0]["title"] is None
+
+
+def test_a_recommendation_does_not_need_the_data(run: Path, textual: Path) -> None:
+    for file in [*run.parent.glob("*.parquet"), *textual.parent.glob("*.parquet")]:
+        file.rename(file.with_suffix(".away"))
+    try:
+        assert recommend(run, "1001", 1)["item"].tolist() == [51]
+    finally:
+        for file in [*run.parent.glob("*.away"), *textual.parent.glob("*.away")]:
+            file.rename(file.with_suffix(".parquet"))
+
+
+@pytest.mark.parametrize("user", ["9", "1001.0", " 1001", "", "x1001", "99999999999999999999"])
+def test_an_unknown_user_is_named_with_examples(run: Path, user: str) -> None:
+    with pytest.raises(UserError, match=r"not among the 16 users of .* \(such as 1001, 1002, 1003\)"):
+        recommend(run, user)
+
+
+def test_examples_are_as_many_as_there_are_users(tmp_path: Path) -> None:
+    pairs = [(1, 1), (1, 2), (2, 1)]
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, pairs, [(2, 2)]))
+    with pytest.raises(UserError, match=r"not among the 2 users of .* \(such as 1, 2\)"):
+        recommend(run, "9")
+
+
+def test_a_user_without_training_items_is_recommended_by_bias(tmp_path: Path) -> None:
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, [*WITHHELD, (7, 51)]))
+    trained = open_run(run)
+    bias = trained.towers.candidate.embeddings.embedding_bags["item_bias"].weight.mean(1)
+    found = recommend(run, "7", 100)["item"].tolist()
+    ids = trained.vocabulary.item_ids.to_pylist()
+    assert found == [ids[row] for row in bias.argsort(descending=True, stable=True)]
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no run folder \(it has no config.yaml\)"):
+        recommend(tmp_path, "1")
+
+
+def test_lines_show_rank_id_title_and_score() -> None:
+    items = pd.DataFrame({"item": [7, 10], "title": ["Seven", None], "score": [1.5, -0.25]}, dtype=object)
+    assert [line.split() for line in as_text(items).splitlines()] == [
+        ["1", "7", "Seven", "1.5000"],
+        ["2", "10", "-0.2500"],
+    ]
+
+
+def test_a_user_with_the_whole_catalogue_is_told_so(tmp_path: Path) -> None:
+    pairs = [(1, 1), (1, 2), (2, 1)]
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, pairs, [(2, 2)]))
+    found = recommend(run, "1")
+    assert found.empty
+    assert as_json("1", found) == {"user": "1", "items": []}
+    assert as_text(found).startswith("No items are left")

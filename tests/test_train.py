@@ -1,0 +1,299 @@
+"""Trainings from end to end in one process, on worlds whose right answer is known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests import worlds
+from trainer.cli import main
+from trainer.config import Config
+from trainer.data.batches import Batches
+from trainer.data.dataset import Dataset
+from trainer.errors import ConfigError
+from trainer.options import parse_config, read_config
+from trainer.parallel.shard import schedule_factor
+from trainer.parallel.world import join_world
+from trainer.training.assembly import assemble, batch_plan, make_inputs
+from trainer.training.progress import Progress
+from trainer.training.runs import open_run
+from trainer.training.train import fit
+
+TRAIN, WITHHELD = worlds.checkerboard()
+
+
+def metrics(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def records(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_folder_holds_all_that_its_readers_need(tmp_path: Path) -> None:
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("checkpoints", "config.yaml", "item_inputs.npz", "metrics.json", "metrics.jsonl", "plan.json"),
+        *("user_inputs.npz", "vocabulary"),
+    ]
+    # 16 users in steps of 4 for 20 epochs.
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000080"]
+    config = read_config(run / "config.yaml")
+    assert (config.run.epochs, config.model.dim, config.data.name) == (20, 8, "files")
+    plan = json.loads((run / "plan.json").read_text())
+    sizes = {table["name"]: (table["rows"], table["dim"]) for table in plan["tables"]}
+    assert sizes == {"user": (17, 8), "item": (8, 8), "item_bias": (8, 4)}
+
+
+def test_a_run_is_measured_beside_popularity_and_chance(tmp_path: Path) -> None:
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), "--evaluation.k", "1,5")
+    found = metrics(run)
+    assert list(found)[:6] == ["run", "step", "split", "seen", "users", "items"]
+    assert list(found)[6:] == ["model", "popularity", "random", "seconds"]
+    assert (found["run"], found["step"], found["split"], found["seen"]) == (str(run), 80, "test", "mask")
+    assert (found["users"], found["items"]) == (16, 8)
+    assert sorted(found["seconds"]) == ["evaluate", "prepare", "train"]
+    # Every user's one withheld item comes first. 5 items are left to each, so at 5 it is found by anyone.
+    for metric in ("ndcg@1", "recall@1", "precision@1", "hit_rate@1", "ndcg@5", "mrr@5"):
+        assert found["model"][metric] == 1, metric
+    for ranker in ("model", "popularity", "random"):
+        assert found[ranker]["recall@5"] == 1
+        assert found[ranker]["precision@5"] == pytest.approx(1 / 5)
+    assert found["popularity"]["ndcg@1"] < 1 > found["random"]["ndcg@1"]
+
+
+def test_the_log_holds_falling_losses_and_the_rates_in_force(tmp_path: Path) -> None:
+    options = ["--run.log_every", "1", "--optimizer.learning_rate", "0.2", "--optimizer.warmup", "0.25"]
+    found = records(worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), *options))
+    assert [record["step"] for record in found] == list(range(1, 81))
+    assert [record["epoch"] for record in found[3::4]] == list(range(1, 21))
+    expected = [0.2 * schedule_factor(step, 80, "linear", 0.25) for step in range(80)]
+    assert [record["learning_rate"] for record in found] == pytest.approx(expected)
+    losses = [record["loss"] for record in found]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) / 4
+
+
+def test_an_epochs_record_is_the_mean_of_its_steps(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    options = worlds.options(tmp_path, TRAIN, WITHHELD)
+    steps = records(worlds.trained(tmp_path / "one", *options, "--run.log_every", "1"))
+    epochs = records(worlds.trained(tmp_path / "two", *options, "--run.log_every", "0"))
+    means = np.array([record["loss"] for record in steps]).reshape(20, 4).mean(1)
+    assert [record["loss"] for record in epochs] == pytest.approx(means.tolist(), rel=1e-5)
+    assert [record["epoch"] for record in epochs] == list(range(1, 21))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    options = worlds.options(tmp_path, TRAIN, WITHHELD)
+    found = []
+    for name, seed in (("one", "1"), ("two", "1"), ("three", "2")):
+        (tmp_path / name).mkdir()
+        run = worlds.trained(tmp_path / name, *options, "--run.seed", seed, "--model.hidden", "8")
+        found.append(open_run(run).towers.state_dict())
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+    assert not torch.equal(
+        found[0]["query.embeddings.embedding_bags.user.weight"],
+        found[2]["query.embeddings.embedding_bags.user.weight"],
+    )
+
+
+LEARNERS = {
+    "catalogue": [],
+    "in_batch": ["--loss.candidates", "in_batch"],
+    "sampled": ["--loss.candidates", "sampled", "--loss.samples", "4"],
+    "popularity sampled": [
+        *("--loss.candidates", "sampled", "--loss.samples", "4", "--loss.distribution", "popularity")
+    ],
+    "interaction": ["--batches.rows", "interaction"],
+    "interaction in_batch": ["--batches.rows", "interaction", "--loss.candidates", "in_batch"],
+    "bpr": ["--batches.rows", "interaction", "--loss.name", "bpr"],
+    "bpr sampled": [*("--batches.rows", "interaction", "--loss.name", "bpr", "--loss.candidates", "sampled")],
+    "dot": ["--model.similarity", "dot", "--model.item_bias", "false", "--model.init_std", "0.3"],
+    "dense layers": ["--model.hidden", "16", "--model.learn_temperature", "true"],
+    "adagrad": ["--optimizer.name", "adagrad"],
+    "sgd": ["--optimizer.name", "sgd", "--optimizer.learning_rate", "3"],
+    "adam": ["--optimizer.name", "adam"],
+    "column_wise": ["--sharding.kind", "column_wise"],
+    "data_parallel": ["--sharding.kind", "data_parallel"],
+}
+
+
+@pytest.mark.parametrize("options", LEARNERS.values(), ids=LEARNERS)
+def test_the_diagonal_of_the_checkerboard_is_learned(tmp_path: Path, options: list[str]) -> None:
+    rates = ["--optimizer.learning_rate", "0.1", "--optimizer.table_learning_rates", "{item_bias: 0.005}"]
+    run = worlds.trained(
+        tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), "--evaluation.k", "1", *rates, *options
+    )
+    assert metrics(run)["model"]["recall@1"] == 1
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_losses_on_values_rank_what_is_liked_above_what_is_not(tmp_path: Path, loss: str) -> None:
+    # Users rate their colour 5 and the other 1; one item of each colour is withheld, which is unseen then.
+    pairs, values = list(TRAIN), [5.0] * len(TRAIN)
+    for user in range(16):
+        for item in range(1 - user % 2, 8, 2):
+            if item != (user + 1) % 8:
+                pairs.append((worlds.FIRST_USER + user, worlds.FIRST_ITEM + item))
+                values.append(1.0)
+    arguments = worlds.options(tmp_path, pairs, WITHHELD)
+    pq.write_table(worlds.table(pairs, values), tmp_path / "interactions.parquet")
+    pq.write_table(worlds.table(WITHHELD, [5.0] * 16), tmp_path / "held_out.parquet")
+    run = worlds.trained(
+        tmp_path,
+        *arguments,
+        *("--loss.name", loss, "--batches.rows", "interaction", "--model.similarity", "dot"),
+        *("--model.popularity_prior", "0", "--evaluation.k", "1", "--optimizer.learning_rate", "0.1"),
+    )
+    assert metrics(run)["model"]["recall@1"] == 1
+    assert records(run)[-1]["loss"] < records(run)[0]["loss"] / 4
+
+
+def test_losses_on_values_need_values(capsys, tmp_path: Path) -> None:
+    options = worlds.options(tmp_path, TRAIN, WITHHELD)
+    assert main([*options, "--loss.name", "mse", "--batches.rows", "interaction", "--device", "cpu"]) == 2
+    assert "--loss.name mse: files has no values" in capsys.readouterr().err
+
+
+def test_a_second_training_in_the_same_folder_is_refused(capsys, tmp_path: Path) -> None:
+    options = worlds.options(tmp_path, TRAIN, WITHHELD)
+    run = worlds.trained(tmp_path, *options)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(["train", *options, "--run.dir", str(run)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --run.dir {run}: holds a run already")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_validation_figures_are_recorded_during_the_training(tmp_path: Path) -> None:
+    run = worlds.trained(
+        tmp_path,
+        *worlds.options(tmp_path, TRAIN, WITHHELD),
+        *("--data.validation_size", "0.2", "--run.evaluate_every", "5", "--evaluation.k", "3"),
+    )
+    measured = [record for record in records(run) if "validation/ndcg@3" in record]
+    assert len(measured) == 4
+    assert all(0 <= record["validation/recall@3"] <= 1 for record in measured)
+
+
+def test_tensorboard_events_are_written_where_they_are_wanted(tmp_path: Path) -> None:
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), "--run.tensorboard", "true")
+    assert list((run / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--model.user_features", "age"],
+            "--model.user_features age: no such attribute in files; it has none",
+        ),
+        (
+            ["--optimizer.table_learning_rates", "{movie: 1}"],
+            "--optimizer.table_learning_rates movie: no such table; this model has user, item, item_bias",
+        ),
+        (
+            ["--optimizer.weight_decay", "0.1"],
+            "--optimizer.weight_decay 0.1: a fused rowwise_adagrad has none",
+        ),
+        (["--optimizer.name", "adam", "--sharding.kind", "column_wise"], "--optimizer.name adam: not with"),
+        (
+            ["--optimizer.learning_rate", "1e38", "--model.similarity", "dot", "--optimizer.name", "sgd"],
+            "the model has diverged",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_line(capsys, tmp_path: Path, options, words) -> None:
+    data = worlds.options(tmp_path, TRAIN, WITHHELD)
+    arguments = [*data, *worlds.QUICK, "--device", "cpu", "--run.dir", str(tmp_path / "run"), *options]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+ATTRIBUTES = pa.table(
+    {"item_id": [51, 52], "genre.main": ["a", "b"], "bias": ["a", "b"], "genres": [["a"], []]}
+)
+
+
+def test_item_attributes_train_and_names_that_tables_cannot_have_are_refused(capsys, tmp_path: Path) -> None:
+    pq.write_table(ATTRIBUTES, tmp_path / "items.parquet")
+    data = [*worlds.options(tmp_path, TRAIN, WITHHELD), "--data.items", str(tmp_path / "items.parquet")]
+    run = worlds.trained(tmp_path, *data, "--model.item_features", "genres")
+    assert metrics(run)["model"]["ndcg@10"] > metrics(run)["random"]["ndcg@10"]
+    for name in ("genre.main", "bias"):
+        arguments = [*data, "--run.dir", str(tmp_path / name), "--model.item_features", name]
+        assert main([*arguments, "--device", "cpu"]) == 2
+        assert f"--model.item_features {name}: cannot name a table" in capsys.readouterr().err
+
+
+def test_a_run_whose_data_have_changed_is_not_measured(capsys, tmp_path: Path) -> None:
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 0
+    # The same users, items and counts in another order: every row of every table would mean someone else.
+    worlds.options(tmp_path, TRAIN[::-1], WITHHELD)
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 2
+    assert f"{run}: its data have changed since the training" in capsys.readouterr().err
+
+
+def started(tmp_path: Path, *options: str) -> tuple[Config, Dataset]:
+    """A configuration and a data set in which user 7 has a test item alone."""
+    config = parse_config([*worlds.QUICK, "--run.dir", str(tmp_path), *options])
+    return config, worlds.dataset(tmp_path / "cache", TRAIN, [*WITHHELD, (7, 51)])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--optimizer.name", "adam"],
+        ["--optimizer.name", "adam", "--optimizer.weight_decay", "0.1"],
+        ["--batches.rows", "interaction", "--loss.candidates", "in_batch"],
+    ],
+)
+def test_the_unknown_users_row_is_zero_before_and_after_the_training(tmp_path: Path, options) -> None:
+    config, dataset = started(tmp_path, *options)
+    with join_world("cpu") as world:
+        parts = assemble(config, dataset, world)
+        (key,) = (key for key in parts.model.state_dict() if "bags.user.weight" in key)
+
+        def unknown() -> list[float]:
+            return parts.model.state_dict()[key].local_shards()[0].tensor[dataset.user_count].tolist()
+
+        assert dataset.user_count == 17
+        assert unknown() == [0] * 8
+        source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+        with Progress(tmp_path, 0, active=False, tensorboard=False) as progress:
+            fit(config, dataset, parts, source, world, progress)
+        assert unknown() == [0] * 8
+
+
+def test_biases_start_at_the_centred_log_popularity(tmp_path: Path) -> None:
+    pairs = [(user, item) for item, count in enumerate([8, 4, 1]) for user in range(count)]
+    dataset = worlds.dataset(tmp_path / "cache", pairs, [(0, 3)])
+    config = parse_config([*worlds.QUICK, "--model.popularity_prior", "0.5"])
+    with join_world("cpu") as world:
+        state = assemble(config, dataset, world).model.state_dict()
+        bias = state["candidate.embeddings.embedding_bags.item_bias.weight"].local_shards()[0].tensor.clone()
+    # Item 3 has no training interaction and counts as half a one.
+    logarithm = np.log([8, 4, 1, 0.5])
+    expected = 0.5 * (logarithm - logarithm.mean())
+    assert bias.mean(1).tolist() == pytest.approx(expected.tolist())
+
+
+def test_an_attribute_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    users = pa.table({"user_id": [1001], "age": ["old"], "town": ["here"]})
+    dataset = worlds.dataset(tmp_path / "cache", TRAIN, WITHHELD, users=users)
+    config = parse_config(["--model.user_features", "aeg"])
+    with pytest.raises(
+        ConfigError, match=r"--model\.user_features aeg: no such attribute in world; it has age, town"
+    ):
+        make_inputs(config, dataset)

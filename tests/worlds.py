@@ -1,0 +1,112 @@
+"""Small worlds whose right answer is known without a model, for tests of every part."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainer.cli import main
+from trainer.data.dataset import Dataset, open_dataset, prepare
+from trainer.data.source import SourceTables
+
+Pairs = Sequence[tuple[int | str, int | str]]
+"""Interactions as (raw user id, raw item id)."""
+
+FIRST_USER, FIRST_ITEM = 1001, 51
+
+
+def checkerboard(users: int = 16, items: int = 8) -> tuple[Pairs, Pairs]:
+    """Users and items of two colours: every user has all items of their colour but one, which is withheld.
+
+    It is the one unseen item that resembles what the user has, so it must be recommended first. Popularity
+    says nothing: where `users` is a multiple of `items`, all items are equally popular.
+
+    Args:
+        users: count, even; raw ids count up from FIRST_USER, and a user's colour is the row's parity.
+        items: count, even; raw ids from FIRST_ITEM, colours alike.
+    Returns: training pairs, and the withheld pair of every user.
+    """
+    train, withheld = [], []
+    for user in range(users):
+        diagonal = user % items
+        for item in range(user % 2, items, 2):
+            pairs = withheld if item == diagonal else train
+            pairs.append((FIRST_USER + user, FIRST_ITEM + item))
+    return train, withheld
+
+
+def table(pairs: Pairs, values: Sequence[float] | None = None) -> pa.Table:
+    """Interactions with the columns of a reader's."""
+    users, items = zip(*pairs, strict=True) if pairs else ((), ())
+    columns = {"user_id": pa.array(users), "item_id": pa.array(items)}
+    if values is not None:
+        columns["value"] = pa.array(values, pa.float32())
+    return pa.table(columns)
+
+
+def dataset(
+    cache: Path,
+    train: Pairs,
+    held_out: Pairs,
+    values: Sequence[float] | None = None,
+    users: pa.Table | None = None,
+    items: pa.Table | None = None,
+    item_name: str = "item",
+) -> Dataset:
+    """A prepared data set of just these pairs, made anew.
+
+    Args:
+        cache: an empty folder.
+        train: training pairs, in this order.
+        held_out: test pairs, at least one; a pair of both parts stays in the test part alone.
+        values: of the training pairs; test pairs then get 1 each.
+        users, items: attributes, see `SourceTables`.
+    """
+    source = SourceTables(
+        iter(table(train, values).to_batches()),
+        iter(table(held_out, None if values is None else [1.0] * len(held_out)).to_batches()),
+        users,
+        items,
+        item_name,
+    )
+    folder = prepare(
+        lambda: source,
+        {},
+        cache,
+        name="world",
+        min_value=None,
+        k_core=0,
+        split="given",
+        test_size=0.2,
+        validation_size=0.0,
+        split_seed=42,
+    )
+    return open_dataset(folder)
+
+
+def options(
+    folder: Path, train: Pairs, held_out: Pairs, raw: Callable[[int | str], int | str] = lambda number: number
+) -> list[str]:
+    """Command-line options that read these pairs from Parquet files which are written into `folder`.
+
+    Args:
+        raw: applied to every id, for instance `str`.
+    """
+    arguments = ["--data.name", "files", "--data.cache", str(folder / "cache")]
+    for option, pairs in (("interactions", train), ("held_out", held_out)):
+        path = folder / f"{option}.parquet"
+        pq.write_table(table([(raw(user), raw(item)) for user, item in pairs]), path)
+        arguments += [f"--data.{option}", str(path)]
+    return arguments
+
+
+QUICK = ("--model.dim", "8", "--batches.size", "4", "--run.epochs", "20", "--run.tensorboard", "false")
+"""Options under which a checkerboard is learned in a fraction of a second."""
+
+
+def trained(folder: Path, *arguments: str) -> Path:
+    """Run folder of a training under `QUICK` and the given options, which must succeed."""
+    run = folder / "run"
+    assert main(["train", *QUICK, "--device", "cpu", "--run.dir", str(run), *arguments]) == 0
+    return run
