@@ -28,8 +28,8 @@ bash "$root/launch/setup.sh"
 for option in "$@"; do
     if [[ $option == --help || $option == -h ]]; then exec "$python" -m trainer train "$@"; fi
 done
-# A misspelt option is reported once, before any rank starts.
-"$python" -m trainer train "$@" --print_config >/dev/null
+# A misspelt option, missing data or a broken line is reported once, before any rank starts.
+"$python" -m trainer prepare "$@"
 
 choose_ranks
 if [[ -z ${OMP_NUM_THREADS:-} ]]; then

@@ -9,6 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from trainer.data import movielens
+from trainer.data import rows as checked_rows
 from trainer.data.movielens import read_movielens
 from trainer.errors import DataError
 
@@ -93,7 +94,9 @@ def test_genres_and_year_of_ml_100k_come_from_flags_and_date(tmp_path):
 
 @pytest.mark.parametrize("name", ["ml-20m", "ml-25m", "ml-32m", "ml-latest-small"])
 def test_csv_releases_with_quoted_titles_and_half_stars(tmp_path, name):
-    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n7,10,0.5,9\n")
+    (tmp_path / "ratings.csv").write_text(
+        "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n7,10,0.5,9\n"
+    )
     (tmp_path / "movies.csv").write_text(
         'movieId,title,genres\n31,"American President, The (1995)",Comedy|Drama\n10,Odd,(no genres listed)\n'
     )
@@ -166,7 +169,7 @@ def test_the_largest_id_and_the_last_line_without_an_end_are_read(tmp_path):
 def test_bad_lines_are_named_and_counted_over_blocks(tmp_path, monkeypatch):
     # Blocks of about 50 lines; the first value fault stands before the first line of a wrong width,
     # and both before others, so that the line number has to count what was left out.
-    monkeypatch.setattr(movielens, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(checked_rows, "BLOCK_BYTES", 1000)
     lines = [f"{n}::{n}::4::978300760" for n in range(1, 1001)]
     lines[498] = "499::499::4"  # line 499
     lines[500] = "501::501::six::978300760"  # line 501
@@ -192,7 +195,7 @@ def test_a_value_fault_behind_a_short_line_has_its_own_number(tmp_path):
     tables = read_movielens("ml-20m", tmp_path, "error")
     with pytest.raises(DataError, match=r"ratings.csv:2: 2 fields"):
         rows(tables)
-    file = movielens.TextFile(tmp_path / "ratings.csv", ",")
+    file = checked_rows.TextFile(tmp_path / "ratings.csv", ",")
     list(file.batches(["userId"]))
     assert file.position(0) == 3  # the header, the short line, then this
 
@@ -203,7 +206,7 @@ def test_an_empty_file_is_refused_whatever_the_policy(tmp_path):
 
 
 def test_a_missing_file_is_named_with_its_release(tmp_path):
-    with pytest.raises(DataError, match=r"u\.data: there is no such file.*release ml-100k"):
+    with pytest.raises(DataError, match=r"u\.data: there is no such file.*MovieLens release ml-100k"):
         read_movielens("ml-100k", tmp_path, "error")
 
 
@@ -223,7 +226,7 @@ def test_a_bad_row_of_parquet_is_named_with_its_number(tmp_path):
 
 
 def test_a_stream_that_is_cut_between_two_colons_is_read_whole():
-    transform = movielens._with_unit_separators()
+    transform = checked_rows._with_unit_separators()
     pieces = [b"1::2:", b":3::4", b":", b":5::6:", b""]
     assert b"".join(transform(pa.py_buffer(piece)) for piece in pieces) == b"1\x1f2\x1f3\x1f4\x1f5\x1f6:"
 

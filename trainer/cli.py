@@ -9,9 +9,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from trainer.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from trainer.config import Config
 
 USER_AT_FAULT, OURS, INTERRUPTED = 2, 1, 130
 
@@ -64,19 +67,35 @@ def _quiet_libraries() -> None:
 
 def _train(arguments: list[str]) -> None:
     """Train, measure and keep a run (the default command)."""
+    config = _config("python -m trainer [train]", arguments)
+    if config is not None:
+        from trainer.training.train import train
+
+        train(config)
+
+
+def _prepare(arguments: list[str]) -> None:
+    """Fetch, read, clean and split the data; `train` does it by itself where it is not done yet."""
+    config = _config("python -m trainer prepare", arguments)
+    if config is not None:
+        from trainer.data.prepare import prepare_data
+
+        print(f"prepared: {prepare_data(config.data)}")
+
+
+def _config(prog: str, arguments: list[str]) -> "Config | None":
+    """Configuration of the options; None where they ask for help or for the configuration itself."""
     from trainer.options import config_text, make_parser, parse_config
 
     if "--help" in arguments or "-h" in arguments:
         print(_commands_help())
-        make_parser("python -m trainer [train]").print_help()
-        return
+        make_parser(prog).print_help()
+        return None
     config = parse_config([argument for argument in arguments if argument != "--print_config"])
     if "--print_config" in arguments:
         print(config_text(config), end="")
-        return
-    from trainer.training.train import train
-
-    train(config)
+        return None
+    return config
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -123,4 +142,4 @@ def _commands_help() -> str:
     return "\n".join(["usage: python -m trainer COMMAND [options]", "", "commands:", *lines, ""])
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "recommend": _recommend}
+COMMANDS = {"train": _train, "prepare": _prepare, "evaluate": _evaluate, "recommend": _recommend}

@@ -7,7 +7,7 @@ depend on the world size; each rank takes its contiguous part of both.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class Batch:
         """The batch on a device."""
         if device.type == "cpu":
             return self
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, torch.Tensor | KeyedJaggedTensor)
@@ -157,7 +157,7 @@ class Batches:
             known=nothing,
             log_q=None,
             weights=torch.ones(len(mine)),
-            values=torch.ones(len(mine)) if values is None else torch.from_numpy(values[mine]),
+            values=None if values is None else torch.from_numpy(values[mine]),
             candidate_counts=[],
             rows=len(rows),
             interactions=len(rows),

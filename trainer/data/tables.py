@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainer.data.movielens import LARGEST_ID, TIMESTAMP, Column, ParquetFile, TextFile, checked, read_table
+from trainer.data.rows import LARGEST_ID, TIMESTAMP, Column, ParquetFile, TextFile, checked, read_table
 from trainer.data.source import BadRows, SourceTables
 from trainer.errors import DataError
 
@@ -28,7 +28,7 @@ class LightGCNFile(TextFile):
 
     def __init__(self, path: Path):
         super().__init__(path, "\x1f", ["line"])  # this separator stands in no text: a line is one field
-        self.names = ["line", "user_id", "item_id"]
+        self.names = ["user_id", "item_id"]
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         line, self.first_row, self.lines = 1, 0, np.zeros(0, np.int64)
@@ -134,7 +134,7 @@ def _id(side: str, name: str, type: pa.DataType, rows: Rows) -> Column:
     if source is None:
         raise DataError(
             f"{rows.path}: no column {name!r}, found {', '.join(rows.names)}. "
-            f"Name the column of {side} ids: --data.{side}_column {rows.names[0].partition(':')[0]}"
+            f"Name the column of {side} ids: --data.{side}_column NAME"
         )
     rule = f"a whole number up to {LARGEST_ID}" if type == pa.int64() else "an id"
     return Column(f"{side}_id", source, type, rule)
@@ -181,7 +181,7 @@ def _optional(format: Format, rows: Rows, value_column: str, timestamp_column: s
         elif asked != column.name:
             raise DataError(
                 f"{rows.path}: no column {asked!r}, found {', '.join(rows.names)}. "
-                f"Name another, or leave this out: --data.{column.name}_column {asked}"
+                f"Name another, or leave the option out: --data.{column.name}_column NAME"
             )
     return columns
 

@@ -129,12 +129,14 @@ def _rank(
     vectors = _vectors(towers.queries, user_inputs, mine, world)
     if sharded:
         assert item_vectors is not None
-        ranked = top_k(vectors, item_vectors, k, _take(exclude, mine, world))[1]
+        mine_excluded = None if exclude is None else _take(exclude, mine, world)
+        ranked = top_k(vectors, item_vectors, k, mine_excluded)[1]
         return _to_cpu(world.gather_to_first(ranked, counts))
     gathered = world.gather_to_first(vectors, counts)
     if gathered is None or item_vectors is None:
         return None
-    return _to_cpu(top_k(gathered, item_vectors, k, _take(exclude, rows, world))[1])
+    excluded = None if exclude is None else _take(exclude, rows, world)
+    return _to_cpu(top_k(gathered, item_vectors, k, excluded)[1])
 
 
 def _item_vectors(
@@ -163,11 +165,7 @@ def _vectors(
         return tower(keyed_jagged(inputs, rows).to(world.device))
 
 
-def _take(
-    bags: Ragged | None, rows: np.ndarray, world: World | None = None
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    if bags is None:
-        return None
+def _take(bags: Ragged, rows: np.ndarray, world: World | None = None) -> ItemLists:
     lengths, values = bags.take(rows)
     device = world.device if world else torch.device("cpu")
     return torch.from_numpy(lengths).to(device), torch.from_numpy(values).to(device)

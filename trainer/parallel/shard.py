@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimi
 from torchrec import optim
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.types import ShardingPlan
+from torchrec.distributed.types import ModuleSharder, ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
@@ -58,10 +59,9 @@ def shard(
         for name, parameter in _tables(towers):
             options = settings | {"lr": learning_rates[name]}
             apply_optimizer_in_backward(_FUSED[optimizer], [parameter], options)
-    model = DistributedModelParallel(
-        towers, device=device, plan=plan, sharders=[EmbeddingBagCollectionSharder()]
-    )
-    optimizers: list[KeyedOptimizer] = [model.fused_optimizer]
+    sharders = cast(list[ModuleSharder[nn.Module]], [EmbeddingBagCollectionSharder()])
+    model = DistributedModelParallel(towers, device=device, plan=plan, sharders=sharders)
+    optimizers: list[KeyedOptimizer | tuple[str, KeyedOptimizer]] = [model.fused_optimizer]
     trainable = dict(in_backward_optimizer_filter(model.named_parameters()))
     tables = {key: value for key, value in trainable.items() if table_name(key) and value.numel()}
     for key, parameter in tables.items():
@@ -71,14 +71,14 @@ def shard(
     if others:
         optimizers.append(_keyed(others, torch.optim.Adam, {"lr": dense_learning_rate}))
     combined = CombinedOptimizer(optimizers)
-    for group in combined.param_groups:
+    for group in _groups(combined):
         group["peak_lr"] = group["lr"]
     return model, combined
 
 
 def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:
     """Set every learning rate to `factor` times its peak; takes effect with the next `optimizer.step()`."""
-    for group in optimizer.param_groups:
+    for group in _groups(optimizer):
         group["lr"] = group["peak_lr"] * factor
 
 
@@ -137,6 +137,12 @@ def schedule_factor(step: int, steps: int, schedule: str, warmup: float) -> floa
     return 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
 
 
+def _groups(optimizer: CombinedOptimizer) -> list[dict[str, Any]]:
+    return cast(
+        list[dict[str, Any]], optimizer.param_groups
+    )  # declared read-only, but the optimizers read them
+
+
 def _tables(towers: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for key, parameter in towers.named_parameters():
         name = table_name(key)
@@ -145,7 +151,7 @@ def _tables(towers: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _keyed(
-    parameters: dict[str, nn.Parameter], optimizer: type[torch.optim.Optimizer], options: dict[str, float]
+    parameters: dict[str, nn.Parameter], optimizer: type[torch.optim.Optimizer], options: dict[str, Any]
 ) -> KeyedOptimizer:
     return KeyedOptimizerWrapper(parameters, lambda values: optimizer(values, **options))
 

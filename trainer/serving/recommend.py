@@ -1,10 +1,10 @@
 """The best unseen items of one user, from a run folder alone, in one process."""
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from trainer.data.inputs import keyed_jagged
@@ -15,16 +15,7 @@ from trainer.training.runs import open_run
 ITEMS_AT_ONCE = 262_144
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """One item: its raw id, its title where there is one, and its score."""
-
-    item: int | str
-    title: str | None
-    score: float
-
-
-def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> list[Recommendation]:
+def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.DataFrame:
     """The k best items of a user, best first; fewer where fewer are left.
 
     Args:
@@ -32,6 +23,7 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> lis
         user: raw id as text.
         k: items wanted, from 1 up.
         keep_seen: rank items that the user already has too.
+    Returns: columns `item` (raw id), `title` (None where there is none), `score`.
     Raises: UserError for a user who is not in the data; CheckpointError for a folder that is no run.
     """
     if k < 1:
@@ -56,23 +48,28 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> lis
             for start in range(0, items, ITEMS_AT_ONCE)
         ]
         scores, rows = top_k(query, torch.cat(blocks), k, exclude)
+    found = rows[0][rows[0] >= 0].tolist()
     titles, ids = trained.vocabulary.titles, trained.vocabulary.item_ids
-    return [
-        Recommendation(ids[item].as_py(), titles[item].as_py() if titles is not None else None, score)
-        for item, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True)
-        if item >= 0
-    ]
+    return pd.DataFrame(
+        {
+            "item": ids.take(found).to_pylist(),
+            "title": titles.take(found).to_pylist() if titles is not None else [None] * len(found),
+            "score": scores[0, : len(found)].tolist(),
+        }
+    )
 
 
-def as_json(user: str, recommendations: list[Recommendation]) -> dict[str, Any]:
+def as_json(user: str, recommendations: pd.DataFrame) -> dict[str, Any]:
     """What `recommend --json` prints."""
-    return {"user": user, "items": [asdict(item) for item in recommendations]}
+    return {"user": user, "items": recommendations.to_dict("records")}
 
 
-def as_text(recommendations: list[Recommendation]) -> str:
+def as_text(recommendations: pd.DataFrame) -> str:
     """A line an item: rank, raw id, title, score."""
-    width = max((len(str(item.item)) for item in recommendations), default=1)
+    if recommendations.empty:
+        return "No items are left: the user has the whole catalogue. Rank them too with --keep-seen"
+    width = recommendations["item"].astype(str).str.len().max()
     return "\n".join(
-        f"{rank:>3}  {item.item!s:>{width}}  {(item.title or '')[:56]:<56}  {item.score:8.4f}"
-        for rank, item in enumerate(recommendations, start=1)
+        f"{rank:>3}  {item!s:>{width}}  {(title or '')[:56]:<56}  {score:8.4f}"
+        for rank, (item, title, score) in enumerate(recommendations.itertuples(index=False), start=1)
     )

@@ -1,6 +1,7 @@
 """From a configuration to the parts of a training: data set, inputs, towers, plan, sharded model."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -80,6 +81,11 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
 
     Raises: ConfigError for combinations that cannot work.
     """
+    if config.loss.name in ("mse", "bce") and dataset.train.values is None:
+        raise ConfigError(
+            f"--loss.name {config.loss.name}: {dataset.name} has no values (ratings) to fit. "
+            "Use --loss.name softmax or bpr, or data with values"
+        )
     kernel = compute_kernel(config.optimizer.name, config.sharding.kind, world.device.type)
     users, items = make_inputs(config, dataset)
     towers = make_towers(
@@ -105,7 +111,7 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         config.optimizer.weight_decay,
     )
     _initialise(model, config, dataset)
-    return Parts(model, model.module, optimizer, described, users, items)
+    return Parts(model, cast(TwoTowers, model.module), optimizer, described, users, items)
 
 
 def batch_plan(config: Config) -> BatchPlan:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 from trainer.data.dataset import open_dataset
 from trainer.data.prepare import prepare_data
@@ -19,7 +20,7 @@ def measure_run(
     split: str | None = None,
     seen: str | None = None,
     ks: Sequence[int] | None = None,
-    device: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
     as_json: bool = False,
 ) -> str | None:
     """Evaluation of a run's newest checkpoint as text or JSON; None on ranks other than the first.
@@ -32,7 +33,7 @@ def measure_run(
     """
     config = run_config(run)
     checkpoint, step = newest(run)
-    given = {"split": split, "seen": seen, "k": list(ks) if ks else None}
+    given: dict[str, Any] = {"split": split, "seen": seen, "k": list(ks) if ks else None}
     protocol = replace(
         config.evaluation, **{name: value for name, value in given.items() if value is not None}
     )

@@ -105,11 +105,11 @@ def train_step(
 def make_loss(config: Config) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
     """Loss of each row from query vectors, candidate vectors and the batch."""
     if config.loss.name == "mse":
-        return lambda query, candidates, batch: losses.mean_squared_error(query, candidates, batch.values)
+        return lambda query, candidates, batch: losses.mean_squared_error(query, candidates, _values(batch))
     if config.loss.name == "bce":
         threshold = config.loss.positive_value
         return lambda query, candidates, batch: losses.binary_cross_entropy(
-            query, candidates, (batch.values >= threshold).float()
+            query, candidates, (_values(batch) >= threshold).float()
         )
     ranking = (
         losses.multi_positive_softmax
@@ -119,6 +119,11 @@ def make_loss(config: Config) -> Callable[[torch.Tensor, torch.Tensor, Batch], t
     return lambda query, candidates, batch: ranking(
         query, candidates, batch.positives, batch.known, batch.log_q
     )
+
+
+def _values(batch: Batch) -> torch.Tensor:
+    assert batch.values is not None, "batches of losses on values have them"
+    return batch.values
 
 
 def measure(
