@@ -23,7 +23,7 @@ from trainer.training.train import fit, measure
 USERS, ITEMS, TASTES = 61, 43, 4
 
 
-def small_dataset(cache: Path, split: str = "random") -> Path:
+def small_dataset(cache: Path, validation_size: float = 0) -> Path:
     """Folder of a prepared data set of 61 users, 43 items and 4 tastes, with values and attributes.
 
     Item popularity falls with its number; a user likes (value 4 or 5) mostly items of his own taste, item
@@ -53,14 +53,14 @@ def small_dataset(cache: Path, split: str = "random") -> Path:
     )
     return prepare(
         lambda: source,
-        {"small": split},
+        {},
         cache,
         name="small",
         min_value=None,
         k_core=0,
-        split=split,
+        split="random",
         test_size=0.2,
-        validation_size=0,
+        validation_size=validation_size,
         split_seed=1,
     )
 

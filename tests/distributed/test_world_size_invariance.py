@@ -31,7 +31,7 @@ TRAININGS = {
     "bpr, sgd": f"--loss.name bpr --loss.candidates in_batch {SINGLE} {SGD}",
     "bpr, adagrad": f"--loss.name bpr --loss.mask_known false --optimizer.name adagrad {SINGLE}",
     "mse, adam": f"--loss.name mse {SINGLE} --optimizer.name adam --model.similarity dot",
-    "bce, weight decay": f"--loss.name bce {SINGLE} --optimizer.weight_decay 0.01",
+    "bce": f"--loss.name bce {SINGLE}",
     "features, dense layers": f"{FEATURES} --model.hidden 8,8 --model.learn_temperature true {SGD}",
     "features, in-batch, adagrad": f"{FEATURES} --model.hidden 8 --loss.candidates in_batch "
     "--optimizer.name adagrad --model.item_bias false",
@@ -39,7 +39,8 @@ TRAININGS = {
     "columns, sgd": f"--sharding.kind column_wise --model.dim 128 --loss.candidates in_batch {SINGLE} {SGD}",
     "copies": f"--sharding.kind data_parallel {FEATURES} --model.hidden 8",
     "copies, sgd": f"--sharding.kind data_parallel --loss.candidates sampled {SGD}",
-    "copies, adam, mse": f"--sharding.kind data_parallel --optimizer.name adam --loss.name mse {SINGLE}",
+    "copies, adam, mse": f"--sharding.kind data_parallel --optimizer.name adam --loss.name mse {SINGLE} "
+    "--optimizer.weight_decay 0.01",
 }
 
 
