@@ -26,7 +26,7 @@ choose_ranks() {
 bash "$root/launch/setup.sh"
 
 for option in "$@"; do
-    if [[ $option == --help || $option == -h ]]; then exec "$python" -m trainer train "$@"; fi
+    if [[ $option =~ ^(--help|-h|--print_config)$ ]]; then exec "$python" -m trainer train "$@"; fi
 done
 # A misspelt option, missing data or a broken line is reported once, before any rank starts.
 "$python" -m trainer prepare "$@"

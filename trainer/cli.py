@@ -17,8 +17,9 @@ from trainer.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from trainer.config import Config
 
-USER_AT_FAULT, OURS, INTERRUPTED = 2, 1, 130
+USER_AT_FAULT, INTERRUPTED = 2, 130
 FIRST_RANK_SECONDS = 10
+EXAMPLE_BYTES = 2**30
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,7 +77,21 @@ def _train(arguments: list[str]) -> None:
     if config is not None:
         from trainer.training.train import train
 
-        train(config)
+        run = train(config)
+        if run is not None:
+            _show_an_example(run)
+
+
+def _show_an_example(run: Path) -> None:
+    """Ten items for the first user, where the tables are small enough to be opened whole beside the model."""
+    from trainer.serving.recommend import as_text, recommend
+    from trainer.training.runs import first_user, weight_bytes
+
+    command = f"python -m trainer recommend {run} --user {first_user(run)}"
+    if weight_bytes(run) > EXAMPLE_BYTES:
+        print(f"Next: {command}")
+    else:
+        print(f"\n{command}\n{as_text(recommend(run, str(first_user(run))))}")
 
 
 def _prepare(arguments: list[str]) -> None:

@@ -54,7 +54,11 @@ def make_parser(prog: str) -> jsonargparse.ArgumentParser:
     """Parser of every configuration field, whose help gives each field's meaning, unit and default."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
-        prog=prog, exit_on_error=False, print_config=None, allow_abbrev=False
+        prog=prog,
+        usage=f"{prog} [--config FILE] [--section.key VALUE ...]",
+        exit_on_error=False,
+        print_config=None,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--config", action="config", help="YAML file with any of the keys below, nested by section."

@@ -89,6 +89,17 @@ def open_run(run: Path) -> TrainedRun:
     return TrainedRun(towers, vocabulary, users, items)
 
 
+def first_user(run: Path) -> int | str:
+    """Raw id of a run's first user."""
+    return open_vocabulary(run).user_ids[0].as_py()
+
+
+def weight_bytes(run: Path) -> int:
+    """Bytes of all of a run's tables."""
+    tables = json.loads((run / PLAN).read_text())["tables"]
+    return sum(table["rows"] * table["dim"] * 4 for table in tables)
+
+
 def evaluation_report(run: Path, step: int, evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation as `metrics.json` and `evaluate --json` give it."""
     figures = asdict(evaluation)

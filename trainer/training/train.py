@@ -25,8 +25,8 @@ from trainer.training.progress import Progress, resident_mebibytes
 from trainer.training.runs import METRICS, describe_run, evaluation_report, new_run_folder
 
 
-def train(config: Config) -> None:
-    """Train to the last epoch, measure on the held-out part, and leave a run folder."""
+def train(config: Config) -> Path | None:
+    """Train to the last epoch, measure on the held-out part, and leave a run folder; its path on rank 0."""
     with join_world(config.device, config.backend) as world:
         started = time.perf_counter()
         # Refused before data are prepared, which may take long.
@@ -53,7 +53,8 @@ def train(config: Config) -> None:
             if evaluation is not None:
                 report = evaluation_report(run, steps, evaluation) | {"seconds": seconds}
                 (run / METRICS).write_text(json.dumps(report, indent=2) + "\n")
-                progress.say(closing_words(dataset, evaluation, seconds, run))
+                progress.say(closing_words(dataset, evaluation, seconds))
+        return run if world.is_first else None
 
 
 def fit(
@@ -184,16 +185,10 @@ def opening_words(dataset: Dataset, parts: Parts, world: World, run: Path) -> st
     return "\n".join([sizes, ranks, *([f"Ranks {idle} hold no table."] if idle else []), f"Run: {run}"])
 
 
-def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float], run: Path) -> str:
-    """The table of results and what to do next."""
-    return "\n".join(
-        [
-            "",
-            evaluation_words(dataset, evaluation),
-            f"Trained in {seconds['train']:.1f} s, measured in {seconds['evaluate']:.1f} s.",
-            f"Next: python -m trainer recommend {run} --user {dataset.user_ids[0].as_py()}",
-        ]
-    )
+def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float]) -> str:
+    """The table of results and how long they took."""
+    words = f"Trained in {seconds['train']:.1f} s, measured in {seconds['evaluate']:.1f} s."
+    return "\n".join(["", evaluation_words(dataset, evaluation), words])
 
 
 def evaluation_words(dataset: Dataset, evaluation: Evaluation) -> str:
