@@ -30,7 +30,9 @@ def small_dataset(cache: Path, validation_size: float = 0) -> Path:
     number modulo 4. Items have bags of none to three labels.
     """
     generator = np.random.default_rng(7)
-    odds = (1 + 5 * (np.arange(ITEMS) % TASTES == np.arange(USERS)[:, None] % TASTES)) / (5 + np.arange(ITEMS))
+    odds = (1 + 5 * (np.arange(ITEMS) % TASTES == np.arange(USERS)[:, None] % TASTES)) / (
+        5 + np.arange(ITEMS)
+    )
     chosen = generator.random((USERS, ITEMS)) < np.minimum(odds * 1.5, 0.9)
     users, items = np.nonzero(chosen)
     order = generator.permutation(len(users))

@@ -131,7 +131,9 @@ def test_figures_are_those_of_loops_over_the_whole_score_matrix(trained, folder)
     for (seen, _, _), evaluation in figures.items():
         for k in (5, 10):
             expected = plain_evaluation(last_scores.numpy(), dataset, seen, k)
-            found = {name: value for name, value in evaluation.rankers["model"].items() if name.endswith(f"@{k}")}
+            found = {
+                name: value for name, value in evaluation.rankers["model"].items() if name.endswith(f"@{k}")
+            }
             assert found == pytest.approx(expected, abs=1e-9)
     # The training has learnt something, so that a ranking by chance would not pass for it.
     masked = figures["mask", False, 7].rankers

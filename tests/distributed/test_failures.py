@@ -41,7 +41,9 @@ def end(training):
 
 def exit_codes(errors):
     """The exit code of every rank in torchrun's summary."""
-    return {int(rank): int(code) for rank, code in re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", errors)}
+    return {
+        int(rank): int(code) for rank, code in re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", errors)
+    }
 
 
 def test_data_that_cannot_be_read_stop_all_ranks_with_one_line(tmp_path):

@@ -93,9 +93,7 @@ def test_two_like_runs_are_equal_to_the_last_bit(size, options, folder):
     for one, other in zip(first, second, strict=True):
         assert one.losses == other.losses
         assert one.metrics == other.metrics
-        assert all(
-            torch.equal(a.values, b.values) for a, b in zip(one.after, other.after, strict=True)
-        )
+        assert all(torch.equal(a.values, b.values) for a, b in zip(one.after, other.after, strict=True))
 
 
 @pytest.mark.parametrize("options", ["", f"--loss.name mse {SINGLE}", "--loss.candidates in_batch"])
