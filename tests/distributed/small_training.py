@@ -1,6 +1,6 @@
 """A small data set with a taste to learn, and the real training loop on it, watched step by step."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from trainer.data.batches import Batches
 from trainer.data.dataset import open_dataset, prepare
 from trainer.data.source import SourceTables
 from trainer.options import parse_config
-from trainer.parallel.shard import table_name
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts, assemble, batch_plan
 from trainer.training.train import fit, measure

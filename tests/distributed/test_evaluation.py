@@ -126,7 +126,7 @@ def plain_evaluation(scores, dataset, seen, k):
 
 
 def test_figures_are_those_of_loops_over_the_whole_score_matrix(trained, folder):
-    config, _, last_scores, figures = trained
+    _, _, last_scores, figures = trained
     dataset = open_dataset(folder)
     for (seen, _, _), evaluation in figures.items():
         for k in (5, 10):

@@ -10,19 +10,26 @@ from pathlib import Path
 import psutil
 import pytest
 
+from trainer import cli
+
 pytestmark = pytest.mark.distributed
 
 ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node=2 -m trainer train --device cpu".split()
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+SLOW_FIRST_RANK = """
+import os, sys, time
+time.sleep(2 if os.environ["RANK"] == "0" else 0)
+from trainer.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
-def start(tmp_path, *options):
-    """A training on two ranks, in a process group of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def start(folder, options, program="-m trainer"):
+    """A training on two ranks that works in `folder`, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, *TORCHRUN, "--data.cache", str(tmp_path / "cache"), *options],
-        cwd=tmp_path,
-        env=environment,
+        [*TORCHRUN, *program.split(), "train", "--device", "cpu", "--data.cache", "cache", *options.split()],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -39,6 +46,10 @@ def end(training):
             os.killpg(training.pid, signal.SIGKILL)
 
 
+def error_lines(errors):
+    return [line for line in errors.splitlines() if line.startswith("error: ")]
+
+
 def exit_codes(errors):
     """The exit code of every rank in torchrun's summary."""
     return {
@@ -48,11 +59,9 @@ def exit_codes(errors):
 
 def test_data_that_cannot_be_read_stop_all_ranks_with_one_line(tmp_path):
     (tmp_path / "likes.csv").write_text("user_id,item_id,value\n1,7,5\n1,8,five\n")
-    options = "--data.name files --data.format csv --data.interactions likes.csv".split()
-    output, errors = end(start(tmp_path, *options))
-    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, errors
-    assert "likes.csv:3: value is 'five'" in lines[0]
+    output, errors = end(start(tmp_path, "--data.name files --data.format csv --data.interactions likes.csv"))
+    (line,) = error_lines(errors)
+    assert "likes.csv:3: value is 'five'" in line
     # Ranks that torchrun ended itself, after the first had ended, were sent SIGTERM: code -15.
     codes = exit_codes(errors)
     assert codes[0] == 2
@@ -62,30 +71,35 @@ def test_data_that_cannot_be_read_stop_all_ranks_with_one_line(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (
-            "--optimizer.name adam --sharding.kind column_wise",
-            "--optimizer.name adam: not with --sharding.kind column_wise on CPU",
-        ),
-        ("--sharding.kind row_wise", "--sharding.kind row_wise: expected one of table_wise, column_wise"),
-    ],
-)
-def test_refused_combinations_are_said_once_before_anything_starts(options, words, tmp_path):
-    output, errors = end(start(tmp_path, "--data.name", "synthetic", *options.split()))
-    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, errors
-    assert lines[0].startswith(f"error: {words}")
+def test_a_refused_combination_is_said_once_before_data_are_prepared(tmp_path):
+    options = "--data.name synthetic --optimizer.name adam --sharding.kind column_wise"
+    output, errors = end(start(tmp_path, options))
+    (line,) = error_lines(errors)
+    assert line.startswith("error: --optimizer.name adam: not with --sharding.kind column_wise on CPU")
     assert exit_codes(errors)[0] == 2
     assert output == ""
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_first_rank_is_heard_though_the_others_end_before_it(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_FIRST_RANK)
+    output, errors = end(start(tmp_path, "--sharding.kind row_wise", "slow.py"))
+    (line,) = error_lines(errors)
+    assert line.startswith("error: --sharding.kind row_wise: expected one of table_wise, column_wise")
+    assert exit_codes(errors)[0] == 2
+    assert output == ""
+
+
+def test_a_rank_that_is_at_fault_alone_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(cli, "FIRST_RANK_SECONDS", 0)
+    assert cli.main(["no-such-command"]) == 2
+    assert capsys.readouterr().err.startswith("error: no-such-command: no such command.")
+
+
 @pytest.mark.parametrize("receiver", ["torchrun", "all"])
 def test_an_interrupt_ends_all_ranks(receiver, tmp_path):
-    options = "--data.name synthetic --run.epochs 1000000 --run.dir run --run.log_every 5".split()
-    training = start(tmp_path, *options)
+    training = start(tmp_path, "--data.name synthetic --run.epochs 1000000 --run.dir run --run.log_every 5")
     try:
         assert any(line.startswith("epoch") for line in training.stdout)
         ranks = psutil.Process(training.pid).children(recursive=True)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.distributed
 
 RANKS = (1, 2, 3, 4)
 
-# Adagrad and Adam forgive a gradient that is a multiple of the right one; SGD, at a rate that matters, does not.
+# Adagrad and Adam forgive a gradient that is a multiple of the right one; SGD at a high rate does not.
 SGD = "--optimizer.name sgd --optimizer.learning_rate 3 --optimizer.table_learning_rates {}"
 SINGLE = "--batches.rows interaction --batches.size 61"
 FEATURES = "--model.user_features group --model.item_features labels"
