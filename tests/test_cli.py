@@ -63,12 +63,6 @@ def test_a_missing_data_file_is_named(capsys, tmp_path: Path) -> None:
         assert refused(capsys, command, *arguments).startswith(f"--data.interactions {path}: no such file")
 
 
-def test_only_the_first_rank_speaks(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    assert main(["trian"]) == 2
-    assert capsys.readouterr() == ("", "")
-
-
 def test_an_interruption_has_its_own_exit_code_and_no_traceback(capsys, monkeypatch) -> None:
     def interrupt(arguments: list[str]) -> None:
         raise KeyboardInterrupt
