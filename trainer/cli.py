@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from trainer.config import Config
 
 USER_AT_FAULT, INTERRUPTED = 2, 130
+FIRST_RANK_SECONDS = 10
 EXAMPLE_BYTES = 2**30
 
 
@@ -35,8 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, rest = _command(arguments)
         COMMANDS[command](rest)
     except UserError as error:
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"error: {error}", file=sys.stderr)
+        if int(os.environ.get("RANK", 0)) != 0:
+            # Once one rank has ended, torchrun ends the others. So the first is left to say what is wrong; if
+            # this rank is still there afterwards, it alone is at fault and says so itself.
+            time.sleep(FIRST_RANK_SECONDS)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         return USER_AT_FAULT
     except KeyboardInterrupt:
         if int(os.environ.get("RANK", 0)) == 0:

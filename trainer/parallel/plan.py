@@ -61,9 +61,17 @@ def make_plan(
         batch_rows: rows of one step on one rank.
     Raises: ConfigError if the tables do not fit.
     """
-    names = [config.name for tower in _towers(towers) for config in tower.embeddings.embedding_bag_configs()]
+    tables = [config for tower in _towers(towers) for config in tower.embeddings.embedding_bag_configs()]
     planned = "dense" if sharding == "data_parallel" else "fused"
-    constraint = ParameterConstraints(sharding_types=[sharding], compute_kernels=[planned])
+    constraints = {
+        table.name: ParameterConstraints(
+            sharding_types=[sharding],
+            compute_kernels=[planned],
+            # TorchRec's own lower bound of 128 columns a shard would leave most tables in one piece.
+            min_partition=-(-table.embedding_dim // world_size),
+        )
+        for table in tables
+    }
     planner = EmbeddingShardingPlanner(
         topology=Topology(
             world_size=world_size,
@@ -73,7 +81,7 @@ def make_plan(
             hbm_cap=_device_memory() if device == "cuda" else None,
         ),
         batch_size=max(batch_rows, 1),
-        constraints=dict.fromkeys(names, constraint),
+        constraints=constraints,
     )
     try:
         plan = planner.plan(towers, [EmbeddingBagCollectionSharder()])

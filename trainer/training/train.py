@@ -17,6 +17,7 @@ from trainer.data.prepare import prepare_data
 from trainer.evaluation.evaluate import Evaluation, evaluate
 from trainer.evaluation.table import results_table, verdict
 from trainer.model import losses
+from trainer.parallel.plan import compute_kernel
 from trainer.parallel.shard import schedule_factor, set_learning_rates
 from trainer.parallel.world import World, join_world
 from trainer.training.assembly import Parts, assemble, batch_plan
@@ -29,6 +30,8 @@ def train(config: Config) -> Path | None:
     """Train to the last epoch, measure on the held-out part, and leave a run folder; its path on rank 0."""
     with join_world(config.device, config.backend) as world:
         started = time.perf_counter()
+        # Refused before data are prepared, which may take long.
+        compute_kernel(config.optimizer.name, config.sharding.kind, world.device.type)
         dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
         prepared = time.perf_counter()
         run = world.on_first(lambda: new_run_folder(config))

@@ -1,0 +1,116 @@
+"""What two ranks under torchrun leave behind and say when a training cannot go on."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trainer import cli
+
+pytestmark = pytest.mark.distributed
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+SLOW_FIRST_RANK = """
+import os, sys, time
+time.sleep(2 if os.environ["RANK"] == "0" else 0)
+from trainer.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(folder, options, program="-m trainer"):
+    """A training on two ranks that works in `folder`, in a process group of its own."""
+    return subprocess.Popen(
+        [*TORCHRUN, *program.split(), "train", "--device", "cpu", "--data.cache", "cache", *options.split()],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(training):
+    """What a training wrote until it ended by itself; one that does not end is an error and is killed."""
+    try:
+        return training.communicate(timeout=60)
+    finally:
+        if training.poll() is None:
+            os.killpg(training.pid, signal.SIGKILL)
+
+
+def error_lines(errors):
+    return [line for line in errors.splitlines() if line.startswith("error: ")]
+
+
+def exit_codes(errors):
+    """The exit code of every rank in torchrun's summary."""
+    return {
+        int(rank): int(code) for rank, code in re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)", errors)
+    }
+
+
+def test_data_that_cannot_be_read_stop_all_ranks_with_one_line(tmp_path):
+    (tmp_path / "likes.csv").write_text("user_id,item_id,value\n1,7,5\n1,8,five\n")
+    output, errors = end(start(tmp_path, "--data.name files --data.format csv --data.interactions likes.csv"))
+    (line,) = error_lines(errors)
+    assert "likes.csv:3: value is 'five'" in line
+    # Ranks that torchrun ended itself, after the first had ended, were sent SIGTERM: code -15.
+    codes = exit_codes(errors)
+    assert codes[0] == 2
+    assert set(codes.values()) <= {2, -signal.SIGTERM}
+    assert "Traceback" not in errors.partition("error: ")[0]
+    assert output == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_refused_combination_is_said_once_before_data_are_prepared(tmp_path):
+    options = "--data.name synthetic --optimizer.name adam --sharding.kind column_wise"
+    output, errors = end(start(tmp_path, options))
+    (line,) = error_lines(errors)
+    assert line.startswith("error: --optimizer.name adam: not with --sharding.kind column_wise on CPU")
+    assert exit_codes(errors)[0] == 2
+    assert output == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_rank_is_heard_though_the_others_end_before_it(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_FIRST_RANK)
+    output, errors = end(start(tmp_path, "--sharding.kind row_wise", "slow.py"))
+    (line,) = error_lines(errors)
+    assert line.startswith("error: --sharding.kind row_wise: expected one of table_wise, column_wise")
+    assert exit_codes(errors)[0] == 2
+    assert output == ""
+
+
+def test_a_rank_that_is_at_fault_alone_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(cli, "FIRST_RANK_SECONDS", 0)
+    assert cli.main(["no-such-command"]) == 2
+    assert capsys.readouterr().err.startswith("error: no-such-command: no such command.")
+
+
+@pytest.mark.parametrize("receiver", ["torchrun", "all"])
+def test_an_interrupt_ends_all_ranks(receiver, tmp_path):
+    training = start(tmp_path, "--data.name synthetic --run.epochs 1000000 --run.dir run --run.log_every 5")
+    try:
+        assert any(line.startswith("epoch") for line in training.stdout)
+        ranks = psutil.Process(training.pid).children(recursive=True)
+        assert len(ranks) >= 2
+        # Control-C in a terminal reaches every process; a batch system may tell torchrun alone.
+        send, target = (os.kill, training.pid) if receiver == "torchrun" else (os.killpg, training.pid)
+        send(target, signal.SIGINT)
+        _, errors = end(training)
+    finally:
+        if training.poll() is None:
+            os.killpg(training.pid, signal.SIGKILL)
+    assert errors.splitlines().count("interrupted") == 1
+    assert "KeyboardInterrupt" not in errors
+    assert not any(rank.is_running() for rank in ranks)
