@@ -1,7 +1,9 @@
 """Trainings from end to end in one process, on worlds whose right answer is known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +17,14 @@ from trainer.config import Config
 from trainer.data.batches import Batches
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
+from trainer.model.losses import multi_positive_softmax
 from trainer.options import parse_config, read_config
 from trainer.parallel.shard import schedule_factor
 from trainer.parallel.world import join_world
 from trainer.training.assembly import assemble, batch_plan, make_inputs
 from trainer.training.progress import Progress
 from trainer.training.runs import open_run
-from trainer.training.train import fit
+from trainer.training.train import fit, make_loss, train_step
 
 TRAIN, WITHHELD = worlds.checkerboard()
 
@@ -274,6 +277,49 @@ def test_the_unknown_users_row_is_zero_before_and_after_the_training(tmp_path: P
         with Progress(tmp_path, 0, active=False, tensorboard=False) as progress:
             fit(config, dataset, parts, source, world, progress)
         assert unknown() == [0] * 8
+
+
+def test_the_very_first_step_is_taken_at_its_warm_up_rate(tmp_path: Path) -> None:
+    options = ["--optimizer.name", "adagrad", "--optimizer.warmup", "1", "--batches.size", "16"]
+    config, dataset = started(tmp_path, *options, "--run.epochs", "1", "--optimizer.learning_rate", "0.5")
+    with join_world("cpu") as world:
+        parts = assemble(config, dataset, world)
+        weights = (
+            parts.model.state_dict()["query.embeddings.embedding_bags.user.weight"].local_shards()[0].tensor
+        )
+        before = weights.clone()
+        source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+        with Progress(tmp_path, 0, active=False, tensorboard=False) as progress:
+            fit(config, dataset, parts, source, world, progress)
+        moved = (weights - before)[:16].abs()
+    # Adagrad's first step moves every cell by the rate: 1 / (1 + 1) of 0.5 in the only, warming step.
+    assert moved.flatten().tolist() == pytest.approx([0.25] * 16 * 8, rel=1e-3)
+
+
+def test_a_step_weighs_its_rows_and_returns_the_sum_of_their_losses(tmp_path: Path) -> None:
+    config, dataset = started(tmp_path, "--loss.user_weight_power", "1")
+    with join_world("cpu") as world:
+        parts = assemble(config, dataset, world)
+        batch = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs).make(0)
+        batch = replace(batch, weights=torch.tensor([0.0, 3.0, 0.0, 0.5]))
+        with torch.no_grad():
+            query, candidates = parts.model(batch.queries, batch.candidates)
+        losses = multi_positive_softmax(query, candidates, batch.positives, batch.known)
+        before, users = query.clone(), batch.queries["user"].values()
+        found = train_step(parts.model, parts.optimizer, batch, make_loss(config), world)
+        after = parts.towers.queries(batch.queries)
+    assert float(found) == pytest.approx(float(3 * losses[1] + 0.5 * losses[3]), rel=1e-5)
+    assert len(set(users.tolist())) == 4
+    assert (after != before).any(1).tolist() == [False, True, False, True]
+
+
+def test_a_value_at_the_threshold_is_liked() -> None:
+    config = parse_config(["--loss.name", "bce", "--batches.rows", "interaction"])
+    vectors = torch.ones(3, 1)
+    batch = SimpleNamespace(values=torch.tensor([5.0, 4.0, 3.5]))
+    # A score of 1 costs log(1 + e^-1) where the item is liked and log(1 + e) where it is not.
+    liked, disliked = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
+    assert make_loss(config)(vectors, vectors, batch).tolist() == pytest.approx([liked, liked, disliked])
 
 
 def test_biases_start_at_the_centred_log_popularity(tmp_path: Path) -> None:
