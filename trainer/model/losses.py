@@ -85,9 +85,8 @@ def binary_cross_entropy(query: torch.Tensor, candidates: torch.Tensor, labels: 
 
 def _negative_mass(scores: torch.Tensor, known: torch.Tensor, log_q: torch.Tensor | None) -> torch.Tensor:
     logits = scores if log_q is None else scores - log_q
-    # A finite floor, not minus infinity: a row whose candidates are all known has a zero gradient, not NaN.
-    floor = torch.tensor(-1e9, dtype=scores.dtype, device=scores.device)
-    return torch.logsumexp(logits.index_put(tuple(known), floor), dim=1)
+    nothing = torch.tensor(-torch.inf, dtype=scores.dtype, device=scores.device)
+    return torch.logsumexp(logits.index_put(tuple(known), nothing), dim=1)
 
 
 def _mean_by_row(losses: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
