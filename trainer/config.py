@@ -130,7 +130,7 @@ class OptimizerConfig:
     learning_rate: float = 0.05
     """Peak learning rate of the tables."""
     table_learning_rates: dict[str, float] = field(default_factory=lambda: {"item": 0.1, "item_bias": 0.005})
-    """Peak learning rate by table where it differs: `user`, `item`, `item_bias`, or as `plan.json` names it."""
+    """Peak learning rate by table where it differs: `user`, `item`, `item_bias` or a name in `plan.json`."""
     dense_learning_rate: float = 0.001
     """Peak learning rate of dense layers and of the temperature, which are trained with Adam."""
     weight_decay: float = 0.0
