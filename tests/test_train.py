@@ -21,6 +21,7 @@ from trainer.model.losses import multi_positive_softmax
 from trainer.options import parse_config, read_config
 from trainer.parallel.shard import schedule_factor
 from trainer.parallel.world import join_world
+from trainer.training import train
 from trainer.training.assembly import assemble, batch_plan, make_inputs
 from trainer.training.progress import Progress
 from trainer.training.runs import open_run
@@ -182,6 +183,32 @@ def test_validation_figures_are_recorded_during_the_training(tmp_path: Path) -> 
     measured = [record for record in records(run) if "validation/ndcg@3" in record]
     assert len(measured) == 4
     assert all(0 <= record["validation/recall@3"] <= 1 for record in measured)
+
+
+def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Path, monkeypatch) -> None:
+    # 16 users in steps of 4, recorded after 6 steps, that is, in the middle between two evaluations.
+    options = ["--run.epochs", "3", "--run.log_every", "6", "--run.evaluate_every", "1"]
+    config, dataset = started(tmp_path, *options, "--data.validation_size", "0.1")
+    now = [0.0]
+    monkeypatch.setattr(train.time, "perf_counter", lambda: now[0])
+
+    def lasting(seconds: float, work):
+        def timed(*arguments, **settings):
+            now[0] += seconds
+            return work(*arguments, **settings)
+
+        return timed
+
+    monkeypatch.setattr(train, "train_step", lasting(1.0, train.train_step))
+    monkeypatch.setattr(train, "measure", lasting(100.0, lambda *_, **__: None))
+    with join_world("cpu") as world:
+        parts = assemble(config, dataset, world)
+        source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+        with Progress(tmp_path, 0, active=True, tensorboard=False) as progress:
+            fit(config, dataset, parts, source, world, progress)
+    interactions = [source.make(step).interactions for step in range(12)]
+    expected = [sum(interactions[:6]) / 6, sum(interactions[6:]) / 6]
+    assert [record["examples_per_second"] for record in records(tmp_path)] == pytest.approx(expected)
 
 
 def test_tensorboard_events_are_written_where_they_are_wanted(tmp_path: Path) -> None:

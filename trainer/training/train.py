@@ -80,11 +80,12 @@ def fit(
             log(progress, config, step, epoch_steps, loss, factor, interactions / seconds)
             total, rows, interactions, since = torch.zeros_like(total), 0, 0, time.perf_counter()
         if config.run.evaluate_every and step % (config.run.evaluate_every * epoch_steps) == 0:
+            paused = time.perf_counter()
             evaluation = measure(config, dataset, parts, world, "validation", baselines=False)
             if evaluation is not None:
                 figures = {f"validation/{name}": value for name, value in evaluation.rankers["model"].items()}
                 progress.record(step, _figures("validation", evaluation.rankers["model"]), **figures)
-            since = time.perf_counter()
+            since += time.perf_counter() - paused
 
 
 def train_step(
