@@ -100,8 +100,10 @@ class Batches:
         self.row_count = len(self.row_users) if self.row_users is not None else len(self.train)
         # Rows that hold each item: a row holds it once at most.
         self.holders = np.bincount(self.train.items, minlength=dataset.item_count)
-        uniform = np.full(self.item_count, 1 / self.item_count)
-        self.draw_share = uniform if plan.distribution == "uniform" else self.holders / len(self.train)
+        if plan.candidates == "sampled":
+            uniform = np.full(self.item_count, 1 / self.item_count)
+            self.draw_share = uniform if plan.distribution == "uniform" else self.holders / len(self.train)
+            self.summed_share = np.cumsum(self.draw_share)
         weights = counts[self.row_users].astype(np.float64) ** plan.user_weight_power if by_user else None
         self.user_weights = None
         if weights is not None:
@@ -176,7 +178,14 @@ class Batches:
             return in_batch(items, self.holders, len(rows), self.row_count)
         generator = np.random.default_rng([self.plan.seed, step, 1])
         return sampled(
-            items, self.holders, len(rows), self.row_count, self.draw_share, self.plan.samples, generator
+            items,
+            self.holders,
+            len(rows),
+            self.row_count,
+            self.draw_share,
+            self.summed_share,
+            self.plan.samples,
+            generator,
         )
 
     def _masks_more(self) -> bool:
