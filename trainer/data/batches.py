@@ -6,7 +6,6 @@ depend on the world size; each rank takes its contiguous part of both.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -104,6 +103,7 @@ class Batches:
             uniform = np.full(self.item_count, 1 / self.item_count)
             self.draw_share = uniform if plan.distribution == "uniform" else self.holders / len(self.train)
             self.summed_share = np.cumsum(self.draw_share)
+        self.order: tuple[int, np.ndarray] | None = None
         weights = counts[self.row_users].astype(np.float64) ** plan.user_weight_power if by_user else None
         self.user_weights = None
         if weights is not None:
@@ -118,9 +118,17 @@ class Batches:
     def rows_of_step(self, step: int) -> np.ndarray:
         """Users or interactions of a step over all ranks, in an order drawn anew for each epoch."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self.plan.seed, epoch, self.row_count)
-        rows = order[place * self.plan.size : (place + 1) * self.plan.size]
+        rows = self._order(epoch)[place * self.plan.size : (place + 1) * self.plan.size]
         return rows if self.row_users is None else self.row_users[rows]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """All row numbers, (row_count,), in the order of an epoch."""
+        if self.order is None or self.order[0] != epoch:
+            self.order = None  # an order is as long as the data: one makes room before the next is drawn
+            rows = np.arange(self.row_count, dtype=np.int32 if self.row_count < 2**31 else np.int64)
+            np.random.default_rng([self.plan.seed, epoch]).shuffle(rows)
+            self.order = epoch, rows
+        return self.order[1]
 
     def make(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """One rank's batch of a step."""
@@ -213,8 +221,3 @@ def batches(
 def _pairs(lengths: np.ndarray, columns: np.ndarray) -> torch.Tensor:
     rows = np.repeat(np.arange(len(lengths)), lengths)
     return torch.from_numpy(np.stack([rows, columns.astype(np.int64)]))
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)
