@@ -100,8 +100,11 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         dataset.item_name,
     )
     rows = config.batches.size // world.size
-    plan = make_plan(
-        towers, config.sharding.kind, kernel, world.size, world.local_size, world.device.type, rows
+    # One rank decides: memory enters the plan, and hosts may differ in it.
+    plan = world.on_first(
+        lambda: make_plan(
+            towers, config.sharding.kind, kernel, world.size, world.local_size, world.device.type, rows
+        )
     )
     described = describe_plan(plan, towers, world.size)
     rates = _learning_rates(config, [*users, *items], dataset.item_name)
