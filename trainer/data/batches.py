@@ -13,7 +13,8 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from trainer.data.candidates import Candidates, catalogue, in_batch, sampled
-from trainer.data.dataset import Dataset, Interactions, Ragged
+from trainer.data.dataset import Dataset, Interactions
+from trainer.data.features import Ragged
 from trainer.data.inputs import Inputs, keyed_jagged
 
 
@@ -135,7 +136,7 @@ class Batches:
         rows = self.rows_of_step(step)
         mine = rows[len(rows) * rank // world_size : len(rows) * (rank + 1) // world_size]
         if self.plan.candidates == "own":
-            return self._make_pointwise(mine, rows, world_size)
+            return self._make_pointwise(mine, len(rows))
         users, lengths, items = self._positives(mine)
         all_items = items if world_size == 1 else self._positives(rows)[2]
         candidates = self._candidates(step, rows, all_items)
@@ -156,7 +157,7 @@ class Batches:
             interactions=len(all_items),
         )
 
-    def _make_pointwise(self, mine: np.ndarray, rows: np.ndarray, world_size: int) -> Batch:
+    def _make_pointwise(self, mine: np.ndarray, rows: int) -> Batch:
         users, items = np.asarray(self.train.users[mine]), np.asarray(self.train.items[mine])
         values = self.train.values
         nothing = torch.zeros(2, 0, dtype=torch.int64)
@@ -169,8 +170,8 @@ class Batches:
             weights=torch.ones(len(mine)),
             values=None if values is None else torch.from_numpy(values[mine]),
             candidate_counts=[],
-            rows=len(rows),
-            interactions=len(rows),
+            rows=rows,
+            interactions=rows,
         )
 
     def _positives(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
