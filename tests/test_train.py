@@ -194,6 +194,17 @@ def test_validation_figures_are_recorded_during_the_training(tmp_path: Path) -> 
     assert all(0 <= record["validation/recall@3"] <= 1 for record in measured)
 
 
+def test_a_training_whose_loss_is_no_number_ends_at_the_next_record(tmp_path: Path, capsys) -> None:
+    diverging = ["--optimizer.learning_rate", "1e30", "--model.similarity", "dot", "--optimizer.name", "sgd"]
+    run = tmp_path / "run"
+    data = worlds.options(tmp_path, TRAIN, WITHHELD)
+    options = [*diverging, "--optimizer.table_learning_rates", "{}", "--run.log_every", "10"]
+    assert main([*data, *worlds.QUICK, "--device", "cpu", "--run.dir", str(run), *options]) == 2
+    assert capsys.readouterr().err.startswith("error: step 10: the loss is nan, expected a number; the model")
+    assert not (run / "checkpoints").exists()
+    assert records(run) == []
+
+
 def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Path, monkeypatch) -> None:
     # 16 users in steps of 4, recorded after 6 steps, that is, in the middle between two evaluations.
     options = ["--run.epochs", "3", "--run.log_every", "6", "--run.evaluate_every", "1"]
