@@ -16,6 +16,7 @@ from trainer.cli import main
 from trainer.config import Config
 from trainer.data.batches import Batches
 from trainer.data.dataset import Dataset
+from trainer.data.inputs import keyed_jagged
 from trainer.errors import ConfigError
 from trainer.model.losses import multi_positive_softmax
 from trainer.options import parse_config, read_config
@@ -324,6 +325,21 @@ def test_the_unknown_users_row_is_zero_before_and_after_the_training(tmp_path: P
         with Progress(tmp_path, 0, active=False, tensorboard=False) as progress:
             fit(config, dataset, parts, source, world, progress)
         assert unknown() == [0] * 8
+
+
+def test_a_user_of_whom_training_tells_nothing_has_no_direction(tmp_path: Path) -> None:
+    # User 7 has a test item alone and is the only one of his age; the unknown user has no age.
+    ids = [1001 + number for number in range(16)]
+    ages = pa.table({"user_id": [*ids, 7], "age": [number % 3 for number in range(16)] + [9]})
+    dataset = worlds.dataset(tmp_path / "cache", TRAIN, [*WITHHELD, (7, 51)], users=ages)
+    config = parse_config([*worlds.QUICK, "--model.user_features", "age"])
+    with join_world("cpu") as world:
+        parts = assemble(config, dataset, world)
+        users = keyed_jagged(parts.user_inputs, np.array([dataset.user_row(7), dataset.user_count, 0, 1]))
+        alone, unknown, one, other = parts.towers.queries(users).detach()
+    # A zero vector and the one that a bias is multiplied by: such users are ranked for by bias alone.
+    assert alone.tolist() == unknown.tolist() == [0] * 8 + [1]
+    assert [float(vector[:8].norm()) for vector in (one, other)] == pytest.approx([1, 1])
 
 
 def test_the_very_first_step_is_taken_at_its_warm_up_rate(tmp_path: Path) -> None:
