@@ -1,5 +1,6 @@
 """Batches: what a step holds, whoever takes which part of it."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,15 @@ def test_an_epoch_visits_every_row_once(data, rows, count, size) -> None:
             pair for step in steps for pair in pairs(source.make(step), source.make(step).positives, range(6))
         ]
         assert sorted(positives) == sorted((user, item) for user, item in TRAIN)
+
+
+def test_the_order_of_an_epoch_takes_four_bytes_a_row_and_goes_with_the_epoch(data) -> None:
+    source = steps_of(data, rows="interaction")
+    order = weakref.ref(source.rows_of_step(0).base)
+    assert order().nbytes == 4 * len(TRAIN)
+    assert source.rows_of_step(1).base is order()  # the same epoch
+    source.rows_of_step(source.steps_per_epoch)
+    assert order() is None
 
 
 def test_orders_differ_between_epochs_and_seeds_but_not_between_runs(data) -> None:

@@ -2,6 +2,7 @@
 
 from math import comb
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,7 +48,9 @@ def test_a_set_is_ascending_and_holds_every_item_once() -> None:
     holders = np.array([3, 3, 3, 3, 3])
     own = in_batch(np.array([4, 1, 4, 1, 0]), holders, 3, 10)
     assert own.items.tolist() == [0, 1, 4]
-    draw = sampled(np.array([4, 1, 4]), holders, 3, 10, np.full(5, 0.2), 200, np.random.default_rng(0))
+    share = np.full(5, 0.2)
+    generator = np.random.default_rng(0)
+    draw = sampled(np.array([4, 1, 4]), holders, 3, 10, share, np.cumsum(share), 200, generator)
     assert draw.items.tolist() == [0, 1, 2, 3, 4]
 
 
@@ -55,11 +58,28 @@ def test_draws_follow_their_shares_and_never_take_an_item_without_one() -> None:
     share = np.array([0.0, 0.7, 0.0, 0.3, 0.0])
     counts = np.zeros(5)
     for seed in range(2000):
-        drawn = sampled(np.array([1]), np.ones(5, int), 1, 9, share, 1, np.random.default_rng(seed))
+        generator = np.random.default_rng(seed)
+        drawn = sampled(np.array([1]), np.ones(5, int), 1, 9, share, np.cumsum(share), 1, generator)
         counts[drawn.items] += 1
     assert counts[[0, 2, 4]].tolist() == [0, 0, 0]
     # Binomial of 2,000 draws at 0.3: standard deviation 20.5.
     assert abs(counts[3] - 600) < 5 * 20.5
+
+
+def test_a_draw_beyond_the_rounded_sum_of_shares_takes_no_item_without_one() -> None:
+    share = np.array([0.1] * 10 + [0.0])  # ten times 0.1 is 0.9999999999999999
+    largest = SimpleNamespace(random=lambda draws: np.full(draws, np.nextafter(1, 0)))
+    drawn = sampled(np.array([0]), np.array([1] * 10 + [0]), 1, 9, share, np.cumsum(share), 1, largest)
+    assert drawn.items.tolist() == [0, 9]
+    assert np.isfinite(drawn.log_q).all()
+
+
+def test_shares_are_summed_once_and_not_at_every_step(skewed) -> None:
+    source = skewed(candidates="sampled", samples=50)
+    source.summed_share = np.array([0, 0, 0, 1, 1, 1, 1.0])  # as if item 3 alone were drawn
+    batch = source.make(0)
+    own = items_of(batch)[batch.positives[1].numpy()]
+    assert set(items_of(batch).tolist()) == {*own.tolist(), 3}
 
 
 def test_log_q_of_the_own_positives_is_that_of_drawing_rows_without_replacement() -> None:

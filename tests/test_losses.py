@@ -192,7 +192,9 @@ def test_a_growing_sample_approaches_the_whole_catalogue(loss: Loss) -> None:
     errors, uncorrected = [], []
     for draws in (50, 500, 20_000):
         found = [
-            sampled(own, np.ones(items, int), 1, 1000, share, draws, np.random.default_rng(seed))
+            sampled(
+                own, np.ones(items, int), 1, 1000, share, np.cumsum(share), draws, np.random.default_rng(seed)
+            )
             for seed in range(40)
         ]
         values = [sample_loss(loss, query, candidates, sample, own, sample.log_q) for sample in found]

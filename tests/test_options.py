@@ -222,7 +222,15 @@ def test_values_and_combinations_that_cannot_work_are_refused(arguments: list[st
 
 def test_evaluating_during_the_training_needs_a_validation_part() -> None:
     assert "needs a validation part" in refused("--run.evaluate_every", "1")
+    assert "needs a validation part" in refused("--run.evaluate_every", "1", "--data.split", "leave_last_out")
     parse_config(["--run.evaluate_every", "1", "--data.validation_size", "0.1"])
+
+
+def test_measuring_the_validation_part_needs_one_before_the_training_and_not_after_it() -> None:
+    assert refused("--evaluation.split", "validation").startswith(
+        "--evaluation.split validation: needs a validation part"
+    )
+    parse_config(["--evaluation.split", "validation", "--data.validation_size", "0.1"])
 
 
 @pytest.mark.parametrize(

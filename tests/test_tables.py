@@ -1,5 +1,6 @@
 """Tables of your own in five formats: the same three interactions, and what may be wrong with them."""
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -181,6 +182,22 @@ def test_missing_ids_of_parquet_make_bad_rows(tmp_path):
         rows(read("parquet", tmp_path / "x.parquet").interactions)
     tables = read("parquet", tmp_path / "x.parquet", bad_rows="skip")
     assert rows(tables.interactions) == {"user_id": [1], "item_id": ["a"]}
+
+
+def test_a_missing_id_among_fractional_numbers_is_the_only_value_converted_alone(tmp_path, monkeypatch):
+    ids = np.arange(1000.0)
+    ids[[3, 500, 700, 800, 900]] = [np.nan, np.nan, 0.5, -np.inf, 1e300]
+    table = {"user_id": pa.array(ids, from_pandas=False), "item_id": np.arange(1000)}
+    parquet.write_table(pa.table(table), tmp_path / "likes.parquet")
+    alone = []
+    convert_one = checked_rows._convert_one
+    monkeypatch.setattr(
+        checked_rows, "_convert_one", lambda value, type: alone.append(value) or convert_one(value, type)
+    )
+    source = read("parquet", tmp_path / "likes.parquet", bad_rows="skip")
+    kept = [place for place in range(1000) if place not in (3, 500, 700, 800, 900)]
+    assert rows(source.interactions) == {"user_id": kept, "item_id": kept}
+    assert len(alone) == source.bad_rows.skipped == 5
 
 
 def test_text_that_is_not_utf_8_is_named(tmp_path):

@@ -105,6 +105,17 @@ def test_a_diverged_model_is_called_so(bad):
     assert isinstance(error.value, ValueError)
 
 
+def test_scores_of_minus_infinity_are_no_excluded_items():
+    query, items = torch.tensor([[1.0], [1e30]]), torch.tensor([[-1e30], [-2e30], [1.0]])
+    with pytest.raises(DivergedError, match="query 1: scores are NaN or infinite"):
+        top_k(query, items, 2)
+    with pytest.raises(DivergedError, match="query 1: scores are NaN or infinite"):
+        top_k(query, items, 5, (torch.tensor([1, 1]), torch.tensor([2, 2])))
+    # Where excluded items alone leave a gap, nothing is wrong; one that is named twice is left out once.
+    lists = torch.tensor([2, 3]), torch.tensor([0, 1, 0, 1, 1])
+    assert top_k(query, items, 2, lists)[1].tolist() == [[2, -1], [2, -1]]
+
+
 def test_a_diverged_item_is_found_wherever_it_stands():
     items = torch.ones(20_000, 2)
     items[12_345, 1] = torch.nan

@@ -16,14 +16,16 @@ from trainer.cli import main
 from trainer.config import Config
 from trainer.data.batches import Batches
 from trainer.data.dataset import Dataset
+from trainer.data.inputs import keyed_jagged
 from trainer.errors import ConfigError
 from trainer.model.losses import multi_positive_softmax
 from trainer.options import parse_config, read_config
 from trainer.parallel.shard import schedule_factor
 from trainer.parallel.world import join_world
+from trainer.training import runs, train
 from trainer.training.assembly import assemble, batch_plan, make_inputs
 from trainer.training.progress import Progress
-from trainer.training.runs import open_run
+from trainer.training.runs import new_run_folder, open_run
 from trainer.training.train import fit, make_loss, train_step
 
 TRAIN, WITHHELD = worlds.checkerboard()
@@ -173,6 +175,15 @@ def test_a_second_training_in_the_same_folder_is_refused(capsys, tmp_path: Path)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def test_trainings_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs.time, "strftime", lambda form: "20260102-030405")
+    found = [new_run_folder(parse_config([])) for _ in range(3)]
+    names = ["ml-100k-softmax-20260102-030405" + suffix for suffix in ("", "-2", "-3")]
+    assert found == [Path("runs", name) for name in names]
+    assert all(run.is_dir() for run in found)
+
+
 def test_validation_figures_are_recorded_during_the_training(tmp_path: Path) -> None:
     run = worlds.trained(
         tmp_path,
@@ -182,6 +193,43 @@ def test_validation_figures_are_recorded_during_the_training(tmp_path: Path) -> 
     measured = [record for record in records(run) if "validation/ndcg@3" in record]
     assert len(measured) == 4
     assert all(0 <= record["validation/recall@3"] <= 1 for record in measured)
+
+
+def test_a_training_whose_loss_is_no_number_ends_at_the_next_record(tmp_path: Path, capsys) -> None:
+    diverging = ["--optimizer.learning_rate", "1e30", "--model.similarity", "dot", "--optimizer.name", "sgd"]
+    run = tmp_path / "run"
+    data = worlds.options(tmp_path, TRAIN, WITHHELD)
+    options = [*diverging, "--optimizer.table_learning_rates", "{}", "--run.log_every", "10"]
+    assert main([*data, *worlds.QUICK, "--device", "cpu", "--run.dir", str(run), *options]) == 2
+    assert capsys.readouterr().err.startswith("error: step 10: the loss is nan, expected a number; the model")
+    assert not (run / "checkpoints").exists()
+    assert records(run) == []
+
+
+def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Path, monkeypatch) -> None:
+    # 16 users in steps of 4, recorded after 6 steps, that is, in the middle between two evaluations.
+    options = ["--run.epochs", "3", "--run.log_every", "6", "--run.evaluate_every", "1"]
+    config, dataset = started(tmp_path, *options, "--data.validation_size", "0.1")
+    now = [0.0]
+    monkeypatch.setattr(train.time, "perf_counter", lambda: now[0])
+
+    def lasting(seconds: float, work):
+        def timed(*arguments, **settings):
+            now[0] += seconds
+            return work(*arguments, **settings)
+
+        return timed
+
+    monkeypatch.setattr(train, "train_step", lasting(1.0, train.train_step))
+    monkeypatch.setattr(train, "measure", lasting(100.0, lambda *_, **__: None))
+    with join_world("cpu") as world:
+        parts = assemble(config, dataset, world)
+        source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+        with Progress(tmp_path, 0, active=True, tensorboard=False) as progress:
+            fit(config, dataset, parts, source, world, progress)
+    interactions = [source.make(step).interactions for step in range(12)]
+    expected = [sum(interactions[:6]) / 6, sum(interactions[6:]) / 6]
+    assert [record["examples_per_second"] for record in records(tmp_path)] == pytest.approx(expected)
 
 
 def test_tensorboard_events_are_written_where_they_are_wanted(tmp_path: Path) -> None:
@@ -277,6 +325,21 @@ def test_the_unknown_users_row_is_zero_before_and_after_the_training(tmp_path: P
         with Progress(tmp_path, 0, active=False, tensorboard=False) as progress:
             fit(config, dataset, parts, source, world, progress)
         assert unknown() == [0] * 8
+
+
+def test_a_user_of_whom_training_tells_nothing_has_no_direction(tmp_path: Path) -> None:
+    # User 7 has a test item alone and is the only one of his age; the unknown user has no age.
+    ids = [1001 + number for number in range(16)]
+    ages = pa.table({"user_id": [*ids, 7], "age": [number % 3 for number in range(16)] + [9]})
+    dataset = worlds.dataset(tmp_path / "cache", TRAIN, [*WITHHELD, (7, 51)], users=ages)
+    config = parse_config([*worlds.QUICK, "--model.user_features", "age"])
+    with join_world("cpu") as world:
+        parts = assemble(config, dataset, world)
+        users = keyed_jagged(parts.user_inputs, np.array([dataset.user_row(7), dataset.user_count, 0, 1]))
+        alone, unknown, one, other = parts.towers.queries(users).detach()
+    # A zero vector and the one that a bias is multiplied by: such users are ranked for by bias alone.
+    assert alone.tolist() == unknown.tolist() == [0] * 8 + [1]
+    assert [float(vector[:8].norm()) for vector in (one, other)] == pytest.approx([1, 1])
 
 
 def test_the_very_first_step_is_taken_at_its_warm_up_rate(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ class ShardingConfig:
     """How tables are laid over ranks."""
 
     kind: Literal["table_wise", "column_wise", "data_parallel"] = "table_wise"
-    """Sharding of every table: whole on one rank, its columns over ranks, or a copy on each rank."""
+    """Sharding of every table: one rank each, columns over ranks (best with `adagrad`), or copies."""
 
 
 @dataclass

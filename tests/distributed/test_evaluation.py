@@ -1,6 +1,7 @@
 """Evaluation and checkpoints at any world size, against an evaluation written out in numpy."""
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from small_training import configured, shards, small_dataset, source_of, whole
 
 from trainer.data.dataset import open_dataset
 from trainer.data.inputs import keyed_jagged
+from trainer.evaluation import evaluate as evaluate_module
+from trainer.evaluation.baselines import popularity_scores
 from trainer.evaluation.evaluate import evaluate
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import load, newest, save
@@ -191,3 +194,17 @@ def figures_of_fit(world, config, folder):
     fit(config, dataset, parts, source_of(config, dataset, parts), world, Names())
     assert measure(config, dataset, parts, world, "validation") is None or world.is_first
     return records
+
+
+def test_popularity_is_counted_on_the_first_rank_where_baselines_are_wanted(folder):
+    config = configured()
+    assert run_on_ranks(2, times_counted, config, folder, True) == [1, 0]
+    assert run_on_ranks(2, times_counted, config, folder, False) == [0, 0]
+
+
+def times_counted(world, config, folder, baselines):
+    dataset = open_dataset(folder)
+    parts = assemble(config, dataset, world)
+    with mock.patch.object(evaluate_module, "popularity_scores", wraps=popularity_scores) as counted:
+        measure(config, dataset, parts, world, "test", baselines)
+    return counted.call_count

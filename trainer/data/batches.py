@@ -6,7 +6,6 @@ depend on the world size; each rank takes its contiguous part of both.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +13,8 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from trainer.data.candidates import Candidates, catalogue, in_batch, sampled
-from trainer.data.dataset import Dataset, Interactions, Ragged
+from trainer.data.dataset import Dataset, Interactions
+from trainer.data.features import Ragged
 from trainer.data.inputs import Inputs, keyed_jagged
 
 
@@ -100,8 +100,11 @@ class Batches:
         self.row_count = len(self.row_users) if self.row_users is not None else len(self.train)
         # Rows that hold each item: a row holds it once at most.
         self.holders = np.bincount(self.train.items, minlength=dataset.item_count)
-        uniform = np.full(self.item_count, 1 / self.item_count)
-        self.draw_share = uniform if plan.distribution == "uniform" else self.holders / len(self.train)
+        if plan.candidates == "sampled":
+            uniform = np.full(self.item_count, 1 / self.item_count)
+            self.draw_share = uniform if plan.distribution == "uniform" else self.holders / len(self.train)
+            self.summed_share = np.cumsum(self.draw_share)
+        self.order: tuple[int, np.ndarray] | None = None
         weights = counts[self.row_users].astype(np.float64) ** plan.user_weight_power if by_user else None
         self.user_weights = None
         if weights is not None:
@@ -116,16 +119,24 @@ class Batches:
     def rows_of_step(self, step: int) -> np.ndarray:
         """Users or interactions of a step over all ranks, in an order drawn anew for each epoch."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self.plan.seed, epoch, self.row_count)
-        rows = order[place * self.plan.size : (place + 1) * self.plan.size]
+        rows = self._order(epoch)[place * self.plan.size : (place + 1) * self.plan.size]
         return rows if self.row_users is None else self.row_users[rows]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """All row numbers, (row_count,), in the order of an epoch."""
+        if self.order is None or self.order[0] != epoch:
+            self.order = None  # an order is as long as the data: one makes room before the next is drawn
+            rows = np.arange(self.row_count, dtype=np.int32 if self.row_count < 2**31 else np.int64)
+            np.random.default_rng([self.plan.seed, epoch]).shuffle(rows)
+            self.order = epoch, rows
+        return self.order[1]
 
     def make(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """One rank's batch of a step."""
         rows = self.rows_of_step(step)
         mine = rows[len(rows) * rank // world_size : len(rows) * (rank + 1) // world_size]
         if self.plan.candidates == "own":
-            return self._make_pointwise(mine, rows, world_size)
+            return self._make_pointwise(mine, len(rows))
         users, lengths, items = self._positives(mine)
         all_items = items if world_size == 1 else self._positives(rows)[2]
         candidates = self._candidates(step, rows, all_items)
@@ -146,7 +157,7 @@ class Batches:
             interactions=len(all_items),
         )
 
-    def _make_pointwise(self, mine: np.ndarray, rows: np.ndarray, world_size: int) -> Batch:
+    def _make_pointwise(self, mine: np.ndarray, rows: int) -> Batch:
         users, items = np.asarray(self.train.users[mine]), np.asarray(self.train.items[mine])
         values = self.train.values
         nothing = torch.zeros(2, 0, dtype=torch.int64)
@@ -159,8 +170,8 @@ class Batches:
             weights=torch.ones(len(mine)),
             values=None if values is None else torch.from_numpy(values[mine]),
             candidate_counts=[],
-            rows=len(rows),
-            interactions=len(rows),
+            rows=rows,
+            interactions=rows,
         )
 
     def _positives(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -176,7 +187,14 @@ class Batches:
             return in_batch(items, self.holders, len(rows), self.row_count)
         generator = np.random.default_rng([self.plan.seed, step, 1])
         return sampled(
-            items, self.holders, len(rows), self.row_count, self.draw_share, self.plan.samples, generator
+            items,
+            self.holders,
+            len(rows),
+            self.row_count,
+            self.draw_share,
+            self.summed_share,
+            self.plan.samples,
+            generator,
         )
 
     def _masks_more(self) -> bool:
@@ -204,8 +222,3 @@ def batches(
 def _pairs(lengths: np.ndarray, columns: np.ndarray) -> torch.Tensor:
     rows = np.repeat(np.arange(len(lengths)), lengths)
     return torch.from_numpy(np.stack([rows, columns.astype(np.int64)]))
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)

@@ -52,6 +52,7 @@ def sampled(
     rows: int,
     row_count: int,
     draw_share: np.ndarray,
+    summed_share: np.ndarray,
     draws: int,
     generator: np.random.Generator,
 ) -> Candidates:
@@ -60,12 +61,14 @@ def sampled(
     Args:
         positives, holders, rows, row_count: as in `in_batch`.
         draw_share: (N,) chance of each item in one draw; its sum is 1.
+        summed_share: (N,) running sum of `draw_share`, which is the same at every step.
         draws: items drawn, with replacement.
         generator: of the step, the same on every rank.
     """
-    # Inverse transform sampling: `Generator.choice` would sum all chances anew at every step.
-    drawn = np.searchsorted(np.cumsum(draw_share), generator.random(draws), side="right")
-    items = np.union1d(positives, np.minimum(drawn, len(draw_share) - 1))
+    # Inverse transform sampling: `Generator.choice` would sum all chances anew at every step. Rounding may
+    # leave their sum below 1, and beyond it lies no item but perhaps one that cannot be drawn.
+    drawn = np.searchsorted(summed_share, generator.random(draws) * summed_share[-1], side="right")
+    items = np.union1d(positives, drawn)
     absent_from_rows = _log_absent_from_rows(holders[items], rows, row_count)
     with np.errstate(divide="ignore"):
         absent_from_draws = draws * np.log1p(-draw_share[items])

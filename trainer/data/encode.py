@@ -146,15 +146,17 @@ def _rounds(source: SourceTables, name: str) -> Iterator[tuple[bool, pa.Table]]:
     first: pa.Schema | None = None
     for held_out, batches in ((False, source.interactions), (True, source.held_out or ())):
         pending: list[pa.RecordBatch] = []
+        rows = 0
         for batch in batches:
             batch = batch.select([column for column in COLUMNS if column in batch.schema.names])
             first = first or batch.schema
             _check_batch(batch, first, name)
             pending.append(batch)
-            if sum(len(waiting) for waiting in pending) >= ROUND_ROWS:
+            rows += len(batch)
+            if rows >= ROUND_ROWS:
                 yield held_out, pa.Table.from_batches(pending)
-                pending = []
-        if any(len(waiting) for waiting in pending):
+                pending, rows = [], 0
+        if rows:
             yield held_out, pa.Table.from_batches(pending)
 
 

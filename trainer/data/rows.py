@@ -75,6 +75,11 @@ def _convert(raw: pa.Array, type: pa.DataType) -> pa.Array:
         odd = raw.is_valid()
     if raw.type == pa.string():
         odd = pc.fill_null(pc.invert(pc.match_substring_regex(raw, "^[0-9]{1,15}$")), False)
+    elif pa.types.is_floating(raw.type):
+        # Whole numbers up to 2**53 can be converted, and NaN equals nothing.
+        numbers = raw.cast(pa.float64())
+        whole = pc.and_(pc.equal(pc.floor(numbers), numbers), pc.less_equal(pc.abs(numbers), 2.0**53))
+        odd = pc.fill_null(pc.invert(whole), False)
     converted = pa.array([_convert_one(value, type) for value in raw.filter(odd)], type)
     return pc.replace_with_mask(pc.if_else(odd, None, raw).cast(type), odd, converted)
 

@@ -76,7 +76,11 @@ def evaluate(
             f"--data.{split}_size 0.2, or measure another part with --split"
         )
     item_vectors = _item_vectors(towers, item_inputs, dataset.item_count, world, chunk, everywhere=sharded)
-    popularity = popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)
+    popularity = (
+        popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)
+        if baselines and world.is_first
+        else None
+    )
     sums: dict[str, dict[str, float]] = {}
     for start in range(0, len(users), chunk):
         rows = users[start : start + chunk]
@@ -94,7 +98,7 @@ def evaluate(
             continue
         exclude = _take(known, rows) if seen == "mask" else _nothing(len(rows))
         lists = {"model": ranked}
-        if baselines:
+        if popularity is not None:
             lists["popularity"] = rank_by_scores(popularity, max(ks), exclude)
             lists["random"] = rank_randomly(
                 torch.from_numpy(rows), dataset.item_count, max(ks), exclude, seed

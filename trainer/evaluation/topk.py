@@ -53,7 +53,9 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
         own = slice(start, start + USER_BLOCK)
         left_out = slice(bounds[block], bounds[block + 1])
         found = _rank(query[own], items, k, users[left_out] - start, values[left_out])
-        diverged = ~(found[0][:, 0] < torch.inf)
+        # A score of minus infinity ranks like an excluded item: only the gap at the end tells of it.
+        missing = (found[1] < 0).sum(1) > (k - len(items) + exclude[0][own]).clamp(min=0)
+        diverged = ~(found[0][:, 0] < torch.inf) | missing
         if diverged.any():
             raise DivergedError(
                 f"query {start + int(diverged.nonzero()[0])}: scores are NaN or infinite, expected finite "

@@ -126,9 +126,8 @@ def fill_tables(model: nn.Module, values: Callable[[str, slice], torch.Tensor]) 
 
 def normal_block(seed: int, table: str, rows: slice, dim: int, std: float) -> torch.Tensor:
     """Normal values, a pure function of seed, table and first row: (len(rows), dim) float32."""
-    generator = torch.Generator().manual_seed(
-        zlib.crc32(f"{seed}/{table}/{rows.start}".encode()) + (seed << 32)
-    )
+    # Of a seed, torch's generator on CPU takes the lower 32 bits: everything has to be hashed into them.
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{table}/{rows.start}".encode()))
     return torch.empty(rows.stop - rows.start, dim).normal_(0, std, generator=generator)
 
 

@@ -100,8 +100,11 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         dataset.item_name,
     )
     rows = config.batches.size // world.size
-    plan = make_plan(
-        towers, config.sharding.kind, kernel, world.size, world.local_size, world.device.type, rows
+    # One rank decides: memory enters the plan, and hosts may differ in it.
+    plan = world.on_first(
+        lambda: make_plan(
+            towers, config.sharding.kind, kernel, world.size, world.local_size, world.device.type, rows
+        )
     )
     described = describe_plan(plan, towers, world.size)
     rates = _learning_rates(config, [*users, *items], dataset.item_name)
@@ -115,7 +118,7 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         config.optimizer.dense_learning_rate,
         config.optimizer.weight_decay,
     )
-    _initialise(model, config, dataset)
+    _initialise(model, config, dataset, users)
     return Parts(model, cast(TwoTowers, model.module), optimizer, described, users, items)
 
 
@@ -160,11 +163,17 @@ def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[s
     return {table: given.get(table, config.optimizer.learning_rate) for table in tables}
 
 
-def _initialise(model: nn.Module, config: Config, dataset: Dataset) -> None:
-    """Normal vectors, biases of log popularity, and zero for the row of unknown users."""
+def _initialise(model: nn.Module, config: Config, dataset: Dataset, users: Inputs) -> None:
+    """Normal vectors, biases of log popularity, and zero for what no training user looks up.
+
+    Such rows stay as they are: that of unknown users, and categories, the unknown one among them, of users
+    without training interactions alone. Unit vectors would give their values, by chance, the full weight.
+    """
     dim, seed = config.model.dim, config.run.seed
     std = 0.3 / dim**0.5 if config.model.init_std is None else config.model.init_std
     bias = _initial_bias(dataset, config.model.popularity_prior)
+    training = np.flatnonzero(dataset.known("train").lengths())
+    used = {table: np.unique(_looked_up(column, training)) for table, column in users.items()}
 
     def values(table: str, rows: slice) -> torch.Tensor:
         if table == f"{dataset.item_name}_bias":
@@ -173,11 +182,16 @@ def _initialise(model: nn.Module, config: Config, dataset: Dataset) -> None:
             block[: len(column)] = column.unsqueeze(1)
             return block
         block = normal_block(seed, table, rows, dim, std)
-        if table == "user" and rows.start <= dataset.user_count < rows.stop:
-            block[dataset.user_count - rows.start] = 0
+        if table in used:
+            unused = np.isin(np.arange(rows.start, rows.stop), used[table], invert=True)
+            block[torch.from_numpy(unused)] = 0
         return block
 
     fill_tables(model, values)
+
+
+def _looked_up(column: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray:
+    return column.take(rows)[1] if isinstance(column, Ragged) else column[rows]
 
 
 def _initial_bias(dataset: Dataset, prior: float) -> torch.Tensor:

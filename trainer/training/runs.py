@@ -39,15 +39,29 @@ def new_run_folder(config: Config) -> Path:
     """
     name = f"{config.data.name}-{config.loss.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     run = Path(config.run.dir) if config.run.dir else Path("runs") / name
-    if (run / CONFIG).exists():
+    if config.run.dir and (run / CONFIG).exists():
         raise ConfigError(f"--run.dir {run}: holds a run already. Name another folder, or remove this one")
     try:
+        if not config.run.dir:
+            return _numbered(run)
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"--run.dir {run}: cannot be made ({error.strerror}). Name another folder"
         ) from error
     return run
+
+
+def _numbered(folder: Path) -> Path:
+    """`folder`, or with a number behind its name where a training of the same second has made it."""
+    number, name = 1, folder.name
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = folder.with_name(f"{name}-{number}")
 
 
 def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> None:
