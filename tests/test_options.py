@@ -222,6 +222,7 @@ def test_values_and_combinations_that_cannot_work_are_refused(arguments: list[st
 
 def test_evaluating_during_the_training_needs_a_validation_part() -> None:
     assert "needs a validation part" in refused("--run.evaluate_every", "1")
+    assert "needs a validation part" in refused("--run.evaluate_every", "1", "--data.split", "leave_last_out")
     parse_config(["--run.evaluate_every", "1", "--data.validation_size", "0.1"])
 
 

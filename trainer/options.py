@@ -130,7 +130,7 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     yield (
         "run.evaluate_every",
         "needs a validation part, for instance --data.validation_size 0.1 (the test part is measured once)",
-        config.run.evaluate_every == 0 or data.validation_size > 0 or data.split == "leave_last_out",
+        config.run.evaluate_every == 0 or data.validation_size > 0,
     )
     yield "data.name", "needs --data.interactions FILE", data.name != "files" or data.interactions is not None
     yield (
