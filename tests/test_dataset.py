@@ -365,7 +365,7 @@ def test_the_vocabulary_of_another_data_set_is_replaced(tmp_path):
 def test_a_damaged_vocabulary_is_refused(tmp_path):
     copy_vocabulary(ready(tmp_path, SourceTables(batches(ROWS))), tmp_path)
     os.truncate(tmp_path / "vocabulary" / "users.arrow", 5)
-    with pytest.raises(DataError, match=r"users.arrow: has 5 bytes, expected .* Resume the training"):
+    with pytest.raises(DataError, match=r"users.arrow: has 5 bytes, expected .* Train the run anew"):
         open_vocabulary(tmp_path)
 
 

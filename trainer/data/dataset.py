@@ -241,7 +241,7 @@ def open_vocabulary(folder: Path) -> Vocabulary:
     Raises: DataError if a file of it is missing or truncated.
     """
     target = folder / "vocabulary"
-    meta = storage.read_meta(target, "Resume the training of this run to write it again")
+    meta = storage.read_meta(target, "Train the run anew, into another folder")
     user_ids, _ = storage.map_ids(target, "user")
     item_ids, titles = storage.map_ids(target, "item")
     return Vocabulary(

@@ -137,10 +137,8 @@ def choose_device(device: str, local_rank: int, local_size: int) -> torch.device
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cuda" and gpus < local_size:
-        raise ConfigError(
-            f"--device cuda: {local_size} ranks on this host but {gpus} CUDA devices. "
-            f"Start {max(gpus, 1)} ranks here, or use --device cpu"
-        )
+        remedy = f"Start {gpus} ranks here, or use --device cpu" if gpus else "Use --device cpu"
+        raise ConfigError(f"--device cuda: {local_size} ranks on this host but {gpus} CUDA devices. {remedy}")
     if device == "cuda" or (device == "auto" and gpus >= local_size):
         return torch.device("cuda", local_rank)
     return torch.device("cpu")
