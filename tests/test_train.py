@@ -184,6 +184,19 @@ def test_validation_figures_are_recorded_during_the_training(tmp_path: Path) -> 
     assert all(0 <= record["validation/recall@3"] <= 1 for record in measured)
 
 
+def test_a_training_that_diverges_stops_at_the_first_record_and_leaves_no_checkpoint(
+    capsys, tmp_path: Path
+) -> None:
+    options = worlds.options(tmp_path, TRAIN, WITHHELD)
+    run = tmp_path / "diverged"
+    arguments = ["--optimizer.learning_rate", ".inf", "--run.log_every", "1", "--run.dir", str(run)]
+    assert main(["train", *options, *arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: step ")
+    assert not np.isfinite(records(run)[-1]["loss"])
+    assert all(np.isfinite(record["loss"]) for record in records(run)[:-1])
+    assert not (run / "checkpoints").exists()
+
+
 def test_tensorboard_events_are_written_where_they_are_wanted(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), "--run.tensorboard", "true")
     assert list((run / "tensorboard").glob("events*"))

@@ -1,6 +1,7 @@
 """Train, measure and keep a run: the assembly and the loop."""
 
 import json
+import math
 import textwrap
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.prepare import prepare_data
 from trainer.evaluation.evaluate import Evaluation, evaluate
 from trainer.evaluation.table import results_table, verdict
+from trainer.evaluation.topk import DivergedError
 from trainer.model import losses
 from trainer.parallel.plan import compute_kernel
 from trainer.parallel.shard import schedule_factor, set_learning_rates
@@ -61,7 +63,10 @@ def train(config: Config) -> Path | None:
 def fit(
     config: Config, dataset: Dataset, parts: Parts, source: Batches, world: World, progress: Progress
 ) -> None:
-    """The loop: every step, and what is due after some of them."""
+    """The loop: every step, and what is due after some of them.
+
+    Raises: DivergedError, on all ranks alike, if a recorded loss is NaN or infinite.
+    """
     epoch_steps = source.steps_per_epoch
     steps = config.run.epochs * epoch_steps
     log_every = config.run.log_every or epoch_steps
@@ -78,6 +83,11 @@ def fit(
         if step % log_every == 0 or step == steps:
             loss, seconds = float(world.sum(total)) / rows, time.perf_counter() - since
             log(progress, config, step, epoch_steps, loss, factor, interactions / seconds)
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"step {step}: the loss is {loss}, expected a finite number; the model has diverged. "
+                    "Train again with smaller --optimizer.learning_rate"
+                )
             total, rows, interactions, since = torch.zeros_like(total), 0, 0, time.perf_counter()
         if config.run.evaluate_every and step % (config.run.evaluate_every * epoch_steps) == 0:
             evaluation = measure(config, dataset, parts, world, "validation", baselines=False)
