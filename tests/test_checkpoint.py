@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(
 @pytest.mark.parametrize("pattern", ["*.distcp", ".metadata"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
 def test_a_damaged_checkpoint_is_refused_in_one_line(
-    world: World, tmp_path: Path, pattern: str, damage: str
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture, pattern: str, damage: str
 ) -> None:
     folder = save(tmp_path, 5, sharded(1), world)
     (file,) = folder.glob(pattern)
@@ -135,4 +135,8 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
     with pytest.raises(CheckpointError) as error:
         opened(folder)
     assert str(folder) in str(error.value)
+    assert "damaged" in str(error.value)
+    assert "Traceback" not in str(error.value)
     assert "\n" not in str(error.value)
+    # Nor does the library print tracebacks of its own, which it does through the root logger.
+    assert not [record for record in caplog.records if record.name == "root"]

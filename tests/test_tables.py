@@ -96,6 +96,12 @@ def test_a_part_file_without_a_column_is_named(tmp_path):
         rows(read("parquet", tmp_path).interactions)
 
 
+@pytest.mark.parametrize("format", ["csv", "tsv", "recbole", "lightgcn"])
+def test_a_folder_in_place_of_a_text_file_is_called_one(tmp_path, format):
+    with pytest.raises(DataError, match=f"{tmp_path.name}: is a folder, expected a file of format {format}"):
+        read(format, tmp_path)
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"holds no \*.parquet file"):
         read("parquet", tmp_path)

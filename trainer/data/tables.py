@@ -119,6 +119,8 @@ def _open(format: Format, path: Path) -> list[Rows]:
         if not paths:
             raise DataError(f"{path}: the folder holds no *.parquet file. Put the part files there")
         return [ParquetFile(part) for part in paths]
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, expected a file of format {format}. Name the file")
     if format == "lightgcn":
         return [LightGCNFile(path)]
     return [TextFile(path, "," if format == "csv" else "\t", nulls=MISSING)]

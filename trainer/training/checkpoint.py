@@ -1,6 +1,7 @@
 """Checkpoints of sharded towers: written by all ranks, opened at any world size, or whole in one process."""
 
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -62,9 +63,16 @@ def load(checkpoint: Path, model: nn.Module) -> None:
             distributed_checkpoint.load(state, checkpoint_id=checkpoint)
     except (distributed_checkpoint.api.CheckpointException, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(
-            f"{checkpoint}: does not hold this model ({' '.join(str(error).split())[:200]}). "
-            "Its tables or its data have changed since the training; train anew"
+            f"{checkpoint}: does not hold this model ({_reason(error)}). It is damaged, or its tables or its "
+            "data have changed since the training; train anew"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The words of an error, or of the first rank's that a CheckpointException wraps with its traceback."""
+    if isinstance(error, distributed_checkpoint.api.CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _publish(partial: Path, final: Path, step: int) -> None:
@@ -75,7 +83,12 @@ def _publish(partial: Path, final: Path, step: int) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's warnings of its own deprecations."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Without the library's warnings: of deprecations, and tracebacks of errors that it raises as well."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

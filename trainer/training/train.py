@@ -88,6 +88,11 @@ def fit(
                     "Train again with smaller --optimizer.learning_rate"
                 )
             log(progress, config, step, epoch_steps, loss, factor, interactions / seconds)
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"step {step}: the loss is {loss}, expected a finite number; the model has diverged. "
+                    "Train again with smaller --optimizer.learning_rate"
+                )
             total, rows, interactions, since = torch.zeros_like(total), 0, 0, time.perf_counter()
         if config.run.evaluate_every and step % (config.run.evaluate_every * epoch_steps) == 0:
             paused = time.perf_counter()
