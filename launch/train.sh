@@ -37,4 +37,4 @@ if [[ -z ${OMP_NUM_THREADS:-} ]]; then
     export OMP_NUM_THREADS=$((share > 0 ? share : 1))
 fi
 # --standalone takes a free port, so that trainings on one machine do not meet on the default one.
-exec "$root/.venv/bin/torchrun" --standalone --nproc_per_node="$ranks" -m trainer train "$@"
+exec "$python" "$root/launch/ranks.py" --standalone --nproc_per_node="$ranks" -m trainer train "$@"

@@ -373,7 +373,7 @@ def test_a_form_of_another_version_is_refused(tmp_path):
     folder = ready(tmp_path, SourceTables(batches(ROWS))).folder
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps(meta | {"format": 0}))
-    with pytest.raises(DataError, match="format 0, expected 1"):
+    with pytest.raises(DataError, match="format 0, expected"):
         open_dataset(folder)
 
 

@@ -16,7 +16,7 @@ ROOMS = {
     "model": ("towers", "losses"),
     "parallel": ("world", "plan", "shard"),
     "evaluation": ("topk", "metrics", "baselines", "table", "evaluate"),
-    "training": ("checkpoint", "progress", "assembly", "runs", "train", "measure"),
+    "training": ("checkpoint", "progress", "assembly", "runs", "words", "train", "measure"),
     "serving": ("recommend",),
 }
 """The modules of each room, in the order in which data passes through them."""

@@ -239,12 +239,12 @@ def test_a_number_of_ranks_that_is_none_is_refused_before_training(checkout: Che
 
 def test_a_misspelt_option_starts_no_rank(checkout: Checkout) -> None:
     checkout.set_up()
-    python, torchrun = (checkout.venv / "bin" / name for name in ("python", "torchrun"))
+    python = checkout.venv / "bin" / "python"
     python.write_text("#!/usr/bin/env bash\necho 'error: --modle.dim: no such option' >&2; exit 2\n")
-    torchrun.write_text("#!/usr/bin/env bash\necho ranks start\n")
-    torchrun.chmod(0o755)
     result = checkout.run("train.sh", "--modle.dim", "64")
     assert (result.returncode, result.stderr) == (2, "error: --modle.dim: no such option\n")
-    assert "ranks start" not in result.stdout
-    python.write_text("#!/usr/bin/env bash\n")
-    assert "ranks start" in checkout.run("train.sh").stdout
+    assert "ranks.py" not in result.stdout
+    python.write_text('#!/usr/bin/env bash\necho "$@"\n')
+    assert (
+        "launch/ranks.py --standalone --nproc_per_node=4 -m trainer train" in checkout.run("train.sh").stdout
+    )

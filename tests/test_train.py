@@ -201,7 +201,7 @@ def test_a_training_whose_loss_is_no_number_ends_at_the_next_record(tmp_path: Pa
     data = worlds.options(tmp_path, TRAIN, WITHHELD)
     options = [*diverging, "--optimizer.table_learning_rates", "{}", "--run.log_every", "10"]
     assert main([*data, *worlds.QUICK, "--device", "cpu", "--run.dir", str(run), *options]) == 2
-    assert capsys.readouterr().err.startswith("error: step 10: the loss is nan, expected a number; the model")
+    assert capsys.readouterr().err.startswith("error: step 10: the loss is nan, expected a finite number;")
     assert not (run / "checkpoints").exists()
     assert records(run) == []
 

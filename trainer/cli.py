@@ -95,12 +95,16 @@ def _show_an_example(run: Path) -> None:
 
 
 def _prepare(arguments: list[str]) -> None:
-    """Fetch, read, clean and split the data; `train` does it by itself where it is not done yet."""
+    """Fetch, read, clean and split the data, as `train` does first."""
     config = _config("python -m trainer prepare", arguments)
     if config is not None:
+        from trainer.data.dataset import open_dataset
         from trainer.data.prepare import prepare_data
 
-        print(f"prepared: {prepare_data(config.data)}")
+        folder = prepare_data(config.data)
+        if skipped := open_dataset(folder).report["skipped"]:
+            print(f"{skipped:,} rows that cannot be read were skipped")
+        print(f"prepared: {folder}")
 
 
 def _config(prog: str, arguments: list[str]) -> "Config | None":

@@ -15,3 +15,15 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A run folder or a checkpoint in it cannot be used."""
+
+
+class DivergedError(UserError):
+    """Loss or scores are no longer finite numbers: the training has run away."""
+
+
+def diverged(place: str, fault: str) -> DivergedError:
+    """The error that tells where a training was seen to have run away, and what to do."""
+    return DivergedError(
+        f"{place}: {fault}, expected a finite number; the model has diverged. "
+        "Train again with smaller --optimizer.learning_rate"
+    )

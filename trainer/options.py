@@ -5,6 +5,7 @@ every error is one line. Nothing here imports torch.
 """
 
 import difflib
+import math
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -72,6 +73,7 @@ def make_parser(prog: str) -> jsonargparse.ArgumentParser:
     parser.add_argument(
         "--config", action="config", help="YAML file with any of the keys below, nested by section."
     )
+    parser.add_argument("--print_config", action="store_true", help="Print what results, and stop.")
     parser.add_class_arguments(Config)
     return parser
 
@@ -81,6 +83,10 @@ def check(config: Config) -> None:
 
     Raises: ConfigError naming the key, its value and the rule.
     """
+    for key, kind in _keys(Config).items():
+        value = _value(config, key) if not is_dataclass(kind) else None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"--{key} {value}: a finite number is needed")
     for key, rule, holds in _rules(config):
         if not holds:
             raise ConfigError(f"--{key} {_value(config, key)}: {rule}")
@@ -123,7 +129,13 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     yield "optimizer.weight_decay", "a number from 0 up is needed", config.optimizer.weight_decay >= 0
     yield "data.test_size", "a share between 0 and 1 is needed", 0 < data.test_size < 1
     yield "data.validation_size", "a share from 0 to below 1 is needed", 0 <= data.validation_size < 1
+    yield "data.split_seed", "a whole number from 0 to 4294967295 is needed", 0 <= data.split_seed < 2**32
     yield "data.k_core", "a whole number from 0 up is needed", data.k_core >= 0
+    yield (
+        "model.learn_temperature",
+        "needs --model.similarity cosine, as dot products have no temperature",
+        not model.learn_temperature or model.similarity == "cosine",
+    )
     by_interaction = config.batches.rows == "interaction"
     yield "loss.name", "needs --batches.rows interaction", loss.name == "softmax" or by_interaction
     yield "loss.mask_known", "needs --batches.rows interaction", loss.mask_known or by_interaction

@@ -17,7 +17,7 @@ from trainer.data.source import SourceTables
 from trainer.options import parse_config
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts, assemble, batch_plan
-from trainer.training.train import fit, measure
+from trainer.training.train import fit, measure, protocol
 
 USERS, ITEMS, TASTES = 61, 43, 4
 
@@ -121,7 +121,7 @@ def train_small(world: World, config: Config, folder: Path) -> Watched:
     before = shards(parts.model)
     progress: Any = Losses()
     fit(config, dataset, parts, source_of(config, dataset, parts), world, progress)
-    evaluation = measure(config, dataset, parts, world, "test", baselines=False)
+    evaluation = measure(parts, dataset, world, protocol(config, "test", baselines=False))
     return Watched(
         progress.losses, before, shards(parts.model), evaluation.rankers["model"] if evaluation else None
     )

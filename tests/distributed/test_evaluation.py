@@ -13,11 +13,11 @@ from trainer.data.dataset import open_dataset
 from trainer.data.inputs import keyed_jagged
 from trainer.evaluation import evaluate as evaluate_module
 from trainer.evaluation.baselines import popularity_scores
-from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.evaluate import Protocol, evaluate
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import load, newest, save
 from trainer.training.runs import describe_run, new_run_folder, open_run
-from trainer.training.train import fit, measure
+from trainer.training.train import fit, measure, protocol
 
 pytestmark = pytest.mark.distributed
 
@@ -85,10 +85,7 @@ def measured(config, dataset, parts, world):
                     parts.user_inputs,
                     parts.item_inputs,
                     world,
-                    seen=seen,
-                    ks=(5, 10),
-                    sharded=sharded,
-                    chunk=chunk,
+                    Protocol(seen=seen, ks=(5, 10), sharded=sharded, chunk=chunk),
                 )
     return figures if world.is_first else [value for value in figures.values() if value is not None]
 
@@ -152,10 +149,10 @@ def test_a_checkpoint_of_four_ranks_opens_at_any_world_size_and_sharding(size, s
     first, *others = run_on_ranks(size, load_and_measure, config, folder)
     torch.testing.assert_close(whole([first[0], *(rank[0] for rank in others)]), weights, rtol=0, atol=0)
     torch.testing.assert_close(first[1], last_scores, rtol=1e-5, atol=1e-5)
-    for protocol, evaluation in first[2].items():
-        assert evaluation.users == figures[protocol].users
+    for how, evaluation in first[2].items():
+        assert evaluation.users == figures[how].users
         for ranker in ("model", "popularity"):
-            assert evaluation.rankers[ranker] == pytest.approx(figures[protocol].rankers[ranker], abs=1e-9)
+            assert evaluation.rankers[ranker] == pytest.approx(figures[how].rankers[ranker], abs=1e-9)
     assert [rank[2] for rank in others] == [[]] * len(others)  # only the first rank has figures
 
 
@@ -192,7 +189,7 @@ def figures_of_fit(world, config, folder):
             records.append("loss" if "loss" in figures else {name.split("/")[0] for name in figures}.pop())
 
     fit(config, dataset, parts, source_of(config, dataset, parts), world, Names())
-    assert measure(config, dataset, parts, world, "validation") is None or world.is_first
+    assert measure(parts, dataset, world, protocol(config, "validation")) is None or world.is_first
     return records
 
 
@@ -206,5 +203,5 @@ def times_counted(world, config, folder, baselines):
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
     with mock.patch.object(evaluate_module, "popularity_scores", wraps=popularity_scores) as counted:
-        measure(config, dataset, parts, world, "test", baselines)
+        measure(parts, dataset, world, protocol(config, "test", baselines))
     return counted.call_count

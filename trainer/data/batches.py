@@ -17,6 +17,9 @@ from trainer.data.dataset import Dataset, Interactions
 from trainer.data.features import Ragged
 from trainer.data.inputs import Inputs, keyed_jagged
 
+ORDER, SAMPLES = 1, 2
+"""First words of seeds: streams of different purposes never coincide."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -127,7 +130,7 @@ class Batches:
         if self.order is None or self.order[0] != epoch:
             self.order = None  # an order is as long as the data: one makes room before the next is drawn
             rows = np.arange(self.row_count, dtype=np.int32 if self.row_count < 2**31 else np.int64)
-            np.random.default_rng([self.plan.seed, epoch]).shuffle(rows)
+            np.random.default_rng([ORDER, self.plan.seed, epoch]).shuffle(rows)
             self.order = epoch, rows
         return self.order[1]
 
@@ -185,7 +188,7 @@ class Batches:
             return catalogue(self.item_count)
         if self.plan.candidates == "in_batch":
             return in_batch(items, self.holders, len(rows), self.row_count)
-        generator = np.random.default_rng([self.plan.seed, step, 1])
+        generator = np.random.default_rng([SAMPLES, self.plan.seed, step])
         return sampled(
             items,
             self.holders,

@@ -1,8 +1,10 @@
 """What the towers look up for a row of users or of items, as TorchRec takes it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from torchrec import KeyedJaggedTensor
 
 from trainer.data.dataset import Dataset
 from trainer.data.features import Ragged
+from trainer.errors import CheckpointError
 
 Inputs: TypeAlias = Mapping[str, np.ndarray | Ragged]
 """Features of one side by table: (rows,) one id a row, or a bag of codes a row."""
@@ -58,16 +61,25 @@ def save_inputs(path: Path, inputs: Inputs) -> None:
             arrays |= {f"{table}.offsets": column.offsets, f"{table}.values": column.values}
         else:
             arrays[table] = column
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    beside = path.with_name(f".{path.name}.partial.npz")
+    np.savez(beside, **arrays)  # type: ignore[arg-type]
+    os.replace(beside, path)
 
 
 def open_inputs(path: Path) -> Inputs:
-    """Features that `save_inputs` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        tables = dict.fromkeys(name.partition(".")[0] for name in arrays.files)
-        return {
-            table: arrays[table]
-            if table in arrays.files
-            else Ragged(arrays[f"{table}.offsets"], arrays[f"{table}.values"])
-            for table in tables
-        }
+    """Features that `save_inputs` wrote.
+
+    Raises: CheckpointError if the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}). Train anew elsewhere") from None
+    tables = dict.fromkeys(name.partition(".")[0] for name in arrays)
+    return {
+        table: arrays[table]
+        if table in arrays
+        else Ragged(arrays[f"{table}.offsets"], arrays[f"{table}.values"])
+        for table in tables
+    }

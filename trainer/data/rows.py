@@ -196,7 +196,7 @@ class ParquetFile:
         try:
             self.file = parquet.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path}: {error}. Put the whole Parquet file there") from None
+            raise DataError(f"{path}: {str(error).rstrip('.')}. Put the whole Parquet file there") from None
         self.names: list[str] = self.file.schema_arrow.names
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:

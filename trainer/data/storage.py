@@ -13,7 +13,7 @@ import pyarrow as pa
 from trainer.data.features import Ragged
 from trainer.errors import DataError
 
-FORMAT = 1  # of the files; part of a prepared data set's key, so that one in an older format is made anew
+FORMAT = 2  # of the files; part of a prepared data set's key, so that one in an older format is made anew
 
 
 @contextmanager

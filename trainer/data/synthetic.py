@@ -105,7 +105,7 @@ def _blocks(world: _World) -> Iterator[pa.RecordBatch]:
     cuts = np.searchsorted(ends, np.arange(BLOCK_ROWS, ends[-1], BLOCK_ROWS)) + 1
     bounds = np.unique(np.concatenate([[0], cuts, [len(ends)]]))
     for block, (first, last) in enumerate(pairwise(bounds)):
-        rng = np.random.default_rng([world.seed, block])
+        rng = np.random.default_rng([world.seed, 1 + block])  # block 0 would repeat the stream of the world
         users = np.repeat(np.arange(first, last), world.counts[first:last])
         items = _distinct_items(rng, world, users)
         belongs = world.memberships[users] == world.item_community[items][:, None]

@@ -23,6 +23,29 @@ from trainer.parallel.world import World
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """How a model is measured.
+
+    Attributes:
+        split: `test` or `validation`.
+        seen: `mask` leaves items from before the split out of the ranking, `keep` ranks them too.
+        ks: lengths of the ranked lists.
+        chunk: users scored, and items looked up by a rank, at a time.
+        sharded: every rank ranks its own users, and rank 0 measures.
+        seed: of the random ranker.
+        baselines: rank by popularity and by chance as well.
+    """
+
+    split: str = "test"
+    seen: str = "mask"
+    ks: Sequence[int] = (10,)
+    chunk: int = 4096
+    sharded: bool = False
+    seed: int = 42
+    baselines: bool = True
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What was measured by which protocol.
 
@@ -45,119 +68,101 @@ def evaluate(
     user_inputs: Inputs,
     item_inputs: Inputs,
     world: World,
-    split: str = "test",
-    seen: str = "mask",
-    ks: Sequence[int] = (10,),
-    chunk: int = 4096,
-    sharded: bool = False,
-    seed: int = 42,
-    baselines: bool = True,
+    protocol: Protocol,
 ) -> Evaluation | None:
     """Measure the towers on every user who has held-out items.
 
     Args:
         towers: with sharded tables, on every rank alike; not wrapped for data-parallel training.
         user_inputs, item_inputs: features of both sides.
-        split: `test` or `validation`.
-        seen: `mask` leaves items from before the split out of the ranking, `keep` ranks them too.
-        ks: lengths of the ranked lists.
-        chunk: users scored at a time.
-        sharded: every rank ranks its own users, and rank 0 measures.
-        seed: of the random ranker.
-        baselines: rank by popularity and by chance as well.
     Returns: the evaluation on rank 0, None elsewhere.
-    Raises: DataError if the split holds nothing.
+    Raises: DataError if the split holds nothing; DivergedError if scores are no numbers.
     """
-    held_out, known = dataset.held_out(split), dataset.known(split)
+    held_out = dataset.held_out(protocol.split)
+    known = dataset.known(protocol.split) if protocol.seen == "mask" else None
     users = np.flatnonzero(held_out.lengths())
     if not len(users):
         raise DataError(
-            f"{dataset.name}: the {split} part holds no interactions. Cut one, for instance "
-            f"--data.{split}_size 0.2, or measure another part with --split"
+            f"{dataset.name}: the {protocol.split} part holds no interactions. Cut one, for instance "
+            f"--data.{protocol.split}_size 0.2, or measure another part with --split"
         )
-    item_vectors = _item_vectors(towers, item_inputs, dataset.item_count, world, chunk, everywhere=sharded)
-    popularity = (
-        popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)
-        if baselines and world.is_first
-        else None
-    )
+    items = _item_vectors(towers, item_inputs, dataset.item_count, world, protocol)
+    popularity = None
+    if protocol.baselines and world.is_first:
+        popularity = popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)
     sums: dict[str, dict[str, float]] = {}
-    for start in range(0, len(users), chunk):
-        rows = users[start : start + chunk]
-        ranked = _rank(
-            towers,
-            item_vectors,
-            user_inputs,
-            rows,
-            known if seen == "mask" else None,
-            max(ks),
-            world,
-            sharded,
-        )
+    for start in range(0, len(users), protocol.chunk):
+        rows = users[start : start + protocol.chunk]
+        ranked = _rank(towers, items, user_inputs, rows, known, world, protocol)
         if ranked is None:
             continue
-        exclude = _take(known, rows) if seen == "mask" else _nothing(len(rows))
-        lists = {"model": ranked}
-        if popularity is not None:
-            lists["popularity"] = rank_by_scores(popularity, max(ks), exclude)
-            lists["random"] = rank_randomly(
-                torch.from_numpy(rows), dataset.item_count, max(ks), exclude, seed
-            )
+        lists = {"model": ranked} | _baselines(popularity, rows, dataset.item_count, known, protocol)
         truth = _take(held_out, rows)
         for ranker, ranking in lists.items():
-            measured = measure(hits(ranking, truth), truth[0], ks)
-            totals = sums.setdefault(ranker, dict.fromkeys(measured, 0.0))
-            for metric, values in measured.items():
-                totals[metric] += float(values.sum())
+            for metric, values in measure(hits(ranking, truth), truth[0], protocol.ks).items():
+                totals = sums.setdefault(ranker, {})
+                totals[metric] = totals.get(metric, 0.0) + float(values.sum())
     if not world.is_first:
         return None
     means = {
         ranker: {metric: total / len(users) for metric, total in totals.items()}
         for ranker, totals in sums.items()
     }
-    return Evaluation(split, seen, len(users), dataset.item_count, means)
+    return Evaluation(protocol.split, protocol.seen, len(users), dataset.item_count, means)
+
+
+def _baselines(
+    popularity: torch.Tensor | None,
+    rows: np.ndarray,
+    item_count: int,
+    known: Ragged | None,
+    protocol: Protocol,
+) -> dict[str, torch.Tensor]:
+    """Lists of the rankers that know nothing of the user, (len(rows), k) each."""
+    if popularity is None:
+        return {}
+    k, exclude = max(protocol.ks), _nothing(len(rows)) if known is None else _take(known, rows)
+    drawn = rank_randomly(torch.from_numpy(rows), item_count, min(k, item_count), exclude, protocol.seed)
+    return {
+        "popularity": rank_by_scores(popularity, k, exclude),
+        "random": torch.nn.functional.pad(drawn, (0, k - drawn.shape[1]), value=-1),
+    }
 
 
 def _rank(
     towers: TwoTowers,
-    item_vectors: torch.Tensor | None,
+    items: torch.Tensor | None,
     user_inputs: Inputs,
     rows: np.ndarray,
-    exclude: Ragged | None,
-    k: int,
+    known: Ragged | None,
     world: World,
-    sharded: bool,
+    protocol: Protocol,
 ) -> torch.Tensor | None:
     """Best items of the users in `rows`, (len(rows), k), on rank 0; None elsewhere."""
-    counts, mine = world.shares(len(rows)), rows[world.share(len(rows))]
+    k, counts, mine = max(protocol.ks), world.shares(len(rows)), rows[world.share(len(rows))]
     vectors = _vectors(towers.queries, user_inputs, mine, world)
-    if sharded:
-        assert item_vectors is not None
-        mine_excluded = None if exclude is None else _take(exclude, mine, world)
-        ranked = top_k(vectors, item_vectors, k, mine_excluded)[1]
-        return _to_cpu(world.gather_to_first(ranked, counts))
+    if protocol.sharded:
+        assert items is not None
+        exclude = None if known is None else _take(known, mine, world)
+        return _to_cpu(world.gather_to_first(top_k(vectors, items, k, exclude)[1], counts))
     gathered = world.gather_to_first(vectors, counts)
-    if gathered is None or item_vectors is None:
+    if gathered is None or items is None:
         return None
-    excluded = None if exclude is None else _take(exclude, rows, world)
-    return _to_cpu(top_k(gathered, item_vectors, k, excluded)[1])
+    exclude = None if known is None else _take(known, rows, world)
+    return _to_cpu(top_k(gathered, items, k, exclude)[1])
 
 
 def _item_vectors(
-    towers: TwoTowers, inputs: Inputs, items: int, world: World, chunk: int, everywhere: bool
+    towers: TwoTowers, inputs: Inputs, item_count: int, world: World, protocol: Protocol
 ) -> torch.Tensor | None:
-    """Candidate vectors of the catalogue, (items, D), on rank 0 or everywhere."""
-    matrix = None
-    for start in range(0, items, chunk * world.size):
-        rows = np.arange(start, min(start + chunk * world.size, items))
-        counts = world.shares(len(rows))
+    """Candidate vectors of the catalogue, (items, D), on rank 0; where evaluation is sharded, everywhere."""
+    matrix, gather = None, world.gather_rows if protocol.sharded else world.gather_to_first
+    for start in range(0, item_count, protocol.chunk * world.size):
+        rows = np.arange(start, min(start + protocol.chunk * world.size, item_count))
         vectors = _vectors(towers.candidates, inputs, rows[world.share(len(rows))], world)
-        gathered = (
-            world.gather_rows(vectors, counts) if everywhere else world.gather_to_first(vectors, counts)
-        )
+        gathered = gather(vectors, world.shares(len(rows)))
         if gathered is not None:
-            if matrix is None:
-                matrix = gathered.new_empty(items, gathered.shape[1])
+            matrix = gathered.new_empty(item_count, gathered.shape[1]) if matrix is None else matrix
             matrix[rows[0] : rows[-1] + 1] = gathered
     return matrix
 

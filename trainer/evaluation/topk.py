@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from trainer.errors import UserError
+from trainer.errors import diverged
 
 ItemLists = tuple[Tensor, Tensor]
 """A list of item rows for each user: lengths (B,) and the concatenated item rows (total,), both integers."""
@@ -16,10 +16,6 @@ ITEM_BLOCK = 8192
 # bits. Filling each product up to a multiple of this (four rows for each of 16 threads) keeps a user's scores
 # the same in whichever chunk he comes.
 USER_MULTIPLE = 64
-
-
-class DivergedError(UserError, ValueError):
-    """Scores are no longer finite numbers, so there is nothing to rank by."""
 
 
 @torch.no_grad()
@@ -55,12 +51,10 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
         found = _rank(query[own], items, k, users[left_out] - start, values[left_out])
         # A score of minus infinity ranks like an excluded item: only the gap at the end tells of it.
         missing = (found[1] < 0).sum(1) > (k - len(items) + exclude[0][own]).clamp(min=0)
-        diverged = ~(found[0][:, 0] < torch.inf) | missing
-        if diverged.any():
-            raise DivergedError(
-                f"query {start + int(diverged.nonzero()[0])}: scores are NaN or infinite, expected finite "
-                "numbers; the model has diverged. Train again with smaller --optimizer.learning_rate"
-            )
+        wrong = ~(found[0][:, 0] < torch.inf) | missing
+        if wrong.any():
+            query_row = start + int(wrong.nonzero()[0])
+            raise diverged(f"query {query_row}", "scores are NaN or infinite")
         scores[own], rows[own] = found
     return scores, rows
 

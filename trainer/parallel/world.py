@@ -13,6 +13,8 @@ import torch.distributed as dist
 from trainer.errors import ConfigError, UserError
 
 Result = TypeVar("Result")
+WORK_SECONDS = 24 * 3600
+"""How long ranks wait for work that one does alone, such as preparing data."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class World:
         rank, size: number of this process and of all processes.
         local_rank, local_size: the same among the processes of this host.
         device: where this rank's tables and batches live.
+        objects: group of all processes that may wait long, for work that one of them does alone; None: the
+            default group.
     """
 
     rank: int
@@ -30,6 +34,7 @@ class World:
     local_rank: int
     local_size: int
     device: torch.device
+    objects: Any = None
 
     @property
     def is_first(self) -> bool:
@@ -97,7 +102,7 @@ class World:
             except UserError as error:
                 failure = error
         outcomes: list[Any] = [None] * self.size
-        dist.all_gather_object(outcomes, (result, failure))
+        dist.all_gather_object(outcomes, (result, failure), group=self.objects)
         for _, error in outcomes:
             if error is not None:
                 raise error
@@ -171,6 +176,7 @@ def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: flo
         timeout=timedelta(seconds=timeout_seconds),
     )
     try:
-        yield World(rank, size, local_rank, local_size, place)
+        objects = dist.new_group(backend="gloo", timeout=timedelta(seconds=WORK_SECONDS))
+        yield World(rank, size, local_rank, local_size, place, objects)
     finally:
         dist.destroy_process_group()

@@ -15,7 +15,8 @@ from trainer.parallel.world import join_world
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import load, newest
 from trainer.training.runs import evaluation_report, run_config
-from trainer.training.train import evaluation_words, measure
+from trainer.training.train import measure, protocol
+from trainer.training.words import evaluation_words
 
 
 def measure_run(
@@ -38,16 +39,14 @@ def measure_run(
     config = run_config(run)
     checkpoint, step = newest(run)
     given: dict[str, Any] = {"split": split, "seen": seen, "k": list(ks) if ks else None}
-    protocol = replace(
-        config.evaluation, **{name: value for name, value in given.items() if value is not None}
-    )
-    config = replace(config, evaluation=protocol, device=device or config.device)
+    changed = {name: value for name, value in given.items() if value is not None}
+    config = replace(config, evaluation=replace(config.evaluation, **changed), device=device or config.device)
     with join_world(config.device, config.backend) as world:
         dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
         world.on_first(lambda: _check_data(run, dataset))
         parts = assemble(config, dataset, world)
         load(checkpoint, parts.model)
-        evaluation = measure(config, dataset, parts, world, protocol.split)
+        evaluation = measure(parts, dataset, world, protocol(config))
     if evaluation is None:
         return None
     if as_json:

@@ -1,8 +1,9 @@
 """The files of a run folder, and a trained run opened whole in one process."""
 
 import json
+import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,25 @@ class TrainedRun:
     item_inputs: Inputs
 
 
+def refuse_used_folder(config: Config) -> None:
+    """Refuse a run folder that a training has used.
+
+    Raises: ConfigError naming the folder.
+    """
+    run = Path(config.run.dir or "")
+    if config.run.dir and (run / CONFIG).exists():
+        state = "a run" if (run / METRICS).exists() else "an unfinished run"
+        raise ConfigError(f"--run.dir {run}: holds {state} already. Name another folder, or remove this one")
+
+
 def new_run_folder(config: Config) -> Path:
     """A new run folder.
 
     Raises: ConfigError if the folder holds a run already, or cannot be made.
     """
+    refuse_used_folder(config)
     name = f"{config.data.name}-{config.loss.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     run = Path(config.run.dir) if config.run.dir else Path("runs") / name
-    if config.run.dir and (run / CONFIG).exists():
-        raise ConfigError(f"--run.dir {run}: holds a run already. Name another folder, or remove this one")
     try:
         if not config.run.dir:
             return _numbered(run)
@@ -65,12 +76,28 @@ def _numbered(folder: Path) -> Path:
 
 
 def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> None:
-    """Write what a reader of the run needs: configuration, plan, vocabulary and inputs."""
-    (run / PLAN).write_text(json.dumps(parts.plan, indent=2) + "\n")
+    """Write what a reader of the run needs: configuration, plan, vocabulary and inputs.
+
+    Paths are written in full, so that the run can be measured from any folder.
+    """
+    data = config.data
+    names = ("root", "cache", "interactions", "held_out", "users", "items")
+    paths = {name: getattr(data, name) for name in names}
+    full: dict[str, Any] = {
+        name: str(Path(path).absolute()) for name, path in paths.items() if path is not None
+    }
+    write_text(run / PLAN, json.dumps(parts.plan, indent=2) + "\n")
     copy_vocabulary(dataset, run)
     save_inputs(run / USER_INPUTS, parts.user_inputs)
     save_inputs(run / ITEM_INPUTS, parts.item_inputs)
-    (run / CONFIG).write_text(config_text(config))
+    write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full))))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: beside, then in its place."""
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(text)
+    os.replace(beside, path)
 
 
 def run_config(run: Path) -> Config:
@@ -92,7 +119,7 @@ def open_run(run: Path) -> TrainedRun:
     checkpoint, _ = newest(run)
     vocabulary = open_vocabulary(run)
     users, items = open_inputs(run / USER_INPUTS), open_inputs(run / ITEM_INPUTS)
-    rows = {table["name"]: table["rows"] for table in json.loads((run / PLAN).read_text())["tables"]}
+    rows = {table["name"]: table["rows"] for table in _tables(run)}
     towers = make_towers(
         config,
         {table: rows[table] for table in users},
@@ -110,8 +137,14 @@ def first_user(run: Path) -> int | str:
 
 def weight_bytes(run: Path) -> int:
     """Bytes of all of a run's tables."""
-    tables = json.loads((run / PLAN).read_text())["tables"]
-    return sum(table["rows"] * table["dim"] * 4 for table in tables)
+    return sum(table["rows"] * table["dim"] * 4 for table in _tables(run))
+
+
+def _tables(run: Path) -> list[dict[str, Any]]:
+    try:
+        return json.loads((run / PLAN).read_text())["tables"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{run / PLAN}: cannot be read ({error}). Train anew elsewhere") from None
 
 
 def evaluation_report(run: Path, step: int, evaluation: Evaluation) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,8 @@ from trainer.config import Config
 from trainer.data.batches import Batch, Batches, batches
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.prepare import prepare_data
-from trainer.evaluation.evaluate import Evaluation, evaluate
-from trainer.evaluation.table import results_table, verdict
-from trainer.evaluation.topk import DivergedError
+from trainer.errors import diverged
+from trainer.evaluation.evaluate import Evaluation, Protocol, evaluate
 from trainer.model import losses
 from trainer.parallel.plan import compute_kernel
 from trainer.parallel.shard import schedule_factor, set_learning_rates
@@ -25,7 +23,15 @@ from trainer.parallel.world import World, join_world
 from trainer.training.assembly import Parts, assemble, batch_plan
 from trainer.training.checkpoint import save
 from trainer.training.progress import Progress, resident_mebibytes
-from trainer.training.runs import METRICS, describe_run, evaluation_report, new_run_folder
+from trainer.training.runs import (
+    METRICS,
+    describe_run,
+    evaluation_report,
+    new_run_folder,
+    refuse_used_folder,
+    write_text,
+)
+from trainer.training.words import closing_words, opening_words
 
 
 def train(config: Config) -> Path | None:
@@ -34,6 +40,7 @@ def train(config: Config) -> Path | None:
         started = time.perf_counter()
         # Refused before data are prepared, which may take long.
         compute_kernel(config.optimizer.name, config.sharding.kind, world.device.type)
+        world.on_first(lambda: refuse_used_folder(config))
         dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
         prepared = time.perf_counter()
         run = world.on_first(lambda: new_run_folder(config))
@@ -47,7 +54,7 @@ def train(config: Config) -> Path | None:
             fit(config, dataset, parts, source, world, progress)
             trained = time.perf_counter()
             save(run, steps, parts.model, world)
-            evaluation = measure(config, dataset, parts, world, config.evaluation.split)
+            evaluation = measure(parts, dataset, world, protocol(config))
             seconds = {
                 "prepare": prepared - started,
                 "train": trained - training,
@@ -55,7 +62,7 @@ def train(config: Config) -> Path | None:
             }
             if evaluation is not None:
                 report = evaluation_report(run, steps, evaluation) | {"seconds": seconds}
-                (run / METRICS).write_text(json.dumps(report, indent=2) + "\n")
+                write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
                 progress.say(closing_words(dataset, evaluation, seconds))
         return run if world.is_first else None
 
@@ -83,20 +90,12 @@ def fit(
         if step % log_every == 0 or step == steps:
             loss, seconds = float(world.sum(total)) / rows, time.perf_counter() - since
             if not math.isfinite(loss):
-                raise DivergedError(
-                    f"step {step}: the loss is {loss}, expected a number; the model has diverged. "
-                    "Train again with smaller --optimizer.learning_rate"
-                )
+                raise diverged(f"step {step}", f"the loss is {loss}")
             log(progress, config, step, epoch_steps, loss, factor, interactions / seconds)
-            if not math.isfinite(loss):
-                raise DivergedError(
-                    f"step {step}: the loss is {loss}, expected a finite number; the model has diverged. "
-                    "Train again with smaller --optimizer.learning_rate"
-                )
             total, rows, interactions, since = torch.zeros_like(total), 0, 0, time.perf_counter()
         if config.run.evaluate_every and step % (config.run.evaluate_every * epoch_steps) == 0:
             paused = time.perf_counter()
-            evaluation = measure(config, dataset, parts, world, "validation", baselines=False)
+            evaluation = measure(parts, dataset, world, protocol(config, "validation", baselines=False))
             if evaluation is not None:
                 figures = {f"validation/{name}": value for name, value in evaluation.rankers["model"].items()}
                 progress.record(step, _figures("validation", evaluation.rankers["model"]), **figures)
@@ -147,18 +146,11 @@ def _values(batch: Batch) -> torch.Tensor:
     return batch.values
 
 
-def measure(
-    config: Config, dataset: Dataset, parts: Parts, world: World, split: str, baselines: bool = True
-) -> Evaluation | None:
-    """Evaluation by the configured protocol; on rank 0."""
+def protocol(config: Config, split: str | None = None, baselines: bool = True) -> Protocol:
+    """The configured protocol, perhaps for another part."""
     settings = config.evaluation
-    return evaluate(
-        parts.towers,
-        dataset,
-        parts.user_inputs,
-        parts.item_inputs,
-        world,
-        split,
+    return Protocol(
+        split or settings.split,
         settings.seen,
         settings.k,
         settings.chunk,
@@ -166,6 +158,11 @@ def measure(
         config.run.seed,
         baselines,
     )
+
+
+def measure(parts: Parts, dataset: Dataset, world: World, how: Protocol) -> Evaluation | None:
+    """Evaluation of a model; on rank 0."""
+    return evaluate(parts.towers, dataset, parts.user_inputs, parts.item_inputs, world, how)
 
 
 def log(
@@ -184,42 +181,6 @@ def log(
         learning_rate=rate,
         memory_mib=memory,
     )
-
-
-def opening_words(dataset: Dataset, parts: Parts, world: World, run: Path) -> str:
-    """What is about to be trained, where."""
-    places = ", ".join(
-        f"{table['name']} {table['rows']:,} x {table['dim']} on rank "
-        + "+".join(str(shard["rank"]) for shard in table["shards"])
-        for table in parts.plan["tables"]
-    )
-    idle = parts.plan["idle_ranks"]
-    sizes = (
-        f"{dataset.name}: {dataset.user_count:,} users, {dataset.item_count:,} {dataset.item_name}s, "
-        f"{len(dataset.train):,} training and {len(dataset.test):,} test interactions"
-    )
-    ranks = f"{world.size} rank{'s' if world.size > 1 else ''} on {world.device.type}: {places}"
-    return "\n".join([sizes, ranks, *([f"Ranks {idle} hold no table."] if idle else []), f"Run: {run}"])
-
-
-def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float]) -> str:
-    """The table of results and how long they took."""
-    words = f"Trained in {seconds['train']:.1f} s, measured in {seconds['evaluate']:.1f} s."
-    return "\n".join(["", evaluation_words(dataset, evaluation), words])
-
-
-def evaluation_words(dataset: Dataset, evaluation: Evaluation) -> str:
-    """The protocol, the table, and what it says."""
-    seen = "masked" if evaluation.seen == "mask" else "kept"
-    protocol = (
-        f"{dataset.name}, {evaluation.split} part, {evaluation.users:,} users, "
-        f"{evaluation.items:,} {dataset.item_name}s, seen items {seen}"
-    )
-    metric = (
-        "ndcg@10" if "ndcg@10" in evaluation.rankers["model"] else next(iter(evaluation.rankers["model"]))
-    )
-    words = verdict(evaluation.rankers, metric, seen=evaluation.seen)
-    return "\n".join([protocol, results_table(evaluation.rankers), textwrap.fill(words, 80)])
 
 
 def _figures(name: str, figures: dict[str, float]) -> str:
