@@ -63,7 +63,7 @@ def test_a_training_is_the_same_on_one_rank_and_on_several(options, folder):
             torch.testing.assert_close(rank.losses, alone.losses, rtol=1e-4, atol=0)
         torch.testing.assert_close(training[0].metrics, alone.metrics, rtol=0, atol=1e-3)
         torch.testing.assert_close(whole([rank.before for rank in training]), start, rtol=0, atol=0)
-        torch.testing.assert_close(whole([rank.after for rank in training]), end, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(whole([rank.after for rank in training]), end, rtol=1e-3, atol=5e-4)
 
 
 @pytest.mark.parametrize("sharding", ["table_wise", "column_wise", "data_parallel"])
