@@ -9,7 +9,7 @@ from torch.distributed.run import main
 
 if __name__ == "__main__":
     # What the launcher logs of ranks that end or are ended; they have said themselves what was wrong.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     try:
         main(sys.argv[1:])
     except ChildFailedError as error:
