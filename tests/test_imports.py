@@ -13,10 +13,10 @@ ROOMS = {
         *("features", "split", "storage", "encode", "dataset"),
         *("candidates", "inputs", "prepare", "batches"),
     ),
-    "model": ("towers", "losses"),
+    "model": ("towers", "losses", "low_rank", "served"),
     "parallel": ("world", "plan", "shard"),
     "evaluation": ("topk", "metrics", "baselines", "table", "evaluate"),
-    "training": ("checkpoint", "progress", "assembly", "runs", "words", "train", "measure"),
+    "training": ("checkpoint", "progress", "closed_form", "assembly", "runs", "words", "train", "measure"),
     "serving": ("recommend",),
 }
 """The modules of each room, in the order in which data passes through them."""

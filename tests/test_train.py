@@ -42,8 +42,8 @@ def records(run: Path) -> list[dict]:
 def test_a_run_folder_holds_all_that_its_readers_need(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
     assert sorted(path.name for path in run.iterdir()) == [
-        *("checkpoints", "config.yaml", "item_inputs.npz", "metrics.json", "metrics.jsonl", "plan.json"),
-        *("user_inputs.npz", "vocabulary"),
+        *("checkpoints", "config.yaml", "learned_item_inputs.npz", "learned_user_inputs.npz"),
+        *("metrics.json", "metrics.jsonl", "plan.json", "vocabulary"),
     ]
     # 16 users in steps of 4 for 20 epochs.
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000080"]
@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     for name, seed in (("one", "1"), ("two", "1"), ("three", "2")):
         (tmp_path / name).mkdir()
         run = worlds.trained(tmp_path / name, *options, "--run.seed", seed, "--model.hidden", "8")
-        found.append(open_run(run).towers.state_dict())
+        found.append(open_run(run).served[0].towers.state_dict())
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
     assert not torch.equal(
         found[0]["query.embeddings.embedding_bags.user.weight"],
@@ -348,7 +348,9 @@ def test_the_very_first_step_is_taken_at_its_warm_up_rate(tmp_path: Path) -> Non
     with join_world("cpu") as world:
         parts = assemble(config, dataset, world)
         weights = (
-            parts.model.state_dict()["query.embeddings.embedding_bags.user.weight"].local_shards()[0].tensor
+            parts.model.state_dict()["learned.query.embeddings.embedding_bags.user.weight"]
+            .local_shards()[0]
+            .tensor
         )
         before = weights.clone()
         source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
@@ -391,7 +393,11 @@ def test_biases_start_at_the_centred_log_popularity(tmp_path: Path) -> None:
     config = parse_config([*worlds.QUICK, "--model.popularity_prior", "0.5"])
     with join_world("cpu") as world:
         state = assemble(config, dataset, world).model.state_dict()
-        bias = state["candidate.embeddings.embedding_bags.item_bias.weight"].local_shards()[0].tensor.clone()
+        bias = (
+            state["learned.candidate.embeddings.embedding_bags.item_bias.weight"]
+            .local_shards()[0]
+            .tensor.clone()
+        )
     # Item 3 has no training interaction and counts as half a one.
     logarithm = np.log([8, 4, 1, 0.5])
     expected = 0.5 * (logarithm - logarithm.mean())

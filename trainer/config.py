@@ -91,6 +91,10 @@ class ModelConfig:
     """The bias of an item starts at this multiple of its centred log popularity (0: at zero)."""
     init_std: float | None = None
     """Standard deviation of initial embeddings; by default 0.3 / sqrt(dim)."""
+    low_rank: int = 0
+    """Width of closed-form dims beside the learned ones (0: none); they help most with many users."""
+    low_rank_weight: float = 16.0
+    """Weight of the closed-form score beside the learned one."""
     user_features: list[str] = field(default_factory=list)
     """User attributes with a table in the query tower, e.g. `gender`, `age`, `occupation`, `zip_prefix`."""
     item_features: list[str] = field(default_factory=list)

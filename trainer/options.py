@@ -101,6 +101,11 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     )
     yield "model.temperature", "a number above 0 is needed", model.temperature > 0
     yield "model.init_std", "a number above 0 is needed", model.init_std is None or model.init_std > 0
+    yield (
+        "model.low_rank",
+        "0 or a multiple of 4 from 4 up is needed, as FBGEMM takes no other",
+        model.low_rank >= 0 and model.low_rank % 4 == 0,
+    )
     yield "model.hidden", "widths from 1 up are needed", all(width > 0 for width in model.hidden)
     yield "batches.size", "a whole number from 1 up is needed", config.batches.size > 0
     yield "run.epochs", "a whole number from 1 up is needed", config.run.epochs > 0
@@ -138,6 +143,11 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     )
     by_interaction = config.batches.rows == "interaction"
     yield "loss.name", "needs --batches.rows interaction", loss.name == "softmax" or by_interaction
+    yield (
+        "model.low_rank",
+        "needs --loss.name softmax or bpr: beside values, closed-form scores mean nothing",
+        model.low_rank == 0 or loss.name in ("softmax", "bpr"),
+    )
     yield "loss.mask_known", "needs --batches.rows interaction", loss.mask_known or by_interaction
     yield (
         "run.evaluate_every",

@@ -10,10 +10,10 @@ from ranks import run_on_ranks
 from small_training import configured, shards, small_dataset, source_of, whole
 
 from trainer.data.dataset import open_dataset
-from trainer.data.inputs import keyed_jagged
 from trainer.evaluation import evaluate as evaluate_module
 from trainer.evaluation.baselines import popularity_scores
 from trainer.evaluation.evaluate import Protocol, evaluate
+from trainer.model.served import SideBySide, candidate_vectors, query_vectors
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import load, newest, save
 from trainer.training.runs import describe_run, new_run_folder, open_run
@@ -22,7 +22,8 @@ from trainer.training.train import fit, measure, protocol
 pytestmark = pytest.mark.distributed
 
 MODEL = (
-    "--model.user_features group --model.item_features labels --model.hidden 8 --model.learn_temperature true"
+    "--model.user_features group --model.item_features labels --model.hidden 8 "
+    "--model.learn_temperature true --model.low_rank 8"
 )
 
 
@@ -63,12 +64,9 @@ def scores(parts, dataset, world):
     """(users, items) on every rank, from whole towers or sharded ones: each rank looks up its share."""
     with torch.no_grad():
         vectors = []
-        for tower, inputs, count in (
-            (parts.towers.queries, parts.user_inputs, dataset.user_count),
-            (parts.towers.candidates, parts.item_inputs, dataset.item_count),
-        ):
+        for side, count in ((query_vectors, dataset.user_count), (candidate_vectors, dataset.item_count)):
             mine = np.arange(count)[world.share(count)] if world else np.arange(count)
-            rows = tower(keyed_jagged(inputs, mine))
+            rows = side(parts.served, mine, torch.device("cpu"))
             vectors.append(world.gather_rows(rows, world.shares(count)) if world else rows)
     return vectors[0] @ vectors[1].T
 
@@ -80,10 +78,8 @@ def measured(config, dataset, parts, world):
         for sharded in (False, True):
             for chunk in (7, 4096):
                 figures[seen, sharded, chunk] = evaluate(
-                    parts.towers,
+                    parts.served,
                     dataset,
-                    parts.user_inputs,
-                    parts.item_inputs,
                     world,
                     Protocol(seen=seen, ks=(5, 10), sharded=sharded, chunk=chunk),
                 )
@@ -168,7 +164,7 @@ def test_chunks_and_sharded_scoring_change_no_figure(trained):
 def test_a_checkpoint_of_four_ranks_opens_whole_without_a_process_group(trained, folder):
     config, weights, last_scores, _ = trained
     run = open_run(Path(config.run.dir))
-    state = run.towers.state_dict()
+    state = SideBySide(*(part.towers for part in run.served)).state_dict()
     torch.testing.assert_close(state, weights, rtol=0, atol=0)
     torch.testing.assert_close(scores(run, open_dataset(folder), None), last_scores, rtol=1e-5, atol=1e-5)
 

@@ -23,6 +23,7 @@ FEATURES = "--model.user_features group --model.item_features labels"
 # Every loss, kind of candidates, optimizer, sharding and part of a model stands in at least one line.
 TRAININGS = {
     "catalogue": "",
+    "closed form beside": "--model.low_rank 8",
     "catalogue, sgd": f"{SGD} --loss.user_weight_power 0",
     "in-batch, sgd": f"--loss.candidates in_batch {SINGLE} {SGD}",
     "in-batch of users": "--loss.candidates in_batch --model.learn_temperature true",
@@ -147,7 +148,7 @@ def test_every_epoch_trains(sharding, optimizer, folder):
     assert len(epochs) == 4
     for earlier, later in pairwise(epochs):
         for key, values in earlier.items():
-            if key != "log_temperature":
+            if key != "learned.log_temperature":
                 assert not torch.equal(values, later[key]), key
 
 

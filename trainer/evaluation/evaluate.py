@@ -4,21 +4,19 @@ Every rank computes tower vectors; rank 0 receives the item matrix once and the 
 time, so that its memory is the item matrix and one chunk. The figures do not depend on the world size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torchrec import KeyedJaggedTensor
 
 from trainer.data.dataset import Dataset
 from trainer.data.features import Ragged
-from trainer.data.inputs import Inputs, keyed_jagged
 from trainer.errors import DataError
 from trainer.evaluation.baselines import popularity_scores, rank_by_scores, rank_randomly
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
-from trainer.model.towers import TwoTowers
+from trainer.model.served import Served, candidate_vectors, query_vectors
 from trainer.parallel.world import World
 
 
@@ -63,18 +61,12 @@ class Evaluation:
 
 
 def evaluate(
-    towers: TwoTowers,
-    dataset: Dataset,
-    user_inputs: Inputs,
-    item_inputs: Inputs,
-    world: World,
-    protocol: Protocol,
+    served: Sequence[Served], dataset: Dataset, world: World, protocol: Protocol
 ) -> Evaluation | None:
-    """Measure the towers on every user who has held-out items.
+    """Measure towers on every user who has held-out items.
 
     Args:
-        towers: with sharded tables, on every rank alike; not wrapped for data-parallel training.
-        user_inputs, item_inputs: features of both sides.
+        served: towers whose vectors stand side by side, on every rank alike; not wrapped for training.
     Returns: the evaluation on rank 0, None elsewhere.
     Raises: DataError if the split holds nothing; DivergedError if scores are no numbers.
     """
@@ -86,14 +78,14 @@ def evaluate(
             f"{dataset.name}: the {protocol.split} part holds no interactions. Cut one, for instance "
             f"--data.{protocol.split}_size 0.2, or measure another part with --split"
         )
-    items = _item_vectors(towers, item_inputs, dataset.item_count, world, protocol)
+    items = _item_vectors(served, dataset.item_count, world, protocol)
     popularity = None
     if protocol.baselines and world.is_first:
         popularity = popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)
     sums: dict[str, dict[str, float]] = {}
     for start in range(0, len(users), protocol.chunk):
         rows = users[start : start + protocol.chunk]
-        ranked = _rank(towers, items, user_inputs, rows, known, world, protocol)
+        ranked = _rank(served, items, rows, known, world, protocol)
         if ranked is None:
             continue
         lists = {"model": ranked} | _baselines(popularity, rows, dataset.item_count, known, protocol)
@@ -130,9 +122,8 @@ def _baselines(
 
 
 def _rank(
-    towers: TwoTowers,
+    served: Sequence[Served],
     items: torch.Tensor | None,
-    user_inputs: Inputs,
     rows: np.ndarray,
     known: Ragged | None,
     world: World,
@@ -140,7 +131,7 @@ def _rank(
 ) -> torch.Tensor | None:
     """Best items of the users in `rows`, (len(rows), k), on rank 0; None elsewhere."""
     k, counts, mine = max(protocol.ks), world.shares(len(rows)), rows[world.share(len(rows))]
-    vectors = _vectors(towers.queries, user_inputs, mine, world)
+    vectors = query_vectors(served, mine, world.device)
     if protocol.sharded:
         assert items is not None
         exclude = None if known is None else _take(known, mine, world)
@@ -153,25 +144,18 @@ def _rank(
 
 
 def _item_vectors(
-    towers: TwoTowers, inputs: Inputs, item_count: int, world: World, protocol: Protocol
+    served: Sequence[Served], item_count: int, world: World, protocol: Protocol
 ) -> torch.Tensor | None:
     """Candidate vectors of the catalogue, (items, D), on rank 0; where evaluation is sharded, everywhere."""
     matrix, gather = None, world.gather_rows if protocol.sharded else world.gather_to_first
     for start in range(0, item_count, protocol.chunk * world.size):
         rows = np.arange(start, min(start + protocol.chunk * world.size, item_count))
-        vectors = _vectors(towers.candidates, inputs, rows[world.share(len(rows))], world)
+        vectors = candidate_vectors(served, rows[world.share(len(rows))], world.device)
         gathered = gather(vectors, world.shares(len(rows)))
         if gathered is not None:
             matrix = gathered.new_empty(item_count, gathered.shape[1]) if matrix is None else matrix
             matrix[rows[0] : rows[-1] + 1] = gathered
     return matrix
-
-
-def _vectors(
-    tower: Callable[[KeyedJaggedTensor], torch.Tensor], inputs: Inputs, rows: np.ndarray, world: World
-) -> torch.Tensor:
-    with torch.no_grad():
-        return tower(keyed_jagged(inputs, rows).to(world.device))
 
 
 def _take(bags: Ragged, rows: np.ndarray, world: World | None = None) -> ItemLists:

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from trainer.data.inputs import keyed_jagged
 from trainer.errors import UserError
 from trainer.evaluation.topk import top_k
+from trainer.model.served import candidate_vectors, query_vectors
 from trainer.training.runs import open_run
 
 ITEMS_AT_ONCE = 262_144
@@ -39,15 +39,13 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.
     lengths, seen = trained.vocabulary.known.take(np.array([row]))
     exclude = None if keep_seen else (torch.from_numpy(lengths), torch.from_numpy(seen))
     items = len(trained.vocabulary.item_ids)
-    with torch.no_grad():
-        query = trained.towers.queries(keyed_jagged(trained.user_inputs, np.array([row])))
-        blocks = [
-            trained.towers.candidates(
-                keyed_jagged(trained.item_inputs, np.arange(start, min(start + ITEMS_AT_ONCE, items)))
-            )
-            for start in range(0, items, ITEMS_AT_ONCE)
-        ]
-        scores, rows = top_k(query, torch.cat(blocks), k, exclude)
+    cpu = torch.device("cpu")
+    query = query_vectors(trained.served, np.array([row]), cpu)
+    blocks = [
+        candidate_vectors(trained.served, np.arange(start, min(start + ITEMS_AT_ONCE, items)), cpu)
+        for start in range(0, items, ITEMS_AT_ONCE)
+    ]
+    scores, rows = top_k(query, torch.cat(blocks), k, exclude)
     found = rows[0][rows[0] >= 0].numpy()
     titles, ids = trained.vocabulary.titles, trained.vocabulary.item_ids
     return pd.DataFrame(

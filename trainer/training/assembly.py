@@ -1,6 +1,7 @@
 """From a configuration to the parts of a training: data set, inputs, towers, plan, sharded model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -14,10 +15,18 @@ from trainer.data.dataset import Dataset
 from trainer.data.features import Feature, Ragged
 from trainer.data.inputs import Inputs, item_inputs, user_inputs
 from trainer.errors import ConfigError
+from trainer.model.served import Served, SideBySide
 from trainer.model.towers import BIAS_DIM, TwoTowers
 from trainer.parallel.plan import compute_kernel, describe_plan, make_plan
 from trainer.parallel.shard import fill_tables, normal_block, shard
 from trainer.parallel.world import World
+from trainer.training.closed_form import (
+    HISTORY,
+    closed_form_files,
+    closed_inputs,
+    item_table,
+    make_closed_towers,
+)
 
 
 @dataclass(frozen=True)
@@ -25,9 +34,11 @@ class Parts:
     """A sharded model with what it takes in.
 
     Attributes:
-        model: wrapped for training; `towers` are the sharded towers in it.
+        model: wrapped for training; `towers` are the learned ones in it, sharded.
         optimizer: of tables and dense layers.
         plan: the sharding plan as plain data.
+        user_inputs, item_inputs: of the learned towers.
+        served: the learned towers and the closed-form ones beside them, whose vectors rank the catalogue.
     """
 
     model: nn.Module
@@ -36,6 +47,7 @@ class Parts:
     plan: dict
     user_inputs: Inputs
     item_inputs: Inputs
+    served: list[Served]
 
 
 def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
@@ -93,11 +105,15 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         )
     kernel = compute_kernel(config.optimizer.name, config.sharding.kind, world.device.type)
     users, items = make_inputs(config, dataset)
-    towers = make_towers(
-        config,
-        _table_rows(users, dataset.user_features),
-        _table_rows(items, dataset.item_features),
-        dataset.item_name,
+    rank = config.model.low_rank
+    towers = SideBySide(
+        make_towers(
+            config,
+            _table_rows(users, dataset.user_features),
+            _table_rows(items, dataset.item_features),
+            dataset.item_name,
+        ),
+        make_closed_towers(dataset.item_name, dataset.item_count, rank) if rank else None,
     )
     rows = config.batches.size // world.size
     # One rank decides: memory enters the plan, and hosts may differ in it.
@@ -108,6 +124,8 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
     )
     described = describe_plan(plan, towers, world.size)
     rates = _learning_rates(config, [*users, *items], dataset.item_name)
+    # The closed form is not trained: no gradient reaches its tables.
+    rates |= {HISTORY: 0.0, item_table(dataset.item_name): 0.0} if rank else {}
     model, optimizer = shard(
         towers,
         plan,
@@ -118,8 +136,13 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         config.optimizer.dense_learning_rate,
         config.optimizer.weight_decay,
     )
-    _initialise(model, config, dataset, users)
-    return Parts(model, cast(TwoTowers, model.module), optimizer, described, users, items)
+    closed = world.on_each_host(lambda: closed_form_files(dataset, rank)) if rank else None
+    _initialise(model, config, dataset, users, closed)
+    inside = cast(SideBySide, model.module)
+    served = [Served(inside.learned, users, items)]
+    if inside.closed is not None:
+        served.append(Served(inside.closed, *closed_inputs(dataset)))
+    return Parts(model, inside.learned, optimizer, described, users, items, served)
 
 
 def batch_plan(config: Config) -> BatchPlan:
@@ -163,7 +186,9 @@ def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[s
     return {table: given.get(table, config.optimizer.learning_rate) for table in tables}
 
 
-def _initialise(model: nn.Module, config: Config, dataset: Dataset, users: Inputs) -> None:
+def _initialise(
+    model: nn.Module, config: Config, dataset: Dataset, users: Inputs, closed: tuple[Path, Path] | None
+) -> None:
     """Normal vectors, biases of log popularity, and zero for what no training user looks up.
 
     Such rows stay as they are: that of unknown users, and categories, the unknown one among them, of users
@@ -175,7 +200,16 @@ def _initialise(model: nn.Module, config: Config, dataset: Dataset, users: Input
     training = np.flatnonzero(dataset.known("train").lengths())
     used = {table: np.unique(_looked_up(column, training)) for table, column in users.items()}
 
+    fixed: dict[str, tuple[np.ndarray, float]] = {}
+    if closed is not None:
+        history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in closed)
+        fixed[HISTORY] = history, config.model.low_rank_weight
+        fixed[item_table(dataset.item_name)] = vectors, 1.0
+
     def values(table: str, rows: slice) -> torch.Tensor:
+        if table in fixed:
+            source, factor = fixed[table]
+            return _whole_block(source, factor, rows)
         if table == f"{dataset.item_name}_bias":
             column = bias[rows]
             block = torch.zeros(rows.stop - rows.start, BIAS_DIM)
@@ -188,6 +222,14 @@ def _initialise(model: nn.Module, config: Config, dataset: Dataset, users: Input
         return block
 
     fill_tables(model, values)
+
+
+def _whole_block(source: np.ndarray, factor: float, rows: slice) -> torch.Tensor:
+    """Rows of an array times a factor, as many as asked for; those behind its end are zero."""
+    part = torch.from_numpy(source[rows] * np.float32(factor))
+    block = torch.zeros(rows.stop - rows.start, source.shape[1])
+    block[: len(part)] = part
+    return block
 
 
 def _looked_up(column: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray:

@@ -14,23 +14,23 @@ from trainer.data.dataset import Dataset, Vocabulary, copy_vocabulary, open_voca
 from trainer.data.inputs import Inputs, open_inputs, save_inputs
 from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation.evaluate import Evaluation
-from trainer.model.towers import TwoTowers
+from trainer.model.served import Served, SideBySide
 from trainer.options import config_text, read_config
 from trainer.training.assembly import Parts, make_towers
 from trainer.training.checkpoint import load, newest
+from trainer.training.closed_form import HISTORY, make_closed_towers
 
 CONFIG, PLAN, METRICS = "config.yaml", "plan.json", "metrics.json"
+PARTS = ("learned", "closed")
 USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's towers with their weights, unsharded on this process's CPU, and what they take in."""
+    """A run's towers with their weights and inputs, unsharded on this process's CPU, learned ones first."""
 
-    towers: TwoTowers
+    served: list[Served]
     vocabulary: Vocabulary
-    user_inputs: Inputs
-    item_inputs: Inputs
 
 
 def refuse_used_folder(config: Config) -> None:
@@ -88,8 +88,9 @@ def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> N
     }
     write_text(run / PLAN, json.dumps(parts.plan, indent=2) + "\n")
     copy_vocabulary(dataset, run)
-    save_inputs(run / USER_INPUTS, parts.user_inputs)
-    save_inputs(run / ITEM_INPUTS, parts.item_inputs)
+    for name, part in zip(PARTS, parts.served, strict=False):
+        save_inputs(run / f"{name}_{USER_INPUTS}", part.user_inputs)
+        save_inputs(run / f"{name}_{ITEM_INPUTS}", part.item_inputs)
     write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full))))
 
 
@@ -118,16 +119,28 @@ def open_run(run: Path) -> TrainedRun:
     config = run_config(run)
     checkpoint, _ = newest(run)
     vocabulary = open_vocabulary(run)
-    users, items = open_inputs(run / USER_INPUTS), open_inputs(run / ITEM_INPUTS)
-    rows = {table["name"]: table["rows"] for table in _tables(run)}
-    towers = make_towers(
+    tables = {table["name"]: table for table in _tables(run)}
+    rows = {name: table["rows"] for name, table in tables.items()}
+    users, items = _inputs(run, "learned")
+    learned = make_towers(
         config,
         {table: rows[table] for table in users},
         {table: rows[table] for table in items},
         vocabulary.item_name,
-    ).to_empty(device=torch.device("cpu"))
-    load(checkpoint, towers)
-    return TrainedRun(towers, vocabulary, users, items)
+    )
+    closed = None
+    if HISTORY in tables:
+        closed = make_closed_towers(vocabulary.item_name, rows[HISTORY], tables[HISTORY]["dim"])
+    model = SideBySide(learned, closed).to_empty(device=torch.device("cpu"))
+    load(checkpoint, model)
+    served = [Served(model.learned, users, items)]
+    if model.closed is not None:
+        served.append(Served(model.closed, *_inputs(run, "closed")))
+    return TrainedRun(served, vocabulary)
+
+
+def _inputs(run: Path, part: str) -> tuple[Inputs, Inputs]:
+    return open_inputs(run / f"{part}_{USER_INPUTS}"), open_inputs(run / f"{part}_{ITEM_INPUTS}")
 
 
 def first_user(run: Path) -> int | str:

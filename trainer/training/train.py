@@ -44,13 +44,13 @@ def train(config: Config) -> Path | None:
         dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
         prepared = time.perf_counter()
         run = world.on_first(lambda: new_run_folder(config))
+        training = time.perf_counter()
         parts = assemble(config, dataset, world)
         source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
         world.on_first(lambda: describe_run(run, config, dataset, parts))
         steps = config.run.epochs * source.steps_per_epoch
         with Progress(run, steps, world.is_first, config.run.tensorboard) as progress:
             progress.say(opening_words(dataset, parts, world, run))
-            training = time.perf_counter()
             fit(config, dataset, parts, source, world, progress)
             trained = time.perf_counter()
             save(run, steps, parts.model, world)
@@ -162,7 +162,7 @@ def protocol(config: Config, split: str | None = None, baselines: bool = True) -
 
 def measure(parts: Parts, dataset: Dataset, world: World, how: Protocol) -> Evaluation | None:
     """Evaluation of a model; on rank 0."""
-    return evaluate(parts.towers, dataset, parts.user_inputs, parts.item_inputs, world, how)
+    return evaluate(parts.served, dataset, world, how)
 
 
 def log(

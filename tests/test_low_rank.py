@@ -1,0 +1,67 @@
+"""The closed-form two-tower against its formula written out, and on a world with a known answer."""
+
+import numpy as np
+import pytest
+
+from tests import worlds
+from trainer.model.low_rank import closed_form_towers
+
+
+def random_interactions(users: int = 60, items: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    return np.nonzero(np.random.default_rng(3).random((users, items)) < 0.3)
+
+
+def regression_written_out(users: np.ndarray, items: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """B of the docstring with the default settings, by dense matrices."""
+    x = np.zeros(shape)
+    x[users, items] = 1
+    n = x.sum(1)
+    w = n**-0.7
+    w *= n.sum() / (w @ n)
+    inverse = np.linalg.inv(x.T @ np.diag(w) @ x + np.diag(300 + 0.4 / 0.6 * (x.T @ w)))
+    b = -inverse / np.diag(inverse)
+    np.fill_diagonal(b, 0)
+    return b
+
+
+def test_at_full_rank_it_is_the_regression_itself() -> None:
+    users, items = random_interactions()
+    history, vectors = closed_form_towers(users, items, 60, 12, rank=12)
+    expected = regression_written_out(users, items, (60, 12))
+    np.testing.assert_allclose(history @ vectors.T, expected, atol=1e-6)
+
+
+def test_item_vectors_are_the_leading_right_singular_vectors_of_the_weighted_prediction() -> None:
+    users, items = random_interactions()
+    _, vectors = closed_form_towers(users, items, 60, 12, rank=3)
+    x = np.zeros((60, 12))
+    x[users, items] = 1
+    n = x.sum(1)
+    w = n**-0.7 * n.sum() / (n**0.3).sum()
+    prediction = np.sqrt(w)[:, None] * x @ regression_written_out(users, items, (60, 12))
+    expected = np.linalg.svd(prediction)[2][:3]
+    # The same subspace: projections agree whatever the signs.
+    np.testing.assert_allclose(vectors @ vectors.T, expected.T @ expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("exact_items", [12_000, 0], ids=["exact", "sparse"])
+def test_the_withheld_diagonal_of_a_checkerboard_comes_first(exact_items: int) -> None:
+    train, withheld = worlds.checkerboard(users=32, items=8)
+    users, items = (np.array(ids) for ids in zip(*train, strict=True))
+    users, items = users - worlds.FIRST_USER, items - worlds.FIRST_ITEM
+    history, vectors = closed_form_towers(
+        users, items, 32, 8, rank=2, regularisation=1.0, exact_items=exact_items
+    )
+    x = np.zeros((32, 8))
+    x[users, items] = 1
+    scores = np.where(x > 0, -np.inf, x @ history @ vectors.T)
+    expected = [item - worlds.FIRST_ITEM for _, item in withheld]
+    assert scores.argmax(1).tolist() == expected
+
+
+def test_columns_beyond_the_catalogue_are_zero() -> None:
+    users, items = random_interactions()
+    history, vectors = closed_form_towers(users, items, 60, 12, rank=16)
+    assert history.shape == vectors.shape == (12, 16)
+    assert not history[:, 12:].any()
+    assert not vectors[:, 12:].any()

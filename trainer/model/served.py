@@ -1,0 +1,53 @@
+"""Towers with what they take in: the parts whose vectors, side by side, rank the catalogue."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torchrec import KeyedJaggedTensor
+
+from trainer.data.inputs import Inputs, keyed_jagged
+from trainer.model.towers import TwoTowers
+
+
+@dataclass(frozen=True)
+class Served:
+    """One pair of towers and the features of its two sides; sharded, on every rank alike, or whole."""
+
+    towers: TwoTowers
+    user_inputs: Inputs
+    item_inputs: Inputs
+
+
+class SideBySide(nn.Module):
+    """Learned towers, which training alone calls, and perhaps closed-form ones, sharded by the same plan."""
+
+    def __init__(self, learned: TwoTowers, closed: TwoTowers | None = None) -> None:
+        super().__init__()
+        self.learned = learned
+        self.closed = closed
+
+    def forward(
+        self, queries: KeyedJaggedTensor, candidates: KeyedJaggedTensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Query and candidate vectors of the learned towers."""
+        return self.learned(queries, candidates)
+
+
+def query_vectors(served: Sequence[Served], rows: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Query vectors of the users in `rows`, (len(rows), sum of the parts' widths)."""
+    with torch.no_grad():
+        return torch.cat(
+            [part.towers.queries(keyed_jagged(part.user_inputs, rows).to(device)) for part in served], dim=1
+        )
+
+
+def candidate_vectors(served: Sequence[Served], rows: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Candidate vectors of the items in `rows`, (len(rows), sum of the parts' widths)."""
+    with torch.no_grad():
+        return torch.cat(
+            [part.towers.candidates(keyed_jagged(part.item_inputs, rows).to(device)) for part in served],
+            dim=1,
+        )
