@@ -195,8 +195,8 @@ def figures_of_fit(world, config, folder):
 
 def test_popularity_is_counted_on_the_first_rank_where_baselines_are_wanted(folder):
     config = configured()
-    assert run_on_ranks(2, times_counted, config, folder, True) == [1, 0]
-    assert run_on_ranks(2, times_counted, config, folder, False) == [0, 0]
+    assert run_on_ranks(2, times_counted, config, folder, ["popularity"]) == [1, 0]
+    assert run_on_ranks(2, times_counted, config, folder, ["random"]) == [0, 0]
 
 
 def times_counted(world, config, folder, baselines):
