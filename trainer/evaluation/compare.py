@@ -51,17 +51,10 @@ def paired_bootstrap(
     }:
         raise ValueError("metrics or numbers of users differ, expected those of the same users")
     differences = np.stack([first[name] - second[name] for name in first])
-    users = differences.shape[1]
-    if not users:
+    if not differences.shape[1]:
         raise ValueError("there are no users, expected at least one")
-    generator, means = np.random.default_rng(seed), np.empty((len(differences), resamples))
-    block = max(DRAW_BLOCK // users, 1)
-    for start in range(0, resamples, block):
-        drawn = generator.integers(users, size=(min(block, resamples - start), users))
-        for metric, values in enumerate(differences):
-            means[metric, start : start + block] = values[drawn].mean(1)
     tail = (1 - confidence) / 2
-    lows, highs = np.quantile(means, [tail, 1 - tail], axis=1)
+    lows, highs = np.quantile(_resampled_means(differences, resamples, seed), [tail, 1 - tail], axis=1)
     return {
         name: Difference(
             float(first[name].mean()),
@@ -72,3 +65,15 @@ def paired_bootstrap(
         )
         for name, values, low, high in zip(first, differences, lows, highs, strict=True)
     }
+
+
+def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means over users drawn with replacement, (metrics, resamples), of values (metrics, users)."""
+    generator, means = np.random.default_rng(seed), np.empty((len(values), resamples))
+    users = values.shape[1]
+    block = max(DRAW_BLOCK // users, 1)
+    for start in range(0, resamples, block):
+        drawn = generator.integers(users, size=(min(block, resamples - start), users))
+        for metric, of_users in enumerate(values):
+            means[metric, start : start + block] = of_users[drawn].mean(1)
+    return means

@@ -94,14 +94,7 @@ def evaluate(
     """
     held_out = dataset.held_out(protocol.split)
     known = dataset.known(protocol.split) if protocol.seen == "mask" else None
-    users = np.flatnonzero(held_out.lengths())
-    if not len(users):
-        raise DataError(
-            f"{dataset.name}: the {protocol.split} part holds no interactions. Cut one, for instance "
-            f"--data.{protocol.split}_size 0.2, or measure another part with --split"
-        )
-    for name in protocol.baselines:
-        check_size(name, dataset.item_count)
+    users = _users(dataset, protocol)
     items = _item_vectors(towers, item_inputs, dataset.item_count, world, protocol)
     rankers = {name: _ranker(name, dataset, protocol) for name in protocol.baselines if world.is_first}
     against = _background(dataset, users) if protocol.beyond and world.is_first else None
@@ -126,6 +119,19 @@ def evaluate(
         {name: each.tally.figures() for name, each in figures.items() if each.tally},
         figures["model"].per_user() if protocol.per_user else {},
     )
+
+
+def _users(dataset: Dataset, protocol: Protocol) -> np.ndarray:
+    """Rows of the users to measure, once it is known on every rank that they can be."""
+    users = np.flatnonzero(dataset.held_out(protocol.split).lengths())
+    if not len(users):
+        raise DataError(
+            f"{dataset.name}: the {protocol.split} part holds no interactions. Cut one, for instance "
+            f"--data.{protocol.split}_size 0.2, or measure another part with --split"
+        )
+    for name in protocol.baselines:
+        check_size(name, dataset.item_count)
+    return users
 
 
 class _Figures:

@@ -51,13 +51,12 @@ def verdict(
     """
     value = results[model][metric]
     baselines = {name: results[name][metric] for name in INSTEAD if name in results}
-    losses = [_failure(metric, value, name, other) for name, other in baselines.items() if value <= other]
+    losses = {n: _failure(metric, value, n, other) for n, other in baselines.items() if value <= other}
     wins = [_multiple(value, name, other) for name, other in baselines.items() if value > other]
-    sentences = losses
-    if not losses or (wins and baselines.keys() - {"popularity", "random"}):
-        wins = [", ".join(wins[:-1]), wins[-1]] if len(wins) > 1 else wins
-        sentences = [f"{metric} {value:.4f}: {' and '.join(wins)}." if wins else f"{metric} {value:.4f}."]
-        sentences += losses
+    sentences = list(losses.values())
+    if not losses or (wins and not losses.keys() & {"popularity", "random"}):
+        listed = " and ".join([", ".join(wins[:-1]), wins[-1]] if len(wins) > 1 else wins)
+        sentences.insert(0, f"{metric} {value:.4f}: {listed}." if wins else f"{metric} {value:.4f}.")
     if seen == "keep":
         sentences.append(
             "This protocol also ranks items that the user already has, so the better a model knows what was "

@@ -61,7 +61,7 @@ def beyond_words(beyond: dict[str, dict[str, float]]) -> str:
         for of_groups in (lambda name: not name.startswith("ndcg_"), lambda name: name.startswith("ndcg_"))
     )
     lines = [
-        "Coverage and Gini index of the catalogue, novelty in bits, diversity within lists",
+        "Beyond accuracy: exposure of the catalogue, novelty in bits, diversity of lists",
         results_table(lists, starred=False),
         "",
         "NDCG of light, medium and heavy users; of items of head, middle and tail",
