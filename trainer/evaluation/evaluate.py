@@ -166,7 +166,7 @@ def _ranker(name: str, dataset: Dataset, protocol: Protocol) -> Ranker:
         return lambda rows, exclude: rank_by_scores(scores, k, exclude)
     if name == "random":
         return lambda rows, exclude: rank_randomly(torch.from_numpy(rows), count, k, exclude, protocol.seed)
-    history = training_matrix(dataset.known("validation"), count)
+    history = training_matrix(dataset.known("validation"), count)  # before validation: the training part
     weights = kept_weights(dataset.folder, name, history)
     return lambda rows, exclude: rank_by_history(weights, history[rows], k, exclude)
 
