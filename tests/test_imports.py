@@ -15,7 +15,7 @@ ROOMS = {
     ),
     "model": ("towers", "losses", "low_rank", "served"),
     "parallel": ("world", "plan", "shard"),
-    "evaluation": ("topk", "metrics", "baselines", "table", "evaluate"),
+    "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": ("checkpoint", "progress", "closed_form", "assembly", "runs", "words", "train", "measure"),
     "serving": ("recommend",),
 }

@@ -1,4 +1,5 @@
-from trainer.evaluation.table import results_table, verdict
+from trainer.evaluation.compare import Difference
+from trainer.evaluation.table import comparison, results_table, verdict
 
 METRICS = ["ndcg", "recall", "precision", "hit_rate", "mrr", "map"]
 
@@ -86,3 +87,53 @@ def test_kept_seen_items_are_pointed_out():
 def test_another_metric_and_model_can_be_judged():
     results = {"mine": {"map@5": 0.6}, "popularity": {"map@5": 0.3}}
     assert verdict(results, metric="map@5", model="mine") == "map@5 0.6000: 2.0 times popularity (0.3000)."
+
+
+def with_strong(model, item_knn, ease, popularity=0.2):
+    values = {"model": model, "popularity": popularity, "item_knn": item_knn, "ease": ease}
+    return {ranker: {"ndcg@10": value} for ranker, value in values.items()}
+
+
+def test_wins_over_several_baselines_are_one_sentence():
+    assert verdict(with_strong(0.44, 0.4, 0.43)) == (
+        "ndcg@10 0.4400: 2.2 times popularity (0.2000), 1.10 times item_knn (0.4000) and "
+        "1.02 times ease (0.4300)."
+    )
+
+
+def test_a_model_below_ease_is_said_to_fail_after_what_it_beats():
+    assert verdict(with_strong(0.42, 0.4, 0.43)) == (
+        "ndcg@10 0.4200: 2.1 times popularity (0.2000) and 1.05 times item_knn (0.4000). "
+        "This model FAILS to beat ease: ndcg@10 0.4200 against 0.4300; "
+        "a linear model in closed form, found without any training, would serve users better."
+    )
+
+
+def test_a_model_below_popularity_is_praised_for_nothing():
+    assert verdict(with_strong(0.19, 0.1, 0.43)).startswith("This model FAILS to beat popularity")
+    assert "item_knn" not in verdict(with_strong(0.19, 0.1, 0.43))
+
+
+def test_nothing_is_starred_where_larger_is_not_better():
+    assert "*" not in results_table({"model": {"gini@10": 0.9}, "random": {"gini@10": 0.2}}, starred=False)
+
+
+def compared(difference, low, high):
+    found = {"ndcg@10": Difference(0.5, 0.5 - difference, difference, low, high)}
+    return comparison(found, "runs/b", 940, "ndcg@10").splitlines()
+
+
+def test_a_comparison_has_a_line_for_each_metric_and_one_in_words():
+    assert compared(0.01, 0.002, 0.018) == [
+        "Compared with runs/b",
+        "           this   other  difference  95% interval",
+        "ndcg@10  0.5000  0.4900     +0.0100  +0.0020 to +0.0180",
+        "ndcg@10: this run is better by 0.0100, more than the choice of 940 users explains.",
+    ]
+    assert "this run is worse by 0.0100" in compared(-0.01, -0.018, -0.002)[-1]
+
+
+def test_an_interval_that_holds_zero_tells_no_difference():
+    assert "no difference can be told" in compared(0.01, -0.002, 0.018)[-1]
+    assert "no difference can be told" in compared(0.01, 0.0, 0.018)[-1]
+    assert "no user is served differently" in compared(0.0, 0.0, 0.0)[-1]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from trainer.config import BASELINES
 from trainer.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -123,18 +124,40 @@ def _config(prog: str, arguments: list[str]) -> "Config | None":
 
 
 def _evaluate(arguments: list[str]) -> None:
-    """Measure a run under any protocol, beside popularity and chance."""
+    """Measure a run under any protocol, beside other rankers or another run."""
     parser = Parser(prog="python -m trainer evaluate", description=_evaluate.__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--split", choices=["test", "validation"], help="part to find (default: the run's)")
     parser.add_argument("--seen", choices=["mask", "keep"], help="leave earlier items out, or rank them too")
     parser.add_argument("--k", type=_lengths, metavar="K,K", help="lengths of the ranked list, as 5,10,20")
+    parser.add_argument(
+        "--baselines", type=_baselines, metavar="B,B", help=f"other rankers: {', '.join(BASELINES)}"
+    )
+    parser.add_argument(
+        "--beyond", action="store_true", help="coverage, novelty, diversity, and NDCG by group too"
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="RUN2",
+        help="how far another run of the same data is off, and how sure",
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="device of every rank")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     from trainer.training.measure import measure_run
 
-    text = measure_run(options.run, options.split, options.seen, options.k, options.device, options.json)
+    text = measure_run(
+        options.run,
+        options.split,
+        options.seen,
+        options.k,
+        options.device,
+        baselines=options.baselines,
+        beyond=options.beyond,
+        compare=options.compare,
+        as_json=options.json,
+    )
     if text is not None:
         print(text)
 
@@ -159,6 +182,13 @@ def _lengths(text: str) -> list[int]:
     if min(lengths) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 1 up are needed, as 5,10")
     return lengths
+
+
+def _baselines(text: str) -> list[str]:
+    names = text.split(",") if text else []
+    if wrong := set(names) - set(BASELINES):
+        raise argparse.ArgumentTypeError(f"{min(wrong)!r}: names out of {', '.join(BASELINES)} are needed")
+    return names
 
 
 def _commands_help() -> str:

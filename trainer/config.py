@@ -6,6 +6,9 @@ Nothing here imports torch, so that `--help` and a misspelt option answer at onc
 from dataclasses import dataclass, field
 from typing import Literal
 
+BASELINES = ("popularity", "random", "item_knn", "ease")
+"""Rankers that a model can be measured beside."""
+
 
 @dataclass
 class DataConfig:
@@ -163,6 +166,8 @@ class EvaluationConfig:
     """`mask` leaves a user's earlier items out of the ranking; `keep` ranks them too, as the notebook did."""
     k: list[int] = field(default_factory=lambda: [10])
     """Lengths of the ranked list at which metrics are taken."""
+    baselines: list[str] = field(default_factory=lambda: ["popularity", "random"])
+    """Rankers measured beside the model: popularity, random, and up to 20,000 items item_knn, ease."""
     chunk: int = 4096
     """Users scored at a time, which bounds memory."""
     sharded: bool = False

@@ -17,7 +17,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from trainer.config import Config
+from trainer.config import BASELINES, Config
 from trainer.errors import ConfigError
 
 PARSER_OPTIONS = ("help", "config", "print_config")
@@ -117,6 +117,11 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
         "evaluation.k",
         "whole numbers from 1 up are needed",
         bool(config.evaluation.k) and min(config.evaluation.k) > 0,
+    )
+    yield (
+        "evaluation.baselines",
+        f"names out of {', '.join(BASELINES)} are needed",
+        set(config.evaluation.baselines) <= set(BASELINES),
     )
     yield "evaluation.chunk", "a whole number from 1 up is needed", config.evaluation.chunk > 0
     yield "optimizer.learning_rate", "a number above 0 is needed", config.optimizer.learning_rate > 0

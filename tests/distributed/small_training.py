@@ -121,7 +121,7 @@ def train_small(world: World, config: Config, folder: Path) -> Watched:
     before = shards(parts.model)
     progress: Any = Losses()
     fit(config, dataset, parts, source_of(config, dataset, parts), world, progress)
-    evaluation = measure(parts, dataset, world, protocol(config, "test", baselines=False))
+    evaluation = measure(parts, dataset, world, protocol(config, "test", baselines=()))
     return Watched(
         progress.losses, before, shards(parts.model), evaluation.rankers["model"] if evaluation else None
     )

@@ -9,6 +9,7 @@ import torch
 from ranks import run_on_ranks
 from small_training import configured, shards, small_dataset, source_of, whole
 
+from trainer.config import BASELINES
 from trainer.data.dataset import open_dataset
 from trainer.evaluation import evaluate as evaluate_module
 from trainer.evaluation.baselines import popularity_scores
@@ -81,7 +82,9 @@ def measured(config, dataset, parts, world):
                     parts.served,
                     dataset,
                     world,
-                    Protocol(seen=seen, ks=(5, 10), sharded=sharded, chunk=chunk),
+                    Protocol(
+                        seen=seen, ks=(5, 10), sharded=sharded, chunk=chunk, baselines=BASELINES, beyond=True
+                    ),
                 )
     return figures if world.is_first else [value for value in figures.values() if value is not None]
 
@@ -147,8 +150,10 @@ def test_a_checkpoint_of_four_ranks_opens_at_any_world_size_and_sharding(size, s
     torch.testing.assert_close(first[1], last_scores, rtol=1e-5, atol=1e-5)
     for how, evaluation in first[2].items():
         assert evaluation.users == figures[how].users
-        for ranker in ("model", "popularity"):
+        assert list(evaluation.rankers) == list(evaluation.beyond) == ["model", *BASELINES]
+        for ranker in evaluation.rankers:
             assert evaluation.rankers[ranker] == pytest.approx(figures[how].rankers[ranker], abs=1e-9)
+            assert evaluation.beyond[ranker] == pytest.approx(figures[how].beyond[ranker], abs=1e-9)
     assert [rank[2] for rank in others] == [[]] * len(others)  # only the first rank has figures
 
 
@@ -191,8 +196,8 @@ def figures_of_fit(world, config, folder):
 
 def test_popularity_is_counted_on_the_first_rank_where_baselines_are_wanted(folder):
     config = configured()
-    assert run_on_ranks(2, times_counted, config, folder, True) == [1, 0]
-    assert run_on_ranks(2, times_counted, config, folder, False) == [0, 0]
+    assert run_on_ranks(2, times_counted, config, folder, ["popularity"]) == [1, 0]
+    assert run_on_ranks(2, times_counted, config, folder, ["random"]) == [0, 0]
 
 
 def times_counted(world, config, folder, baselines):

@@ -1,11 +1,11 @@
-"""Top-k metrics of a sharded model over the full catalogue, beside popularity and chance.
+"""Top-k metrics of a sharded model over the full catalogue, beside rankers without a training.
 
 Every rank computes tower vectors; rank 0 receives the item matrix once and the users' vectors a chunk at a
 time, so that its memory is the item matrix and one chunk. The figures do not depend on the world size.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,10 +14,15 @@ from trainer.data.dataset import Dataset
 from trainer.data.features import Ragged
 from trainer.errors import DataError
 from trainer.evaluation.baselines import popularity_scores, rank_by_scores, rank_randomly
+from trainer.evaluation.beyond import Background, Tally, background
 from trainer.evaluation.metrics import measure
+from trainer.evaluation.neighbours import check_size, kept_weights, rank_by_history, training_matrix
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.served import Served, candidate_vectors, query_vectors
 from trainer.parallel.world import World
+
+Ranker = Callable[[np.ndarray, ItemLists], torch.Tensor]
+"""User rows (B,) and the items that each must not get -> their lists, (B, k)."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,9 @@ class Protocol:
         chunk: users scored, and items looked up by a rank, at a time.
         sharded: every rank ranks its own users, and rank 0 measures.
         seed: of the random ranker.
-        baselines: rank by popularity and by chance as well.
+        baselines: other rankers to measure: `popularity`, `random`, `item_knn`, `ease`.
+        beyond: take the measures beyond accuracy as well.
+        per_user: keep the metrics of every user.
     """
 
     split: str = "test"
@@ -40,7 +47,9 @@ class Protocol:
     chunk: int = 4096
     sharded: bool = False
     seed: int = 42
-    baselines: bool = True
+    baselines: Sequence[str] = ("popularity", "random")
+    beyond: bool = False
+    per_user: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,9 @@ class Evaluation:
     Attributes:
         split, seen: the part searched for, and `mask` or `keep`.
         users, items: users measured, and items ranked for each.
-        rankers: mean of each metric over users, by ranker: `model`, `popularity`, `random`.
+        rankers: mean of each metric over users, by ranker: `model`, then the baselines.
+        beyond: measures beyond accuracy by ranker, if they were asked for.
+        per_user: the model's metrics, (users,) each in the order of user rows, if they were asked for.
     """
 
     split: str
@@ -58,6 +69,8 @@ class Evaluation:
     users: int
     items: int
     rankers: dict[str, dict[str, float]]
+    beyond: dict[str, dict[str, float]] = field(default_factory=dict)
+    per_user: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def evaluate(
@@ -68,57 +81,96 @@ def evaluate(
     Args:
         served: towers whose vectors stand side by side, on every rank alike; not wrapped for training.
     Returns: the evaluation on rank 0, None elsewhere.
-    Raises: DataError if the split holds nothing; DivergedError if scores are no numbers.
+    Raises: DataError if the split holds nothing, or the catalogue is too large for a baseline; DivergedError
+        if scores are no numbers.
     """
     held_out = dataset.held_out(protocol.split)
     known = dataset.known(protocol.split) if protocol.seen == "mask" else None
-    users = np.flatnonzero(held_out.lengths())
-    if not len(users):
-        raise DataError(
-            f"{dataset.name}: the {protocol.split} part holds no interactions. Cut one, for instance "
-            f"--data.{protocol.split}_size 0.2, or measure another part with --split"
-        )
+    users = _users(dataset, protocol)
     items = _item_vectors(served, dataset.item_count, world, protocol)
-    popularity = None
-    if protocol.baselines and world.is_first:
-        popularity = popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)
-    sums: dict[str, dict[str, float]] = {}
+    rankers = {name: _ranker(name, dataset, protocol) for name in protocol.baselines if world.is_first}
+    against = _background(dataset, users) if protocol.beyond and world.is_first else None
+    figures: dict[str, _Figures] = {}
     for start in range(0, len(users), protocol.chunk):
         rows = users[start : start + protocol.chunk]
         ranked = _rank(served, items, rows, known, world, protocol)
         if ranked is None:
             continue
-        lists = {"model": ranked} | _baselines(popularity, rows, dataset.item_count, known, protocol)
-        truth = _take(held_out, rows)
-        for ranker, ranking in lists.items():
-            for metric, values in measure(hits(ranking, truth), truth[0], protocol.ks).items():
-                totals = sums.setdefault(ranker, {})
-                totals[metric] = totals.get(metric, 0.0) + float(values.sum())
+        exclude, truth = _nothing(len(rows)) if known is None else _take(known, rows), _take(held_out, rows)
+        lists = {"model": ranked} | {name: ranker(rows, exclude) for name, ranker in rankers.items()}
+        for name, ranking in lists.items():
+            figures.setdefault(name, _Figures(protocol, against)).add(ranking, truth, start)
     if not world.is_first:
         return None
-    means = {
-        ranker: {metric: total / len(users) for metric, total in totals.items()}
-        for ranker, totals in sums.items()
-    }
-    return Evaluation(protocol.split, protocol.seen, len(users), dataset.item_count, means)
+    return Evaluation(
+        protocol.split,
+        protocol.seen,
+        len(users),
+        dataset.item_count,
+        {name: each.means(len(users)) for name, each in figures.items()},
+        {name: each.tally.figures() for name, each in figures.items() if each.tally},
+        figures["model"].per_user() if protocol.per_user else {},
+    )
 
 
-def _baselines(
-    popularity: torch.Tensor | None,
-    rows: np.ndarray,
-    item_count: int,
-    known: Ragged | None,
-    protocol: Protocol,
-) -> dict[str, torch.Tensor]:
-    """Lists of the rankers that know nothing of the user, (len(rows), k) each."""
-    if popularity is None:
-        return {}
-    k, exclude = max(protocol.ks), _nothing(len(rows)) if known is None else _take(known, rows)
-    drawn = rank_randomly(torch.from_numpy(rows), item_count, min(k, item_count), exclude, protocol.seed)
-    return {
-        "popularity": rank_by_scores(popularity, k, exclude),
-        "random": torch.nn.functional.pad(drawn, (0, k - drawn.shape[1]), value=-1),
-    }
+def _users(dataset: Dataset, protocol: Protocol) -> np.ndarray:
+    """Rows of the users to measure, once it is known on every rank that they can be."""
+    users = np.flatnonzero(dataset.held_out(protocol.split).lengths())
+    if not len(users):
+        raise DataError(
+            f"{dataset.name}: the {protocol.split} part holds no interactions. Cut one, for instance "
+            f"--data.{protocol.split}_size 0.2, or measure another part with --split"
+        )
+    for name in protocol.baselines:
+        check_size(name, dataset.item_count)
+    return users
+
+
+class _Figures:
+    """What is kept of one ranker's lists, chunk after chunk."""
+
+    def __init__(self, protocol: Protocol, against: Background | None) -> None:
+        self._protocol = protocol
+        self._sums: dict[str, float] = {}
+        self._values: dict[str, list[torch.Tensor]] = {}
+        self.tally = Tally(against, protocol.ks) if against else None
+
+    def add(self, ranking: torch.Tensor, held_out: ItemLists, first: int) -> None:
+        for metric, values in measure(hits(ranking, held_out), held_out[0], self._protocol.ks).items():
+            self._sums[metric] = self._sums.get(metric, 0.0) + float(values.sum())
+            if self._protocol.per_user:
+                self._values.setdefault(metric, []).append(values)
+        if self.tally:
+            self.tally.add(ranking, held_out, first)
+
+    def means(self, users: int) -> dict[str, float]:
+        return {metric: total / users for metric, total in self._sums.items()}
+
+    def per_user(self) -> dict[str, np.ndarray]:
+        return {metric: torch.cat(values).numpy() for metric, values in self._values.items()}
+
+
+def _ranker(name: str, dataset: Dataset, protocol: Protocol) -> Ranker:
+    """A baseline, learned from the training part."""
+    k, count = max(protocol.ks), dataset.item_count
+    if name == "popularity":
+        scores = popularity_scores(torch.tensor(dataset.train.items), count)
+        return lambda rows, exclude: rank_by_scores(scores, k, exclude)
+    if name == "random":
+        width = min(k, count)  # each place costs a sort
+        return lambda rows, exclude: torch.nn.functional.pad(
+            rank_randomly(torch.from_numpy(rows), count, width, exclude, protocol.seed),
+            (0, k - width),
+            value=-1,
+        )
+    history = training_matrix(dataset.known("validation"), count)  # before validation: the training part
+    weights = kept_weights(dataset.folder, name, history)
+    return lambda rows, exclude: rank_by_history(weights, history[rows], k, exclude)
+
+
+def _background(dataset: Dataset, users: np.ndarray) -> Background:
+    counts = popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)
+    return background(counts, dataset.known("validation").lengths(), users, dataset.item_features)
 
 
 def _rank(

@@ -75,6 +75,22 @@ def hits(rows: Tensor, held_out: ItemLists) -> Tensor:
     return torch.isin(ranked, held) & (rows >= 0)
 
 
+def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best columns of each row and their scores, equal scores by ascending column.
+
+    Args: scores: (B, N), without NaN.
+    Returns: scores and columns, both (B, min(k, N)), best first.
+    """
+    # topk leaves the order of equal scores open. They matter only if two of the k + 1 best are equal, which
+    # is rare in trained models: only such rows are sorted in full.
+    best, columns = scores.topk(min(k + 1, scores.shape[1]))
+    tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -torch.inf)).any(1).nonzero().squeeze(1)
+    if len(tied):
+        exact = scores[tied].sort(dim=1, descending=True, stable=True)
+        best[tied], columns[tied] = exact.values[:, : best.shape[1]], exact.indices[:, : best.shape[1]]
+    return best[:, :k], columns[:, :k]
+
+
 def owners(lists: ItemLists, user_count: int, item_count: int) -> Tensor:
     """The user (0 to B - 1) to whom each value of the lists belongs.
 
@@ -107,21 +123,9 @@ def _rank(query: Tensor, items: Tensor, k: int, users: Tensor, excluded: Tensor)
         inside = (excluded >= first) & (excluded < first + len(block))
         cells = users[inside] * len(block) + excluded[inside] - first
         scores.view(-1).index_fill_(0, cells, -torch.inf)
-        block_best, block_rows = _best(scores, k)
+        block_best, block_rows = best_columns(scores, k)
         # Earlier blocks hold lower item rows and stand first, so a stable sort keeps the order of ties.
         best, order = torch.cat([best, block_best], 1).sort(dim=1, descending=True, stable=True)
         rows = torch.cat([rows, block_rows + first], 1).gather(1, order)[:, :k]
         best = best[:, :k]
     return best, rows.masked_fill(best == -torch.inf, -1)
-
-
-def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k (or all) best columns of each row, equal scores by ascending column."""
-    # topk leaves the order of equal scores open. They matter only if two of the k + 1 best are equal, which
-    # is rare in trained models: only such rows are sorted in full.
-    best, columns = scores.topk(min(k + 1, scores.shape[1]))
-    tied = ((best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -torch.inf)).any(1).nonzero().squeeze(1)
-    if len(tied):
-        exact = scores[tied].sort(dim=1, descending=True, stable=True)
-        best[tied], columns[tied] = exact.values[:, : best.shape[1]], exact.indices[:, : best.shape[1]]
-    return best[:, :k], columns[:, :k]

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def _tables(run: Path) -> list[dict[str, Any]]:
 
 
 def evaluation_report(run: Path, step: int, evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as `metrics.json` and `evaluate --json` give it."""
-    figures = asdict(evaluation)
-    rankers = figures.pop("rankers")
-    return {"run": str(run), "step": step, **figures, **rankers}
+    """An evaluation as `metrics.json` and `evaluate --json` give it; `per_user` is left out."""
+    protocol = {name: getattr(evaluation, name) for name in ("split", "seen", "users", "items")}
+    beyond = {"beyond": evaluation.beyond} if evaluation.beyond else {}
+    return {"run": str(run), "step": step, **protocol, **evaluation.rankers, **beyond}

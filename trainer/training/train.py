@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.prepare import prepare_data
 from trainer.errors import diverged
 from trainer.evaluation.evaluate import Evaluation, Protocol, evaluate
+from trainer.evaluation.neighbours import check_size
 from trainer.model import losses
 from trainer.parallel.plan import compute_kernel
 from trainer.parallel.shard import schedule_factor, set_learning_rates
@@ -42,6 +43,8 @@ def train(config: Config) -> Path | None:
         compute_kernel(config.optimizer.name, config.sharding.kind, world.device.type)
         world.on_first(lambda: refuse_used_folder(config))
         dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
+        for name in config.evaluation.baselines:
+            check_size(name, dataset.item_count)  # before the training, not after it
         prepared = time.perf_counter()
         run = world.on_first(lambda: new_run_folder(config))
         training = time.perf_counter()
@@ -95,7 +98,7 @@ def fit(
             total, rows, interactions, since = torch.zeros_like(total), 0, 0, time.perf_counter()
         if config.run.evaluate_every and step % (config.run.evaluate_every * epoch_steps) == 0:
             paused = time.perf_counter()
-            evaluation = measure(parts, dataset, world, protocol(config, "validation", baselines=False))
+            evaluation = measure(parts, dataset, world, protocol(config, "validation", baselines=()))
             if evaluation is not None:
                 figures = {f"validation/{name}": value for name, value in evaluation.rankers["model"].items()}
                 progress.record(step, _figures("validation", evaluation.rankers["model"]), **figures)
@@ -146,8 +149,8 @@ def _values(batch: Batch) -> torch.Tensor:
     return batch.values
 
 
-def protocol(config: Config, split: str | None = None, baselines: bool = True) -> Protocol:
-    """The configured protocol, perhaps for another part."""
+def protocol(config: Config, split: str | None = None, baselines: Sequence[str] | None = None) -> Protocol:
+    """The configured protocol, perhaps for another part or beside other baselines."""
     settings = config.evaluation
     return Protocol(
         split or settings.split,
@@ -156,7 +159,7 @@ def protocol(config: Config, split: str | None = None, baselines: bool = True) -
         settings.chunk,
         settings.sharded,
         config.run.seed,
-        baselines,
+        settings.baselines if baselines is None else baselines,
     )
 
 

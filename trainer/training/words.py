@@ -4,8 +4,9 @@ import textwrap
 from pathlib import Path
 
 from trainer.data.dataset import Dataset
+from trainer.evaluation.compare import Difference
 from trainer.evaluation.evaluate import Evaluation
-from trainer.evaluation.table import results_table, verdict
+from trainer.evaluation.table import comparison, results_table, verdict
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
 
@@ -37,14 +38,46 @@ def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, f
 
 
 def evaluation_words(dataset: Dataset, evaluation: Evaluation) -> str:
-    """The protocol, the table, and what it says."""
+    """The protocol, the table, what it says, and what was measured beyond accuracy."""
     seen = "masked" if evaluation.seen == "mask" else "kept"
     protocol = (
         f"{dataset.name}, {evaluation.split} part, {evaluation.users:,} users, "
         f"{evaluation.items:,} {dataset.item_name}s, seen items {seen}"
     )
-    metric = (
-        "ndcg@10" if "ndcg@10" in evaluation.rankers["model"] else next(iter(evaluation.rankers["model"]))
+    words = verdict(evaluation.rankers, decisive_metric(evaluation), seen=evaluation.seen)
+    lines = [protocol, results_table(evaluation.rankers), textwrap.fill(words, 80)]
+    if evaluation.beyond:
+        lines += ["", beyond_words(evaluation.beyond)]
+    return "\n".join(lines)
+
+
+def beyond_words(beyond: dict[str, dict[str, float]]) -> str:
+    """A table of what the lists are made of, and one of whom and what they serve."""
+    lists, groups = (
+        {
+            ranker: {name.removeprefix("ndcg_"): value for name, value in figures.items() if of_groups(name)}
+            for ranker, figures in beyond.items()
+        }
+        for of_groups in (lambda name: not name.startswith("ndcg_"), lambda name: name.startswith("ndcg_"))
     )
-    words = verdict(evaluation.rankers, metric, seen=evaluation.seen)
-    return "\n".join([protocol, results_table(evaluation.rankers), textwrap.fill(words, 80)])
+    lines = [
+        "Beyond accuracy: exposure of the catalogue, novelty in bits, diversity of lists",
+        results_table(lists, starred=False),
+        "",
+        "NDCG of light, medium and heavy users; of items of head, middle and tail",
+        results_table(groups),
+    ]
+    return "\n".join(lines)
+
+
+def comparison_words(evaluation: Evaluation, differences: dict[str, Difference], other: Path) -> str:
+    """How a run differs from another."""
+    words = comparison(differences, str(other), evaluation.users, decisive_metric(evaluation))
+    *lines, last = words.splitlines()
+    return "\n".join(["", *lines, textwrap.fill(last, 80)])
+
+
+def decisive_metric(evaluation: Evaluation) -> str:
+    """The metric that is put in words: `ndcg@10`, or the first where it was not taken."""
+    metrics = evaluation.rankers["model"]
+    return "ndcg@10" if "ndcg@10" in metrics else next(iter(metrics))
