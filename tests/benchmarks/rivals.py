@@ -177,4 +177,42 @@ def choose(
     return dict(zip(grid, key, strict=True)), tried[key], len(tried)
 
 
-CHOSEN: dict[str, dict[str, dict[str, Any]]] = {}
+CHOSEN: dict[str, dict[str, dict[str, Any]]] = {
+    "ml-1m": {
+        "item_knn": {"neighbours": 200, "shrinkage": 50},
+        "ease": {"penalty": 1000},
+        "als": {"factors": 64, "regularization": 30, "alpha": 2, "iterations": 15},
+        "bpr": {"factors": 32, "learning_rate": 0.003, "iterations": 100, "regularization": 0.0001},
+    },
+    "ml-100k": {
+        "item_knn": {"neighbours": 200, "shrinkage": 0},
+        "ease": {"penalty": 300},
+        "als": {"factors": 64, "regularization": 30, "alpha": 4, "iterations": 5},
+        "bpr": {"factors": 64, "learning_rate": 0.01, "iterations": 50, "regularization": 0.0001},
+    },
+    "ml-100k-4": {
+        "item_knn": {"neighbours": 200, "shrinkage": 5},
+        "ease": {"penalty": 300},
+        "als": {"factors": 64, "regularization": 30, "alpha": 4, "iterations": 30},
+        "bpr": {"factors": 32, "learning_rate": 0.01, "iterations": 50, "regularization": 0.0001},
+    },
+    "ml-100k-last": {
+        "item_knn": {"neighbours": 10000, "shrinkage": 0},
+        "ease": {"penalty": 100},
+        "als": {"factors": 128, "regularization": 10, "alpha": 2, "iterations": 10},
+        "bpr": {"factors": 128, "learning_rate": 0.01, "iterations": 50, "regularization": 0.0001},
+    },
+    "ml-100k-temporal": {
+        "item_knn": {"neighbours": 400, "shrinkage": 5},
+        "ease": {"penalty": 500},
+        "als": {"factors": 32, "regularization": 30, "alpha": 0.5, "iterations": 15},
+        "bpr": {"factors": 32, "learning_rate": 0.01, "iterations": 50, "regularization": 0.01},
+    },
+    "ml-latest-small": {
+        "item_knn": {"neighbours": 100, "shrinkage": 0},
+        "ease": {"penalty": 300},
+        "als": {"factors": 128, "regularization": 30, "alpha": 4, "iterations": 30},
+        "bpr": {"factors": 64, "learning_rate": 0.01, "iterations": 100, "regularization": 0.01},
+    },
+}
+"""By data set and rival, as `python -m tests.benchmarks.quality --tune` printed them on 2026-11-24."""
