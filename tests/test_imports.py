@@ -16,7 +16,10 @@ ROOMS = {
     "model": ("towers", "losses", "low_rank", "served"),
     "parallel": ("world", "plan", "shard"),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
-    "training": ("checkpoint", "progress", "closed_form", "assembly", "runs", "words", "train", "measure"),
+    "training": (
+        *("checkpoint", "progress", "stopping", "closed_form", "assembly"),
+        *("runs", "words", "train", "measure"),
+    ),
     "serving": ("recommend",),
 }
 """The modules of each room, in the order in which data passes through them."""

@@ -221,7 +221,8 @@ def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Pa
         return timed
 
     monkeypatch.setattr(train, "train_step", lasting(1.0, train.train_step))
-    monkeypatch.setattr(train, "measure", lasting(100.0, lambda *_, **__: None))
+    measured = SimpleNamespace(rankers={"model": {"ndcg@10": 0.5}})
+    monkeypatch.setattr(train, "measure", lasting(100.0, lambda *_, **__: measured))
     with join_world("cpu") as world:
         parts = assemble(config, dataset, world)
         source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
@@ -229,7 +230,10 @@ def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Pa
             fit(config, dataset, parts, source, world, progress)
     interactions = [source.make(step).interactions for step in range(12)]
     expected = [sum(interactions[:6]) / 6, sum(interactions[6:]) / 6]
-    assert [record["examples_per_second"] for record in records(tmp_path)] == pytest.approx(expected)
+    losses = [record for record in records(tmp_path) if "loss" in record]
+    validations = [record for record in records(tmp_path) if "validation/ndcg@10" in record]
+    assert [record["examples_per_second"] for record in losses] == pytest.approx(expected)
+    assert [record["training_seconds"] for record in validations] == pytest.approx([4, 8, 12])
 
 
 def test_tensorboard_events_are_written_where_they_are_wanted(tmp_path: Path) -> None:

@@ -187,7 +187,9 @@ class RunConfig:
     log_every: int = 50
     """Steps between two records of the loss (0: an epoch)."""
     evaluate_every: int = 0
-    """Epochs between two evaluations during the training (0: only at the end)."""
+    """Epochs between two evaluations on the validation part, the last after the last epoch (0: none)."""
+    patience: int = 0
+    """Stop after so many evaluations without a better ndcg (first `k`); keep the best weights (0: last)."""
     tensorboard: bool = True
     """Write TensorBoard events into the run folder."""
 

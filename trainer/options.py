@@ -111,6 +111,12 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     yield "run.epochs", "a whole number from 1 up is needed", config.run.epochs > 0
     yield "run.log_every", "a whole number from 0 up is needed", config.run.log_every >= 0
     yield "run.evaluate_every", "a whole number from 0 up is needed", config.run.evaluate_every >= 0
+    yield "run.patience", "a whole number from 0 up is needed", config.run.patience >= 0
+    yield (
+        "run.patience",
+        "needs evaluations to count, for instance --run.evaluate_every 1 --data.validation_size 0.1",
+        config.run.patience == 0 or config.run.evaluate_every > 0,
+    )
     yield "run.seed", "a whole number from 0 to 2147483647 is needed", 0 <= config.run.seed < 2**31
     yield "loss.samples", "a whole number from 1 up is needed", loss.samples > 0
     yield (

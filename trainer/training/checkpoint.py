@@ -36,6 +36,13 @@ def save(run: Path, step: int, model: nn.Module, world: World) -> Path:
     return final
 
 
+def save_alone(run: Path, step: int, model: nn.Module, world: World) -> Path:
+    """As `save`, and remove the run's other checkpoints once this one is whole."""
+    final = save(run, step, model, world)
+    world.on_first(lambda: _remove_others(final))
+    return final
+
+
 def newest(run: Path) -> tuple[Path, int]:
     """Folder and step of a run's last checkpoint.
 
@@ -73,6 +80,12 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, distributed_checkpoint.api.CheckpointException):
         error = next(iter(error.failures.values()))[0]
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _remove_others(kept: Path) -> None:
+    for folder in kept.parent.iterdir():
+        if folder != kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(partial: Path, final: Path, step: int) -> None:

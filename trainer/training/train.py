@@ -22,7 +22,7 @@ from trainer.parallel.plan import compute_kernel
 from trainer.parallel.shard import schedule_factor, set_learning_rates
 from trainer.parallel.world import World, join_world
 from trainer.training.assembly import Parts, assemble, batch_plan
-from trainer.training.checkpoint import save
+from trainer.training.checkpoint import load, newest, save, save_alone
 from trainer.training.progress import Progress, resident_mebibytes
 from trainer.training.runs import (
     METRICS,
@@ -32,77 +32,95 @@ from trainer.training.runs import (
     refuse_used_folder,
     write_text,
 )
+from trainer.training.stopping import Course, Stopwatch
 from trainer.training.words import closing_words, opening_words
 
 
 def train(config: Config) -> Path | None:
-    """Train to the last epoch, measure on the held-out part, and leave a run folder; its path on rank 0."""
+    """Train, measure on the held-out part, and leave a run folder; its path on rank 0."""
     with join_world(config.device, config.backend) as world:
         started = time.perf_counter()
-        # Refused before data are prepared, which may take long.
-        compute_kernel(config.optimizer.name, config.sharding.kind, world.device.type)
-        world.on_first(lambda: refuse_used_folder(config))
-        dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
-        for name in config.evaluation.baselines:
-            check_size(name, dataset.item_count)  # before the training, not after it
+        dataset = _prepared(config, world)
         prepared = time.perf_counter()
         run = world.on_first(lambda: new_run_folder(config))
-        training = time.perf_counter()
+        watch = Stopwatch()
         parts = assemble(config, dataset, world)
         source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
         world.on_first(lambda: describe_run(run, config, dataset, parts))
         steps = config.run.epochs * source.steps_per_epoch
         with Progress(run, steps, world.is_first, config.run.tensorboard) as progress:
             progress.say(opening_words(dataset, parts, world, run))
-            fit(config, dataset, parts, source, world, progress)
-            trained = time.perf_counter()
-            save(run, steps, parts.model, world)
+            course = fit(config, dataset, parts, source, world, progress, run, watch)
+            seconds = {"prepare": prepared - started, "train": watch.seconds}
+            if course.validations:
+                seconds |= {"validate": watch.pauses, "to_99_percent_of_best": course.seconds_to(0.99)}
+            measuring = time.perf_counter()
+            step = keep_weights(run, course, parts.model, world)
             evaluation = measure(parts, dataset, world, protocol(config))
-            seconds = {
-                "prepare": prepared - started,
-                "train": trained - training,
-                "evaluate": time.perf_counter() - trained,
-            }
+            seconds["evaluate"] = time.perf_counter() - measuring
             if evaluation is not None:
-                report = evaluation_report(run, steps, evaluation) | {"seconds": seconds}
+                report = evaluation_report(run, step, evaluation) | course.report() | {"seconds": seconds}
                 write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
-                progress.say(closing_words(dataset, evaluation, seconds))
+                progress.say(closing_words(dataset, evaluation, seconds, course))
         return run if world.is_first else None
 
 
-def fit(
-    config: Config, dataset: Dataset, parts: Parts, source: Batches, world: World, progress: Progress
-) -> None:
-    """The loop: every step, and what is due after some of them.
+def _prepared(config: Config, world: World) -> Dataset:
+    """The data set, once it is known that the training can begin and end: preparing may take long."""
+    compute_kernel(config.optimizer.name, config.sharding.kind, world.device.type)
+    world.on_first(lambda: refuse_used_folder(config))
+    dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
+    for name in config.evaluation.baselines:
+        check_size(name, dataset.item_count)
+    return dataset
 
+
+def fit(
+    config: Config,
+    dataset: Dataset,
+    parts: Parts,
+    source: Batches,
+    world: World,
+    progress: Progress,
+    run: Path | None = None,
+    watch: Stopwatch | None = None,
+) -> Course:
+    """The loop: every step, and what is due after some of them; returns how the validation figure went.
+
+    Args:
+        run: folder that the best weights go to where `run.patience` is above 0; None: they are not kept.
+        watch: of training seconds; by default it starts now.
     Raises: DivergedError, on every rank, at the first record whose loss is no number.
     """
-    epoch_steps = source.steps_per_epoch
-    steps = config.run.epochs * epoch_steps
-    log_every = config.run.log_every or epoch_steps
-    loss_of = make_loss(config)
-    total, rows, interactions, since = torch.zeros((), device=world.device), 0, 0, time.perf_counter()
-    every_batch = batches(source, steps, world.rank, world.size, world.device)
+    course, watch = new_course(config, source.steps_per_epoch), watch or Stopwatch()
+    log_every = config.run.log_every or course.epoch_steps
+    evaluate_every = config.run.evaluate_every * course.epoch_steps
+    loss_of, meter = make_loss(config), Meter(world, watch)
+    every_batch = batches(source, course.steps, world.rank, world.size, world.device)
     for step, batch in enumerate(every_batch, start=1):
-        factor = schedule_factor(step - 1, steps, config.optimizer.schedule, config.optimizer.warmup)
-        set_learning_rates(parts.optimizer, factor)
-        total += train_step(parts.model, parts.optimizer, batch, loss_of, world)
-        rows += batch.rows
-        interactions += batch.interactions
+        set_learning_rates(parts.optimizer, rate_factor(config, step, course.steps))
+        meter.add(step, train_step(parts.model, parts.optimizer, batch, loss_of, world), batch)
         progress.advance()
-        if step % log_every == 0 or step == steps:
-            loss, seconds = float(world.sum(total)) / rows, time.perf_counter() - since
-            if not math.isfinite(loss):
-                raise diverged(f"step {step}", f"the loss is {loss}")
-            log(progress, config, step, epoch_steps, loss, factor, interactions / seconds)
-            total, rows, interactions, since = torch.zeros_like(total), 0, 0, time.perf_counter()
-        if config.run.evaluate_every and step % (config.run.evaluate_every * epoch_steps) == 0:
-            paused = time.perf_counter()
-            evaluation = measure(parts, dataset, world, protocol(config, "validation", baselines=()))
-            if evaluation is not None:
-                figures = {f"validation/{name}": value for name, value in evaluation.rankers["model"].items()}
-                progress.record(step, _figures("validation", evaluation.rankers["model"]), **figures)
-            since += time.perf_counter() - paused
+        if step % log_every == 0:
+            log(progress, config, course, meter)
+        if evaluate_every and (step % evaluate_every == 0 or step == course.steps):
+            with watch.paused():
+                figures = validate(config, dataset, parts, world)
+                better = course.add(step, watch.seconds, figures[course.metric])
+                log_validation(progress, course, figures)
+                if better and course.patience and run:
+                    save_alone(run, step, parts.model, world)
+        if course.patience_is_over:
+            break
+    if meter.rows:
+        log(progress, config, course, meter)
+    return course
+
+
+def new_course(config: Config, epoch_steps: int) -> Course:
+    """The course of a training that is to begin."""
+    metric, steps = f"ndcg@{config.evaluation.k[0]}", config.run.epochs * epoch_steps
+    return Course(metric, config.run.patience, steps, epoch_steps)
 
 
 def train_step(
@@ -168,12 +186,73 @@ def measure(parts: Parts, dataset: Dataset, world: World, how: Protocol) -> Eval
     return evaluate(parts.served, dataset, world, how)
 
 
-def log(
-    progress: Progress, config: Config, step: int, epoch_steps: int, loss: float, factor: float, speed: float
-) -> None:
+def validate(config: Config, dataset: Dataset, parts: Parts, world: World) -> dict[str, float]:
+    """The model's figures on the validation part, on every rank, so that all decide alike."""
+    evaluation = measure(parts, dataset, world, protocol(config, "validation", baselines=()))
+    return world.on_first(lambda: evaluation.rankers["model"] if evaluation else {})
+
+
+def keep_weights(run: Path, course: Course, model: nn.Module, world: World) -> int:
+    """Leave the best weights, or the last where there is no patience, in the run and in the model.
+
+    Returns: the step that they are of.
+    """
+    if not course.patience:
+        save(run, course.steps, model, world)
+        return course.steps
+    checkpoint, step = newest(run)
+    if step != course.validations[-1].step:
+        load(checkpoint, model)
+    return step
+
+
+class Meter:
+    """Loss and speed of the steps since the last record.
+
+    Attributes:
+        step: the last step.
+        rows, interactions: of those steps, over all ranks.
+    """
+
+    def __init__(self, world: World, watch: Stopwatch) -> None:
+        """Start at zero."""
+        self._world, self._watch, self.step = world, watch, 0
+        self._reset()
+
+    def add(self, step: int, loss: torch.Tensor, batch: Batch) -> None:
+        """Count a step, with the sum of this rank's weighted row losses."""
+        self._loss += loss
+        self.step = step
+        self.rows += batch.rows
+        self.interactions += batch.interactions
+
+    def read(self) -> tuple[float, float]:
+        """Mean loss of a row over all ranks, and interactions per second of training; starts anew.
+
+        Raises: DivergedError, on every rank, if the loss is no number.
+        """
+        loss = float(self._world.sum(self._loss)) / self.rows
+        speed = self.interactions / (self._watch.seconds - self._since)
+        if not math.isfinite(loss):
+            raise diverged(f"step {self.step}", f"the loss is {loss}")
+        self._reset()
+        return loss, speed
+
+    def _reset(self) -> None:
+        self._loss = torch.zeros((), device=self._world.device)
+        self.rows, self.interactions, self._since = 0, 0, self._watch.seconds
+
+
+def rate_factor(config: Config, step: int, steps: int) -> float:
+    """Multiple of the peak learning rates in a step, 1 being the first."""
+    return schedule_factor(step - 1, steps, config.optimizer.schedule, config.optimizer.warmup)
+
+
+def log(progress: Progress, config: Config, course: Course, meter: Meter) -> None:
     """Record the mean loss since the last record."""
-    rate, memory = config.optimizer.learning_rate * factor, resident_mebibytes()
-    epoch = step / epoch_steps
+    loss, speed = meter.read()
+    step, epoch, memory = meter.step, course.epoch(meter.step), resident_mebibytes()
+    rate = config.optimizer.learning_rate * rate_factor(config, step, course.steps)
     progress.record(
         step,
         f"epoch {epoch:g}  step {step}  loss {loss:.4f}  {speed:,.0f} examples/s  lr {rate:.2g}  "
@@ -186,5 +265,13 @@ def log(
     )
 
 
-def _figures(name: str, figures: dict[str, float]) -> str:
-    return name + "  " + "  ".join(f"{metric} {value:.4f}" for metric, value in figures.items())
+def log_validation(progress: Progress, course: Course, figures: dict[str, float]) -> None:
+    """Record figures of the last validation, and the seconds trained until then."""
+    last = course.validations[-1]
+    progress.record(
+        last.step,
+        "validation  " + "  ".join(f"{metric} {value:.4f}" for metric, value in figures.items()),
+        epoch=course.epoch(last.step),
+        training_seconds=last.seconds,
+        **{f"validation/{metric}": value for metric, value in figures.items()},
+    )

@@ -9,6 +9,7 @@ from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.table import comparison, results_table, verdict
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
+from trainer.training.stopping import Course
 
 
 def opening_words(dataset: Dataset, parts: Parts, world: World, run: Path) -> str:
@@ -31,10 +32,29 @@ def opening_words(dataset: Dataset, parts: Parts, world: World, run: Path) -> st
     return "\n".join([*lines, f"Run: {run}"])
 
 
-def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float]) -> str:
-    """The table of results and how long they took."""
-    words = f"Trained in {seconds['train']:.1f} s, measured in {seconds['evaluate']:.1f} s."
-    return "\n".join(["", evaluation_words(dataset, evaluation), words])
+def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float], course: Course) -> str:
+    """The table of results, how the training went, and how long it took."""
+    times = f"Trained in {seconds['train']:.1f} s, measured in {seconds['evaluate']:.1f} s."
+    validated = []
+    if course.validations:
+        times = (
+            f"Trained in {seconds['train']:.1f} s (99% of the best after "
+            f"{seconds['to_99_percent_of_best']:.1f} s), validated in {seconds['validate']:.1f} s, "
+            f"measured in {seconds['evaluate']:.1f} s."
+        )
+        validated = [course_words(course)]
+    return "\n".join(["", evaluation_words(dataset, evaluation), *validated, times])
+
+
+def course_words(course: Course) -> str:
+    """When the validation figure was best, whether the training stopped early, and whose weights are kept."""
+    best, last = course.best, course.validations[-1]
+    stopped = f", stopped at {course.epoch(last.step):g}" if course.stopped_early else ""
+    kept = "" if course.patience or best is last else "; the last weights are kept"
+    return (
+        f"Best at epoch {course.epoch(best.step):g} of {course.epoch(course.steps):g}{stopped}: "
+        f"validation {course.metric} {best.figure:.4f}{kept}."
+    )
 
 
 def evaluation_words(dataset: Dataset, evaluation: Evaluation) -> str:

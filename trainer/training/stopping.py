@@ -1,0 +1,115 @@
+"""When a training stops and which weights it keeps: its validation figures, and the seconds until each."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Stopwatch:
+    """Seconds of training; it stands still in the pauses between.
+
+    Attributes:
+        pauses: seconds of all pauses that are over.
+    """
+
+    def __init__(self) -> None:
+        """Start."""
+        self._started = time.perf_counter()
+        self._stopped: float | None = None
+        self.pauses = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start, without the pauses."""
+        now = time.perf_counter() if self._stopped is None else self._stopped
+        return now - self._started - self.pauses
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count."""
+        self._stopped = time.perf_counter()
+        yield
+        self.pauses += time.perf_counter() - self._stopped
+        self._stopped = None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One measurement of the validation part.
+
+    Attributes:
+        step: steps trained until then.
+        seconds: seconds trained until then, evaluations left out.
+        figure: the metric that decides; larger is better.
+    """
+
+    step: int
+    seconds: float
+    figure: float
+
+
+@dataclass
+class Course:
+    """How the validation figure of one training went.
+
+    Attributes:
+        metric: its name.
+        patience: validations in a row without a new best after which the training stops; 0: it never does.
+        steps: of the whole training.
+        epoch_steps: steps of an epoch.
+        validations: in the order of steps.
+    """
+
+    metric: str
+    patience: int
+    steps: int
+    epoch_steps: int
+    validations: list[Validation] = field(default_factory=list)
+
+    def add(self, step: int, seconds: float, figure: float) -> bool:
+        """Keep a figure; returns whether it is better than all before it."""
+        self.validations.append(Validation(step, seconds, figure))
+        return self.best is self.validations[-1]
+
+    @property
+    def best(self) -> Validation:
+        """The best validation, of equal ones the first."""
+        return max(self.validations, key=lambda each: each.figure)
+
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether the last `patience` validations brought no new best."""
+        if not self.patience or not self.validations:
+            return False
+        return len(self.validations) - 1 - self.validations.index(self.best) >= self.patience
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether patience was over before the last step."""
+        return self.patience_is_over and self.validations[-1].step < self.steps
+
+    def epoch(self, step: int) -> float:
+        """Epochs in `step` steps."""
+        return step / self.epoch_steps
+
+    def seconds_to(self, share: float) -> float:
+        """Seconds trained until the figure first reached this share of its best."""
+        return next(each.seconds for each in self.validations if each.figure >= share * self.best.figure)
+
+    def report(self) -> dict[str, Any]:
+        """The course in short, as `metrics.json` gives it; empty where nothing was validated."""
+        if not self.validations:
+            return {}
+        best, last = self.best, self.validations[-1]
+        short = {
+            "metric": self.metric,
+            "best": best.figure,
+            "best_step": best.step,
+            "best_epoch": self.epoch(best.step),
+            "last_step": last.step,
+            "last_epoch": self.epoch(last.step),
+            "stopped_early": self.stopped_early,
+        }
+        return {"validation": short}
