@@ -12,7 +12,8 @@ from trainer.model.towers import TwoTowers
 from trainer.parallel.plan import compute_kernel, make_plan
 from trainer.parallel.shard import fill_tables, normal_block, shard
 from trainer.parallel.world import World, join_world
-from trainer.training.checkpoint import load, newest, save
+from trainer.training import checkpoint
+from trainer.training.checkpoint import load, newest, save, save_alone
 
 DIM = 4
 RATES = {"user": 0.1, "item": 0.1}
@@ -89,6 +90,24 @@ def test_saving_a_step_again_replaces_it(world: World, tmp_path: Path) -> None:
     save(tmp_path, 5, sharded(1), world)
     assert_holds(opened(save(tmp_path, 5, sharded(2), world)), 2)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_saving_alone_removes_the_others_once_it_is_whole(world: World, tmp_path: Path, monkeypatch) -> None:
+    first = save_alone(tmp_path, 5, sharded(1), world)
+    first.with_name("step-000000006.partial").mkdir()
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint.os, "replace", disk_full)
+        with pytest.raises(OSError, match="no space"):
+            save_alone(tmp_path, 7, sharded(2), world)
+    assert newest(tmp_path) == (first, 5)
+    assert_holds(opened(first), 1)
+    second = save_alone(tmp_path, 7, sharded(2), world)
+    assert list((tmp_path / "checkpoints").iterdir()) == [second]
+    assert_holds(opened(second), 2)
+
+
+def disk_full(*_):
+    raise OSError("no space")
 
 
 def test_what_was_not_finished_is_no_checkpoint(world: World, tmp_path: Path) -> None:

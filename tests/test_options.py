@@ -216,6 +216,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--optimizer.warmup", "2"], "--optimizer.warmup 2.0: a share from 0 to 1 is needed"),
         (["--data.test_size", "1"], "--data.test_size 1.0: a share between 0 and 1 is needed"),
         (["--run.seed", "-1"], "--run.seed -1: a whole number from 0 to 2147483647 is needed"),
+        (["--run.patience", "-1"], "--run.patience -1: a whole number from 0 up is needed"),
+        (
+            ["--run.patience", "3", "--data.validation_size", "0.1"],
+            "--run.patience 3: needs evaluations to count, for instance "
+            "--run.evaluate_every 1 --data.validation_size 0.1",
+        ),
         (["--loss.name", "bpr"], "--loss.name bpr: needs --batches.rows interaction"),
         (["--loss.mask_known", "false"], "--loss.mask_known false: needs --batches.rows interaction"),
         (["--data.name", "files"], "--data.name files: needs --data.interactions FILE"),
@@ -229,6 +235,14 @@ def test_evaluating_during_the_training_needs_a_validation_part() -> None:
     assert "needs a validation part" in refused("--run.evaluate_every", "1")
     assert "needs a validation part" in refused("--run.evaluate_every", "1", "--data.split", "leave_last_out")
     parse_config(["--run.evaluate_every", "1", "--data.validation_size", "0.1"])
+
+
+def test_patience_needs_evaluations_on_a_validation_part() -> None:
+    assert refused("--run.patience", "3").startswith("--run.patience 3: needs evaluations to count")
+    assert "needs a validation part" in refused("--run.patience", "3", "--run.evaluate_every", "1")
+    parse_config(
+        ["--run.patience", "3", "--run.evaluate_every", "1", "--data.validation_size", "0.1"],
+    )
 
 
 def test_measuring_the_validation_part_needs_one_before_the_training_and_not_after_it() -> None:

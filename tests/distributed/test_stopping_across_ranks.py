@@ -1,0 +1,67 @@
+"""Ranks stop at the same step, and keep the weights of the same one, at any number of them."""
+
+from pathlib import Path
+
+import pytest
+from ranks import run_on_ranks
+from small_training import configured, small_dataset, source_of
+
+from trainer.data.dataset import open_dataset
+from trainer.training.assembly import assemble
+from trainer.training.train import fit, keep_weights, validate
+
+pytestmark = pytest.mark.distributed
+
+WORSENING = (
+    "--data.validation_size 0.3 --run.evaluate_every 1 --run.patience 2 --run.epochs 40 --run.log_every 0 "
+    "--optimizer.schedule constant --optimizer.learning_rate 0.3 --optimizer.table_learning_rates {}"
+)
+
+
+class Silent:
+    def advance(self):
+        pass
+
+    def record(self, step, text, **figures):
+        pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "--sharding.kind data_parallel --model.hidden 8",
+        "--model.dim 128 --sharding.kind column_wise --optimizer.name adagrad",
+    ],
+)
+def test_all_ranks_stop_at_the_same_step_with_the_same_weights(options, tmp_path):
+    folder = small_dataset(tmp_path, validation_size=0.3)
+    config = configured(WORSENING, options)
+    courses = []
+    for size in (1, 2):
+        run = tmp_path / f"{size} ranks"
+        first, *others = run_on_ranks(size, train_until_it_stops, config, folder, run)
+        course, step, kept = first
+        assert others == [(course, step, kept)] * (size - 1)
+        figures = [figure for _, figure in course]
+        best = figures.index(max(figures))
+        assert 0 < best < len(figures) - 1
+        assert len(figures) == best + 1 + 2 < 40
+        # The model has the weights of the best validation again, and the run has no others.
+        assert (step, kept["ndcg@5"]) == course[best]
+        assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{step:09d}"]
+        courses.append(course)
+    alone, two = courses
+    assert [step for step, _ in two] == [step for step, _ in alone]
+    assert [figure for _, figure in two] == pytest.approx([figure for _, figure in alone], abs=1e-3)
+
+
+def train_until_it_stops(world, config, folder, run):
+    dataset = open_dataset(folder)
+    parts = assemble(config, dataset, world)
+    world.on_first(lambda: Path(run).mkdir())
+    source = source_of(config, dataset, parts)
+    course = fit(config, dataset, parts, source, world, Silent(), run)
+    step = keep_weights(run, course, parts.model, world)
+    figures = [(each.step, each.figure) for each in course.validations]
+    return figures, step, validate(config, dataset, parts, world)
