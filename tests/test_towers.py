@@ -57,11 +57,12 @@ def user_vectors(towers: TwoTowers) -> torch.Tensor:
 
 
 def item_vectors(towers: TwoTowers) -> torch.Tensor:
-    """The item's row and those of all of its genres, summed; an item without genres has its own row alone."""
+    """The item's row, and the sum of its genres' over the root of their number, if it has any."""
     genres = weights(towers, "item_genres")
     return torch.stack(
         [
-            weights(towers, "item")[item] + sum((genres[code] for code in bag), torch.zeros(DIM))
+            weights(towers, "item")[item]
+            + sum((genres[code] for code in bag), torch.zeros(DIM)) / math.sqrt(max(len(bag), 1))
             for item, bag in enumerate(GENRES)
         ]
     )

@@ -51,7 +51,7 @@ def test_a_run_folder_holds_all_that_its_readers_need(tmp_path: Path) -> None:
     assert (config.run.epochs, config.model.dim, config.data.name) == (20, 8, "files")
     plan = json.loads((run / "plan.json").read_text())
     sizes = {table["name"]: (table["rows"], table["dim"]) for table in plan["tables"]}
-    assert sizes == {"user": (17, 8), "item": (8, 8), "item_bias": (8, 4)}
+    assert sizes == {"user": (17, 8), "item": (9, 8), "item_bias": (9, 4)}
 
 
 def test_a_run_is_measured_beside_popularity_and_chance(tmp_path: Path) -> None:
@@ -398,9 +398,9 @@ def test_biases_start_at_the_centred_log_popularity(tmp_path: Path) -> None:
             .local_shards()[0]
             .tensor.clone()
         )
-    # Item 3 has no training interaction and counts as half a one.
-    logarithm = np.log([8, 4, 1, 0.5])
-    expected = 0.5 * (logarithm - logarithm.mean())
+    # Item 3 has no training interaction and counts as half a one, as does the row that such items look up.
+    logarithm = np.log([8, 4, 1, 0.5, 0.5])
+    expected = 0.5 * (logarithm - logarithm[:4].mean())
     assert bias.mean(1).tolist() == pytest.approx(expected.tolist())
 
 

@@ -98,12 +98,22 @@ class ModelConfig:
     """Width of closed-form dims beside the learned ones (0: none); they help most with many users."""
     low_rank_weight: float = 16.0
     """Weight of the closed-form score beside the learned one."""
+    user_id: bool = True
+    """Give each user a row of a table in the query tower."""
+    history: bool = False
+    """Look up the user's training items in the query tower, in a table with a row an item."""
+    history_dropout: float = 0.5
+    """Share of a user's items that a step hides from the history and predicts (between 0 and 1)."""
+    item_id_dropout: float = 0.0
+    """Share of a step's candidates known by their attributes alone, as a new item is (0 to below 1)."""
     user_features: list[str] = field(default_factory=list)
     """User attributes with a table in the query tower, e.g. `gender`, `age`, `occupation`, `zip_prefix`."""
     item_features: list[str] = field(default_factory=list)
     """Item attributes with a table in the candidate tower, e.g. `genres`, `release_year`."""
     hidden: list[int] = field(default_factory=list)
-    """Widths of dense layers per tower, added to the sum of the embeddings (empty: no dense layers)."""
+    """Widths of dense layers per tower, added to the combined embeddings (empty: no dense layers)."""
+    combine: Literal["sum", "concat"] = "sum"
+    """A tower's features are added up, each `dim` wide, or stand side by side, each an equal part of it."""
 
 
 @dataclass
