@@ -120,6 +120,15 @@ LEARNERS = {
     "bpr sampled": [*("--batches.rows", "interaction", "--loss.name", "bpr", "--loss.candidates", "sampled")],
     "dot": ["--model.similarity", "dot", "--model.item_bias", "false", "--model.init_std", "0.3"],
     "dense layers": ["--model.hidden", "16", "--model.learn_temperature", "true"],
+    "history alone": ["--model.history", "true", "--model.user_id", "false"],
+    "history alone, interaction": [
+        *("--model.history", "true", "--model.user_id", "false", "--batches.rows", "interaction"),
+    ],
+    "history alone, dense layers": [
+        *("--model.history", "true", "--model.user_id", "false", "--model.hidden", "16"),
+    ],
+    "history beside the id": ["--model.history", "true"],
+    "history and id side by side": ["--model.history", "true", "--model.combine", "concat"],
     "adagrad": ["--optimizer.name", "adagrad"],
     "sgd": ["--optimizer.name", "sgd", "--optimizer.learning_rate", "3"],
     "adam": ["--optimizer.name", "adam"],
@@ -282,6 +291,18 @@ def test_item_attributes_train_and_names_that_tables_cannot_have_are_refused(cap
         arguments = [*data, "--run.dir", str(tmp_path / name), "--model.item_features", name]
         assert main([*arguments, "--device", "cpu"]) == 2
         assert f"--model.item_features {name}: cannot name a table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("side", "name"), [("user", "history"), ("user", "low_rank"), ("item", "low_rank")])
+def test_an_attribute_may_not_name_a_table_that_exists(tmp_path: Path, side: str, name: str) -> None:
+    column = pa.table(
+        {f"{side}_id": [worlds.FIRST_USER if side == "user" else worlds.FIRST_ITEM], name: ["a"]}
+    )
+    dataset = worlds.dataset(tmp_path / "cache", TRAIN, WITHHELD, **{f"{side}s": column})
+    with pytest.raises(
+        ConfigError, match=f"--model.{side}_features {name}: cannot name a table .*`low_rank`"
+    ):
+        make_inputs(parse_config([f"--model.{side}_features", name]), dataset)
 
 
 def test_a_run_whose_data_have_changed_is_not_measured(capsys, tmp_path: Path) -> None:
