@@ -96,8 +96,8 @@ class ModelConfig:
     """Standard deviation of initial embeddings; by default 0.3 / sqrt(dim)."""
     low_rank: int = 0
     """Width of closed-form dims beside the learned ones (0: none); they help most with many users."""
-    low_rank_weight: float = 16.0
-    """Weight of the closed-form score beside the learned one."""
+    low_rank_weight: float = 160.0
+    """Weight of the closed-form score, a mean over a user's n items times sqrt(n), beside the learned one."""
     user_id: bool = True
     """Give each user a row of a table in the query tower."""
     history: bool = False
@@ -133,7 +133,7 @@ class LossConfig:
     mask_known: bool = True
     """A user's other training items are no negatives (otherwise only the positive itself is left out)."""
     user_weight_power: float = 0.4
-    """A row of `rows: user` weighs (number of positives) to this power (0: every user alike)."""
+    """A row of `rows: user` weighs (number of its training items) to this power (0: every user alike)."""
     positive_value: float = 4.0
     """`bce` takes a value of at least this as 1 and a smaller one as 0."""
 

@@ -61,8 +61,9 @@ class Tower(nn.Module):
     def forward(self, inputs: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Vectors (B, dim) and, where there is a bias table, biases (B, 1)."""
         pooled = self.embeddings(inputs).to_dict()
-        lengths = dict(zip(inputs.keys(), inputs.lengths().view(-1, inputs.stride()), strict=True))
-        parts = [_by_root(pooled[name], lengths[name]) for name in self.features]
+        keys = inputs.keys()
+        lengths = inputs.lengths().view(len(keys), inputs.stride())
+        parts = [_by_root(pooled[name], lengths[keys.index(name)]) for name in self.features]
         if len(parts) == 1:
             vectors = parts[0]
         else:

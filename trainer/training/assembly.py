@@ -13,7 +13,7 @@ from trainer.config import Config
 from trainer.data.batches import BatchPlan
 from trainer.data.dataset import Dataset
 from trainer.data.features import Ragged
-from trainer.data.inputs import Inputs, item_inputs, table_rows, user_inputs
+from trainer.data.inputs import USER_HISTORY, Inputs, item_inputs, table_rows, user_inputs
 from trainer.errors import ConfigError
 from trainer.model.served import Served, SideBySide
 from trainer.model.towers import BIAS_DIM, TwoTowers
@@ -235,8 +235,9 @@ def _used_rows(dataset: Dataset, learned: Served) -> dict[str, np.ndarray]:
     """Rows of each table that training looks up, ascending."""
     users = np.flatnonzero(dataset.known("train").lengths())
     items = np.flatnonzero(np.bincount(dataset.train.items, minlength=dataset.item_count))
+    # Of the histories, which are as long as the data, the answer is known.
     return {
-        table: np.unique(_looked_up(column, rows))
+        table: items if table == USER_HISTORY else np.unique(_looked_up(column, rows))
         for inputs, rows in ((learned.user_inputs, users), (learned.item_inputs, items))
         for table, column in inputs.items()
     }
