@@ -11,7 +11,7 @@ ROOMS = {
     "data": (
         *("source", "rows", "movielens", "tables", "synthetic", "download"),
         *("features", "split", "storage", "encode", "dataset"),
-        *("candidates", "inputs", "prepare", "batches"),
+        *("candidates", "history", "inputs", "prepare", "batches"),
     ),
     "model": ("towers", "losses", "low_rank", "served"),
     "parallel": ("world", "plan", "shard"),

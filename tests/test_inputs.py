@@ -37,7 +37,8 @@ def test_a_user_without_training_interactions_looks_up_the_unknown_row(data) -> 
 def test_items_are_named_as_the_data_set_names_them(data) -> None:
     inputs = item_inputs(data, ["genres"], bias=True)
     assert list(inputs) == ["movie", "movie_genres", "movie_bias"]
-    assert inputs["movie"].tolist() == inputs["movie_bias"].tolist() == [0, 1, 2]
+    # Item 9 has no training interaction: it looks up the row that is reserved for such items.
+    assert inputs["movie"].tolist() == inputs["movie_bias"].tolist() == [0, 1, 3]
     assert list(item_inputs(data, [], bias=False)) == ["movie"]
 
 
@@ -46,7 +47,7 @@ def test_features_are_taken_row_by_row_in_the_order_asked_for(data) -> None:
     tensor = keyed_jagged(item_inputs(data, ["genres"], bias=True), rows)
     assert tensor.keys() == ["movie", "movie_genres", "movie_bias"]
     assert tensor.stride() == 4
-    assert bags(tensor, "movie") == bags(tensor, "movie_bias") == [[2], [0], [1], [0]]
+    assert bags(tensor, "movie") == bags(tensor, "movie_bias") == [[3], [0], [1], [0]]
     # comedy 0, drama 1, war 2.
     assert bags(tensor, "movie_genres") == [[0], [1, 2], [], [1, 2]]
     assert tensor.values().dtype == torch.int64

@@ -222,6 +222,22 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "--run.patience 3: needs evaluations to count, for instance "
             "--run.evaluate_every 1 --data.validation_size 0.1",
         ),
+        (
+            ["--model.user_id", "false"],
+            "--model.user_id false: the query tower needs --model.user_id true, --model.history true or "
+            "--model.user_features",
+        ),
+        (["--model.history_dropout", "0"], "--model.history_dropout 0.0: a share between 0 and 1 is needed"),
+        (["--model.history_dropout", "1"], "--model.history_dropout 1.0: a share between 0 and 1 is needed"),
+        (
+            ["--model.item_id_dropout", "1"],
+            "--model.item_id_dropout 1.0: a share from 0 to below 1 is needed",
+        ),
+        (
+            [*("--model.combine", "concat", "--model.history", "true"), *("--model.item_features", "a,b")],
+            "--model.dim 128: a multiple of 24 is needed with --model.combine concat, which shares it among "
+            "2 features of users and 3 of items, a multiple of 4 for each",
+        ),
         (["--loss.name", "bpr"], "--loss.name bpr: needs --batches.rows interaction"),
         (["--loss.mask_known", "false"], "--loss.mask_known false: needs --batches.rows interaction"),
         (["--data.name", "files"], "--data.name files: needs --data.interactions FILE"),

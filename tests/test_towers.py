@@ -57,11 +57,12 @@ def user_vectors(towers: TwoTowers) -> torch.Tensor:
 
 
 def item_vectors(towers: TwoTowers) -> torch.Tensor:
-    """The item's row and those of all of its genres, summed; an item without genres has its own row alone."""
+    """The item's row, and the sum of its genres' over the root of their number, if it has any."""
     genres = weights(towers, "item_genres")
     return torch.stack(
         [
-            weights(towers, "item")[item] + sum((genres[code] for code in bag), torch.zeros(DIM))
+            weights(towers, "item")[item]
+            + sum((genres[code] for code in bag), torch.zeros(DIM)) / math.sqrt(max(len(bag), 1))
             for item, bag in enumerate(GENRES)
         ]
     )
@@ -110,6 +111,31 @@ def test_dense_layers_start_as_if_they_were_not_there(similarity: str) -> None:
     without, with_layers = plain(similarity=similarity), plain(similarity=similarity, hidden=[16, 8])
     for expected, found in zip(without(USERS, items()), with_layers(USERS, items()), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("hidden", [[], [16]], ids=["plain", "dense"])
+def test_features_side_by_side_share_the_width_and_the_bias_stands_apart(hidden: list[int]) -> None:
+    towers = plain(similarity="dot", combine="concat", hidden=hidden, dim=16)
+    assert towers.candidate.widths == {"item": 8, "item_genres": 8, "item_bias": BIAS_DIM}
+    query, candidates = towers(USERS, items())
+    users = torch.cat([weights(towers, "user")[[4, 0]], weights(towers, "user_age")[[1, 2]]], 1)
+    torch.testing.assert_close(query[:, :16], users)
+    genres, ids = weights(towers, "item_genres"), weights(towers, "item")
+    expected = [genres[bag].sum(0) / math.sqrt(max(len(bag), 1)) for bag in GENRES]
+    torch.testing.assert_close(candidates[:, :16], torch.cat([ids, torch.stack(expected)], 1))
+    torch.testing.assert_close(candidates[:, 16], weights(towers, "item_bias").mean(1))
+
+
+@pytest.mark.parametrize("hidden", [[], [16]], ids=["plain", "dense"])
+def test_a_vector_of_zero_stays_zero_and_spoils_no_gradient(hidden: list[int]) -> None:
+    towers = plain(hidden=hidden)
+    empty = jagged(user=[[], [0]], user_age=[[], [2]])
+    query, candidates = towers(empty, items())
+    assert query[0].tolist() == [0] * DIM + [1]
+    (query @ candidates.T).sum().backward()
+    # A unit vector of zero length would have a gradient of a million millions.
+    gradients = [parameter.grad for parameter in towers.parameters() if parameter.grad is not None]
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1000
 
 
 def test_dense_layers_add_their_output_to_the_sum_of_the_features() -> None:

@@ -51,7 +51,7 @@ def test_a_run_folder_holds_all_that_its_readers_need(tmp_path: Path) -> None:
     assert (config.run.epochs, config.model.dim, config.data.name) == (20, 8, "files")
     plan = json.loads((run / "plan.json").read_text())
     sizes = {table["name"]: (table["rows"], table["dim"]) for table in plan["tables"]}
-    assert sizes == {"user": (17, 8), "item": (8, 8), "item_bias": (8, 4)}
+    assert sizes == {"user": (17, 8), "item": (9, 8), "item_bias": (9, 4)}
 
 
 def test_a_run_is_measured_beside_popularity_and_chance(tmp_path: Path) -> None:
@@ -120,6 +120,15 @@ LEARNERS = {
     "bpr sampled": [*("--batches.rows", "interaction", "--loss.name", "bpr", "--loss.candidates", "sampled")],
     "dot": ["--model.similarity", "dot", "--model.item_bias", "false", "--model.init_std", "0.3"],
     "dense layers": ["--model.hidden", "16", "--model.learn_temperature", "true"],
+    "history alone": ["--model.history", "true", "--model.user_id", "false"],
+    "history alone, interaction": [
+        *("--model.history", "true", "--model.user_id", "false", "--batches.rows", "interaction"),
+    ],
+    "history alone, dense layers": [
+        *("--model.history", "true", "--model.user_id", "false", "--model.hidden", "16"),
+    ],
+    "history beside the id": ["--model.history", "true"],
+    "history and id side by side": ["--model.history", "true", "--model.combine", "concat"],
     "adagrad": ["--optimizer.name", "adagrad"],
     "sgd": ["--optimizer.name", "sgd", "--optimizer.learning_rate", "3"],
     "adam": ["--optimizer.name", "adam"],
@@ -288,6 +297,18 @@ def test_item_attributes_train_and_names_that_tables_cannot_have_are_refused(cap
         assert f"--model.item_features {name}: cannot name a table" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("side", "name"), [("user", "history"), ("user", "low_rank"), ("item", "low_rank")])
+def test_an_attribute_may_not_name_a_table_that_exists(tmp_path: Path, side: str, name: str) -> None:
+    column = pa.table(
+        {f"{side}_id": [worlds.FIRST_USER if side == "user" else worlds.FIRST_ITEM], name: ["a"]}
+    )
+    dataset = worlds.dataset(tmp_path / "cache", TRAIN, WITHHELD, **{f"{side}s": column})
+    with pytest.raises(
+        ConfigError, match=f"--model.{side}_features {name}: cannot name a table .*`low_rank`"
+    ):
+        make_inputs(parse_config([f"--model.{side}_features", name]), dataset)
+
+
 def test_a_run_whose_data_have_changed_is_not_measured(capsys, tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
     capsys.readouterr()
@@ -402,9 +423,9 @@ def test_biases_start_at_the_centred_log_popularity(tmp_path: Path) -> None:
             .local_shards()[0]
             .tensor.clone()
         )
-    # Item 3 has no training interaction and counts as half a one.
-    logarithm = np.log([8, 4, 1, 0.5])
-    expected = 0.5 * (logarithm - logarithm.mean())
+    # Item 3 has no training interaction and counts as half a one, as does the row that such items look up.
+    logarithm = np.log([8, 4, 1, 0.5, 0.5])
+    expected = 0.5 * (logarithm - logarithm[:4].mean())
     assert bias.mean(1).tolist() == pytest.approx(expected.tolist())
 
 

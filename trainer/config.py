@@ -96,14 +96,24 @@ class ModelConfig:
     """Standard deviation of initial embeddings; by default 0.3 / sqrt(dim)."""
     low_rank: int = 0
     """Width of closed-form dims beside the learned ones (0: none); they help most with many users."""
-    low_rank_weight: float = 16.0
-    """Weight of the closed-form score beside the learned one."""
+    low_rank_weight: float = 160.0
+    """Weight of the closed-form score, a mean over a user's n items times sqrt(n), beside the learned one."""
+    user_id: bool = True
+    """Give each user a row of a table in the query tower."""
+    history: bool = False
+    """Look up the user's training items in the query tower, in a table with a row an item."""
+    history_dropout: float = 0.5
+    """Share of a user's items that a step hides from the history and predicts (between 0 and 1)."""
+    item_id_dropout: float = 0.0
+    """Share of a step's candidates known by their attributes alone, as a new item is (0 to below 1)."""
     user_features: list[str] = field(default_factory=list)
     """User attributes with a table in the query tower, e.g. `gender`, `age`, `occupation`, `zip_prefix`."""
     item_features: list[str] = field(default_factory=list)
     """Item attributes with a table in the candidate tower, e.g. `genres`, `release_year`."""
     hidden: list[int] = field(default_factory=list)
-    """Widths of dense layers per tower, added to the sum of the embeddings (empty: no dense layers)."""
+    """Widths of dense layers per tower, added to the combined embeddings (empty: no dense layers)."""
+    combine: Literal["sum", "concat"] = "sum"
+    """A tower's features are added up, each `dim` wide, or stand side by side, each an equal part of it."""
 
 
 @dataclass
@@ -123,7 +133,7 @@ class LossConfig:
     mask_known: bool = True
     """A user's other training items are no negatives (otherwise only the positive itself is left out)."""
     user_weight_power: float = 0.4
-    """A row of `rows: user` weighs (number of positives) to this power (0: every user alike)."""
+    """A row of `rows: user` weighs (number of its training items) to this power (0: every user alike)."""
     positive_value: float = 4.0
     """`bce` takes a value of at least this as 1 and a smaller one as 0."""
 

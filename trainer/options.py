@@ -106,6 +106,21 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
         "0 or a multiple of 4 from 4 up is needed, as FBGEMM takes no other",
         model.low_rank >= 0 and model.low_rank % 4 == 0,
     )
+    yield (
+        "model.user_id",
+        "the query tower needs --model.user_id true, --model.history true or --model.user_features",
+        model.user_id or model.history or bool(model.user_features),
+    )
+    yield "model.history_dropout", "a share between 0 and 1 is needed", 0 < model.history_dropout < 1
+    yield "model.item_id_dropout", "a share from 0 to below 1 is needed", 0 <= model.item_id_dropout < 1
+    users, items = model.user_id + model.history + len(model.user_features), 1 + len(model.item_features)
+    shared = 4 * math.lcm(users, items)
+    yield (
+        "model.dim",
+        f"a multiple of {shared} is needed with --model.combine concat, which shares it among {users} "
+        f"features of users and {items} of items, a multiple of 4 for each",
+        model.combine == "sum" or model.dim % shared == 0,
+    )
     yield "model.hidden", "widths from 1 up are needed", all(width > 0 for width in model.hidden)
     yield "batches.size", "a whole number from 1 up is needed", config.batches.size > 0
     yield "run.epochs", "a whole number from 1 up is needed", config.run.epochs > 0

@@ -37,6 +37,16 @@ TRAININGS = {
     "features, dense layers": f"{FEATURES} --model.hidden 8,8 --model.learn_temperature true {SGD}",
     "features, in-batch, adagrad": f"{FEATURES} --model.hidden 8 --loss.candidates in_batch "
     "--optimizer.name adagrad --model.item_bias false",
+    "history, sgd": f"--model.history true {SGD} --loss.user_weight_power 0",
+    "history alone, interactions, adagrad": "--model.history true --model.user_id false "
+    f"--loss.candidates in_batch --optimizer.name adagrad {SINGLE}",
+    "history, mse": f"--model.history true --loss.name mse {SINGLE} --optimizer.name adam",
+    "history, features side by side, ids dropped": "--model.history true --model.user_features group "
+    f"--model.item_features labels --model.combine concat --model.dim 24 --model.item_id_dropout 0.3 "
+    f"--loss.candidates sampled --loss.samples 16 {SGD}",
+    "history, columns, dense layers": "--model.history true --model.user_id false --model.dim 128 "
+    "--model.hidden 8 --sharding.kind column_wise --optimizer.name adagrad",
+    "history, copies": "--model.history true --sharding.kind data_parallel",
     "columns, adagrad": "--sharding.kind column_wise --model.dim 128 --optimizer.name adagrad",
     "columns, sgd": f"--sharding.kind column_wise --model.dim 128 --loss.candidates in_batch {SINGLE} {SGD}",
     "copies": f"--sharding.kind data_parallel {FEATURES} --model.hidden 8",

@@ -15,9 +15,10 @@ from torchrec import KeyedJaggedTensor
 from trainer.data.candidates import Candidates, catalogue, in_batch, sampled
 from trainer.data.dataset import Dataset, Interactions
 from trainer.data.features import Ragged
-from trainer.data.inputs import Inputs, keyed_jagged
+from trainer.data.history import Bags, History, split_history
+from trainer.data.inputs import USER_HISTORY, Inputs, keyed_jagged
 
-ORDER, SAMPLES = 1, 2
+ORDER, SAMPLES, HIDDEN, RESERVED = 1, 2, 3, 4
 """First words of seeds: streams of different purposes never coincide."""
 
 
@@ -74,7 +75,10 @@ class BatchPlan:
         samples, distribution: draws of `sampled`, `uniform` or by `popularity`.
         logq: give candidates their log probability.
         mask_known: a user's other training items are known pairs.
-        user_weight_power: weight of a user row = positives ** power, scaled to 1 on average.
+        user_weight_power: weight of a user row = training items ** power, scaled to 1 on average.
+        history_dropout: chance that an item is hidden from the history, if there is one. Then the positives
+            of a user row are the hidden items alone, and the item of an interaction row is always hidden.
+        item_id_dropout: chance that a candidate looks up the reserved row in place of its own.
     """
 
     rows: Literal["user", "interaction"]
@@ -86,6 +90,8 @@ class BatchPlan:
     logq: bool = True
     mask_known: bool = True
     user_weight_power: float = 0.0
+    history_dropout: float = 0.5
+    item_id_dropout: float = 0.0
 
 
 class Batches:
@@ -93,7 +99,7 @@ class Batches:
 
     def __init__(self, dataset: Dataset, plan: BatchPlan, user_inputs: Inputs, item_inputs: Inputs) -> None:
         self.plan, self.user_inputs, self.item_inputs = plan, user_inputs, item_inputs
-        self.item_count = dataset.item_count
+        self.item_name, self.item_count = dataset.item_name, dataset.item_count
         self.train: Interactions = dataset.train
         self.known: Ragged = dataset.known("train")
         counts = self.known.lengths()
@@ -104,8 +110,9 @@ class Batches:
         # Rows that hold each item: a row holds it once at most.
         self.holders = np.bincount(self.train.items, minlength=dataset.item_count)
         if plan.candidates == "sampled":
-            uniform = np.full(self.item_count, 1 / self.item_count)
-            self.draw_share = uniform if plan.distribution == "uniform" else self.holders / len(self.train)
+            # An item that no row holds is never drawn: never a positive, it would only be pushed down.
+            weight = self.holders > 0 if plan.distribution == "uniform" else self.holders
+            self.draw_share = weight / weight.sum()
             self.summed_share = np.cumsum(self.draw_share)
         self.order: tuple[int, np.ndarray] | None = None
         weights = counts[self.row_users].astype(np.float64) ** plan.user_weight_power if by_user else None
@@ -137,19 +144,22 @@ class Batches:
     def make(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """One rank's batch of a step."""
         rows = self.rows_of_step(step)
-        mine = rows[len(rows) * rank // world_size : len(rows) * (rank + 1) // world_size]
+        share = slice(len(rows) * rank // world_size, len(rows) * (rank + 1) // world_size)
         if self.plan.candidates == "own":
-            return self._make_pointwise(mine, len(rows))
-        users, lengths, items = self._positives(mine)
+            return self._make_pointwise(step, rows, share)
+        users, lengths, items = self._positives(rows[share])
         all_items = items if world_size == 1 else self._positives(rows)[2]
         candidates = self._candidates(step, rows, all_items)
         cuts = [len(candidates.items) * part // world_size for part in range(world_size + 1)]
+        history = self._history(step, rows, share)
+        if history is not None and self.plan.rows == "user":
+            lengths, items = history.hidden
         positives = _pairs(lengths, candidates.positions(items)[0])
         known = self._known(users, candidates) if self._masks_more() else positives
         log_q = candidates.log_q if self.plan.logq else None
         return Batch(
-            queries=keyed_jagged(self.user_inputs, users),
-            candidates=keyed_jagged(self.item_inputs, candidates.items[cuts[rank] : cuts[rank + 1]]),
+            queries=self._queries(users, history),
+            candidates=self._looked_up(step, candidates.items, slice(cuts[rank], cuts[rank + 1])),
             positives=positives,
             known=known,
             log_q=None if log_q is None else torch.from_numpy(log_q),
@@ -160,21 +170,20 @@ class Batches:
             interactions=len(all_items),
         )
 
-    def _make_pointwise(self, mine: np.ndarray, rows: int) -> Batch:
-        users, items = np.asarray(self.train.users[mine]), np.asarray(self.train.items[mine])
-        values = self.train.values
+    def _make_pointwise(self, step: int, rows: np.ndarray, share: slice) -> Batch:
+        mine, values = rows[share], self.train.values
         nothing = torch.zeros(2, 0, dtype=torch.int64)
         return Batch(
-            queries=keyed_jagged(self.user_inputs, users),
-            candidates=keyed_jagged(self.item_inputs, items),
+            queries=self._queries(np.asarray(self.train.users[mine]), self._history(step, rows, share)),
+            candidates=self._looked_up(step, np.asarray(self.train.items[rows]), share),
             positives=nothing,
             known=nothing,
             log_q=None,
             weights=torch.ones(len(mine)),
             values=None if values is None else torch.from_numpy(values[mine]),
             candidate_counts=[],
-            rows=rows,
-            interactions=rows,
+            rows=len(rows),
+            interactions=len(rows),
         )
 
     def _positives(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -185,7 +194,7 @@ class Batches:
 
     def _candidates(self, step: int, rows: np.ndarray, items: np.ndarray) -> Candidates:
         if self.plan.candidates == "catalogue":
-            return catalogue(self.item_count)
+            return catalogue(self.holders)
         if self.plan.candidates == "in_batch":
             return in_batch(items, self.holders, len(rows), self.row_count)
         generator = np.random.default_rng([SAMPLES, self.plan.seed, step])
@@ -200,8 +209,37 @@ class Batches:
             generator,
         )
 
+    def _history(self, step: int, rows: np.ndarray, share: slice) -> History | None:
+        """Histories of the rows in `share`, or None where the query tower looks up none."""
+        if USER_HISTORY not in self.user_inputs:
+            return None
+        own = self.train.items[rows[share]] if self.plan.rows == "interaction" else None
+        users = rows if own is None else self.train.users[rows]
+        history = self.known.take(users[share])
+        # A rank skips the draws of the rows before its own: all ranks together draw what one would.
+        before = users[: share.start]
+        skipped = int((self.known.offsets[before + 1] - self.known.offsets[before]).sum())
+        stream = np.random.PCG64([HIDDEN, self.plan.seed, step]).advance(skipped)
+        draws = np.random.Generator(stream).random(len(history[1]))
+        return split_history(history, self.plan.history_dropout, draws, own)
+
+    def _queries(self, users: np.ndarray, history: History | None) -> KeyedJaggedTensor:
+        shown = None if history is None else {USER_HISTORY: history.shown}
+        return keyed_jagged(self.user_inputs, users, shown)
+
+    def _looked_up(self, step: int, items: np.ndarray, share: slice) -> KeyedJaggedTensor:
+        """Candidate features of the items in `share`, some with the reserved id; biases stay their own."""
+        mine = items[share]
+        if not self.plan.item_id_dropout:
+            return keyed_jagged(self.item_inputs, mine)
+        draws = np.random.default_rng([RESERVED, self.plan.seed, step]).random(len(items))[share]
+        ids = np.where(draws < self.plan.item_id_dropout, self.item_count, mine)
+        reserved: dict[str, Bags] = {self.item_name: (np.ones(len(mine), np.int64), ids)}
+        return keyed_jagged(self.item_inputs, mine, reserved)
+
     def _masks_more(self) -> bool:
-        return self.plan.mask_known and self.plan.rows == "interaction"
+        """Whether rows have known items that are no positives."""
+        return self.plan.mask_known and (self.plan.rows == "interaction" or USER_HISTORY in self.user_inputs)
 
     def _known(self, users: np.ndarray, candidates: Candidates) -> torch.Tensor:
         lengths, items = self.known.take(users)

@@ -28,9 +28,12 @@ class Candidates:
         return positions, self.items[positions] == items
 
 
-def catalogue(item_count: int) -> Candidates:
-    """Every item."""
-    return Candidates(np.arange(item_count), None)
+def catalogue(holders: np.ndarray) -> Candidates:
+    """Every item that a training row holds: others, never a positive, would only be pushed down.
+
+    Args: holders: (N,) training rows that hold the item.
+    """
+    return Candidates(np.flatnonzero(holders), None)
 
 
 def in_batch(positives: np.ndarray, holders: np.ndarray, rows: int, row_count: int) -> Candidates:

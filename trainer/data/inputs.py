@@ -12,39 +12,67 @@ from torchrec import KeyedJaggedTensor
 
 from trainer.data.dataset import Dataset
 from trainer.data.features import Ragged
+from trainer.data.history import Bags
 from trainer.errors import CheckpointError
 
 Inputs: TypeAlias = Mapping[str, np.ndarray | Ragged]
 """Features of one side by table: (rows,) one id a row, or a bag of codes a row."""
 
+USER_HISTORY = "user_history"
+"""Table of the items that a user has, with a row an item."""
 
-def user_inputs(dataset: Dataset, features: Sequence[str]) -> Inputs:
-    """Query features: the user's id, then attributes; each named after its table.
 
-    A user without training interactions looks up the row that is reserved for unknown users.
+def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, history: bool = False) -> Inputs:
+    """Query features: the user's id, the training items, then attributes; each named after its table.
+
+    A user without training interactions looks up the row that is reserved for unknown users, and no items.
     """
-    ids = np.arange(dataset.user_count + 1, dtype=np.int32)
-    ids[dataset.known("train").lengths() == 0] = dataset.user_count
-    return {"user": ids} | {f"user_{name}": dataset.user_features[name].bags for name in features}
+    rows, items = np.arange(dataset.user_count + 1, dtype=np.int32), dataset.known("train")
+    rows[items.lengths() == 0] = dataset.user_count
+    attributes = {f"user_{name}": dataset.user_features[name].bags for name in features}
+    return ({"user": rows} if ids else {}) | ({USER_HISTORY: items} if history else {}) | attributes
 
 
 def item_inputs(dataset: Dataset, features: Sequence[str], bias: bool) -> Inputs:
-    """Candidate features: the item's id, then attributes, then the id once more for the bias table."""
+    """Candidate features: the item's id, then attributes, then the id once more for the bias table.
+
+    An item without training interactions looks up row `item_count`, which is reserved for such items: what
+    tells them apart is their attributes.
+    """
     name, ids = dataset.item_name, np.arange(dataset.item_count, dtype=np.int32)
+    ids[np.bincount(dataset.train.items, minlength=dataset.item_count) == 0] = dataset.item_count
     attributes = {f"{name}_{feature}": dataset.item_features[feature].bags for feature in features}
     return {name: ids} | attributes | ({f"{name}_bias": ids} if bias else {})
 
 
-def keyed_jagged(inputs: Inputs, rows: np.ndarray) -> KeyedJaggedTensor:
+def table_rows(dataset: Dataset, inputs: Inputs) -> dict[str, int]:
+    """Rows of the table of each feature of one side, the reserved ones included."""
+    name = dataset.item_name
+    rows = {f"user_{feature.name}": feature.size for feature in dataset.user_features.values()}
+    rows |= {f"{name}_{feature.name}": feature.size for feature in dataset.item_features.values()}
+    rows |= {"user": dataset.user_count + 1, USER_HISTORY: dataset.item_count}
+    rows |= {name: dataset.item_count + 1, f"{name}_bias": dataset.item_count + 1}
+    return {table: rows[table] for table in inputs}
+
+
+def keyed_jagged(
+    inputs: Inputs, rows: np.ndarray, instead: Mapping[str, Bags] | None = None
+) -> KeyedJaggedTensor:
     """Features of the given rows as TorchRec takes them.
 
     Args:
         inputs: by feature, one id a row, or bags of codes by row.
         rows: (b,) integer row numbers.
+        instead: bags of these very rows that stand in for those of `inputs`, by feature.
     Returns: stride b, keys in the order of `inputs`.
     """
     ones = np.ones(len(rows), np.int64)
-    parts = [bags.take(rows) if isinstance(bags, Ragged) else (ones, bags[rows]) for bags in inputs.values()]
+    found = {
+        table: bags.take(rows) if isinstance(bags, Ragged) else (ones, bags[rows])
+        for table, bags in inputs.items()
+        if instead is None or table not in instead
+    } | dict(instead or {})
+    parts = [found[table] for table in inputs]
     return KeyedJaggedTensor(
         keys=list(inputs),
         values=torch.from_numpy(np.concatenate([values for _, values in parts]).astype(np.int64)),

@@ -1,10 +1,13 @@
-"""The two towers: embedding tables, optional dense layers, and the score as one dot product."""
+"""The two towers: embedding tables, optional dense layers, and the score as one dot product.
+
+The embedding of a bag of n rows is their sum divided by the square root of n, so that independent rows give
+vectors of one length however many they are; a bag of one is its row, and an empty bag is zero.
+"""
 
 import math
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
 BIAS_DIM = 4
@@ -12,43 +15,59 @@ BIAS_DIM = 4
 
 
 class Tower(nn.Module):
-    """Sum of the pooled embeddings of each feature, plus dense layers on top where widths are given.
+    """Embeddings of the features, summed or side by side, plus dense layers on top where widths are given.
 
     The last dense layer starts at zero, so a tower with dense layers starts as the same tower without them.
     """
 
-    def __init__(self, tables: dict[str, int], dim: int, bias_table: str | None, hidden: list[int]) -> None:
+    def __init__(
+        self,
+        tables: dict[str, int],
+        dim: int,
+        bias_table: str | None,
+        hidden: list[int],
+        combine: str = "sum",
+    ) -> None:
         """Tables on the meta device; `trainer.parallel.shard` gives them memory and values.
 
         Args:
             tables: rows of each feature's table, by the feature's name.
-            dim: width of every table and of the output.
+            dim: width of the output.
             bias_table: name of the feature whose table holds biases instead, or None.
             hidden: widths of the dense layers before the output.
+            combine: `sum` (every table is `dim` wide) or `concat` (the features share `dim` evenly).
         """
         super().__init__()
         self.features = [name for name in tables if name != bias_table]
         self.bias_table = bias_table
+        self.side_by_side = combine == "concat"
+        width = int(dim) // len(self.features) if self.side_by_side else int(dim)
+        self.widths = {name: BIAS_DIM if name == bias_table else width for name in tables}
         self.embeddings = EmbeddingBagCollection(
             device=torch.device("meta"),
             tables=[
                 EmbeddingBagConfig(
                     name=name,
                     num_embeddings=int(rows),
-                    embedding_dim=BIAS_DIM if name == bias_table else int(dim),
+                    embedding_dim=self.widths[name],
                     feature_names=[name],
                     init_fn=_leave,
                 )
                 for name, rows in tables.items()
             ],
         )
-        self.dense = _dense_layers(len(self.features) * dim, hidden, dim) if hidden else None
+        self.dense = _dense_layers(len(self.features) * width, hidden, dim) if hidden else None
 
     def forward(self, inputs: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Vectors (B, dim) and, where there is a bias table, biases (B, 1)."""
         pooled = self.embeddings(inputs).to_dict()
-        parts = [pooled[name] for name in self.features]
-        vectors = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        keys = inputs.keys()
+        lengths = inputs.lengths().view(len(keys), inputs.stride())
+        parts = [_by_root(pooled[name], lengths[keys.index(name)]) for name in self.features]
+        if len(parts) == 1:
+            vectors = parts[0]
+        else:
+            vectors = torch.cat(parts, dim=1) if self.side_by_side else torch.stack(parts).sum(0)
         if self.dense is not None:
             vectors = vectors + self.dense(torch.cat(parts, dim=1))
         bias = pooled[self.bias_table].mean(1, keepdim=True) if self.bias_table else None
@@ -73,21 +92,24 @@ class TwoTowers(nn.Module):
         learn_temperature: bool = False,
         item_bias: str | None = None,
         hidden: list[int] | None = None,
+        combine: str = "sum",
     ) -> None:
         """Towers without values in their tables.
 
         Args:
-            user_tables, item_tables: rows of each feature's table; the first is the id's.
-            dim: width of tables and towers, a multiple of 4.
+            user_tables, item_tables: rows of each feature's table.
+            dim: width of the towers, a multiple of 4.
             similarity: `cosine` or `dot`.
             temperature: divisor of cosine scores, > 0.
             learn_temperature: make the temperature a parameter.
             item_bias: name of the item feature that holds biases, or None.
             hidden: widths of dense layers.
+            combine: `sum` of a tower's features, or `concat`: each takes an equal part of `dim`, which is a
+                multiple of 4.
         """
         super().__init__()
-        self.query = Tower(user_tables, dim, None, hidden or [])
-        self.candidate = Tower(item_tables, dim, item_bias, hidden or [])
+        self.query = Tower(user_tables, dim, None, hidden or [], combine)
+        self.candidate = Tower(item_tables, dim, item_bias, hidden or [], combine)
         self.unit = similarity == "cosine"
         self.output_dim = dim + (item_bias is not None)
         log_temperature = torch.tensor(math.log(temperature if self.unit else 1.0))
@@ -99,7 +121,7 @@ class TwoTowers(nn.Module):
     def queries(self, inputs: KeyedJaggedTensor) -> torch.Tensor:
         """Query vectors, (B, output_dim)."""
         vectors, _ = self.query(inputs)
-        vectors = functional.normalize(vectors, dim=1) if self.unit else vectors
+        vectors = _unit(vectors) if self.unit else vectors
         if self.output_dim == vectors.shape[1]:
             return vectors
         return torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1)
@@ -108,7 +130,7 @@ class TwoTowers(nn.Module):
         """Candidate vectors, (C, output_dim)."""
         vectors, bias = self.candidate(inputs)
         if self.unit:
-            vectors = functional.normalize(vectors, dim=1) * torch.exp(-self.log_temperature)
+            vectors = _unit(vectors) * torch.exp(-self.log_temperature)
         return vectors if bias is None else torch.cat([vectors, bias], dim=1)
 
     def forward(
@@ -116,6 +138,19 @@ class TwoTowers(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Query vectors (B, output_dim) and candidate vectors (C, output_dim) of this rank's share."""
         return self.queries(queries), self.candidates(candidates)
+
+
+def _by_root(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    # Ids are bags of one, and dividing them costs a pass over wide rows. On CUDA asking would cost more.
+    if lengths.device.type == "cpu" and not bool((lengths > 1).any()):
+        return sums
+    return sums / lengths.clamp(min=1).sqrt().unsqueeze(1)
+
+
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors of length 1; a zero vector, that of an empty history, stays zero and gets no gradient."""
+    norms = vectors.norm(dim=1, keepdim=True)
+    return vectors / norms.masked_fill(norms == 0, torch.inf)
 
 
 def _leave(weights: torch.Tensor) -> None:

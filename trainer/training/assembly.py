@@ -12,8 +12,8 @@ from torchrec.optim.keyed import CombinedOptimizer
 from trainer.config import Config
 from trainer.data.batches import BatchPlan
 from trainer.data.dataset import Dataset
-from trainer.data.features import Feature, Ragged
-from trainer.data.inputs import Inputs, item_inputs, user_inputs
+from trainer.data.features import Ragged
+from trainer.data.inputs import USER_HISTORY, Inputs, item_inputs, table_rows, user_inputs
 from trainer.errors import ConfigError
 from trainer.model.served import Served, SideBySide
 from trainer.model.towers import BIAS_DIM, TwoTowers
@@ -27,6 +27,9 @@ from trainer.training.closed_form import (
     item_table,
     make_closed_towers,
 )
+
+TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
+"""Attributes whose tables would be named like others."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,15 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
                 raise ConfigError(
                     f"--model.{side}_features {name}: no such attribute in {dataset.name}; {has}"
                 )
-            if "." in name or (side, name) == ("item", "bias"):
+            if "." in name or name in TAKEN_NAMES[side]:
+                taken = " or ".join(f"`{other}`" for other in TAKEN_NAMES[side])
                 raise ConfigError(
-                    f"--model.{side}_features {name}: cannot name a table (no full stops, not `bias`). "
+                    f"--model.{side}_features {name}: cannot name a table (no full stops, not {taken}). "
                     "Rename the column"
                 )
-    users = user_inputs(dataset, config.model.user_features)
-    items = item_inputs(dataset, config.model.item_features, config.model.item_bias)
+    model = config.model
+    users = user_inputs(dataset, model.user_features, model.user_id, model.history)
+    items = item_inputs(dataset, model.item_features, model.item_bias)
     return users, items
 
 
@@ -90,6 +95,7 @@ def make_towers(
         learn_temperature=model.learn_temperature,
         item_bias=f"{item_name}_bias" if model.item_bias else None,
         hidden=model.hidden,
+        combine=model.combine,
     )
 
 
@@ -109,8 +115,8 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
     towers = SideBySide(
         make_towers(
             config,
-            _table_rows(users, dataset.user_features),
-            _table_rows(items, dataset.item_features),
+            table_rows(dataset, users),
+            table_rows(dataset, items),
             dataset.item_name,
         ),
         make_closed_towers(dataset.item_name, dataset.item_count, rank) if rank else None,
@@ -137,9 +143,9 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         config.optimizer.weight_decay,
     )
     closed = world.on_each_host(lambda: closed_form_files(dataset, rank)) if rank else None
-    _initialise(model, config, dataset, users, closed)
     inside = cast(SideBySide, model.module)
     served = [Served(inside.learned, users, items)]
+    _initialise(model, config, dataset, served[0], closed)
     if inside.closed is not None:
         served.append(Served(inside.closed, *closed_inputs(dataset)))
     return Parts(model, inside.learned, optimizer, described, users, items, served)
@@ -158,17 +164,9 @@ def batch_plan(config: Config) -> BatchPlan:
         logq=loss.logq,
         mask_known=loss.mask_known,
         user_weight_power=loss.user_weight_power,
+        history_dropout=config.model.history_dropout,
+        item_id_dropout=config.model.item_id_dropout,
     )
-
-
-def _table_rows(inputs: Inputs, features: dict[str, Feature]) -> dict[str, int]:
-    sizes = {}
-    for table, column in inputs.items():
-        if isinstance(column, Ragged):
-            sizes[table] = features[table.split("_", 1)[1]].size
-        else:
-            sizes[table] = len(column)
-    return sizes
 
 
 def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[str, float]:
@@ -187,18 +185,20 @@ def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[s
 
 
 def _initialise(
-    model: nn.Module, config: Config, dataset: Dataset, users: Inputs, closed: tuple[Path, Path] | None
+    model: nn.Module, config: Config, dataset: Dataset, learned: Served, closed: tuple[Path, Path] | None
 ) -> None:
-    """Normal vectors, biases of log popularity, and zero for what no training user looks up.
+    """Normal vectors, biases of log popularity, and zero for what training looks up for nobody and nothing.
 
-    Such rows stay as they are: that of unknown users, and categories, the unknown one among them, of users
-    without training interactions alone. Unit vectors would give their values, by chance, the full weight.
+    Such rows stay as they are: those of unknown users and of items without training interactions, and
+    categories, the unknown one among them, of such users or items alone. Unit vectors would give their
+    values, by chance, the full weight.
     """
-    dim, seed = config.model.dim, config.run.seed
-    std = 0.3 / dim**0.5 if config.model.init_std is None else config.model.init_std
+    seed, widths = config.run.seed, learned.towers.query.widths | learned.towers.candidate.widths
+    std = 0.3 / config.model.dim**0.5 if config.model.init_std is None else config.model.init_std
     bias = _initial_bias(dataset, config.model.popularity_prior)
-    training = np.flatnonzero(dataset.known("train").lengths())
-    used = {table: np.unique(_looked_up(column, training)) for table, column in users.items()}
+    used = _used_rows(dataset, learned)
+    if config.model.item_id_dropout:
+        used[dataset.item_name] = np.append(used[dataset.item_name], dataset.item_count)
 
     fixed: dict[str, tuple[np.ndarray, float]] = {}
     if closed is not None:
@@ -215,10 +215,9 @@ def _initialise(
             block = torch.zeros(rows.stop - rows.start, BIAS_DIM)
             block[: len(column)] = column.unsqueeze(1)
             return block
-        block = normal_block(seed, table, rows, dim, std)
-        if table in used:
-            unused = np.isin(np.arange(rows.start, rows.stop), used[table], invert=True)
-            block[torch.from_numpy(unused)] = 0
+        block = normal_block(seed, table, rows, widths[table], std)
+        unused = np.isin(np.arange(rows.start, rows.stop), used[table], invert=True)
+        block[torch.from_numpy(unused)] = 0
         return block
 
     fill_tables(model, values)
@@ -232,12 +231,27 @@ def _whole_block(source: np.ndarray, factor: float, rows: slice) -> torch.Tensor
     return block
 
 
+def _used_rows(dataset: Dataset, learned: Served) -> dict[str, np.ndarray]:
+    """Rows of each table that training looks up, ascending."""
+    users = np.flatnonzero(dataset.known("train").lengths())
+    items = np.flatnonzero(np.bincount(dataset.train.items, minlength=dataset.item_count))
+    # Of the histories, which are as long as the data, the answer is known.
+    return {
+        table: items if table == USER_HISTORY else np.unique(_looked_up(column, rows))
+        for inputs, rows in ((learned.user_inputs, users), (learned.item_inputs, items))
+        for table, column in inputs.items()
+    }
+
+
 def _looked_up(column: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray:
     return column.take(rows)[1] if isinstance(column, Ragged) else column[rows]
 
 
 def _initial_bias(dataset: Dataset, prior: float) -> torch.Tensor:
-    """Centred log popularity times `prior`, (items,); an item that nobody has counts as half a one."""
-    counts = np.bincount(dataset.train.items, minlength=dataset.item_count)
+    """Centred log popularity times `prior`, (items + 1,); an item that nobody has counts as half a one.
+
+    So does the last row, which all such items look up.
+    """
+    counts = np.bincount(dataset.train.items, minlength=dataset.item_count + 1)
     logarithm = np.log(np.maximum(counts, 0.5))
-    return torch.from_numpy(prior * (logarithm - logarithm.mean())).float()
+    return torch.from_numpy(prior * (logarithm - logarithm[:-1].mean())).float()

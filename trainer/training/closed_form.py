@@ -10,7 +10,7 @@ from trainer.data.inputs import Inputs
 from trainer.model.low_rank import closed_form_towers
 from trainer.model.towers import TwoTowers
 
-HISTORY = "user_history"
+HISTORY = "user_low_rank"
 
 
 def item_table(dataset_item_name: str) -> str:
