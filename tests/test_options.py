@@ -214,6 +214,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "--optimizer.table_learning_rates {'item': -1.0}: numbers from 0 up are needed",
         ),
         (["--optimizer.warmup", "2"], "--optimizer.warmup 2.0: a share from 0 to 1 is needed"),
+        (["--loss.popularity_power", "1.5"], "--loss.popularity_power 1.5: a number from 0 to 1 is needed"),
         (["--data.test_size", "1"], "--data.test_size 1.0: a share between 0 and 1 is needed"),
         (["--run.seed", "-1"], "--run.seed -1: a whole number from 0 to 2147483647 is needed"),
         (["--loss.name", "bpr"], "--loss.name bpr: needs --batches.rows interaction"),

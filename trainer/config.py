@@ -116,8 +116,8 @@ class LossConfig:
     """Items scored in one step: all, the step's own positives, or a shared sample beside them."""
     samples: int = 1024
     """Items drawn for `candidates: sampled` in one step, over all ranks."""
-    distribution: Literal["uniform", "popularity"] = "uniform"
-    """What `candidates: sampled` draws from: every item alike, or in proportion to training interactions."""
+    popularity_power: float = 0.0
+    """`candidates: sampled` draws by training interactions to this power (0: every item alike, up to 1)."""
     logq: bool = True
     """Subtract the log probability that a candidate is in the candidate set from its logit."""
     mask_known: bool = True

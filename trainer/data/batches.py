@@ -71,7 +71,9 @@ class BatchPlan:
         size: rows of a step over all ranks.
         seed: of order and samples.
         candidates: `catalogue`, `in_batch` or `sampled`; `own` scores row i's item alone (losses on values).
-        samples, distribution: draws of `sampled`, `uniform` or by `popularity`.
+        samples: draws of `sampled`.
+        popularity_power: an item's share of the draws goes with its training interactions to this power; at
+            0 all items are alike, above 0 an item without training interactions is never drawn.
         logq: give candidates their log probability.
         mask_known: a user's other training items are known pairs.
         user_weight_power: weight of a user row = positives ** power, scaled to 1 on average.
@@ -82,7 +84,7 @@ class BatchPlan:
     seed: int
     candidates: Literal["catalogue", "in_batch", "sampled", "own"]
     samples: int = 1024
-    distribution: Literal["uniform", "popularity"] = "uniform"
+    popularity_power: float = 0.0
     logq: bool = True
     mask_known: bool = True
     user_weight_power: float = 0.0
@@ -104,8 +106,8 @@ class Batches:
         # Rows that hold each item: a row holds it once at most.
         self.holders = np.bincount(self.train.items, minlength=dataset.item_count)
         if plan.candidates == "sampled":
-            uniform = np.full(self.item_count, 1 / self.item_count)
-            self.draw_share = uniform if plan.distribution == "uniform" else self.holders / len(self.train)
+            weight = self.holders.astype(np.float64) ** plan.popularity_power
+            self.draw_share = weight / weight.sum()
             self.summed_share = np.cumsum(self.draw_share)
         self.order: tuple[int, np.ndarray] | None = None
         weights = counts[self.row_users].astype(np.float64) ** plan.user_weight_power if by_user else None

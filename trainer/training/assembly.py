@@ -154,7 +154,7 @@ def batch_plan(config: Config) -> BatchPlan:
         seed=config.run.seed,
         candidates="own" if loss.name in ("mse", "bce") else loss.candidates,
         samples=loss.samples,
-        distribution=loss.distribution,
+        popularity_power=loss.popularity_power,
         logq=loss.logq,
         mask_known=loss.mask_known,
         user_weight_power=loss.user_weight_power,
