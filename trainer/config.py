@@ -6,7 +6,7 @@ Nothing here imports torch, so that `--help` and a misspelt option answer at onc
 from dataclasses import dataclass, field
 from typing import Literal
 
-BASELINES = ("popularity", "random", "item_knn", "ease")
+BASELINES = ("popularity", "random", "item_knn", "ease", "low_rank")
 """Rankers that a model can be measured beside."""
 
 
@@ -167,7 +167,7 @@ class EvaluationConfig:
     k: list[int] = field(default_factory=lambda: [10])
     """Lengths of the ranked list at which metrics are taken."""
     baselines: list[str] = field(default_factory=lambda: ["popularity", "random"])
-    """Rankers measured beside the model: popularity, random, and up to 20,000 items item_knn, ease."""
+    """Rankers beside the model: popularity, random, low_rank, and up to 20,000 items item_knn, ease."""
     chunk: int = 4096
     """Users scored at a time, which bounds memory."""
     sharded: bool = False

@@ -15,18 +15,13 @@ from trainer.data.dataset import Dataset
 from trainer.data.features import Feature, Ragged
 from trainer.data.inputs import Inputs, item_inputs, user_inputs
 from trainer.errors import ConfigError
+from trainer.model.low_rank import closed_form_files
 from trainer.model.served import Served, SideBySide
 from trainer.model.towers import BIAS_DIM, TwoTowers
 from trainer.parallel.plan import compute_kernel, describe_plan, make_plan
 from trainer.parallel.shard import fill_tables, normal_block, shard
 from trainer.parallel.world import World
-from trainer.training.closed_form import (
-    HISTORY,
-    closed_form_files,
-    closed_inputs,
-    item_table,
-    make_closed_towers,
-)
+from trainer.training.closed_form import HISTORY, closed_inputs, item_table, make_closed_towers
 
 
 @dataclass(frozen=True)
