@@ -74,6 +74,19 @@ def test_a_draw_beyond_the_rounded_sum_of_shares_takes_no_item_without_one() -> 
     assert np.isfinite(drawn.log_q).all()
 
 
+@pytest.mark.parametrize(
+    ("power", "weights"),
+    [
+        (0, [1, 1, 1, 1, 1, 1, 1]),
+        (0.5, [40**0.5, 20**0.5, 10**0.5, 5**0.5, 3**0.5, 1, 0]),
+        (1, [40, 20, 10, 5, 3, 1, 0]),
+    ],
+)
+def test_a_share_goes_with_training_interactions_to_the_power(skewed, power, weights) -> None:
+    share = skewed(candidates="sampled", popularity_power=power).draw_share
+    np.testing.assert_allclose(share, np.array(weights) / sum(weights))
+
+
 def test_shares_are_summed_once_and_not_at_every_step(skewed) -> None:
     source = skewed(candidates="sampled", samples=50)
     source.summed_share = np.array([0, 0, 0, 1, 1, 1, 1.0])  # as if item 3 alone were drawn
@@ -102,12 +115,11 @@ def test_a_step_of_all_rows_holds_every_item_with_certainty(skewed) -> None:
 
 
 @pytest.mark.parametrize(
-    ("candidates", "distribution"),
-    [("in_batch", "uniform"), ("sampled", "uniform"), ("sampled", "popularity")],
+    ("candidates", "power"), [("in_batch", 0.0), ("sampled", 0.0), ("sampled", 0.5), ("sampled", 1.0)]
 )
 @pytest.mark.parametrize("rows", ["user", "interaction"])
-def test_log_q_is_how_often_an_item_is_in_the_set(skewed, candidates, distribution, rows) -> None:
-    source = skewed(candidates=candidates, distribution=distribution, rows=rows)
+def test_log_q_is_how_often_an_item_is_in_the_set(skewed, candidates, power, rows) -> None:
+    source = skewed(candidates=candidates, popularity_power=power, rows=rows)
     # First steps of many epochs: an epoch's steps share its rows out among them and are not independent.
     steps = range(0, 1000 * source.steps_per_epoch, source.steps_per_epoch)
     present, chance = np.zeros(7), np.full(7, np.nan)

@@ -1,10 +1,13 @@
 """The closed-form two-tower against its formula written out, and on a world with a known answer."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests import worlds
-from trainer.model.low_rank import closed_form_towers
+from trainer.model import low_rank
+from trainer.model.low_rank import closed_form_files, closed_form_towers, kept_towers
 
 
 def random_interactions(users: int = 60, items: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -65,3 +68,39 @@ def test_columns_beyond_the_catalogue_are_zero() -> None:
     assert history.shape == vectors.shape == (12, 16)
     assert not history[:, 12:].any()
     assert not vectors[:, 12:].any()
+
+
+def test_towers_are_computed_once_and_read_afterwards(tmp_path: Path, monkeypatch) -> None:
+    dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
+    first = kept_towers(dataset, 4)
+    monkeypatch.setattr(low_rank, "closed_form_towers", lambda *_: pytest.fail("computed again"))
+    again = kept_towers(dataset, 4)
+    for one, two, path in zip(first, again, closed_form_files(dataset, 4), strict=True):
+        assert one.any()
+        assert np.array_equal(one, two)
+        assert np.array_equal(one, np.load(path))
+        assert not two.flags.writeable
+
+
+def test_a_truncated_file_of_towers_is_made_anew(tmp_path: Path) -> None:
+    dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
+    paths = closed_form_files(dataset, 4)
+    whole = [path.read_bytes() for path in paths]
+    paths[1].write_bytes(whole[1][:-10])
+    assert closed_form_files(dataset, 4) == paths
+    assert [path.read_bytes() for path in paths] == whole
+
+
+def test_where_nothing_can_be_written_towers_are_still_computed(tmp_path: Path, monkeypatch) -> None:
+    dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
+    expected = [table.copy() for table in kept_towers(dataset, 4)]
+    for path in closed_form_files(dataset, 4):
+        path.unlink()
+
+    def fail(*_, **__) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "save", fail)
+    for one, two in zip(kept_towers(dataset, 4), expected, strict=True):
+        assert np.array_equal(one, two)
+    assert not list(dataset.folder.glob("*low_rank*"))

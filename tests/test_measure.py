@@ -12,7 +12,7 @@ from trainer.cli import main
 from trainer.evaluation import neighbours
 
 TRAIN, WITHHELD = worlds.checkerboard()
-ALL = "popularity,random,item_knn,ease"
+ALL = "popularity,random,item_knn,ease,low_rank"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_baselines_stand_in_the_table_and_in_json_in_their_order(capsys, good: P
     rankers = [name for name, value in found.items() if isinstance(value, dict)]
     assert rankers == ["model", *ALL.split(",")]
     # The withheld item is the one of the user's colour: whoever looks at neighbours finds it.
-    assert found["item_knn"]["ndcg@1"] == found["ease"]["ndcg@1"] == 1
+    assert found["item_knn"]["ndcg@1"] == found["ease"]["ndcg@1"] == found["low_rank"]["ndcg@1"] == 1
     lines = printed(capsys, "evaluate", good, "--k", "1", "--baselines", "ease,popularity").splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["model", "ease", "popularity"]
 
@@ -66,11 +66,12 @@ def test_a_model_can_be_measured_alone(capsys, good: Path) -> None:
 
 
 def test_an_unknown_baseline_is_refused(capsys, good: Path, data: list[str]) -> None:
-    assert "'knn': names out of popularity, random, item_knn, ease are needed" in refused(
+    assert "'knn': names out of popularity, random, item_knn, ease, low_rank are needed" in refused(
         capsys, "evaluate", good, "--baselines", "ease,knn"
     )
-    assert "--evaluation.baselines ['knn']: names out of popularity, random, item_knn, ease" in refused(
-        capsys, "train", *data, "--evaluation.baselines", "knn"
+    assert (
+        "--evaluation.baselines ['knn']: names out of popularity, random, item_knn, ease, low_rank"
+        in refused(capsys, "train", *data, "--evaluation.baselines", "knn")
     )
 
 

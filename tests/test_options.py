@@ -201,7 +201,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (
             ["--evaluation.baselines", "popularity,knn"],
             "--evaluation.baselines ['popularity', 'knn']: "
-            "names out of popularity, random, item_knn, ease are needed",
+            "names out of popularity, random, item_knn, ease, low_rank are needed",
         ),
         (["--evaluation.k", ""], "--evaluation.k []: whole numbers from 1 up are needed"),
         (["--optimizer.learning_rate", "-1"], "--optimizer.learning_rate -1.0: a number above 0 is needed"),
@@ -214,6 +214,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "--optimizer.table_learning_rates {'item': -1.0}: numbers from 0 up are needed",
         ),
         (["--optimizer.warmup", "2"], "--optimizer.warmup 2.0: a share from 0 to 1 is needed"),
+        (["--loss.popularity_power", "1.5"], "--loss.popularity_power 1.5: a number from 0 to 1 is needed"),
         (["--data.test_size", "1"], "--data.test_size 1.0: a share between 0 and 1 is needed"),
         (["--run.seed", "-1"], "--run.seed -1: a whole number from 0 to 2147483647 is needed"),
         (["--run.patience", "-1"], "--run.patience -1: a whole number from 0 up is needed"),

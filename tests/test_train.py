@@ -107,12 +107,32 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ("--loss.candidates in_batch --loss.logq false", True),
+        ("--loss.candidates in_batch", False),
+        ("--loss.candidates sampled --loss.popularity_power 0.5 --loss.logq false", True),
+        ("--loss.candidates sampled --loss.popularity_power 0.5", False),
+        ("--loss.candidates sampled --loss.logq false", False),
+        ("--loss.logq false", False),
+    ],
+)
+def test_a_training_whose_candidates_are_not_corrected_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, warned: bool
+) -> None:
+    world = worlds.options(tmp_path, TRAIN, WITHHELD)
+    worlds.trained(tmp_path, *world, "--run.epochs", "1", *options.split())
+    text = " ".join(capsys.readouterr().out.split())
+    assert ("popular items are pushed down" in text) == ("use --loss.logq true." in text) == warned
+
+
 LEARNERS = {
     "catalogue": [],
     "in_batch": ["--loss.candidates", "in_batch"],
     "sampled": ["--loss.candidates", "sampled", "--loss.samples", "4"],
     "popularity sampled": [
-        *("--loss.candidates", "sampled", "--loss.samples", "4", "--loss.distribution", "popularity")
+        *("--loss.candidates", "sampled", "--loss.samples", "4", "--loss.popularity_power", "1")
     ],
     "interaction": ["--batches.rows", "interaction"],
     "interaction in_batch": ["--batches.rows", "interaction", "--loss.candidates", "in_batch"],

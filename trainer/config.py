@@ -6,7 +6,7 @@ Nothing here imports torch, so that `--help` and a misspelt option answer at onc
 from dataclasses import dataclass, field
 from typing import Literal
 
-BASELINES = ("popularity", "random", "item_knn", "ease")
+BASELINES = ("popularity", "random", "item_knn", "ease", "low_rank")
 """Rankers that a model can be measured beside."""
 
 
@@ -126,8 +126,8 @@ class LossConfig:
     """Items scored in one step: all, the step's own positives, or a shared sample beside them."""
     samples: int = 1024
     """Items drawn for `candidates: sampled` in one step, over all ranks."""
-    distribution: Literal["uniform", "popularity"] = "uniform"
-    """What `candidates: sampled` draws from: every item alike, or in proportion to training interactions."""
+    popularity_power: float = 0.0
+    """`candidates: sampled` draws by training interactions to this power (0: every item alike, up to 1)."""
     logq: bool = True
     """Subtract the log probability that a candidate is in the candidate set from its logit."""
     mask_known: bool = True
@@ -177,7 +177,7 @@ class EvaluationConfig:
     k: list[int] = field(default_factory=lambda: [10])
     """Lengths of the ranked list at which metrics are taken."""
     baselines: list[str] = field(default_factory=lambda: ["popularity", "random"])
-    """Rankers measured beside the model: popularity, random, and up to 20,000 items item_knn, ease."""
+    """Rankers beside the model: popularity, random, low_rank, and up to 20,000 items item_knn, ease."""
     chunk: int = 4096
     """Users scored at a time, which bounds memory."""
     sharded: bool = False

@@ -134,6 +134,7 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     )
     yield "run.seed", "a whole number from 0 to 2147483647 is needed", 0 <= config.run.seed < 2**31
     yield "loss.samples", "a whole number from 1 up is needed", loss.samples > 0
+    yield "loss.popularity_power", "a number from 0 to 1 is needed", 0 <= loss.popularity_power <= 1
     yield (
         "evaluation.k",
         "whole numbers from 1 up are needed",

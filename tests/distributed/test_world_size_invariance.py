@@ -29,7 +29,7 @@ TRAININGS = {
     "in-batch of users": "--loss.candidates in_batch --model.learn_temperature true",
     "sampled, users": f"--loss.candidates sampled --loss.samples 16 {SGD}",
     "sampled, interactions": f"--loss.candidates sampled --loss.samples 16 {SINGLE} "
-    "--loss.distribution popularity --optimizer.name adam",
+    "--loss.popularity_power 0.75 --optimizer.name adam",
     "bpr, sgd": f"--loss.name bpr --loss.candidates in_batch {SINGLE} {SGD}",
     "bpr, adagrad": f"--loss.name bpr --loss.mask_known false --optimizer.name adagrad {SINGLE}",
     "mse, adam": f"--loss.name mse {SINGLE} --optimizer.name adam --model.similarity dot",

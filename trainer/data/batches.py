@@ -72,7 +72,9 @@ class BatchPlan:
         size: rows of a step over all ranks.
         seed: of order and samples.
         candidates: `catalogue`, `in_batch` or `sampled`; `own` scores row i's item alone (losses on values).
-        samples, distribution: draws of `sampled`, `uniform` or by `popularity`.
+        samples: draws of `sampled`.
+        popularity_power: an item's share of the draws goes with its training interactions to this power (0:
+            all alike); an item without any is never drawn.
         logq: give candidates their log probability.
         mask_known: a user's other training items are known pairs.
         user_weight_power: weight of a user row = training items ** power, scaled to 1 on average.
@@ -86,7 +88,7 @@ class BatchPlan:
     seed: int
     candidates: Literal["catalogue", "in_batch", "sampled", "own"]
     samples: int = 1024
-    distribution: Literal["uniform", "popularity"] = "uniform"
+    popularity_power: float = 0.0
     logq: bool = True
     mask_known: bool = True
     user_weight_power: float = 0.0
@@ -111,7 +113,7 @@ class Batches:
         self.holders = np.bincount(self.train.items, minlength=dataset.item_count)
         if plan.candidates == "sampled":
             # An item that no row holds is never drawn: never a positive, it would only be pushed down.
-            weight = self.holders > 0 if plan.distribution == "uniform" else self.holders
+            weight = np.where(self.holders > 0, self.holders.astype(np.float64) ** plan.popularity_power, 0)
             self.draw_share = weight / weight.sum()
             self.summed_share = np.cumsum(self.draw_share)
         self.order: tuple[int, np.ndarray] | None = None

@@ -78,6 +78,17 @@ def map_array(folder: Path, name: str) -> np.ndarray | None:
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) if path.exists() else None
 
 
+def keep_array(path: Path, array: np.ndarray) -> None:
+    """Save an array whole beside, then in its place; where that cannot be written, nothing is kept."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with beside.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+
+
 def write_ragged(folder: Path, name: str, ragged: Ragged) -> None:
     """Save `ragged` as two arrays."""
     np.save(folder / f"{name}_offsets.npy", ragged.offsets)

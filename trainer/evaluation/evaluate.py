@@ -18,8 +18,12 @@ from trainer.evaluation.beyond import Background, Tally, background
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.neighbours import check_size, kept_weights, rank_by_history, training_matrix
 from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.model.low_rank import kept_towers
 from trainer.model.served import Served, candidate_vectors, query_vectors
 from trainer.parallel.world import World
+
+LOW_RANK = 128
+"""Width of the closed-form two-tower as a baseline, or the catalogue's where that is smaller."""
 
 Ranker = Callable[[np.ndarray, ItemLists], torch.Tensor]
 """User rows (B,) and the items that each must not get -> their lists, (B, k)."""
@@ -36,7 +40,7 @@ class Protocol:
         chunk: users scored, and items looked up by a rank, at a time.
         sharded: every rank ranks its own users, and rank 0 measures.
         seed: of the random ranker.
-        baselines: other rankers to measure: `popularity`, `random`, `item_knn`, `ease`.
+        baselines: other rankers to measure: `popularity`, `random`, `item_knn`, `ease`, `low_rank`.
         beyond: take the measures beyond accuracy as well.
         per_user: keep the metrics of every user.
     """
@@ -164,6 +168,10 @@ def _ranker(name: str, dataset: Dataset, protocol: Protocol) -> Ranker:
             value=-1,
         )
     history = training_matrix(dataset.known("validation"), count)  # before validation: the training part
+    if name == "low_rank":
+        table, vectors = kept_towers(dataset, min(LOW_RANK, count))
+        items = torch.from_numpy(vectors.copy())
+        return lambda rows, exclude: top_k(torch.from_numpy(history[rows] @ table), items, k, exclude)[1]
     weights = kept_weights(dataset.folder, name, history)
     return lambda rows, exclude: rank_by_history(weights, history[rows], k, exclude)
 

@@ -4,7 +4,6 @@ Both give a weight matrix (N, N) float32 whose entry [i, j] is what having item 
 A matrix of N items takes 4 N^2 bytes, and `ease` works on 12 N^2 more: made for catalogues up to ITEM_LIMIT.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from trainer.data.features import Ragged
+from trainer.data.storage import keep_array
 from trainer.errors import DataError
 from trainer.evaluation.topk import USER_BLOCK, ItemLists, best_columns, owners
 
@@ -141,7 +141,7 @@ def kept_weights(folder: Path, name: str, history: csr_array) -> np.ndarray:
         weights = item_knn(history, int(settings["neighbours"]), settings["shrinkage"])
     else:
         weights = ease(history, settings["penalty"])
-    _keep(path, weights)
+    keep_array(path, weights)
     return weights
 
 
@@ -156,13 +156,3 @@ def check_size(name: str, item_count: int) -> None:
             "it weighs every item against every other. Name other baselines: --evaluation.baselines (train), "
             "--baselines (evaluate)"
         )
-
-
-def _keep(path: Path, weights: np.ndarray) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with beside.open("wb") as file:
-            np.save(file, weights, allow_pickle=False)
-        os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)

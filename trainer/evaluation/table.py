@@ -10,6 +10,7 @@ INSTEAD = {
     "random": "a list drawn by lot",
     "item_knn": "the items most similar to a user's own, found without any training,",
     "ease": "a linear model in closed form, found without any training,",
+    "low_rank": "the closed-form two-tower, found without any training,",
 }
 """What would be shown in place of a model that does not beat a baseline."""
 
@@ -40,8 +41,8 @@ def verdict(
 ) -> str:
     """Whether the model is better than the baselines, as far as `results` holds them.
 
-    `popularity` and `random` are what any model must beat; `item_knn` and `ease` need no training, so that a
-    model which loses to them is not worth its training.
+    `popularity` and `random` are what any model must beat; `item_knn`, `ease` and `low_rank` need no
+    training, so that a model which loses to them is not worth its training.
 
     Args:
         results: ranker -> metric -> value.

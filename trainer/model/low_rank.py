@@ -5,10 +5,14 @@ no id: someone who was not in training is served at once.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse as sparse
+
+from trainer.data.dataset import Dataset
+from trainer.data.storage import keep_array
 
 EXACT_ITEMS = 12_000
 """Largest catalogue whose item-item matrix is inverted: three of them stand in memory, 8 bytes an entry."""
@@ -56,6 +60,39 @@ def closed_form_towers(
     history, vectors = solve(matrix, found, regularisation, dropout / (1 - dropout))
     padding = ((0, 0), (0, rank - found))
     return np.pad(history, padding).astype(np.float32), np.pad(vectors, padding).astype(np.float32)
+
+
+def kept_towers(dataset: Dataset, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Towers of a data set's training part, read from its folder or computed and kept there.
+
+    Where the folder cannot be written to, nothing is kept.
+
+    Returns: history table and item table, (items, rank) float32 each, memory-mapped where they were kept.
+    """
+    paths = _files(dataset, rank)
+    try:
+        # Plain views of the maps: arithmetic on numpy's memmap class is slower.
+        history, vectors = (np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths)
+        return history, vectors
+    except (OSError, ValueError):
+        pass  # not there, or not whole: made anew
+    train = dataset.train
+    tables = closed_form_towers(
+        np.asarray(train.users), np.asarray(train.items), dataset.user_count, dataset.item_count, rank
+    )
+    for path, table in zip(paths, tables, strict=True):
+        keep_array(path, table)
+    return tables
+
+
+def closed_form_files(dataset: Dataset, rank: int) -> tuple[Path, Path]:
+    """Files of the history table and of the item table, computed where they are not there yet."""
+    kept_towers(dataset, rank)
+    return _files(dataset, rank)
+
+
+def _files(dataset: Dataset, rank: int) -> tuple[Path, Path]:
+    return dataset.folder / f"low_rank_{rank}_history.npy", dataset.folder / f"low_rank_{rank}_items.npy"
 
 
 def _exact(

@@ -15,18 +15,13 @@ from trainer.data.dataset import Dataset
 from trainer.data.features import Ragged
 from trainer.data.inputs import USER_HISTORY, Inputs, item_inputs, table_rows, user_inputs
 from trainer.errors import ConfigError
+from trainer.model.low_rank import closed_form_files
 from trainer.model.served import Served, SideBySide
 from trainer.model.towers import BIAS_DIM, TwoTowers
 from trainer.parallel.plan import compute_kernel, describe_plan, make_plan
 from trainer.parallel.shard import fill_tables, normal_block, shard
 from trainer.parallel.world import World
-from trainer.training.closed_form import (
-    HISTORY,
-    closed_form_files,
-    closed_inputs,
-    item_table,
-    make_closed_towers,
-)
+from trainer.training.closed_form import HISTORY, closed_inputs, item_table, make_closed_towers
 
 TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
 """Attributes whose tables would be named like others."""
@@ -160,7 +155,7 @@ def batch_plan(config: Config) -> BatchPlan:
         seed=config.run.seed,
         candidates="own" if loss.name in ("mse", "bce") else loss.candidates,
         samples=loss.samples,
-        distribution=loss.distribution,
+        popularity_power=loss.popularity_power,
         logq=loss.logq,
         mask_known=loss.mask_known,
         user_weight_power=loss.user_weight_power,

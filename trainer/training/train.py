@@ -49,7 +49,7 @@ def train(config: Config) -> Path | None:
         world.on_first(lambda: describe_run(run, config, dataset, parts))
         steps = config.run.epochs * source.steps_per_epoch
         with Progress(run, steps, world.is_first, config.run.tensorboard) as progress:
-            progress.say(opening_words(dataset, parts, world, run))
+            progress.say(opening_words(dataset, parts, source.plan, world, run))
             course = fit(config, dataset, parts, source, world, progress, run, watch)
             seconds = {"prepare": prepared - started, "train": watch.seconds}
             if course.validations:

@@ -3,6 +3,7 @@
 import textwrap
 from pathlib import Path
 
+from trainer.data.batches import BatchPlan
 from trainer.data.dataset import Dataset
 from trainer.evaluation.compare import Difference
 from trainer.evaluation.evaluate import Evaluation
@@ -12,8 +13,8 @@ from trainer.training.assembly import Parts
 from trainer.training.stopping import Course
 
 
-def opening_words(dataset: Dataset, parts: Parts, world: World, run: Path) -> str:
-    """What is about to be trained, where."""
+def opening_words(dataset: Dataset, parts: Parts, plan: BatchPlan, world: World, run: Path) -> str:
+    """What is about to be trained, where, and a warning if the loss works against popular items."""
     places = ", ".join(
         f"{table['name']} {table['rows']:,} x {table['dim']} on rank "
         + "+".join(str(shard["rank"]) for shard in table["shards"])
@@ -29,7 +30,20 @@ def opening_words(dataset: Dataset, parts: Parts, world: World, run: Path) -> st
         lines.insert(0, f"{dataset.report['skipped']:,} rows that cannot be read were skipped.")
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")
+    if warning := correction_words(plan):
+        lines.append(textwrap.fill(warning, 80, break_on_hyphens=False))
     return "\n".join([*lines, f"Run: {run}"])
+
+
+def correction_words(plan: BatchPlan) -> str | None:
+    """A warning where popular items are candidates more often and nothing makes up for it; else None."""
+    by_popularity = plan.candidates == "sampled" and plan.popularity_power > 0
+    if plan.logq or not (plan.candidates == "in_batch" or by_popularity):
+        return None
+    return (
+        "Warning: without correction popular items are pushed down for being frequent candidates (ml-100k "
+        "in steps of 1,024 interactions: ndcg@10 0.429 against 0.446 with it); use --loss.logq true."
+    )
 
 
 def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float], course: Course) -> str:
