@@ -77,7 +77,7 @@ def test_a_draw_beyond_the_rounded_sum_of_shares_takes_no_item_without_one() -> 
 @pytest.mark.parametrize(
     ("power", "weights"),
     [
-        (0, [1, 1, 1, 1, 1, 1, 1]),
+        (0, [1, 1, 1, 1, 1, 1, 0]),
         (0.5, [40**0.5, 20**0.5, 10**0.5, 5**0.5, 3**0.5, 1, 0]),
         (1, [40, 20, 10, 5, 3, 1, 0]),
     ],

@@ -16,7 +16,7 @@ from trainer.data.source import SourceTables
 from trainer.options import parse_config
 from trainer.parallel.world import join_world
 from trainer.training.assembly import assemble, batch_plan
-from trainer.training.train import fit
+from trainer.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SHARDTOWER_DATA", ROOT.parent / "shared" / "data"))

@@ -24,9 +24,9 @@ from trainer.parallel.shard import schedule_factor
 from trainer.parallel.world import join_world
 from trainer.training import runs, train
 from trainer.training.assembly import assemble, batch_plan, make_inputs
+from trainer.training.fit import fit, make_loss, train_step
 from trainer.training.progress import Progress
 from trainer.training.runs import new_run_folder, open_run
-from trainer.training.train import fit, make_loss, train_step
 
 TRAIN, WITHHELD = worlds.checkerboard()
 

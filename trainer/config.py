@@ -1,6 +1,8 @@
 """Typed configuration: one dataclass a section, every field with its meaning, unit and default.
 
-Nothing here imports torch, so that `--help` and a misspelt option answer at once.
+A field that is null is decided when the data are known: by their size (`trainer.training.by_size`), or by
+what ranks a validation part best (`trainer.training.choose`). Nothing here imports torch, so that `--help`
+and a misspelt option answer at once.
 """
 
 from dataclasses import dataclass, field
@@ -72,20 +74,20 @@ class BatchConfig:
 
     rows: Literal["user", "interaction"] = "user"
     """A row is a user with all of his positives at once, or a single interaction."""
-    size: int = 128
-    """Global batch: rows of one step over all ranks together, whatever the world size."""
+    size: int | None = None
+    """Global batch: rows of one step over all ranks together; by default by the size of the data."""
 
 
 @dataclass
 class ModelConfig:
     """The two towers."""
 
-    dim: int = 128
-    """Width of the embedding tables and of the tower outputs (a multiple of 4)."""
+    dim: int | None = None
+    """Width of tables and towers (a multiple of 4); by default 128, or 256 from 300,000 interactions."""
     similarity: Literal["cosine", "dot"] = "cosine"
     """Score: dot product of unit vectors divided by the temperature, or of the plain vectors."""
-    temperature: float = 0.2
-    """Divisor of cosine scores (> 0); smaller is sharper."""
+    temperature: float | None = None
+    """Divisor of cosine scores (> 0); smaller is sharper. By default chosen on a validation part."""
     learn_temperature: bool = False
     """Train the temperature as a parameter that starts at `temperature`."""
     item_bias: bool = True
@@ -94,10 +96,12 @@ class ModelConfig:
     """The bias of an item starts at this multiple of its centred log popularity (0: at zero)."""
     init_std: float | None = None
     """Standard deviation of initial embeddings; by default 0.3 / sqrt(dim)."""
-    low_rank: int = 0
-    """Width of closed-form dims beside the learned ones (0: none); they help most with many users."""
-    low_rank_weight: float = 160.0
-    """Weight of the closed-form score, a mean over a user's n items times sqrt(n), beside the learned one."""
+    low_rank: int | None = None
+    """Width of closed-form dims beside the learned ones (0: none); by default chosen on a validation part."""
+    low_rank_weight: float | None = None
+    """Weight of the closed-form score, a mean over a user's n items times sqrt(n); by default chosen."""
+    low_rank_penalty: float | None = None
+    """Ridge penalty of the closed form (> 0, squared weights); by default chosen on a validation part."""
     user_id: bool = True
     """Give each user a row of a table in the query tower."""
     history: bool = False
@@ -122,10 +126,10 @@ class LossConfig:
 
     name: Literal["softmax", "bpr", "mse", "bce"] = "softmax"
     """`softmax` and `bpr` rank positives above candidates; `mse` and `bce` fit each interaction's value."""
-    candidates: Literal["catalogue", "in_batch", "sampled"] = "catalogue"
-    """Items scored in one step: all, the step's own positives, or a shared sample beside them."""
-    samples: int = 1024
-    """Items drawn for `candidates: sampled` in one step, over all ranks."""
+    candidates: Literal["auto", "catalogue", "in_batch", "sampled"] = "auto"
+    """Items scored in one step: all (`auto` up to 20,000), its positives, or a shared sample beside them."""
+    samples: int | None = None
+    """Items drawn for `candidates: sampled` in one step, over all ranks; by default 8192, or half of all."""
     popularity_power: float = 0.0
     """`candidates: sampled` draws by training interactions to this power (0: every item alike, up to 1)."""
     logq: bool = True
@@ -142,12 +146,12 @@ class LossConfig:
 class OptimizerConfig:
     """How tables and dense layers are updated."""
 
-    name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
-    """Optimizer of the tables; all but `adam` run inside the backward pass on CPU and CUDA."""
-    learning_rate: float = 0.05
-    """Peak learning rate of the tables."""
-    table_learning_rates: dict[str, float] = field(default_factory=lambda: {"item": 0.1, "item_bias": 0.005})
-    """Peak learning rate by table where it differs: `user`, `item`, `item_bias` or a name in `plan.json`."""
+    name: Literal["auto", "rowwise_adagrad", "adagrad", "sgd", "adam"] = "auto"
+    """Optimizer of the tables; `auto` is `adam` while they are small (64 MiB), then `rowwise_adagrad`."""
+    learning_rate: float | None = None
+    """Peak learning rate of the tables; by default by the optimizer."""
+    table_learning_rates: dict[str, float] | None = None
+    """Peak rate by table where it differs: `user`, `item`, `item_bias` or a name in `plan.json`."""
     dense_learning_rate: float = 0.001
     """Peak learning rate of dense layers and of the temperature, which are trained with Adam."""
     weight_decay: float = 0.0
@@ -192,14 +196,16 @@ class RunConfig:
     """Run folder; by default a new one under `runs/`, named after data, loss and time."""
     seed: int = 42
     """Seed of initial embeddings, of the order of batches and of sampled candidates."""
-    epochs: int = 60
-    """Passes over the training rows."""
+    epochs: int | None = None
+    """Passes over the training rows; by default 40, and fewer from a million interactions."""
     log_every: int = 50
     """Steps between two records of the loss (0: an epoch)."""
-    evaluate_every: int = 0
-    """Epochs between two evaluations on the validation part, the last after the last epoch (0: none)."""
-    patience: int = 0
-    """Stop after so many evaluations without a better ndcg (first `k`); keep the best weights (0: last)."""
+    evaluate_every: int | None = None
+    """Epochs between evaluations on the validation part (0: none); by default 20 of them if there is one."""
+    patience: int | None = None
+    """Evaluations without a better ndcg until it stops, best weights kept (0: last); by default 10."""
+    choose: bool = True
+    """Choose what is null and no size decides on a validation part; otherwise take fixed values."""
     tensorboard: bool = True
     """Write TensorBoard events into the run folder."""
 

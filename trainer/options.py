@@ -60,6 +60,12 @@ def config_text(config: Config) -> str:
     return yaml.dump(asdict(config), Dumper=_Dumper, sort_keys=False)
 
 
+def changes(before: Config, after: Config) -> dict[str, Any]:
+    """Values in `after` of the keys that differ, by dotted name."""
+    leaves = (key for key, kind in _keys(Config).items() if not is_dataclass(kind))
+    return {key: _value(after, key) for key in leaves if _value(before, key) != _value(after, key)}
+
+
 def make_parser(prog: str) -> jsonargparse.ArgumentParser:
     """Parser of every configuration field, whose help gives each field's meaning, unit and default."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -97,14 +103,15 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     yield (
         "model.dim",
         "a multiple of 4 from 4 up is needed, as FBGEMM takes no other",
-        model.dim > 0 and model.dim % 4 == 0,
+        model.dim is None or (model.dim > 0 and model.dim % 4 == 0),
     )
-    yield "model.temperature", "a number above 0 is needed", model.temperature > 0
-    yield "model.init_std", "a number above 0 is needed", model.init_std is None or model.init_std > 0
+    yield "model.temperature", "a number above 0 is needed", _above_zero(model.temperature)
+    yield "model.init_std", "a number above 0 is needed", _above_zero(model.init_std)
+    yield "model.low_rank_penalty", "a number above 0 is needed", _above_zero(model.low_rank_penalty)
     yield (
         "model.low_rank",
         "0 or a multiple of 4 from 4 up is needed, as FBGEMM takes no other",
-        model.low_rank >= 0 and model.low_rank % 4 == 0,
+        model.low_rank is None or (model.low_rank >= 0 and model.low_rank % 4 == 0),
     )
     yield (
         "model.user_id",
@@ -119,21 +126,21 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
         "model.dim",
         f"a multiple of {shared} is needed with --model.combine concat, which shares it among {users} "
         f"features of users and {items} of items, a multiple of 4 for each",
-        model.combine == "sum" or model.dim % shared == 0,
+        model.combine == "sum" or (model.dim or 128) % shared == 0,
     )
     yield "model.hidden", "widths from 1 up are needed", all(width > 0 for width in model.hidden)
-    yield "batches.size", "a whole number from 1 up is needed", config.batches.size > 0
-    yield "run.epochs", "a whole number from 1 up is needed", config.run.epochs > 0
+    yield "batches.size", "a whole number from 1 up is needed", _above_zero(config.batches.size)
+    yield "run.epochs", "a whole number from 1 up is needed", _above_zero(config.run.epochs)
     yield "run.log_every", "a whole number from 0 up is needed", config.run.log_every >= 0
-    yield "run.evaluate_every", "a whole number from 0 up is needed", config.run.evaluate_every >= 0
-    yield "run.patience", "a whole number from 0 up is needed", config.run.patience >= 0
+    yield "run.evaluate_every", "a whole number from 0 up is needed", (config.run.evaluate_every or 0) >= 0
+    yield "run.patience", "a whole number from 0 up is needed", (config.run.patience or 0) >= 0
     yield (
         "run.patience",
         "needs evaluations to count, for instance --run.evaluate_every 1 --data.validation_size 0.1",
-        config.run.patience == 0 or config.run.evaluate_every > 0,
+        not config.run.patience or config.run.evaluate_every != 0,
     )
     yield "run.seed", "a whole number from 0 to 2147483647 is needed", 0 <= config.run.seed < 2**31
-    yield "loss.samples", "a whole number from 1 up is needed", loss.samples > 0
+    yield "loss.samples", "a whole number from 1 up is needed", _above_zero(loss.samples)
     yield "loss.popularity_power", "a number from 0 to 1 is needed", 0 <= loss.popularity_power <= 1
     yield (
         "evaluation.k",
@@ -146,7 +153,7 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
         set(config.evaluation.baselines) <= set(BASELINES),
     )
     yield "evaluation.chunk", "a whole number from 1 up is needed", config.evaluation.chunk > 0
-    yield "optimizer.learning_rate", "a number above 0 is needed", config.optimizer.learning_rate > 0
+    yield "optimizer.learning_rate", "a number above 0 is needed", _above_zero(config.optimizer.learning_rate)
     yield (
         "optimizer.dense_learning_rate",
         "a number above 0 is needed",
@@ -155,7 +162,7 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     yield (
         "optimizer.table_learning_rates",
         "numbers from 0 up are needed",
-        all(rate >= 0 for rate in config.optimizer.table_learning_rates.values()),
+        all(rate >= 0 for rate in (config.optimizer.table_learning_rates or {}).values()),
     )
     yield "optimizer.warmup", "a share from 0 to 1 is needed", 0 <= config.optimizer.warmup <= 1
     yield "optimizer.weight_decay", "a number from 0 up is needed", config.optimizer.weight_decay >= 0
@@ -173,13 +180,13 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     yield (
         "model.low_rank",
         "needs --loss.name softmax or bpr: beside values, closed-form scores mean nothing",
-        model.low_rank == 0 or loss.name in ("softmax", "bpr"),
+        not model.low_rank or loss.name in ("softmax", "bpr"),
     )
     yield "loss.mask_known", "needs --batches.rows interaction", loss.mask_known or by_interaction
     yield (
         "run.evaluate_every",
         "needs a validation part, for instance --data.validation_size 0.1 (the test part is measured once)",
-        config.run.evaluate_every == 0 or data.validation_size > 0,
+        not config.run.evaluate_every or data.validation_size > 0,
     )
     yield (
         "evaluation.split",
@@ -192,6 +199,10 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
         "needs --data.held_out FILE with --data.name files",
         data.split != "given" or (data.name == "files" and data.held_out is not None),
     )
+
+
+def _above_zero(value: float | None) -> bool:
+    return value is None or value > 0
 
 
 def _value(config: Config, key: str) -> Any:

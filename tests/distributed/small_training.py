@@ -17,7 +17,7 @@ from trainer.data.source import SourceTables
 from trainer.options import parse_config
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts, assemble, batch_plan
-from trainer.training.train import fit, measure, protocol
+from trainer.training.fit import fit, measure, protocol
 
 USERS, ITEMS, TASTES = 61, 43, 4
 

@@ -17,8 +17,8 @@ from trainer.evaluation.evaluate import Protocol, evaluate
 from trainer.model.served import SideBySide, candidate_vectors, query_vectors
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import load, newest, save
+from trainer.training.fit import fit, measure, protocol
 from trainer.training.runs import describe_run, new_run_folder, open_run
-from trainer.training.train import fit, measure, protocol
 
 pytestmark = pytest.mark.distributed
 

@@ -9,7 +9,7 @@ from torch import nn
 from trainer.data.dataset import open_dataset
 from trainer.parallel.shard import set_learning_rates
 from trainer.training.assembly import assemble
-from trainer.training.train import make_loss, train_step
+from trainer.training.fit import make_loss, train_step
 
 pytestmark = pytest.mark.distributed
 

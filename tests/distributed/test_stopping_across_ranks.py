@@ -8,7 +8,7 @@ from small_training import configured, small_dataset, source_of
 
 from trainer.data.dataset import open_dataset
 from trainer.training.assembly import assemble
-from trainer.training.train import fit, keep_weights, validate
+from trainer.training.fit import fit, keep_weights, validate
 
 pytestmark = pytest.mark.distributed
 

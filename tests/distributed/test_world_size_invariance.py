@@ -9,7 +9,7 @@ from small_training import Losses, configured, shards, small_dataset, source_of,
 
 from trainer.data.dataset import open_dataset
 from trainer.training.assembly import assemble
-from trainer.training.train import fit
+from trainer.training.fit import fit
 
 pytestmark = pytest.mark.distributed
 

@@ -5,7 +5,7 @@ time, so that its memory is the item matrix and one chunk. The figures do not de
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ def evaluate(
     """
     held_out = dataset.held_out(protocol.split)
     known = dataset.known(protocol.split) if protocol.seen == "mask" else None
-    users = _users(dataset, protocol)
+    users = measured_users(dataset, protocol)
     items = _item_vectors(served, dataset.item_count, world, protocol)
     rankers = {name: _ranker(name, dataset, protocol) for name in protocol.baselines if world.is_first}
     against = _background(dataset, users) if protocol.beyond and world.is_first else None
@@ -117,7 +117,18 @@ def evaluate(
     )
 
 
-def _users(dataset: Dataset, protocol: Protocol) -> np.ndarray:
+def gathered_vectors(
+    served: Sequence[Served], users: np.ndarray, item_count: int, world: World, protocol: Protocol
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Query vectors of the users and candidate vectors of the catalogue on rank 0, on CPU; None elsewhere."""
+    items = _item_vectors(served, item_count, world, replace(protocol, sharded=False))
+    query = world.gather_to_first(
+        query_vectors(served, users[world.share(len(users))], world.device), world.shares(len(users))
+    )
+    return None if query is None or items is None else (query.cpu(), items.cpu())
+
+
+def measured_users(dataset: Dataset, protocol: Protocol) -> np.ndarray:
     """Rows of the users to measure, once it is known on every rank that they can be."""
     users = np.flatnonzero(dataset.held_out(protocol.split).lengths())
     if not len(users):

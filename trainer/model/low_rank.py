@@ -12,10 +12,12 @@ import scipy.linalg
 import scipy.sparse as sparse
 
 from trainer.data.dataset import Dataset
+from trainer.data.features import Ragged
 from trainer.data.storage import keep_array
 
 EXACT_ITEMS = 12_000
 """Largest catalogue whose item-item matrix is inverted: three of them stand in memory, 8 bytes an entry."""
+PENALTY = 300.0
 OVERSAMPLING = 16
 ITERATIONS = 8
 
@@ -26,7 +28,7 @@ def closed_form_towers(
     user_count: int,
     item_count: int,
     rank: int,
-    regularisation: float = 300.0,
+    penalty: float = PENALTY,
     dropout: float = 0.4,
     weight_power: float = -0.7,
     exact_items: int = EXACT_ITEMS,
@@ -34,7 +36,7 @@ def closed_form_towers(
     """Rank-reduced EDLAE: an autoencoder that may not copy its input, with dropout in expectation.
 
     With X the users x items matrix of training, w = (interactions of a user) ** weight_power, W = diag(w):
-    P = (X'WX + diag(regularisation + dropout / (1 - dropout) X'w))^-1, B = -P / diag(P) with a zero diagonal,
+    P = (X'WX + diag(penalty + dropout / (1 - dropout) X'w))^-1, B = -P / diag(P) with a zero diagonal,
     V the leading right singular vectors of W^1/2 X B. The history table is B V, the item table V. Where an
     item-item matrix does not fit, V are the leading eigenvectors of the regularised X'WX instead, found with
     sparse products only (a few per cent worse).
@@ -43,7 +45,7 @@ def closed_form_towers(
         users, items: (n,) training interactions as rows of users and items, each pair once.
         user_count, item_count: users, and items of the catalogue.
         rank: width of both tables; at most `item_count` columns are other than zero.
-        regularisation: squared penalty on the regression's weights.
+        penalty: squared penalty on the regression's weights.
         dropout: share of a user's items that is hidden, from 0 to below 1.
         weight_power: below 0, a user with many interactions counts less for each.
         exact_items: larger catalogues take the sparse way.
@@ -57,49 +59,61 @@ def closed_form_towers(
     matrix = sparse.csr_matrix((values, (users, items)), shape=(user_count, item_count))
     found = min(rank, item_count)
     solve = _exact if item_count <= exact_items else _sparse
-    history, vectors = solve(matrix, found, regularisation, dropout / (1 - dropout))
+    history, vectors = solve(matrix, found, penalty, dropout / (1 - dropout))
     padding = ((0, 0), (0, rank - found))
     return np.pad(history, padding).astype(np.float32), np.pad(vectors, padding).astype(np.float32)
 
 
-def kept_towers(dataset: Dataset, rank: int) -> tuple[np.ndarray, np.ndarray]:
+def kept_towers(dataset: Dataset, rank: int, penalty: float = PENALTY) -> tuple[np.ndarray, np.ndarray]:
     """Towers of a data set's training part, read from its folder or computed and kept there.
 
     Where the folder cannot be written to, nothing is kept.
 
     Returns: history table and item table, (items, rank) float32 each, memory-mapped where they were kept.
     """
-    paths = _files(dataset, rank)
+    paths = _files(dataset, rank, penalty)
     try:
         # Plain views of the maps: arithmetic on numpy's memmap class is slower.
         history, vectors = (np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths)
         return history, vectors
     except (OSError, ValueError):
         pass  # not there, or not whole: made anew
-    train = dataset.train
-    tables = closed_form_towers(
-        np.asarray(train.users), np.asarray(train.items), dataset.user_count, dataset.item_count, rank
-    )
+    tables = training_towers(dataset, rank, penalty)
     for path, table in zip(paths, tables, strict=True):
         keep_array(path, table)
     return tables
 
 
-def closed_form_files(dataset: Dataset, rank: int) -> tuple[Path, Path]:
+def closed_form_files(dataset: Dataset, rank: int, penalty: float) -> tuple[Path, Path]:
     """Files of the history table and of the item table, computed where they are not there yet."""
-    kept_towers(dataset, rank)
-    return _files(dataset, rank)
+    kept_towers(dataset, rank, penalty)
+    return _files(dataset, rank, penalty)
 
 
-def _files(dataset: Dataset, rank: int) -> tuple[Path, Path]:
-    return dataset.folder / f"low_rank_{rank}_history.npy", dataset.folder / f"low_rank_{rank}_items.npy"
+def training_towers(dataset: Dataset, rank: int, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    """History table and item table of a data set's training part, (items, rank) float32 each."""
+    users, items = np.asarray(dataset.train.users), np.asarray(dataset.train.items)
+    return closed_form_towers(users, items, dataset.user_count, dataset.item_count, rank, penalty)
+
+
+def history_vectors(by_user: Ragged, users: np.ndarray, history: np.ndarray) -> np.ndarray:
+    """Query vectors of users: the sum of their items' rows over the root of their number, (users, rank)."""
+    lengths, items = by_user.take(users)
+    values = np.repeat(1 / np.sqrt(np.maximum(lengths, 1)), lengths).astype(np.float32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return sparse.csr_array((values, items, offsets), shape=(len(users), len(history))) @ history
+
+
+def _files(dataset: Dataset, rank: int, penalty: float) -> tuple[Path, Path]:
+    name = f"low_rank_{rank}_{penalty:g}"
+    return dataset.folder / f"{name}_history.npy", dataset.folder / f"{name}_items.npy"
 
 
 def _exact(
-    matrix: sparse.csr_matrix, rank: int, regularisation: float, odds: float
+    matrix: sparse.csr_matrix, rank: int, penalty: float, odds: float
 ) -> tuple[np.ndarray, np.ndarray]:
     gram = (matrix.T @ matrix).toarray().astype(np.float64)
-    penalised = gram + np.diag(regularisation + odds * np.diag(gram))
+    penalised = gram + np.diag(penalty + odds * np.diag(gram))
     inverse = scipy.linalg.cho_solve(
         scipy.linalg.cho_factor(penalised, overwrite_a=True), np.eye(len(gram)), overwrite_b=True
     )
@@ -110,10 +124,10 @@ def _exact(
 
 
 def _sparse(
-    matrix: sparse.csr_matrix, rank: int, regularisation: float, odds: float
+    matrix: sparse.csr_matrix, rank: int, penalty: float, odds: float
 ) -> tuple[np.ndarray, np.ndarray]:
     held = np.asarray(matrix.multiply(matrix).sum(0)).ravel().astype(np.float64)
-    scale = 1 / np.sqrt(regularisation + odds * held)
+    scale = 1 / np.sqrt(penalty + odds * held)
     scaled = (matrix @ sparse.diags(scale.astype(np.float32))).tocsr()
     transposed = scaled.T.tocsr()
 

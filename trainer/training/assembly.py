@@ -21,6 +21,7 @@ from trainer.model.towers import BIAS_DIM, TwoTowers
 from trainer.parallel.plan import compute_kernel, describe_plan, make_plan
 from trainer.parallel.shard import fill_tables, normal_block, shard
 from trainer.parallel.world import World
+from trainer.training.by_size import settled
 from trainer.training.closed_form import HISTORY, closed_inputs, item_table, make_closed_towers
 
 TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
@@ -84,9 +85,9 @@ def make_towers(
     return TwoTowers(
         user_tables,
         item_tables,
-        dim=model.dim,
+        dim=settled(model.dim),
         similarity=model.similarity,
-        temperature=model.temperature,
+        temperature=settled(model.temperature),
         learn_temperature=model.learn_temperature,
         item_bias=f"{item_name}_bias" if model.item_bias else None,
         hidden=model.hidden,
@@ -106,7 +107,7 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         )
     kernel = compute_kernel(config.optimizer.name, config.sharding.kind, world.device.type)
     users, items = make_inputs(config, dataset)
-    rank = config.model.low_rank
+    rank = settled(config.model.low_rank)
     towers = SideBySide(
         make_towers(
             config,
@@ -116,7 +117,7 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         ),
         make_closed_towers(dataset.item_name, dataset.item_count, rank) if rank else None,
     )
-    rows = config.batches.size // world.size
+    rows = settled(config.batches.size) // world.size
     # One rank decides: memory enters the plan, and hosts may differ in it.
     plan = world.on_first(
         lambda: make_plan(
@@ -137,7 +138,11 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         config.optimizer.dense_learning_rate,
         config.optimizer.weight_decay,
     )
-    closed = world.on_each_host(lambda: closed_form_files(dataset, rank)) if rank else None
+    closed = (
+        world.on_each_host(lambda: closed_form_files(dataset, rank, settled(config.model.low_rank_penalty)))
+        if rank
+        else None
+    )
     inside = cast(SideBySide, model.module)
     served = [Served(inside.learned, users, items)]
     _initialise(model, config, dataset, served[0], closed)
@@ -149,12 +154,13 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
 def batch_plan(config: Config) -> BatchPlan:
     """How steps are cut, from the configuration."""
     loss = config.loss
+    assert loss.candidates != "auto", "the configuration is settled before it is used"
     return BatchPlan(
         rows=config.batches.rows,
-        size=config.batches.size,
+        size=settled(config.batches.size),
         seed=config.run.seed,
         candidates="own" if loss.name in ("mse", "bce") else loss.candidates,
-        samples=loss.samples,
+        samples=settled(loss.samples),
         popularity_power=loss.popularity_power,
         logq=loss.logq,
         mask_known=loss.mask_known,
@@ -168,7 +174,7 @@ def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[s
     """Peak learning rate of each table; `item` and `item_bias` stand for whatever items are called."""
     given = {
         name.replace("item", item_name, 1) if name in ("item", "item_bias") else name: rate
-        for name, rate in config.optimizer.table_learning_rates.items()
+        for name, rate in settled(config.optimizer.table_learning_rates).items()
     }
     known = {*tables, f"{item_name}_bias"}
     for name in given:
@@ -176,7 +182,7 @@ def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[s
             raise ConfigError(
                 f"--optimizer.table_learning_rates {name}: no such table; this model has {', '.join(tables)}"
             )
-    return {table: given.get(table, config.optimizer.learning_rate) for table in tables}
+    return {table: given.get(table, settled(config.optimizer.learning_rate)) for table in tables}
 
 
 def _initialise(
@@ -189,7 +195,7 @@ def _initialise(
     values, by chance, the full weight.
     """
     seed, widths = config.run.seed, learned.towers.query.widths | learned.towers.candidate.widths
-    std = 0.3 / config.model.dim**0.5 if config.model.init_std is None else config.model.init_std
+    std = 0.3 / settled(config.model.dim) ** 0.5 if config.model.init_std is None else config.model.init_std
     bias = _initial_bias(dataset, config.model.popularity_prior)
     used = _used_rows(dataset, learned)
     if config.model.item_id_dropout:
@@ -198,7 +204,7 @@ def _initialise(
     fixed: dict[str, tuple[np.ndarray, float]] = {}
     if closed is not None:
         history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in closed)
-        fixed[HISTORY] = history, config.model.low_rank_weight
+        fixed[HISTORY] = history, settled(config.model.low_rank_weight)
         fixed[item_table(dataset.item_name)] = vectors, 1.0
 
     def values(table: str, rows: slice) -> torch.Tensor:

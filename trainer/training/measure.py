@@ -17,8 +17,8 @@ from trainer.evaluation.evaluate import Evaluation, Protocol
 from trainer.parallel.world import World, join_world
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import load, newest
+from trainer.training.fit import measure, protocol
 from trainer.training.runs import evaluation_report, run_config
-from trainer.training.train import measure, protocol
 from trainer.training.words import comparison_words, evaluation_words
 
 

@@ -12,20 +12,20 @@ from tqdm import tqdm
 class Progress:
     """Records of one run, written by rank 0; silent on other ranks."""
 
-    def __init__(self, run: Path, steps: int, active: bool, tensorboard: bool) -> None:
+    def __init__(self, run: Path | None, steps: int, active: bool, tensorboard: bool) -> None:
         """Open the run's records.
 
         Args:
-            run: run folder.
+            run: run folder; None: nothing is recorded.
             steps: of the whole training.
             active: whether this rank records.
             tensorboard: write TensorBoard events as well.
         """
         self.active = active
-        self.file = (run / "metrics.jsonl").open("a") if active else None
+        self.file = (run / "metrics.jsonl").open("a") if active and run else None
         self.bar = tqdm(total=steps, unit="step", disable=not active or not sys.stderr.isatty(), leave=False)
         self.events = None
-        if active and tensorboard:
+        if active and run and tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
             self.events = SummaryWriter(str(run / "tensorboard"))

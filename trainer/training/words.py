@@ -2,6 +2,7 @@
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from trainer.data.batches import BatchPlan
 from trainer.data.dataset import Dataset
@@ -10,7 +11,32 @@ from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.table import comparison, results_table, verdict
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
+from trainer.training.choose import Choice
 from trainer.training.stopping import Course
+
+
+def size_words(decided: dict[str, Any]) -> str:
+    """What the size of the data decided, by key."""
+    if not decided:
+        return "Nothing is left to the size of the data."
+    values = ", ".join(f"{key} {value}" for key, value in decided.items())
+    return textwrap.fill(f"By the size of the data: {values}.", 110, break_on_hyphens=False)
+
+
+def choice_words(decided: dict[str, Any], choice: Choice) -> str:
+    """What was chosen on a validation part, by key, and the figures of what was tried."""
+    values = ", ".join(f"{key} {value:g}" for key, value in decided.items())
+    lines = [f"Chosen by {choice.metric} of {choice.users:,} users on a validation part: {values}."]
+    for name, figures in (("temperature", choice.temperatures), ("closed form, penalty", choice.penalties)):
+        if figures:
+            lines.append(
+                f"  {name} " + ", ".join(f"{key:.3g}: {value:.4f}" for key, value in figures.items())
+            )
+    alone = choice.mixtures.get((0, 0.0))
+    if choice.mixtures and alone is not None:
+        best = max(choice.mixtures.values())
+        lines.append(f"  beside the learned dims (short trial) {best:.4f}, without {alone:.4f}")
+    return "\n".join(lines)
 
 
 def opening_words(dataset: Dataset, parts: Parts, plan: BatchPlan, world: World, run: Path) -> str:
