@@ -84,13 +84,16 @@ def test_without_dropout_of_ids_the_reserved_row_stays_zero_and_its_bias_that_of
     assert vectors[:, 8].tolist() == pytest.approx([half, half], rel=1e-5)
 
 
-@pytest.mark.parametrize("rows", ["user", "interaction"])
-@pytest.mark.parametrize("candidates", ["catalogue", "sampled", "in_batch", "own"])
+@pytest.mark.parametrize(
+    ("rows", "candidates"),
+    [
+        *(("user", "catalogue"), ("user", "sampled"), ("user", "in_batch")),
+        *(("interaction", "catalogue"), ("interaction", "sampled"), ("interaction", "own")),
+    ],
+)
 def test_the_asked_for_share_of_ids_is_replaced_and_biases_stay_their_own(
     tmp_path: Path, rows: str, candidates: str
 ) -> None:
-    if (rows, candidates) == ("user", "own"):
-        pytest.skip("losses on values have a row for each interaction")
     train, withheld = worlds.checkerboard()
     data = worlds.dataset(tmp_path, train, [*withheld, (worlds.FIRST_USER, 99)])
     settings = {"rows": rows, "size": 8, "seed": 3, "candidates": candidates, "samples": 4}
