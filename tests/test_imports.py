@@ -17,8 +17,8 @@ ROOMS = {
     "parallel": ("world", "plan", "shard"),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
-        *("checkpoint", "progress", "stopping", "closed_form", "assembly"),
-        *("runs", "words", "train", "measure"),
+        *("checkpoint", "progress", "stopping", "by_size", "closed_form", "initial", "assembly"),
+        *("fit", "choose", "runs", "words", "train", "measure"),
     ),
     "serving": ("recommend",),
 }

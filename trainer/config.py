@@ -96,6 +96,8 @@ class ModelConfig:
     """The bias of an item starts at this multiple of its centred log popularity (0: at zero)."""
     init_std: float | None = None
     """Standard deviation of initial embeddings; by default 0.3 / sqrt(dim)."""
+    start: Literal["random", "low_rank"] = "random"
+    """Initial vectors: random, or those of the closed form of width `dim`."""
     low_rank: int | None = None
     """Width of closed-form dims beside the learned ones (0: none); by default chosen on a validation part."""
     low_rank_weight: float | None = None
@@ -150,7 +152,7 @@ class OptimizerConfig:
     """Optimizer of the tables; `auto` is `adam` while they are small (64 MiB), then `rowwise_adagrad`."""
     learning_rate: float | None = None
     """Peak learning rate of the tables; by default by the optimizer."""
-    table_learning_rates: dict[str, float] | None = None
+    table_learning_rates: dict[str, float] = field(default_factory=dict)
     """Peak rate by table where it differs: `user`, `item`, `item_bias` or a name in `plan.json`."""
     dense_learning_rate: float = 0.001
     """Peak learning rate of dense layers and of the temperature, which are trained with Adam."""

@@ -128,6 +128,7 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
         f"features of users and {items} of items, a multiple of 4 for each",
         model.combine == "sum" or (model.dim or 128) % shared == 0,
     )
+    yield "model.start", "needs --model.combine sum", model.start == "random" or model.combine == "sum"
     yield "model.hidden", "widths from 1 up are needed", all(width > 0 for width in model.hidden)
     yield "batches.size", "a whole number from 1 up is needed", _above_zero(config.batches.size)
     yield "run.epochs", "a whole number from 1 up is needed", _above_zero(config.run.epochs)
@@ -137,7 +138,7 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     yield (
         "run.patience",
         "needs evaluations to count, for instance --run.evaluate_every 1 --data.validation_size 0.1",
-        not config.run.patience or config.run.evaluate_every != 0,
+        not config.run.patience or _validates(config),
     )
     yield "run.seed", "a whole number from 0 to 2147483647 is needed", 0 <= config.run.seed < 2**31
     yield "loss.samples", "a whole number from 1 up is needed", _above_zero(loss.samples)
@@ -162,7 +163,7 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     yield (
         "optimizer.table_learning_rates",
         "numbers from 0 up are needed",
-        all(rate >= 0 for rate in (config.optimizer.table_learning_rates or {}).values()),
+        all(rate >= 0 for rate in config.optimizer.table_learning_rates.values()),
     )
     yield "optimizer.warmup", "a share from 0 to 1 is needed", 0 <= config.optimizer.warmup <= 1
     yield "optimizer.weight_decay", "a number from 0 up is needed", config.optimizer.weight_decay >= 0
@@ -199,6 +200,11 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
         "needs --data.held_out FILE with --data.name files",
         data.split != "given" or (data.name == "files" and data.held_out is not None),
     )
+
+
+def _validates(config: Config) -> bool:
+    every = config.run.evaluate_every
+    return every > 0 if every is not None else config.data.validation_size > 0
 
 
 def _above_zero(value: float | None) -> bool:
@@ -335,7 +341,7 @@ def _expected(kind: Any) -> str:
     plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     if kind in plain:
         return plain[kind]
-    parts = typing.get_args(kind)
+    parts = tuple(part for part in typing.get_args(kind) if part is not type(None))
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(parts)
     if typing.get_origin(kind) is list:

@@ -17,6 +17,7 @@ from trainer.data.source import SourceTables
 from trainer.options import parse_config
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts, assemble, batch_plan
+from trainer.training.by_size import by_size, with_fixed_values
 from trainer.training.fit import fit, measure, protocol
 
 USERS, ITEMS, TASTES = 61, 43, 4
@@ -69,7 +70,9 @@ def small_dataset(cache: Path, validation_size: float = 0) -> Path:
 def configured(*options: str) -> Config:
     """A configuration of a short training on the CPU, changed by command-line options."""
     short = "--model.dim 16 --batches.size 16 --run.epochs 2 --run.log_every 1 --evaluation.k 5,10"
-    return parse_config([word for text in (short, *options) for word in text.split()])
+    fused = "--optimizer.name rowwise_adagrad"
+    config = parse_config([word for text in (short, fused, *options) for word in text.split()])
+    return with_fixed_values(by_size(config, USERS, ITEMS, interactions=1000))
 
 
 @dataclass

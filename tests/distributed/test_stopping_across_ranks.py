@@ -8,7 +8,8 @@ from small_training import configured, small_dataset, source_of
 
 from trainer.data.dataset import open_dataset
 from trainer.training.assembly import assemble
-from trainer.training.fit import fit, keep_weights, validate
+from trainer.training.fit import fit, validate
+from trainer.training.train import keep_weights
 
 pytestmark = pytest.mark.distributed
 

@@ -18,6 +18,8 @@ from trainer.errors import CheckpointError
 Inputs: TypeAlias = Mapping[str, np.ndarray | Ragged]
 """Features of one side by table: (rows,) one id a row, or a bag of codes a row."""
 
+USER = "user"
+"""Table of user ids."""
 USER_HISTORY = "user_history"
 """Table of the items that a user has, with a row an item."""
 
@@ -30,7 +32,7 @@ def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, his
     rows, items = np.arange(dataset.user_count + 1, dtype=np.int32), dataset.known("train")
     rows[items.lengths() == 0] = dataset.user_count
     attributes = {f"user_{name}": dataset.user_features[name].bags for name in features}
-    return ({"user": rows} if ids else {}) | ({USER_HISTORY: items} if history else {}) | attributes
+    return ({USER: rows} if ids else {}) | ({USER_HISTORY: items} if history else {}) | attributes
 
 
 def item_inputs(dataset: Dataset, features: Sequence[str], bias: bool) -> Inputs:
@@ -50,7 +52,7 @@ def table_rows(dataset: Dataset, inputs: Inputs) -> dict[str, int]:
     name = dataset.item_name
     rows = {f"user_{feature.name}": feature.size for feature in dataset.user_features.values()}
     rows |= {f"{name}_{feature.name}": feature.size for feature in dataset.item_features.values()}
-    rows |= {"user": dataset.user_count + 1, USER_HISTORY: dataset.item_count}
+    rows |= {USER: dataset.user_count + 1, USER_HISTORY: dataset.item_count}
     rows |= {name: dataset.item_count + 1, f"{name}_bias": dataset.item_count + 1}
     return {table: rows[table] for table in inputs}
 

@@ -1,7 +1,7 @@
 """From a configuration to the parts of a training: data set, inputs, towers, plan, sharded model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -12,17 +12,17 @@ from torchrec.optim.keyed import CombinedOptimizer
 from trainer.config import Config
 from trainer.data.batches import BatchPlan
 from trainer.data.dataset import Dataset
-from trainer.data.features import Ragged
-from trainer.data.inputs import USER_HISTORY, Inputs, item_inputs, table_rows, user_inputs
+from trainer.data.inputs import Inputs, item_inputs, table_rows, user_inputs
 from trainer.errors import ConfigError
 from trainer.model.low_rank import closed_form_files
 from trainer.model.served import Served, SideBySide
-from trainer.model.towers import BIAS_DIM, TwoTowers
+from trainer.model.towers import TwoTowers
 from trainer.parallel.plan import compute_kernel, describe_plan, make_plan
-from trainer.parallel.shard import fill_tables, normal_block, shard
+from trainer.parallel.shard import fill_tables, shard
 from trainer.parallel.world import World
 from trainer.training.by_size import settled
 from trainer.training.closed_form import HISTORY, closed_inputs, item_table, make_closed_towers
+from trainer.training.initial import START_NORM, closed_form_start, normal_values, popularity_bias, scaled
 
 TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
 """Attributes whose tables would be named like others."""
@@ -138,14 +138,9 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         config.optimizer.dense_learning_rate,
         config.optimizer.weight_decay,
     )
-    closed = (
-        world.on_each_host(lambda: closed_form_files(dataset, rank, settled(config.model.low_rank_penalty)))
-        if rank
-        else None
-    )
     inside = cast(SideBySide, model.module)
     served = [Served(inside.learned, users, items)]
-    _initialise(model, config, dataset, served[0], closed)
+    fill_tables(model, _initial_values(config, dataset, served[0], world))
     if inside.closed is not None:
         served.append(Served(inside.closed, *closed_inputs(dataset)))
     return Parts(model, inside.learned, optimizer, described, users, items, served)
@@ -174,7 +169,7 @@ def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[s
     """Peak learning rate of each table; `item` and `item_bias` stand for whatever items are called."""
     given = {
         name.replace("item", item_name, 1) if name in ("item", "item_bias") else name: rate
-        for name, rate in settled(config.optimizer.table_learning_rates).items()
+        for name, rate in config.optimizer.table_learning_rates.items()
     }
     known = {*tables, f"{item_name}_bias"}
     for name in given:
@@ -185,74 +180,21 @@ def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[s
     return {table: given.get(table, settled(config.optimizer.learning_rate)) for table in tables}
 
 
-def _initialise(
-    model: nn.Module, config: Config, dataset: Dataset, learned: Served, closed: tuple[Path, Path] | None
-) -> None:
-    """Normal vectors, biases of log popularity, and zero for what training looks up for nobody and nothing.
-
-    Such rows stay as they are: those of unknown users and of items without training interactions, and
-    categories, the unknown one among them, of such users or items alone. Unit vectors would give their
-    values, by chance, the full weight.
-    """
-    seed, widths = config.run.seed, learned.towers.query.widths | learned.towers.candidate.widths
-    std = 0.3 / settled(config.model.dim) ** 0.5 if config.model.init_std is None else config.model.init_std
-    bias = _initial_bias(dataset, config.model.popularity_prior)
-    used = _used_rows(dataset, learned)
-    if config.model.item_id_dropout:
-        used[dataset.item_name] = np.append(used[dataset.item_name], dataset.item_count)
-
-    fixed: dict[str, tuple[np.ndarray, float]] = {}
-    if closed is not None:
-        history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in closed)
-        fixed[HISTORY] = history, settled(config.model.low_rank_weight)
-        fixed[item_table(dataset.item_name)] = vectors, 1.0
-
-    def values(table: str, rows: slice) -> torch.Tensor:
-        if table in fixed:
-            source, factor = fixed[table]
-            return _whole_block(source, factor, rows)
-        if table == f"{dataset.item_name}_bias":
-            column = bias[rows]
-            block = torch.zeros(rows.stop - rows.start, BIAS_DIM)
-            block[: len(column)] = column.unsqueeze(1)
-            return block
-        block = normal_block(seed, table, rows, widths[table], std)
-        unused = np.isin(np.arange(rows.start, rows.stop), used[table], invert=True)
-        block[torch.from_numpy(unused)] = 0
-        return block
-
-    fill_tables(model, values)
-
-
-def _whole_block(source: np.ndarray, factor: float, rows: slice) -> torch.Tensor:
-    """Rows of an array times a factor, as many as asked for; those behind its end are zero."""
-    part = torch.from_numpy(source[rows] * np.float32(factor))
-    block = torch.zeros(rows.stop - rows.start, source.shape[1])
-    block[: len(part)] = part
-    return block
-
-
-def _used_rows(dataset: Dataset, learned: Served) -> dict[str, np.ndarray]:
-    """Rows of each table that training looks up, ascending."""
-    users = np.flatnonzero(dataset.known("train").lengths())
-    items = np.flatnonzero(np.bincount(dataset.train.items, minlength=dataset.item_count))
-    # Of the histories, which are as long as the data, the answer is known.
-    return {
-        table: items if table == USER_HISTORY else np.unique(_looked_up(column, rows))
-        for inputs, rows in ((learned.user_inputs, users), (learned.item_inputs, items))
-        for table, column in inputs.items()
-    }
-
-
-def _looked_up(column: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray:
-    return column.take(rows)[1] if isinstance(column, Ragged) else column[rows]
-
-
-def _initial_bias(dataset: Dataset, prior: float) -> torch.Tensor:
-    """Centred log popularity times `prior`, (items + 1,); an item that nobody has counts as half a one.
-
-    So does the last row, which all such items look up.
-    """
-    counts = np.bincount(dataset.train.items, minlength=dataset.item_count + 1)
-    logarithm = np.log(np.maximum(counts, 0.5))
-    return torch.from_numpy(prior * (logarithm - logarithm[:-1].mean())).float()
+def _initial_values(
+    config: Config, dataset: Dataset, learned: Served, world: World
+) -> Callable[[str, slice], torch.Tensor]:
+    """Values of every table, as `fill_tables` takes them."""
+    model, name = config.model, dataset.item_name
+    dim, rank, penalty = settled(model.dim), settled(model.low_rank), settled(model.low_rank_penalty)
+    std = START_NORM / dim**0.5 if model.init_std is None else model.init_std
+    blocks = normal_values(dataset, learned, config.run.seed, std, model.item_id_dropout > 0)
+    blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior)
+    if model.start == "low_rank":
+        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty))
+        blocks |= closed_form_start(dataset, files)
+    if rank:
+        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty))
+        history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
+        blocks[HISTORY] = scaled(history, settled(model.low_rank_weight))
+        blocks[item_table(name)] = scaled(vectors, 1.0)
+    return lambda table, rows: blocks[table](rows)

@@ -95,7 +95,7 @@ def _optimizer(config: Config, model: ModelConfig, rows: int) -> OptimizerConfig
         given,
         name=name,
         learning_rate=_first(given.learning_rate, rate),
-        table_learning_rates=_first(given.table_learning_rates, tables),
+        table_learning_rates=tables | given.table_learning_rates,
     )
 
 

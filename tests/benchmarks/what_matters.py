@@ -1,0 +1,59 @@
+"""What each part of the recipe is worth: the same training with one thing changed, several seeds each.
+
+    python -m tests.benchmarks.what_matters [--data NAME] [--root DIR] [--only GROUP ...] [--json FILE]
+
+Nothing was chosen by these figures: the recipe stands as its configuration has it, and the temperature is that
+which it chose on a validation part, the same for all rows but those that say otherwise.
+"""
+
+METRIC = "ndcg@10"
+BASE = "--run.choose false --model.temperature 0.25 --model.low_rank 0"
+INTERACTIONS = "--batches.rows interaction --batches.size 1024 --run.epochs 10"
+ROWWISE = "--optimizer.name rowwise_adagrad"
+
+GROUPS: dict[str, dict[str, str]] = {
+    "choice": {
+        "everything chosen": "",
+        "learned dims alone, temperature chosen": "--model.low_rank 0",
+        "learned dims alone, temperature 0.2": "--run.choose false",
+        "initial vectors of the closed form": f"{BASE} --model.start low_rank",
+    },
+    "model": {
+        "user id": BASE,
+        "history": f"{BASE} --model.user_id false --model.history true",
+        "history, four fifths hidden": f"{BASE} --model.user_id false --model.history true "
+        "--model.history_dropout 0.8",
+        "user id and history, summed": f"{BASE} --model.history true",
+        "user id and history, side by side": f"{BASE} --model.history true --model.combine concat "
+        "--model.dim 256",
+        "dot product": f"{BASE} --model.similarity dot",
+        "bias from zero": f"{BASE} --model.popularity_prior 0",
+        "no bias": f"{BASE} --model.item_bias false",
+        "every user alike": f"{BASE} --loss.user_weight_power 0",
+        "64 dims": f"{BASE} --model.dim 64",
+        "256 dims": f"{BASE} --model.dim 256",
+    },
+    "optimizer": {
+        "adam": BASE,
+        "row-wise adagrad": f"{BASE} {ROWWISE}",
+        "adam, a quarter of the epochs": f"{BASE} --run.epochs 10",
+        "row-wise adagrad, a quarter of the epochs": f"{BASE} {ROWWISE} --run.epochs 10",
+    },
+    "candidates": {
+        "catalogue": BASE,
+        **{
+            f"{samples} sampled, popularity^{power}": f"{BASE} --loss.candidates sampled "
+            f"--loss.samples {samples} --loss.popularity_power {power} --batches.size 16 --run.epochs 40"
+            for power in (0, 0.5, 1)
+            for samples in (16, 64, 256, 1024)
+        },
+        "catalogue, steps of 16 users": f"{BASE} --batches.size 16",
+    },
+    "correction": {
+        "interactions, catalogue": f"{BASE} {INTERACTIONS}",
+        "interactions, in batch, logQ": f"{BASE} {INTERACTIONS} --loss.candidates in_batch",
+        "interactions, in batch, no logQ": f"{BASE} {INTERACTIONS} --loss.candidates in_batch --loss.logq false",
+        "interactions, in batch, logQ, users' other items as negatives": f"{BASE} {INTERACTIONS} "
+        "--loss.candidates in_batch --loss.mask_known false",
+    },
+}

@@ -1,0 +1,122 @@
+"""Choosing on a validation part: the search itself, and what it may and may not look at."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trainer.config import Config
+from trainer.data.dataset import Dataset, open_dataset
+from trainer.data.prepare import prepare_data
+from trainer.options import parse_config
+from trainer.parallel.world import join_world
+from trainer.training.by_size import by_size
+from trainer.training.choose import MOST_TRIALS, Choice, choose, climb, peak
+
+OPTIONS = (
+    "--data.name synthetic --data.synthetic_users 300 --data.synthetic_items 120 --model.dim 16 "
+    "--data.synthetic_interactions 6000 --run.epochs 8 --device cpu"
+)
+
+
+def opened(folder: Path, *options: str) -> tuple[Config, Dataset]:
+    config = parse_config([*OPTIONS.split(), "--data.cache", str(folder), *options])
+    dataset = open_dataset(prepare_data(config.data))
+    return by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)), dataset
+
+
+def chosen(folder: Path, *options: str) -> tuple[Config, Choice | None]:
+    config, dataset = opened(folder, *options)
+    with join_world("cpu", "gloo") as world:
+        return choose(config, dataset, world)
+
+
+@pytest.mark.parametrize("top", [0.05, 0.2, 0.21, 0.9])
+def test_a_climb_ends_between_worse_neighbours_wherever_the_top_is(top) -> None:
+    calls = []
+
+    def score(value: float) -> float:
+        calls.append(value)
+        return -abs(math.log(value / top))
+
+    scores = climb(score, 0.2, 2)
+    values = list(scores)
+    assert values == sorted(values)
+    assert len(calls) == len(set(calls)) == len(values) <= MOST_TRIALS
+    best = max(scores, key=lambda value: scores[value])
+    assert 0 < values.index(best) < len(values) - 1
+    # The nearest of 0.2 x 2^n on the logarithmic scale.
+    assert best == pytest.approx(0.2 * 2 ** round(math.log2(top / 0.2)))
+
+
+def test_a_climb_without_end_is_given_up() -> None:
+    assert len(climb(lambda value: value, 1.0, 2)) == MOST_TRIALS
+
+
+def test_the_peak_is_that_of_the_parabola_through_the_best_three() -> None:
+    # -(log2 x - 1.25)^2 at x = 1, 2, 4: the parabola is the function itself, its top at 2^1.25 = 2.378.
+    scores = {float(2**n): -((n - 1.25) ** 2) for n in range(-1, 4)}
+    assert peak(scores) == 2.378
+
+
+def test_the_peak_at_an_end_and_on_a_plain_is_the_best_value_itself() -> None:
+    assert peak({1.0: 0.5, 2.0: 0.4}) == 1.0
+    assert peak({1.0: 0.5, 2.0: 0.5, 4.0: 0.5}) == 1.0
+    assert peak({0.2: 0.7}) == 0.2
+
+
+def test_everything_open_is_chosen_and_the_figures_tell_why(tmp_path) -> None:
+    config, choice = chosen(tmp_path)
+    assert choice is not None
+    model = config.model
+    best = max(choice.temperatures, key=lambda value: choice.temperatures[value])
+    assert model.temperature is not None
+    assert best / math.sqrt(2) < model.temperature < best * math.sqrt(2)
+    assert model.low_rank_penalty == max(choice.penalties, key=lambda value: choice.penalties[value])
+    assert (model.low_rank, model.low_rank_weight) == max(
+        choice.mixtures, key=lambda key: choice.mixtures[key]
+    )
+    # No width beside the learned dims, and weight 0, are the best trial itself.
+    assert choice.mixtures[0, 0.0] == pytest.approx(choice.temperatures[best])
+
+
+def test_only_what_is_open_is_chosen(tmp_path) -> None:
+    config, choice = chosen(tmp_path, "--model.temperature", "0.3", "--model.low_rank", "8")
+    assert choice is not None
+    assert (config.model.temperature, choice.temperatures) == (0.3, {})
+    assert {rank for rank, _ in choice.mixtures} == {0, 8}
+    fixed, nothing = chosen(tmp_path, "--model.temperature", "0.3", "--model.low_rank", "0")
+    assert nothing is None
+    assert (fixed.model.temperature, fixed.model.low_rank) == (0.3, 0)
+
+
+def test_little_data_other_losses_and_a_switch_leave_fixed_values(tmp_path) -> None:
+    for options in (
+        ["--data.synthetic_interactions", "1500"],
+        ["--run.choose", "false"],
+        ["--loss.name", "bpr", "--batches.rows", "interaction"],
+    ):
+        config, choice = chosen(tmp_path, *options)
+        assert choice is None
+        assert (config.model.temperature, config.model.low_rank) == (0.2, 0)
+
+
+def test_the_test_part_is_never_looked_at(tmp_path, monkeypatch) -> None:
+    held_out = Dataset.held_out
+
+    def guarded(dataset: Dataset, split: str):
+        assert split != "test"
+        return held_out(dataset, split)
+
+    monkeypatch.setattr(Dataset, "held_out", guarded)
+    assert chosen(tmp_path)[1] is not None
+
+
+def test_a_given_validation_part_is_used_as_it_is(tmp_path) -> None:
+    before, choice = opened(tmp_path, "--data.validation_size", "0.2")[0], None
+    config, choice = chosen(tmp_path, "--data.validation_size", "0.2")
+    assert choice is not None
+    assert replace(config, model=before.model) == before
+    prepared = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert len(prepared) == 1  # no second cut
