@@ -12,7 +12,8 @@ from trainer.data.prepare import prepare_data
 from trainer.options import parse_config
 from trainer.parallel.world import join_world
 from trainer.training.by_size import by_size
-from trainer.training.choose import MOST_TRIALS, Choice, choose, climb, peak
+from trainer.training.choose import Choice, Mixture, choose
+from trainer.training.search import MOST_TRIALS, best_of, climb, peak
 
 OPTIONS = (
     "--data.name synthetic --data.synthetic_users 300 --data.synthetic_items 120 --model.dim 16 "
@@ -70,23 +71,27 @@ def test_everything_open_is_chosen_and_the_figures_tell_why(tmp_path) -> None:
     config, choice = chosen(tmp_path)
     assert choice is not None
     model = config.model
-    best = max(choice.temperatures, key=lambda value: choice.temperatures[value])
+    best = best_of(choice.temperatures)
     assert model.temperature is not None
     assert best / math.sqrt(2) < model.temperature < best * math.sqrt(2)
-    assert model.low_rank_penalty == max(choice.penalties, key=lambda value: choice.penalties[value])
-    assert (model.low_rank, model.low_rank_weight) == max(
-        choice.mixtures, key=lambda key: choice.mixtures[key]
-    )
-    # No width beside the learned dims, and weight 0, are the best trial itself.
-    assert choice.mixtures[0, 0.0] == pytest.approx(choice.temperatures[best])
+    found = max(choice.mixtures, key=lambda mixture: choice.mixtures[mixture])
+    assert (model.user_id, model.history) == (found.tower == "user id", found.tower == "history")
+    assert model.low_rank == found.low_rank
+    if found.low_rank:
+        assert (model.low_rank_weight, model.low_rank_penalty) == (found.weight, best_of(choice.penalties))
+    assert {mixture.tower for mixture in choice.mixtures} == {"user id", "history"}
+    # The tower of ids alone is the best trial itself.
+    assert choice.mixtures[Mixture("user id")] == pytest.approx(choice.temperatures[best])
 
 
 def test_only_what_is_open_is_chosen(tmp_path) -> None:
-    config, choice = chosen(tmp_path, "--model.temperature", "0.3", "--model.low_rank", "8")
+    given = ["--model.temperature", "0.3", "--model.user_id", "true"]
+    config, choice = chosen(tmp_path, *given, "--model.low_rank", "8")
     assert choice is not None
     assert (config.model.temperature, choice.temperatures) == (0.3, {})
-    assert {rank for rank, _ in choice.mixtures} == {0, 8}
-    fixed, nothing = chosen(tmp_path, "--model.temperature", "0.3", "--model.low_rank", "0")
+    tried = {(mixture.tower, mixture.low_rank) for mixture in choice.mixtures}
+    assert tried == {("user id", 0), ("user id", 8)}
+    fixed, nothing = chosen(tmp_path, *given, "--model.low_rank", "0")
     assert nothing is None
     assert (fixed.model.temperature, fixed.model.low_rank) == (0.3, 0)
 

@@ -17,7 +17,7 @@ ROOMS = {
     "parallel": ("world", "plan", "shard"),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
-        *("checkpoint", "progress", "stopping", "by_size", "closed_form", "initial", "assembly"),
+        *("checkpoint", "progress", "stopping", "by_size", "search", "closed_form", "initial", "assembly"),
         *("fit", "choose", "runs", "words", "train", "measure"),
     ),
     "serving": ("recommend",),

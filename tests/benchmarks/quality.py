@@ -49,8 +49,6 @@ DATA: dict[str, dict[str, Any]] = {
     "ml-latest-small": {"name": "ml-latest-small"},
 }
 """Options of section `data` by the name of the comparison."""
-CONFIGS = {"ml-1m": "ml-1m.yaml"}
-"""Our configuration where it is not `default.yaml`."""
 
 
 def training_matrix(dataset: Dataset) -> csr_matrix:
@@ -105,27 +103,24 @@ def fit_rival(name: str, settings: dict[str, Any], dataset: Dataset, seed: int) 
     return quality(vectors, dataset, "test") | {"seconds": seconds}
 
 
-def fit_ours(config: Path, data: DataConfig, seed: int) -> dict[str, float]:
-    """The same of the trainer's command, by its own `metrics.json`."""
+def fit_ours(options: list[str], data: DataConfig, seed: int) -> dict[str, float]:
+    """The same of the trainer's command; the seconds in which it chooses for itself count."""
+    report = run_ours(options, data, seed)
+    seconds = report["seconds"]["choose"] + report["seconds"]["train"]
+    return {metric: report["model"][metric] for metric in METRICS} | {"seconds": seconds}
+
+
+def run_ours(options: list[str], data: DataConfig, seed: int) -> dict[str, Any]:
+    """`metrics.json` of the trainer's command on one core."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        command = [sys.executable, "-m", "trainer", "--config", str(config)]
-        command += [
-            "--run.dir",
-            str(run),
-            "--run.seed",
-            str(seed),
-            "--device",
-            "cpu",
-            "--evaluation.k",
-            f"[{K}]",
-        ]
+        command = [sys.executable, "-m", "trainer", "--run.dir", str(run), "--run.seed", str(seed)]
+        command += ["--device", "cpu", "--evaluation.k", f"[{K}]", *options]
         for option in ("name", "root", "cache", "split", "min_value"):
             if (value := getattr(data, option)) is not None:
                 command += [f"--data.{option}", str(value)]
         subprocess.run(command, check=True, cwd=ROOT, env=os.environ | ONE_CORE, stdout=subprocess.DEVNULL)
-        report = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    return {metric: report["model"][metric] for metric in METRICS} | {"seconds": report["seconds"]["train"]}
+        return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 def compare(name: str, options: argparse.Namespace, data: DataConfig) -> dict[str, dict[str, Any]]:
@@ -134,9 +129,9 @@ def compare(name: str, options: argparse.Namespace, data: DataConfig) -> dict[st
     results = {}
     for model in options.only:
         if model == "ours":
-            config = options.config or ROOT / "configs" / CONFIGS.get(name, "default.yaml")
-            settings: dict[str, Any] = {"config": config.name}
-            runs = [fit_ours(config.resolve(), data, seed) for seed in options.seeds]
+            given = ["--config", str(options.config.resolve())] if options.config else []
+            settings: dict[str, Any] = {"config": options.config.name if options.config else None}
+            runs = [fit_ours(given, data, seed) for seed in options.seeds]
         else:
             settings = CHOSEN[name][model] if RIVALS[model].grid else {}
             seeds = options.seeds if RIVALS[model].seeded else options.seeds[:1]
@@ -149,12 +144,12 @@ def show(name: str, results: dict[str, dict[str, Any]]) -> str:
     """A row for each model: mean and standard deviation over seeds of each metric, and mean seconds."""
     lines = [f"{name:<18}" + "".join(f"{metric:>18}" for metric in METRICS) + f"{'fit, s':>10}"]
     for model, figures in results.items():
-        cells = "".join(f"{_spread(figures[metric]):>18}" for metric in METRICS)
+        cells = "".join(f"{spread(figures[metric]):>18}" for metric in METRICS)
         lines.append(f"{model:<18}{cells}{mean(figures['seconds']):>10.2f}")
     return "\n".join(lines)
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
     """Mean and, where there are several, the sample standard deviation."""
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else " " * 9)
 
@@ -174,7 +169,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--only", nargs="+", choices=["rivals", *models], default=models, help="models to fit"
     )
     parser.add_argument(
-        "--config", type=Path, help="our configuration, by default the data set's in configs/"
+        "--config", type=Path, help="our configuration, by default none: what `python -m trainer` does"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44], help="a fit for each")
     parser.add_argument(

@@ -2,9 +2,18 @@
 
     python -m tests.benchmarks.what_matters [--data NAME] [--root DIR] [--only GROUP ...] [--json FILE]
 
-Nothing was chosen by these figures: the recipe stands as its configuration has it, and the temperature is that
-which it chose on a validation part, the same for all rows but those that say otherwise.
+Nothing was chosen by these figures. The temperature is about the one chosen on a validation part, the same in
+all rows but those that say otherwise.
 """
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from statistics import mean
+
+from tests.benchmarks.quality import DATA, run_ours, spread
+from trainer.config import DataConfig
 
 METRIC = "ndcg@10"
 BASE = "--run.choose false --model.temperature 0.25 --model.low_rank 0"
@@ -52,8 +61,58 @@ GROUPS: dict[str, dict[str, str]] = {
     "correction": {
         "interactions, catalogue": f"{BASE} {INTERACTIONS}",
         "interactions, in batch, logQ": f"{BASE} {INTERACTIONS} --loss.candidates in_batch",
-        "interactions, in batch, no logQ": f"{BASE} {INTERACTIONS} --loss.candidates in_batch --loss.logq false",
+        "interactions, in batch, no logQ": f"{BASE} {INTERACTIONS} --loss.candidates in_batch "
+        "--loss.logq false",
         "interactions, in batch, logQ, users' other items as negatives": f"{BASE} {INTERACTIONS} "
         "--loss.candidates in_batch --loss.mask_known false",
     },
 }
+
+
+def train(options: str, data: DataConfig, seed: int) -> dict[str, float]:
+    """Quality, and seconds of the training."""
+    report = run_ours(options.split(), data, seed)
+    return {METRIC: report["model"][METRIC], "seconds": report["seconds"]["train"]}
+
+
+def show(group: str, rows: dict[str, list[dict[str, float]]]) -> str:
+    """A line a variation: mean and spread over seeds, and seconds."""
+    width = max(map(len, rows))
+    lines = [f"{group:<{width}}  {METRIC:>17}  train, s"]
+    for name, runs in rows.items():
+        figures = spread([run[METRIC] for run in runs])
+        lines.append(f"{name:<{width}}  {figures:>17}  {mean(run['seconds'] for run in runs):>8.1f}")
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", choices=DATA, default="ml-100k", help="data set")
+    parser.add_argument("--root", type=Path, default="data", help="folder of the MovieLens files")
+    parser.add_argument(
+        "--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups, by default all"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44], help="a training for each")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    results: dict[str, dict[str, list[dict[str, float]]]] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        data = DataConfig(**DATA[options.data], root=str(options.root.absolute()), cache=cache)
+        for group in options.only:
+            results[group] = {
+                name: [train(given, data, seed) for seed in options.seeds]
+                for name, given in GROUPS[group].items()
+            }
+            print(show(group, results[group]) + "\n", flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,12 @@
-"""What no size can tell, chosen on a validation part: the temperature, and the closed form with its weight.
+"""What no size can tell, chosen on a validation part: temperature, query tower, closed form and its weight.
 
 Where the configuration is silent, short trainings at different temperatures are compared on the validation
-part, then closed forms of different penalties, then mixtures of the best two. Where there is no validation
-part, the training part is cut once more by the rule of its split; the training proper has all of it.
+part, then one of a query tower of histories in place of user ids, then closed forms of different penalties,
+then mixtures of these. Where there is no validation part, the training part is cut once more by the rule of
+its split; the training proper has all of it.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,10 +22,11 @@ from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.low_rank import history_vectors, training_towers
 from trainer.parallel.world import World
-from trainer.training.assembly import Parts, assemble, batch_plan
-from trainer.training.by_size import FIXED_TEMPERATURE, settled, with_fixed_values
+from trainer.training.assembly import assemble, batch_plan
+from trainer.training.by_size import FIXED_TEMPERATURE, FULL_EPOCHS, settled, with_fixed_values
 from trainer.training.fit import fit
 from trainer.training.progress import Progress
+from trainer.training.search import best_of, climb, peak
 
 LEAST_INTERACTIONS = 2000
 """Below that, what a validation part prefers is chance."""
@@ -35,13 +36,21 @@ MOST_USERS = 5000
 TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(10))
 """First value and ratio of the next."""
 RANKS = (32, 64, 128, 256)
-WEIGHTS = (0.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
-MOST_TRIALS = 6
+WEIGHTS = (4.0, 16.0, 64.0, 256.0, 1024.0)
 TRIAL_SHARE, TRIAL_STEPS = 4, 160
 """A trial takes a quarter of the epochs, but so many steps: enough for the order of temperatures."""
 
-
 Vectors = tuple[torch.Tensor, torch.Tensor]
+"""Query vectors of the users measured, and candidate vectors of the catalogue."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A query tower, and the width and weight of a closed form beside it (both 0: none)."""
+
+    tower: str
+    low_rank: int = 0
+    weight: float = 0.0
 
 
 @dataclass
@@ -51,22 +60,19 @@ class Choice:
     Attributes:
         metric: its name.
         users: of the validation part, whose mean it is.
-        temperatures, penalties: figure by value; a penalty's is that of its best rank.
-        mixtures: figure by width and weight of the closed form; width 0 is the learned part alone.
+        temperatures, penalties: figure by value; a penalty's is that of its best width.
+        mixtures: figure by mixture.
     """
 
-    metric: str = ""
-    users: int = 0
+    metric: str
+    users: int
     temperatures: dict[float, float] = field(default_factory=dict)
     penalties: dict[float, float] = field(default_factory=dict)
-    mixtures: dict[tuple[int, float], float] = field(default_factory=dict)
+    mixtures: dict[Mixture, float] = field(default_factory=dict)
 
     def report(self) -> dict[str, Any]:
         """The same as `metrics.json` gives it."""
-        mixtures = [
-            {"low_rank": rank, "low_rank_weight": weight, self.metric: figure}
-            for (rank, weight), figure in self.mixtures.items()
-        ]
+        mixtures = [vars(mixture) | {self.metric: figure} for mixture, figure in self.mixtures.items()]
         tried = {"temperatures": self.temperatures, "penalties": self.penalties, "mixtures": mixtures}
         return {"chosen": {"metric": self.metric, "users": self.users, **tried}}
 
@@ -80,166 +86,145 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choi
     Returns: the settled configuration, and what was tried; None where nothing was.
     """
     fixed, model = with_fixed_values(config), config.model
-    searched_temperature = model.temperature is None and model.similarity == "cosine"
-    searched_form = (
-        None in (model.low_rank, model.low_rank_weight, model.low_rank_penalty) and model.low_rank != 0
-    )
     worthwhile = config.loss.name == "softmax" and len(dataset.train) >= LEAST_INTERACTIONS
-    if not config.run.choose or not worthwhile or not (searched_temperature or searched_form):
+    if not (config.run.choose and worthwhile and (_temperature_is_open(config) or _rest_is_open(config))):
         return fixed, None
-    data = config.data
-    if not data.validation_size:
-        cut = replace(data, validation_size=VALIDATION_SIZE)
+    if not config.data.validation_size:
+        cut = replace(config.data, validation_size=VALIDATION_SIZE)
         dataset = open_dataset(world.on_each_host(lambda: prepare_data(cut)))
-    protocol = Protocol("validation", "mask", config.evaluation.k[:1], config.evaluation.chunk)
-    users = measured_users(dataset, protocol)
-    users = users[np.linspace(0, len(users) - 1, min(len(users), MOST_USERS)).astype(np.int64)]
-    bench = _Bench(dataset, world, protocol, users)
-    choice = Choice(f"ndcg@{protocol.ks[0]}", len(users))
-    learned = _choose_temperature(fixed, bench, choice, searched_temperature)
-    if searched_temperature:
+    bench = _Bench.of(config, dataset, world)
+    choice = Choice(bench.metric, len(bench.users))
+    learned = _choose_temperature(config, bench, choice)
+    if choice.temperatures:
         fixed = _with_model(fixed, temperature=peak(choice.temperatures))
-    if searched_form:
-        found = world.on_first(lambda: _choose_form(config, bench, choice, learned))
-        fixed, choice.penalties, choice.mixtures = _with_model(fixed, **found[0]), found[1], found[2]
-    return fixed, choice
+    towers = {"user id": learned}
+    if model.user_id is None and model.history is None:
+        towers["history"] = _trial(_with_model(fixed, user_id=False, history=True), bench)
+    choice.penalties, choice.mixtures = world.on_first(lambda: _mix(config, bench, towers))
+    return _with_mixture(fixed, choice), choice
 
 
-def climb(score: Callable[[float], float], start: float, ratio: float) -> dict[float, float]:
-    """Scores of `start` times powers of `ratio`, upwards or downwards as long as they rise.
-
-    The best of them has a worse neighbour on either side, after at most `MOST_TRIALS` calls.
-    """
-    scores = {0: score(start)}
-    while len(scores) < MOST_TRIALS:
-        best = max(scores, key=lambda power: scores[power])
-        open_sides = [power for power in (best - 1, best + 1) if power not in scores]
-        if not open_sides:
-            break
-        scores[open_sides[0]] = score(start * ratio ** open_sides[0])
-    return {start * ratio**power: scores[power] for power in sorted(scores)}
+def _temperature_is_open(config: Config) -> bool:
+    return config.model.temperature is None and config.model.similarity == "cosine"
 
 
-def peak(scores: dict[float, float]) -> float:
-    """Top of the parabola through the best value and its neighbours, which lie in equal ratios; 2 digits."""
-    values = sorted(scores)
-    place = max(range(len(values)), key=lambda number: scores[values[number]])
-    if not 0 < place < len(values) - 1:
-        return round(values[place], 3)
-    below, best, above = (scores[values[place + shift]] for shift in (-1, 0, 1))
-    bend = below - 2 * best + above
-    shift = 0.0 if bend >= 0 else (below - above) / (2 * bend)
-    return round(values[place] * (values[place + 1] / values[place]) ** shift, 3)
+def _rest_is_open(config: Config) -> bool:
+    model = config.model
+    form = (model.low_rank, model.low_rank_weight, model.low_rank_penalty)
+    return (model.low_rank != 0 and None in form) or (model.user_id is None and model.history is None)
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """Where figures are taken."""
+    """Where figures are taken: a data set with a validation part, and some of its users."""
 
     dataset: Dataset
     world: World
     protocol: Protocol
     users: np.ndarray
 
-    def lists(self) -> tuple[ItemLists, ItemLists]:
-        """Items known and items to be found, of every user."""
-        known, held_out = self.dataset.known("validation"), self.dataset.held_out("validation")
-        exclude, truth = (
-            tuple(torch.from_numpy(column) for column in part.take(self.users)) for part in (known, held_out)
-        )
-        return exclude, truth  # type: ignore[return-value]
+    @classmethod
+    def of(cls, config: Config, dataset: Dataset, world: World) -> "_Bench":
+        protocol = Protocol("validation", "mask", config.evaluation.k[:1], config.evaluation.chunk)
+        users = measured_users(dataset, protocol)
+        places = np.linspace(0, len(users) - 1, min(len(users), MOST_USERS)).astype(np.int64)
+        return cls(dataset, world, protocol, users[places])
 
-    def figure(self, vectors: Vectors, lists: tuple[ItemLists, ItemLists]) -> float:
+    @property
+    def metric(self) -> str:
+        return f"ndcg@{self.protocol.ks[0]}"
+
+    def figure(self, vectors: Vectors) -> float:
         """Mean ndcg of the users, on one rank."""
-        (query, items), (exclude, truth) = vectors, lists
-        k = self.protocol.ks[0]
-        found = hits(top_k(query, items, k, exclude)[1], truth)
-        return float(measure(found, truth[0], [k])[f"ndcg@{k}"].mean())
+        k, truth = self.protocol.ks[0], self._lists("held_out")
+        found = hits(top_k(*vectors, k, self._lists("known"))[1], truth)
+        return float(measure(found, truth[0], [k])[self.metric].mean())
+
+    def _lists(self, which: str) -> ItemLists:
+        lengths, items = getattr(self.dataset, which)("validation").take(self.users)
+        return torch.from_numpy(lengths), torch.from_numpy(items)
 
 
-def _choose_temperature(config: Config, bench: _Bench, choice: Choice, searched: bool) -> Vectors | None:
-    """Fill in the figures of temperatures; returns the vectors of the best trial on rank 0."""
-    best: list[tuple[float, Vectors | None]] = []
+def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> Vectors | None:
+    """Fill in the figures of temperatures, if they are open; returns the vectors of the best on rank 0."""
+    fixed, best = with_fixed_values(config), (-1.0, None)
 
     def score(temperature: float) -> float:
-        parts = _trial(_with_model(config, temperature=temperature), bench)
-        vectors = gathered_vectors(
-            parts.served, bench.users, bench.dataset.item_count, bench.world, bench.protocol
-        )
-        figure = bench.world.on_first(lambda: bench.figure(vectors, bench.lists()) if vectors else 0.0)
-        best.append((figure, vectors))
-        best.sort(key=lambda entry: entry[0], reverse=True)
-        del best[1:]
+        nonlocal best
+        vectors = _trial(_with_model(fixed, temperature=temperature), bench)
+        figure = bench.world.on_first(lambda: bench.figure(settled(vectors)))
+        best = max(best, (figure, vectors), key=lambda entry: entry[0])
         return figure
 
-    if searched:
+    if _temperature_is_open(config):
         choice.temperatures = climb(score, *TEMPERATURES)
     else:
-        score(settled(config.model.temperature))
-    return best[0][1]
+        score(settled(fixed.model.temperature))
+    return best[1]
 
 
-def _trial(config: Config, bench: _Bench) -> Parts:
-    """Learned towers after a short training."""
-    run = config.run
+def _trial(config: Config, bench: _Bench) -> Vectors | None:
+    """Vectors after a short training of the learned towers alone, on rank 0."""
     config = _with_model(config, low_rank=0)
     parts = assemble(config, bench.dataset, bench.world)
     source = Batches(bench.dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
-    full = settled(run.epochs)
-    epochs = min(full, max(-(-full // TRIAL_SHARE), -(-TRIAL_STEPS // source.steps_per_epoch)))
-    config = replace(config, run=replace(run, epochs=epochs, evaluate_every=0, patience=0, log_every=0))
+    full = settled(config.run.epochs)
+    least = -(-min(full, FULL_EPOCHS) // TRIAL_SHARE)
+    epochs = min(full, max(least, -(-TRIAL_STEPS // source.steps_per_epoch)))
+    run = replace(config.run, epochs=epochs, evaluate_every=0, patience=0, log_every=0)
     with Progress(None, epochs * source.steps_per_epoch, bench.world.is_first, tensorboard=False) as progress:
-        fit(config, bench.dataset, parts, source, bench.world, progress)
-    return parts
+        fit(replace(config, run=run), bench.dataset, parts, source, bench.world, progress)
+    return gathered_vectors(parts.served, bench.users, bench.dataset.item_count, bench.world, bench.protocol)
 
 
-def _choose_form(
-    config: Config, bench: _Bench, choice: Choice, learned: Vectors | None
-) -> tuple[dict[str, float], dict[float, float], dict[tuple[int, float], float]]:
-    """Width, weight and penalty of the closed form beside the learned part, and the figures; on rank 0."""
-    assert learned is not None
-    model, lists, count = config.model, bench.lists(), bench.dataset.item_count
-    ranks = [rank for rank in RANKS if rank <= count] or [RANKS[0]]
-    ranks = ranks if model.low_rank is None else [model.low_rank]
-    weights = WEIGHTS if model.low_rank_weight is None else (model.low_rank_weight,)
+def _mix(
+    config: Config, bench: _Bench, towers: dict[str, Vectors | None]
+) -> tuple[dict[float, float], dict[Mixture, float]]:
+    """Figures by penalty, and of each tower alone and with closed forms beside it; on rank 0."""
+    model = config.model
+    mixtures = {Mixture(name): bench.figure(settled(vectors)) for name, vectors in towers.items()}
+    if model.low_rank == 0:
+        return {}, mixtures
+    fitting = [rank for rank in RANKS if rank <= bench.dataset.item_count] or [RANKS[0]]
+    ranks = fitting if model.low_rank is None else [model.low_rank]
     forms: dict[float, Vectors] = {}
 
     def score(penalty: float) -> float:
         history, items = training_towers(bench.dataset, ranks[-1], penalty)
         query = history_vectors(bench.dataset.known("validation"), bench.users, history)
         forms[penalty] = torch.from_numpy(query), torch.from_numpy(items)
-        return max(bench.figure(_narrow(forms[penalty], rank), lists) for rank in ranks)
+        return max(bench.figure(_narrow(forms[penalty], rank)) for rank in ranks)
 
-    if model.low_rank_penalty is None:
-        penalties = climb(score, *PENALTIES)
-    else:
-        penalties = {model.low_rank_penalty: score(model.low_rank_penalty)}
-    penalty = max(penalties, key=lambda value: penalties[value])
-    mixtures = _mixtures(learned, forms[penalty], ranks, weights, lambda both: bench.figure(both, lists))
-    rank, weight = max(mixtures, key=lambda pair: mixtures[pair])
-    return {"low_rank": rank, "low_rank_weight": weight, "low_rank_penalty": penalty}, penalties, mixtures
-
-
-def _mixtures(
-    learned: Vectors,
-    form: Vectors,
-    ranks: Sequence[int],
-    weights: Sequence[float],
-    figure: Callable[[Vectors], float],
-) -> dict[tuple[int, float], float]:
-    """Figures by width and weight of the closed form; width 0 where the weight is."""
-    figures: dict[tuple[int, float], float] = {}
-    for rank in ranks:
-        query, items = _narrow(form, rank)
-        for weight in weights:
-            if (key := (rank if weight else 0, weight)) not in figures:
-                both = torch.cat([learned[0], query * weight], 1), torch.cat([learned[1], items], 1)
-                figures[key] = figure(both)
-    return figures
+    given = model.low_rank_penalty
+    penalties = climb(score, *PENALTIES) if given is None else {given: score(given)}
+    form = forms[best_of(penalties)]
+    for name, vectors in towers.items():
+        for rank in ranks:
+            for weight in WEIGHTS if model.low_rank_weight is None else (model.low_rank_weight,):
+                mixtures[Mixture(name, rank, weight)] = bench.figure(
+                    _side_by_side(settled(vectors), _narrow(form, rank), weight)
+                )
+    return penalties, mixtures
 
 
 def _narrow(form: Vectors, rank: int) -> Vectors:
     return form[0][:, :rank], form[1][:, :rank]
+
+
+def _side_by_side(learned: Vectors, form: Vectors, weight: float) -> Vectors:
+    return torch.cat([learned[0], form[0] * weight], 1), torch.cat([learned[1], form[1]], 1)
+
+
+def _with_mixture(config: Config, choice: Choice) -> Config:
+    """The configuration with the best mixture."""
+    best = max(choice.mixtures, key=lambda mixture: choice.mixtures[mixture])
+    if best.tower == "history":
+        config = _with_model(config, user_id=False, history=True)
+    config = _with_model(config, low_rank=best.low_rank)
+    if best.low_rank:
+        penalty = best_of(choice.penalties)
+        config = _with_model(config, low_rank_weight=best.weight, low_rank_penalty=penalty)
+    return config
 
 
 def _with_model(config: Config, **values: Any) -> Config:

@@ -1,4 +1,4 @@
-"""Initial values of tables: normal or closed-form vectors, biases of log popularity, zeros where untrained."""
+"""Initial values of tables: normal or closed-form vectors, popularity biases, zeros where untrained."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

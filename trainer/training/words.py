@@ -11,7 +11,7 @@ from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.table import comparison, results_table, verdict
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
-from trainer.training.choose import Choice
+from trainer.training.choose import Choice, Mixture
 from trainer.training.stopping import Course
 
 
@@ -25,17 +25,20 @@ def size_words(decided: dict[str, Any]) -> str:
 
 def choice_words(decided: dict[str, Any], choice: Choice) -> str:
     """What was chosen on a validation part, by key, and the figures of what was tried."""
-    values = ", ".join(f"{key} {value:g}" for key, value in decided.items())
+    values = ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in decided.items()
+    )
     lines = [f"Chosen by {choice.metric} of {choice.users:,} users on a validation part: {values}."]
     for name, figures in (("temperature", choice.temperatures), ("closed form, penalty", choice.penalties)):
         if figures:
             lines.append(
                 f"  {name} " + ", ".join(f"{key:.3g}: {value:.4f}" for key, value in figures.items())
             )
-    alone = choice.mixtures.get((0, 0.0))
-    if choice.mixtures and alone is not None:
-        best = max(choice.mixtures.values())
-        lines.append(f"  beside the learned dims (short trial) {best:.4f}, without {alone:.4f}")
+    for name in dict.fromkeys(mixture.tower for mixture in choice.mixtures):
+        best = max(figure for mixture, figure in choice.mixtures.items() if mixture.tower == name)
+        alone = choice.mixtures[Mixture(name)]
+        lines.append(f"  query tower of {name} {alone:.4f}, with closed-form dims beside it {best:.4f}")
     return "\n".join(lines)
 
 
