@@ -72,8 +72,7 @@ def test_what_is_given_stays() -> None:
     options = (
         "--batches.size 7 --model.dim 12 --loss.candidates in_batch --loss.samples 3 --run.epochs 2 "
         "--run.evaluate_every 0 --run.patience 0 --optimizer.name sgd --optimizer.learning_rate 0.5 "
-        "--model.temperature 0.3 --model.low_rank 8 --model.low_rank_weight 2 --model.low_rank_penalty 9 "
-        "--model.user_id true --model.history true"
+        "--model.temperature 0.3 --model.low_rank 8 --model.low_rank_weight 2 --model.low_rank_penalty 9"
     )
     given = parse_config(options.split())
     assert with_fixed_values(by_size(given, 943, 1682, 80_000)) == given

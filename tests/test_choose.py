@@ -75,22 +75,19 @@ def test_everything_open_is_chosen_and_the_figures_tell_why(tmp_path) -> None:
     assert model.temperature is not None
     assert best / math.sqrt(2) < model.temperature < best * math.sqrt(2)
     found = max(choice.mixtures, key=lambda mixture: choice.mixtures[mixture])
-    assert (model.user_id, model.history) == (found.tower == "user id", found.tower == "history")
     assert model.low_rank == found.low_rank
     if found.low_rank:
         assert (model.low_rank_weight, model.low_rank_penalty) == (found.weight, best_of(choice.penalties))
-    assert {mixture.tower for mixture in choice.mixtures} == {"user id", "history"}
-    # The tower of ids alone is the best trial itself.
-    assert choice.mixtures[Mixture("user id")] == pytest.approx(choice.temperatures[best])
+    # The learned dims alone are the best trial itself.
+    assert choice.mixtures[Mixture()] == pytest.approx(choice.temperatures[best])
 
 
 def test_only_what_is_open_is_chosen(tmp_path) -> None:
-    given = ["--model.temperature", "0.3", "--model.user_id", "true"]
+    given = ("--model.temperature", "0.3")
     config, choice = chosen(tmp_path, *given, "--model.low_rank", "8")
     assert choice is not None
     assert (config.model.temperature, choice.temperatures) == (0.3, {})
-    tried = {(mixture.tower, mixture.low_rank) for mixture in choice.mixtures}
-    assert tried == {("user id", 0), ("user id", 8)}
+    assert {mixture.low_rank for mixture in choice.mixtures} == {0, 8}
     fixed, nothing = chosen(tmp_path, *given, "--model.low_rank", "0")
     assert nothing is None
     assert (fixed.model.temperature, fixed.model.low_rank) == (0.3, 0)

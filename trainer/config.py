@@ -104,9 +104,9 @@ class ModelConfig:
     """Weight of the closed-form score, a mean over a user's n items times sqrt(n); by default chosen."""
     low_rank_penalty: float | None = None
     """Ridge penalty of the closed form (> 0, squared weights); by default chosen on a validation part."""
-    user_id: bool | None = None
-    """Give each user a row of a table in the query tower; by default chosen between this and `history`."""
-    history: bool | None = None
+    user_id: bool = True
+    """Give each user a row of a table in the query tower."""
+    history: bool = False
     """Look up the user's training items in the query tower, in a table with a row an item."""
     history_dropout: float = 0.8
     """Share of a user's items that a step hides from the history and predicts (between 0 and 1)."""

@@ -116,12 +116,11 @@ def _rules(config: Config) -> Iterator[tuple[str, str, bool]]:
     yield (
         "model.user_id",
         "the query tower needs --model.user_id true, --model.history true or --model.user_features",
-        model.user_id is not False or model.history or bool(model.user_features),
+        model.user_id or model.history or bool(model.user_features),
     )
     yield "model.history_dropout", "a share between 0 and 1 is needed", 0 < model.history_dropout < 1
     yield "model.item_id_dropout", "a share from 0 to below 1 is needed", 0 <= model.item_id_dropout < 1
-    ids = (model.user_id is not False) + (model.history is True)
-    users, items = ids + len(model.user_features), 1 + len(model.item_features)
+    users, items = model.user_id + model.history + len(model.user_features), 1 + len(model.item_features)
     shared = 4 * math.lcm(users, items)
     yield (
         "model.dim",

@@ -71,7 +71,7 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
                     "Rename the column"
                 )
     model = config.model
-    users = user_inputs(dataset, model.user_features, settled(model.user_id), settled(model.history))
+    users = user_inputs(dataset, model.user_features, model.user_id, model.history)
     items = item_inputs(dataset, model.item_features, model.item_bias)
     return users, items
 

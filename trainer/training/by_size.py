@@ -75,8 +75,6 @@ def with_fixed_values(config: Config) -> Config:
     filled = replace(
         model,
         temperature=_first(model.temperature, FIXED_TEMPERATURE),
-        user_id=_first(model.user_id, True),
-        history=_first(model.history, False),
         low_rank=_first(model.low_rank, 0),
         low_rank_weight=_first(model.low_rank_weight, FIXED_WEIGHT),
         low_rank_penalty=_first(model.low_rank_penalty, PENALTY),

@@ -1,9 +1,8 @@
-"""What no size can tell, chosen on a validation part: temperature, query tower, closed form and its weight.
+"""What no size can tell, chosen on a validation part: the temperature, and the closed form with its weight.
 
 Where the configuration is silent, short trainings at different temperatures are compared on the validation
-part, then one of a query tower of histories in place of user ids, then closed forms of different penalties,
-then mixtures of these. Where there is no validation part, the training part is cut once more by the rule of
-its split; the training proper has all of it.
+part, then closed forms of different penalties, then mixtures of the best two. Where there is no validation
+part, the training part is cut once more by the rule of its split; the training proper has all of it.
 """
 
 import math
@@ -46,9 +45,8 @@ Vectors = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Mixture:
-    """A query tower, and the width and weight of a closed form beside it (both 0: none)."""
+    """Width and weight of a closed form beside the learned dims (both 0: none)."""
 
-    tower: str
     low_rank: int = 0
     weight: float = 0.0
 
@@ -85,9 +83,9 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choi
         dataset: of the training proper.
     Returns: the settled configuration, and what was tried; None where nothing was.
     """
-    fixed, model = with_fixed_values(config), config.model
+    fixed = with_fixed_values(config)
     worthwhile = config.loss.name == "softmax" and len(dataset.train) >= LEAST_INTERACTIONS
-    if not (config.run.choose and worthwhile and (_temperature_is_open(config) or _rest_is_open(config))):
+    if not (config.run.choose and worthwhile and (_temperature_is_open(config) or _form_is_open(config))):
         return fixed, None
     if not config.data.validation_size:
         cut = replace(config.data, validation_size=VALIDATION_SIZE)
@@ -97,21 +95,19 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choi
     learned = _choose_temperature(config, bench, choice)
     if choice.temperatures:
         fixed = _with_model(fixed, temperature=peak(choice.temperatures))
-    towers = {"user id": learned}
-    if model.user_id is None and model.history is None:
-        towers["history"] = _trial(_with_model(fixed, user_id=False, history=True), bench)
-    choice.penalties, choice.mixtures = world.on_first(lambda: _mix(config, bench, towers))
-    return _with_mixture(fixed, choice), choice
+    if _form_is_open(config):
+        choice.penalties, choice.mixtures = world.on_first(lambda: _mix(config, bench, settled(learned)))
+        fixed = _with_mixture(fixed, choice)
+    return fixed, choice
 
 
 def _temperature_is_open(config: Config) -> bool:
     return config.model.temperature is None and config.model.similarity == "cosine"
 
 
-def _rest_is_open(config: Config) -> bool:
+def _form_is_open(config: Config) -> bool:
     model = config.model
-    form = (model.low_rank, model.low_rank_weight, model.low_rank_penalty)
-    return (model.low_rank != 0 and None in form) or (model.user_id is None and model.history is None)
+    return model.low_rank != 0 and None in (model.low_rank, model.low_rank_weight, model.low_rank_penalty)
 
 
 @dataclass(frozen=True)
@@ -177,14 +173,9 @@ def _trial(config: Config, bench: _Bench) -> Vectors | None:
     return gathered_vectors(parts.served, bench.users, bench.dataset.item_count, bench.world, bench.protocol)
 
 
-def _mix(
-    config: Config, bench: _Bench, towers: dict[str, Vectors | None]
-) -> tuple[dict[float, float], dict[Mixture, float]]:
-    """Figures by penalty, and of each tower alone and with closed forms beside it; on rank 0."""
+def _mix(config: Config, bench: _Bench, learned: Vectors) -> tuple[dict[float, float], dict[Mixture, float]]:
+    """Figures by penalty, and of the learned dims alone and with closed forms beside them; on rank 0."""
     model = config.model
-    mixtures = {Mixture(name): bench.figure(settled(vectors)) for name, vectors in towers.items()}
-    if model.low_rank == 0:
-        return {}, mixtures
     fitting = [rank for rank in RANKS if rank <= bench.dataset.item_count] or [RANKS[0]]
     ranks = fitting if model.low_rank is None else [model.low_rank]
     forms: dict[float, Vectors] = {}
@@ -197,13 +188,11 @@ def _mix(
 
     given = model.low_rank_penalty
     penalties = climb(score, *PENALTIES) if given is None else {given: score(given)}
-    form = forms[best_of(penalties)]
-    for name, vectors in towers.items():
-        for rank in ranks:
-            for weight in WEIGHTS if model.low_rank_weight is None else (model.low_rank_weight,):
-                mixtures[Mixture(name, rank, weight)] = bench.figure(
-                    _side_by_side(settled(vectors), _narrow(form, rank), weight)
-                )
+    form, mixtures = forms[best_of(penalties)], {Mixture(): bench.figure(learned)}
+    for rank in ranks:
+        for weight in WEIGHTS if model.low_rank_weight is None else (model.low_rank_weight,):
+            both = _side_by_side(learned, _narrow(form, rank), weight)
+            mixtures[Mixture(rank, weight)] = bench.figure(both)
     return penalties, mixtures
 
 
@@ -218,8 +207,6 @@ def _side_by_side(learned: Vectors, form: Vectors, weight: float) -> Vectors:
 def _with_mixture(config: Config, choice: Choice) -> Config:
     """The configuration with the best mixture."""
     best = max(choice.mixtures, key=lambda mixture: choice.mixtures[mixture])
-    if best.tower == "history":
-        config = _with_model(config, user_id=False, history=True)
     config = _with_model(config, low_rank=best.low_rank)
     if best.low_rank:
         penalty = best_of(choice.penalties)

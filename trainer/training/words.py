@@ -35,10 +35,11 @@ def choice_words(decided: dict[str, Any], choice: Choice) -> str:
             lines.append(
                 f"  {name} " + ", ".join(f"{key:.3g}: {value:.4f}" for key, value in figures.items())
             )
-    for name in dict.fromkeys(mixture.tower for mixture in choice.mixtures):
-        best = max(figure for mixture, figure in choice.mixtures.items() if mixture.tower == name)
-        alone = choice.mixtures[Mixture(name)]
-        lines.append(f"  query tower of {name} {alone:.4f}, with closed-form dims beside it {best:.4f}")
+    if choice.mixtures:
+        alone, best = choice.mixtures[Mixture()], max(choice.mixtures.values())
+        lines.append(
+            f"  learned dims alone {alone:.4f}, the best closed-form ones beside them {best:.4f}"
+        )
     return "\n".join(lines)
 
 
