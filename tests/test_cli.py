@@ -46,7 +46,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["evaluate", "nowhere", "--k", "5,x"], "'5,x': whole numbers from 1 up are needed"),
         (["evaluate", "nowhere", "--k", "0"], "'0': whole numbers from 1 up are needed"),
         (["evaluate", "nowhere", "--seen", "no"], "invalid choice: 'no'"),
-        (["recommend", "nowhere"], "the following arguments are required: --user"),
+        (["recommend", "nowhere"], "one of the arguments --user --history is required"),
+        (["recommend", "nowhere", "--user", "1", "--history", "2"], "not allowed with argument --user"),
+        (["recommend", "nowhere", "--history", ","], "',': ids of items are needed, as 12,7"),
+        (["recommend", "nowhere", "--history", "1"], "nowhere: no run folder (it has no config.yaml)"),
+        (["recommend", "nowhere", "--history", "1", "-k", "0"], "-k 0: a whole number from 1 up is needed"),
         (["recommend", "nowhere", "--user", "1"], "nowhere: no run folder (it has no config.yaml)"),
         (["recommend", "nowhere", "--user", "1", "-k", "0"], "-k 0: a whole number from 1 up is needed"),
         (["train", "--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
@@ -140,6 +144,24 @@ def test_recommend_prints_json(capsys, run: Path) -> None:
     assert found["user"] == "1001"
     assert [sorted(item) for item in found["items"]] == [["item", "score", "title"]] * 3
     assert found["items"][0]["item"] == 51
+
+
+def test_recommend_takes_a_history_in_place_of_a_user(capsys, run: Path) -> None:
+    capsys.readouterr()
+    assert main(["recommend", str(run), "--history", "53,55,57", "-k", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["history", "items"]
+    assert found["history"] == ["53", "55", "57"]
+    assert [sorted(item) for item in found["items"]] == [["item", "score", "title"]] * 3
+    assert found["items"][0]["item"] == 51  # what is left of the colour
+    assert main(["recommend", str(run), "--history", "53,55,57", "-k", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[1] == "51"
+
+
+def test_unknown_items_of_a_history_are_one_line_that_names_them(capsys, run: Path) -> None:
+    message = refused(capsys, "recommend", str(run), "--history", "53,9,57,x")
+    assert message.startswith(f"--history 9,x: not among the 8 items of {run} (such as ")
+    assert message.endswith("2 of 4 given are known. Leave the others out")
 
 
 def test_an_unknown_user_is_one_line_with_examples(capsys, run: Path) -> None:

@@ -13,7 +13,7 @@ ROOMS = {
         *("features", "split", "storage", "encode", "dataset"),
         *("candidates", "history", "inputs", "prepare", "batches"),
     ),
-    "model": ("towers", "losses", "low_rank", "served"),
+    "model": ("towers", "losses", "low_rank", "fold_in", "served"),
     "parallel": ("world", "plan", "shard"),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (

@@ -10,7 +10,7 @@ import torch
 
 from tests import worlds
 from trainer.errors import CheckpointError, UserError
-from trainer.serving.recommend import as_json, as_text, recommend
+from trainer.serving.recommend import as_json, as_text, recommend, recommend_by_history
 from trainer.training.runs import open_run
 
 TRAIN, WITHHELD = worlds.checkerboard()
@@ -136,3 +136,49 @@ def test_a_user_with_the_whole_catalogue_is_told_so(tmp_path: Path) -> None:
     assert found.empty
     assert as_json("1", found) == {"user": "1", "items": []}
     assert as_text(found).startswith("No items are left")
+
+
+@pytest.mark.parametrize("options", ["--run.epochs 20", "--model.low_rank 8"], ids=["learned", "closed form"])
+def test_someone_new_is_recommended_the_withheld_diagonal(tmp_path: Path, options: str) -> None:
+    train, withheld = worlds.checkerboard(users=32, items=16)
+    new = {worlds.FIRST_USER + user for user in (0, 1, 18)}
+    world = worlds.options(
+        tmp_path, *([pair for pair in part if pair[0] not in new] for part in (train, withheld))
+    )
+    run = worlds.trained(tmp_path, *world, *options.split())
+    for user, item in withheld:
+        if user in new:
+            history = [str(each) for owner, each in train if owner == user]
+            assert recommend_by_history(run, history, 1)["item"].tolist() == [item]
+
+
+def test_a_history_is_left_out_unless_it_is_asked_for(run: Path) -> None:
+    everything = set(range(worlds.FIRST_ITEM, worlds.FIRST_ITEM + 8))
+    found = recommend_by_history(run, ["53", "58", "53"], 100)["item"]
+    assert (len(found), set(found)) == (6, everything - {53, 58})
+    kept = recommend_by_history(run, ["53", "58"], 100, keep_seen=True)["item"]
+    assert (len(kept), set(kept)) == (8, everything)
+
+
+def test_an_item_named_twice_counts_once(run: Path) -> None:
+    once, twice = (recommend_by_history(run, history) for history in (["53", "58"], ["53", "58", "53"]))
+    pd.testing.assert_frame_equal(once, twice)
+
+
+def test_many_unknown_items_are_counted(run: Path) -> None:
+    unknown = [str(number) for number in range(900, 912)]
+    with pytest.raises(UserError, match=r"--history 900,.*,909 and 2 more: not among.*1 of 13 given"):
+        recommend_by_history(run, ["53", *unknown])
+
+
+def test_text_ids_of_a_history_work_too(textual: Path) -> None:
+    assert recommend_by_history(textual, ["x53", "x55", "x57"], 1)["item"].tolist() == ["x51"]
+
+
+def test_a_history_without_ratings_is_refused_by_a_run_on_values(tmp_path: Path) -> None:
+    options = worlds.options(tmp_path, TRAIN, WITHHELD)
+    for part, pairs in (("interactions", TRAIN), ("held_out", WITHHELD)):
+        pq.write_table(worlds.table(pairs, [4.0] * len(pairs)), tmp_path / f"{part}.parquet")
+    run = worlds.trained(tmp_path, *options, "--loss.name", "mse", "--batches.rows", "interaction")
+    with pytest.raises(UserError, match=r"--loss.name mse, which needs ratings.*--user.*softmax or bpr"):
+        recommend_by_history(run, ["53"])

@@ -163,18 +163,26 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _recommend(arguments: list[str]) -> None:
-    """The best items for a user that the user does not have yet."""
+    """The best items for a user, or for someone new with a history, among those not in it."""
     parser = Parser(prog="python -m trainer recommend", description=_recommend.__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--user", required=True, metavar="ID", help="raw user id, as in the data")
+    person = parser.add_mutually_exclusive_group(required=True)
+    person.add_argument("--user", metavar="ID", help="raw user id, as in the data")
+    person.add_argument(
+        "--history", type=_ids, metavar="ID,ID", help="raw ids of the items that someone new has"
+    )
     parser.add_argument("-k", type=int, default=10, help="items wanted (default: 10)")
     parser.add_argument("--keep-seen", action="store_true", help="rank items that the user already has too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    from trainer.serving.recommend import as_json, as_text, recommend
+    from trainer.serving.recommend import as_json, as_text, recommend, recommend_by_history
 
-    items = recommend(options.run, options.user, options.k, options.keep_seen)
-    print(json.dumps(as_json(options.user, items)) if options.json else as_text(items))
+    if options.history is None:
+        items = recommend(options.run, options.user, options.k, options.keep_seen)
+    else:
+        items = recommend_by_history(options.run, options.history, options.k, options.keep_seen)
+    person = options.user if options.history is None else options.history
+    print(json.dumps(as_json(person, items)) if options.json else as_text(items))
 
 
 def _lengths(text: str) -> list[int]:
@@ -182,6 +190,13 @@ def _lengths(text: str) -> list[int]:
     if min(lengths) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 1 up are needed, as 5,10")
     return lengths
+
+
+def _ids(text: str) -> list[str]:
+    ids = [part for part in text.split(",") if part]
+    if not ids:
+        raise argparse.ArgumentTypeError(f"{text!r}: ids of items are needed, as 12,7")
+    return ids
 
 
 def _baselines(text: str) -> list[str]:

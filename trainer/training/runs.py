@@ -27,10 +27,15 @@ USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's towers with their weights and inputs, unsharded on this process's CPU, learned ones first."""
+    """A run's towers with their weights and inputs, unsharded on this process's CPU, learned ones first.
+
+    Attributes:
+        loss: name of the loss that the learned towers were trained with.
+    """
 
     served: list[Served]
     vocabulary: Vocabulary
+    loss: str
 
 
 def refuse_used_folder(config: Config) -> None:
@@ -136,7 +141,7 @@ def open_run(run: Path) -> TrainedRun:
     served = [Served(model.learned, users, items)]
     if model.closed is not None:
         served.append(Served(model.closed, *_inputs(run, "closed")))
-    return TrainedRun(served, vocabulary)
+    return TrainedRun(served, vocabulary, config.loss.name)
 
 
 def _inputs(run: Path, part: str) -> tuple[Inputs, Inputs]:

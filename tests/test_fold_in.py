@@ -1,0 +1,156 @@
+"""Query vectors by history alone: against a search of the whole circle, and against trained users."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from tests import worlds
+from trainer.data.synthetic import synthesise
+from trainer.evaluation.metrics import measure
+from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.model import fold_in as folding
+from trainer.model.fold_in import fold_in
+from trainer.model.losses import multi_positive_softmax
+from trainer.model.served import candidate_vectors, query_from_history, query_vectors
+from trainer.training.runs import open_run
+
+CPU = torch.device("cpu")
+
+
+def as_lists(own: list[list[int]]) -> ItemLists:
+    return torch.tensor([len(each) for each in own]), torch.tensor(
+        [item for each in own for item in each], dtype=torch.int64
+    )
+
+
+def catalogue(items: int, dim: int, bias: bool = True) -> torch.Tensor:
+    """Unit vectors divided by a temperature of 0.2, and biases."""
+    generator = torch.Generator().manual_seed(3)
+    vectors = 5 * torch.nn.functional.normalize(torch.randn(items, dim, generator=generator), dim=1)
+    return torch.cat([vectors, torch.randn(items, 1, generator=generator)], 1) if bias else vectors
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("history", [[3], [0, 7], [1, 2, 4, 8, 11]])
+def test_a_unit_vector_is_the_best_of_the_whole_circle(history: list[int], bias: bool) -> None:
+    candidates = catalogue(12, 2, bias)
+    found = fold_in(as_lists([history]), candidates, unit=True, bias=bias)[0].numpy()
+    angles = np.linspace(0, 2 * np.pi, 100_000)
+    points = np.stack([np.cos(angles), np.sin(angles), np.ones_like(angles)][: 2 + bias])
+    scores = candidates.double().numpy() @ points
+    others = np.exp(np.delete(scores, history, axis=0)).sum(0)
+    # A positive against all items that are not in the history: -log(p / (p + others)).
+    losses = np.mean([np.log1p(others / np.exp(scores[item])) for item in history], axis=0)
+    np.testing.assert_allclose(found, points[:, losses.argmin()], atol=0.01)
+
+
+def test_without_unit_vectors_the_length_is_fitted_too() -> None:
+    candidates, histories = catalogue(12, 2), as_lists([[0, 7]])
+    positives = torch.tensor([[0, 0], [0, 7]])
+    unit, free = (fold_in(histories, candidates, unit, bias=True) for unit in (True, False))
+    losses = [multi_positive_softmax(each, candidates, positives, positives) for each in (unit, free)]
+    assert unit[0, :2].norm() == pytest.approx(1, abs=1e-6)
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_nobody_depends_on_who_else_is_folded_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = catalogue(30, 8)
+    own = [[4, 9], [], [1, 2, 3, 20, 29], [9], []]
+    together = fold_in(as_lists(own), candidates, unit=True, bias=True)
+    alone = [fold_in(as_lists([each]), candidates, unit=True, bias=True) for each in own]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)
+    monkeypatch.setattr(folding, "SCORES", 60)  # two people at a time
+    in_blocks = fold_in(as_lists(own), candidates, unit=True, bias=True)
+    torch.testing.assert_close(together, in_blocks, atol=1e-4, rtol=0)
+
+
+def test_an_empty_history_leaves_the_bias_alone() -> None:
+    assert fold_in(as_lists([[]]), catalogue(5, 3), unit=True, bias=True).tolist() == [[0, 0, 0, 1]]
+
+
+def test_a_history_of_the_whole_catalogue_has_a_vector_too() -> None:
+    found = fold_in(as_lists([list(range(5))]), catalogue(5, 3), unit=True, bias=True)
+    assert bool(found.isfinite().all())
+
+
+def test_items_stay_as_they_are_and_no_gradient_is_asked_for() -> None:
+    candidates = catalogue(12, 4).requires_grad_()
+    before = candidates.detach().clone()
+    with torch.no_grad():
+        found = fold_in(as_lists([[1, 2]]), candidates, unit=True, bias=True)
+    assert candidates.grad is None
+    assert not found.requires_grad
+    assert torch.equal(candidates, before)
+
+
+def test_closed_form_dims_are_those_of_a_user_with_the_same_history(tmp_path: Path) -> None:
+    world = worlds.options(tmp_path, *worlds.checkerboard())
+    run = open_run(worlds.trained(tmp_path, *world, "--model.low_rank", "8"))
+    users, vectors = np.arange(15, -1, -1), candidate_vectors(run.served, np.arange(8), CPU)
+    lengths, items = (torch.from_numpy(each) for each in run.vocabulary.known.take(users))
+    found = query_from_history(run.served, (lengths, items), vectors)
+    learned = run.served[0].towers.output_dim
+    expected = query_vectors(run.served, users, CPU)
+    assert found.shape == expected.shape == (16, learned + 8)
+    assert expected[:, learned:].any()
+    assert torch.equal(found[:, learned:], expected[:, learned:])
+
+
+NEW = slice(4, None, 5)
+"""Every fifth user is somebody new."""
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[worlds.Pairs, worlds.Pairs]:
+    """Training and held-out pairs of synthetic data: so many of an item that a fifth of them is no loss."""
+    columns = pa.Table.from_batches(list(synthesise(1000, 250, 40_000, seed=0).interactions))
+    both = dict.fromkeys(zip(columns["user_id"].to_pylist(), columns["item_id"].to_pylist(), strict=True))
+    shuffled = np.random.default_rng(0).permutation(list(both)).tolist()
+    return shuffled[len(both) // 5 :], shuffled[: len(both) // 5]
+
+
+class Measured:
+    """A training with or without the users who are new, and the NDCG@10 of those by different queries."""
+
+    def __init__(self, folder: Path, pairs: tuple[worlds.Pairs, worlds.Pairs], with_new: bool) -> None:
+        self.new = sorted({user for user, _ in pairs[1]})[NEW]
+        kept = [[pair for pair in part if with_new or pair[0] not in set(self.new)] for part in pairs]
+        settings = ("--model.dim", "32", "--batches.size", "64", "--run.epochs", "20")
+        self.run = open_run(worlds.trained(folder, *worlds.options(folder, *kept), *settings))
+        self.rows = {item: row for row, item in enumerate(self.run.vocabulary.item_ids.to_pylist())}
+        self.vectors = candidate_vectors(self.run.served, np.arange(len(self.rows)), CPU)
+        self.histories, self.held_out = (self._lists(part) for part in pairs)
+
+    def _lists(self, part: worlds.Pairs) -> ItemLists:
+        own: dict[int | str, list[int]] = {user: [] for user in self.new}
+        for user, item in part:
+            if user in own and item in self.rows:
+                own[user].append(self.rows[item])
+        return as_lists(list(own.values()))
+
+    def trained(self) -> float:
+        users = [self.run.vocabulary.user_row(user) for user in self.new]
+        return self._ndcg(query_vectors(self.run.served, np.array(users), CPU))
+
+    def folded_in(self) -> float:
+        return self._ndcg(query_from_history(self.run.served, self.histories, self.vectors))
+
+    def _ndcg(self, queries: torch.Tensor) -> float:
+        _, ranking = top_k(queries, self.vectors, 10, self.histories)
+        found = measure(hits(ranking, self.held_out), self.held_out[0], [10])
+        return float(found["ndcg@10"].mean())
+
+
+def test_someone_new_is_served_as_well_as_a_trained_user(tmp_path: Path, pairs) -> None:
+    for name in ("with", "without"):
+        (tmp_path / name).mkdir()
+    with_new = Measured(tmp_path / "with", pairs, with_new=True)
+    without = Measured(tmp_path / "without", pairs, with_new=False)
+    assert not {*without.new} & {*without.run.vocabulary.user_ids.to_pylist()}
+    trained = with_new.trained()
+    assert trained > 0.3  # there was something to learn
+    assert with_new.folded_in() >= 0.98 * trained  # among items that were trained beside them
+    assert without.folded_in() >= 0.97 * trained  # among items that never met them
