@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests import worlds
 from trainer.data.batches import Batches
 from trainer.data.dataset import open_dataset, prepare
 from trainer.data.movielens import read_movielens
 from trainer.data.source import SourceTables
-from trainer.options import parse_config
 from trainer.parallel.world import join_world
 from trainer.training.assembly import assemble, batch_plan
 from trainer.training.fit import fit
@@ -66,8 +66,8 @@ def ratings(cache):
 def losses_of_both(folder, dim, epochs):
     """Mean loss of each epoch: ours, and that of the plain loop with the same weights and batches."""
     options = f"--model.dim {dim} --run.epochs {epochs} --run.seed 42 --device cpu".split()
-    config = parse_config(["--config", str(ROOT / "configs" / "notebook.yaml"), *options])
     dataset = open_dataset(folder)
+    config = worlds.configured(dataset, "--config", str(ROOT / "configs" / "notebook.yaml"), *options)
     with join_world("cpu") as world:
         parts = assemble(config, dataset, world)
         source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)

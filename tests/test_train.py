@@ -342,8 +342,8 @@ def test_a_run_whose_data_have_changed_is_not_measured(capsys, tmp_path: Path) -
 
 def started(tmp_path: Path, *options: str) -> tuple[Config, Dataset]:
     """A configuration and a data set in which user 7 has a test item alone."""
-    config = parse_config([*worlds.QUICK, "--run.dir", str(tmp_path), *options])
-    return config, worlds.dataset(tmp_path / "cache", TRAIN, [*WITHHELD, (7, 51)])
+    dataset = worlds.dataset(tmp_path / "cache", TRAIN, [*WITHHELD, (7, 51)])
+    return worlds.configured(dataset, *worlds.QUICK, "--run.dir", str(tmp_path), *options), dataset
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_a_user_of_whom_training_tells_nothing_has_no_direction(tmp_path: Path) 
     ids = [1001 + number for number in range(16)]
     ages = pa.table({"user_id": [*ids, 7], "age": [number % 3 for number in range(16)] + [9]})
     dataset = worlds.dataset(tmp_path / "cache", TRAIN, [*WITHHELD, (7, 51)], users=ages)
-    config = parse_config([*worlds.QUICK, "--model.user_features", "age"])
+    config = worlds.configured(dataset, *worlds.QUICK, "--model.user_features", "age")
     with join_world("cpu") as world:
         parts = assemble(config, dataset, world)
         users = keyed_jagged(parts.user_inputs, np.array([dataset.user_row(7), dataset.user_count, 0, 1]))
@@ -435,7 +435,7 @@ def test_a_value_at_the_threshold_is_liked() -> None:
 def test_biases_start_at_the_centred_log_popularity(tmp_path: Path) -> None:
     pairs = [(user, item) for item, count in enumerate([8, 4, 1]) for user in range(count)]
     dataset = worlds.dataset(tmp_path / "cache", pairs, [(0, 3)])
-    config = parse_config([*worlds.QUICK, "--model.popularity_prior", "0.5"])
+    config = worlds.configured(dataset, *worlds.QUICK, "--model.popularity_prior", "0.5")
     with join_world("cpu") as world:
         state = assemble(config, dataset, world).model.state_dict()
         bias = (

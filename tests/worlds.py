@@ -7,8 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainer.cli import main
+from trainer.config import Config
 from trainer.data.dataset import Dataset, open_dataset, prepare
 from trainer.data.source import SourceTables
+from trainer.options import parse_config
+from trainer.training.by_size import by_size, with_fixed_values
 
 Pairs = Sequence[tuple[int | str, int | str]]
 """Interactions as (raw user id, raw item id)."""
@@ -101,8 +104,17 @@ def options(
     return arguments
 
 
-QUICK = ("--model.dim", "8", "--batches.size", "4", "--run.epochs", "20", "--run.tensorboard", "false")
+QUICK = (
+    *("--model.dim", "8", "--batches.size", "4", "--run.epochs", "20", "--run.tensorboard", "false"),
+    *("--optimizer.name", "rowwise_adagrad"),
+)
 """Options under which a checkerboard is learned in a fraction of a second."""
+
+
+def configured(data: Dataset, *options: str) -> Config:
+    """A configuration without gaps for a training on `data`."""
+    config = by_size(parse_config(options), data.user_count, data.item_count, len(data.train))
+    return with_fixed_values(config)
 
 
 def trained(folder: Path, *arguments: str) -> Path:

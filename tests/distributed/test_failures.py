@@ -99,7 +99,8 @@ def test_a_rank_that_is_at_fault_alone_says_so(monkeypatch, capsys):
 
 @pytest.mark.parametrize("receiver", ["torchrun", "all"])
 def test_an_interrupt_ends_all_ranks(receiver, tmp_path):
-    training = start(tmp_path, "--data.name synthetic --run.choose false --run.epochs 1000000 --run.dir run --run.log_every 5")
+    endless = "--run.choose false --run.epochs 1000000 --run.log_every 5"
+    training = start(tmp_path, f"--data.name synthetic --run.dir run {endless}")
     try:
         assert any(line.startswith("epoch") for line in training.stdout)
         ranks = psutil.Process(training.pid).children(recursive=True)

@@ -9,7 +9,7 @@ from torch import nn
 from torchrec import KeyedJaggedTensor
 
 from trainer.data.features import Ragged
-from trainer.data.inputs import Inputs, keyed_jagged
+from trainer.data.inputs import USER_HISTORY, Inputs, keyed_jagged
 from trainer.model.fold_in import Histories, fold_in
 from trainer.model.towers import TwoTowers
 
@@ -60,8 +60,8 @@ def query_from_history(
 ) -> torch.Tensor:
     """Query vectors of people by what they have alone, (B, sum of the parts' widths).
 
-    The learned towers have a row for each user, which somebody new does not have: his vector is fitted. The
-    closed-form ones look up any history.
+    Towers with a table of histories look up any. Where the learned ones have a row for each user alone, which
+    somebody new does not have, his vector is fitted.
 
     Args:
         served: whole, on the device of `item_vectors`; the learned towers first.
@@ -69,13 +69,29 @@ def query_from_history(
         item_vectors: (items, sum of the parts' widths) of the catalogue, as `candidate_vectors` gives them.
     """
     learned, *closed = served
-    candidates = item_vectors[:, : learned.towers.output_dim]
-    bias = learned.towers.candidate.bias_table is not None
-    parts = [fold_in(histories, candidates, learned.towers.unit, bias)]
+    if USER_HISTORY in learned.user_inputs:
+        first = _look_up(learned, USER_HISTORY, histories, item_vectors.device)
+    else:
+        candidates = item_vectors[:, : learned.towers.output_dim]
+        bias = learned.towers.candidate.bias_table is not None
+        first = fold_in(histories, candidates, learned.towers.unit, bias)
+    others = [_look_up(part, next(iter(part.user_inputs)), histories, item_vectors.device) for part in closed]
+    return torch.cat([first, *others], dim=1)
+
+
+def _look_up(part: Served, table: str, histories: Histories, device: torch.device) -> torch.Tensor:
+    """Query vectors of people of whom nothing but the history in `table` is known."""
     lengths, items = (each.cpu().numpy() for each in histories)
-    for part in closed:
-        (table,) = part.user_inputs
-        given = Ragged(np.concatenate([[0], np.cumsum(lengths)]), items)
-        looked_up = Served(part.towers, {table: given}, part.item_inputs)
-        parts.append(query_vectors([looked_up], np.arange(len(lengths)), item_vectors.device))
-    return torch.cat(parts, dim=1)
+    given: dict[str, np.ndarray | Ragged] = {table: Ragged(np.concatenate([[0], np.cumsum(lengths)]), items)}
+    for name in part.user_inputs.keys() - given.keys():
+        given[name] = _unknown(part.user_inputs[name], len(lengths))
+    inputs = {name: given[name] for name in part.user_inputs}  # in the order of the tables
+    return query_vectors([Served(part.towers, inputs, part.item_inputs)], np.arange(len(lengths)), device)
+
+
+def _unknown(column: np.ndarray | Ragged, count: int) -> np.ndarray | Ragged:
+    """The last row, that of unknown users, so many times."""
+    if not isinstance(column, Ragged):
+        return np.repeat(column[-1:], count)
+    lengths, values = column.take(np.full(count, len(column.offsets) - 2))
+    return Ragged(np.concatenate([[0], np.cumsum(lengths)]), values)

@@ -37,9 +37,7 @@ def choice_words(decided: dict[str, Any], choice: Choice) -> str:
             )
     if choice.mixtures:
         alone, best = choice.mixtures[Mixture()], max(choice.mixtures.values())
-        lines.append(
-            f"  learned dims alone {alone:.4f}, the best closed-form ones beside them {best:.4f}"
-        )
+        lines.append(f"  learned dims alone {alone:.4f}, the best closed-form ones beside them {best:.4f}")
     return "\n".join(lines)
 
 

@@ -1,0 +1,183 @@
+"""People and items that were not in the training: how well their histories and attributes stand in for it.
+
+    python -m tests.benchmarks.newcomers [--data NAME] [--root DIR] [--seeds 42 43 44]
+
+People: a fifth of the users is left out of training altogether. Their vectors come from their training items
+alone, as `recommend --history` makes them, and have to find the same test items as in a training that had them.
+Items: a tenth of the items is left out and ranked by attributes alone, for every user who has one of them: among
+themselves, and among the whole catalogue, beside chance.
+"""
+
+import argparse
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from tests.benchmarks.quality import DATA, spread
+from trainer.cli import main as command
+from trainer.config import DataConfig
+from trainer.data.dataset import Dataset, open_dataset
+from trainer.data.prepare import prepare_data
+from trainer.evaluation.metrics import measure
+from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.model.served import candidate_vectors, query_from_history, query_vectors
+from trainer.training.runs import TrainedRun, open_run
+
+K, METRIC, CPU = 10, "ndcg@10", torch.device("cpu")
+PEOPLE = {
+    "user id and closed form": "",
+    "user id alone": "--model.low_rank 0",
+    "history alone": "--model.low_rank 0 --model.user_id false --model.history true",
+}
+BY_ATTRIBUTES = "--model.low_rank 0 --model.item_features genres,release_year"
+ITEMS = {
+    "attributes": BY_ATTRIBUTES,
+    "attributes, ids dropped from 0.2": f"{BY_ATTRIBUTES} --model.item_id_dropout 0.2",
+    "attributes, ids dropped from 0.5": f"{BY_ATTRIBUTES} --model.item_id_dropout 0.5",
+}
+
+
+class Pairs:
+    """Pairs of users and items of one part, as rows of the data set."""
+
+    def __init__(self, users: np.ndarray, items: np.ndarray) -> None:
+        self.users, self.items = np.asarray(users), np.asarray(items)
+
+    def where(self, chosen: np.ndarray) -> "Pairs":
+        return Pairs(self.users[chosen], self.items[chosen])
+
+    def lists(self, users: np.ndarray, place: np.ndarray) -> ItemLists:
+        """Items of each of the users as `place` renumbers them; those at -1 are left out."""
+        owner = np.full(max(self.users.max(), users.max()) + 1, -1)
+        owner[users] = np.arange(len(users))
+        rows, items = owner[self.users], place[self.items]
+        rows, items = rows[(rows >= 0) & (items >= 0)], items[(rows >= 0) & (items >= 0)]
+        order = np.lexsort((items, rows))
+        return torch.from_numpy(np.bincount(rows, minlength=len(users))), torch.from_numpy(items[order])
+
+
+class Trained:
+    """A training on some pairs, with the places of the data set's users and items in it (-1: none)."""
+
+    def __init__(self, folder: Path, dataset: Dataset, train: Pairs, test: Pairs, options: str) -> None:
+        folder.mkdir(parents=True)
+        for name, pairs in (("interactions", train), ("held_out", test)):
+            columns = {
+                "user_id": dataset.user_ids.take(pairs.users),
+                "item_id": dataset.item_ids.take(pairs.items),
+            }
+            pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+        pq.write_table(attributes(dataset), folder / "items.parquet")
+        arguments = ["train", "--data.name", "files", "--device", "cpu", *options.split()]
+        for name in ("interactions", "held_out", "items"):
+            arguments += [f"--data.{name}", str(folder / f"{name}.parquet")]
+        arguments += ["--data.cache", str(folder / "cache"), "--run.dir", str(folder / "run")]
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert command(arguments) == 0
+        self.run: TrainedRun = open_run(folder / "run")
+        self.users = places(dataset.user_ids, self.run.vocabulary.user_ids)
+        self.items = places(dataset.item_ids, self.run.vocabulary.item_ids)
+        rows = np.arange(len(self.run.vocabulary.item_ids))
+        self.item_vectors = candidate_vectors(self.run.served, rows, CPU)
+
+    def queries(self, users: np.ndarray) -> torch.Tensor:
+        return query_vectors(self.run.served, self.users[users], CPU)
+
+    def ndcg(self, query: torch.Tensor, truth: ItemLists, exclude: ItemLists) -> float:
+        found = hits(top_k(query, self.item_vectors, K, exclude)[1], truth)
+        return float(measure(found, truth[0], [K])[METRIC].mean())
+
+
+def attributes(dataset: Dataset) -> pa.Table:
+    """Attribute codes of every item, as lists."""
+    bags = {name: feature.bags for name, feature in dataset.item_features.items()}
+    lists = {
+        name: pa.ListArray.from_arrays(pa.array(bag.offsets, pa.int32()), pa.array(bag.values))
+        for name, bag in bags.items()
+    }
+    return pa.table({"item_id": dataset.item_ids} | lists)
+
+
+def places(ids: pa.Array, among: pa.Array) -> np.ndarray:
+    return pc.fill_null(pc.index_in(ids, value_set=among), -1).to_numpy().astype(np.int64)
+
+
+def people(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str, float]:
+    """NDCG of the users who are left out, by their histories, and of the same users in the training."""
+    train = Pairs(dataset.train.users, dataset.train.items)
+    test = Pairs(dataset.test.users, dataset.test.items)
+    users = np.intersect1d(train.users, test.users)
+    users = np.sort(np.random.default_rng(seed).choice(users, len(users) // 5, replace=False))
+    options = f"{options} --run.seed {seed}"
+    there = Trained(folder / "there", dataset, train, test, options)
+    query, truth, seen = there.queries(users), test.lists(users, there.items), train.lists(users, there.items)
+    figures = {"in training": there.ndcg(query, truth, seen)}
+    new = Trained(folder / "new", dataset, train.where(~np.isin(train.users, users)), test, options)
+    truth, seen = test.lists(users, new.items), train.lists(users, new.items)
+    figures["new"] = new.ndcg(query_from_history(new.run.served, seen, new.item_vectors), truth, seen)
+    return figures | {"ratio": figures["new"] / figures["in training"]}
+
+
+def items(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str, float]:
+    """NDCG of the items that are left out, among themselves and among all, each beside chance."""
+    pairs = Pairs(dataset.train.users, dataset.train.items)
+    generator = np.random.default_rng(seed)
+    known = np.unique(pairs.items)
+    new = np.sort(generator.choice(known, len(known) // 10, replace=False))
+    train, held_out = pairs.where(~np.isin(pairs.items, new)), pairs.where(np.isin(pairs.items, new))
+    trained = Trained(folder, dataset, train, held_out, f"{options} --run.seed {seed}")
+    users = np.intersect1d(train.users, held_out.users)
+    truth, seen = held_out.lists(users, trained.items), train.lists(users, trained.items)
+    old = np.setdiff1d(np.arange(len(trained.item_vectors)), trained.items[new])
+    others = torch.full((len(users),), len(old)), torch.from_numpy(np.tile(old, len(users)))
+    query, chance = (
+        trained.queries(users),
+        torch.from_numpy(generator.normal(size=(len(users), 65)).astype("f")),
+    )
+    figures = {}
+    for name, exclude in (("among new", others), ("among all", seen)):
+        figures[name] = trained.ndcg(query, truth, exclude)
+        figures[f"{name}, chance"] = trained.ndcg(chance[:, : query.shape[1]], truth, exclude)
+    return figures
+
+
+def show(title: str, rows: dict[str, list[dict[str, float]]]) -> str:
+    columns = list(next(iter(rows.values()))[0])
+    lines = [f"{title:<34}" + "".join(f"{column:>20}" for column in columns)]
+    for name, runs in rows.items():
+        cells = "".join(f"{spread([run[column] for run in runs]):>20}" for column in columns)
+        lines.append(f"{name:<34}{cells}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", choices=DATA, default="ml-100k", help="data set")
+    parser.add_argument("--root", type=Path, default="data", help="folder of the MovieLens files")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44], help="of drawing and training")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = DataConfig(**DATA[options.data], root=str(options.root.absolute()), cache=f"{folder}/cache")
+        dataset = open_dataset(prepare_data(data))
+        for title, models, work in (("people", PEOPLE, people), ("items", ITEMS, items)):
+            rows = {
+                name: [
+                    work(Path(folder) / f"{title}-{number}-{seed}", dataset, given, seed)
+                    for seed in options.seeds
+                ]
+                for number, (name, given) in enumerate(models.items())
+            }
+            print(show(f"{options.data}, {title}, {METRIC}", rows) + "\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
