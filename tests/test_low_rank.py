@@ -7,7 +7,7 @@ import pytest
 
 from tests import worlds
 from trainer.model import low_rank
-from trainer.model.low_rank import closed_form_files, closed_form_towers, kept_towers
+from trainer.model.low_rank import PENALTY, closed_form_files, closed_form_towers, kept_towers
 
 
 def random_interactions(users: int = 60, items: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -52,9 +52,7 @@ def test_the_withheld_diagonal_of_a_checkerboard_comes_first(exact_items: int) -
     train, withheld = worlds.checkerboard(users=32, items=8)
     users, items = (np.array(ids) for ids in zip(*train, strict=True))
     users, items = users - worlds.FIRST_USER, items - worlds.FIRST_ITEM
-    history, vectors = closed_form_towers(
-        users, items, 32, 8, rank=2, regularisation=1.0, exact_items=exact_items
-    )
+    history, vectors = closed_form_towers(users, items, 32, 8, rank=2, penalty=1.0, exact_items=exact_items)
     x = np.zeros((32, 8))
     x[users, items] = 1
     scores = np.where(x > 0, -np.inf, x @ history @ vectors.T)
@@ -75,7 +73,7 @@ def test_towers_are_computed_once_and_read_afterwards(tmp_path: Path, monkeypatc
     first = kept_towers(dataset, 4)
     monkeypatch.setattr(low_rank, "closed_form_towers", lambda *_: pytest.fail("computed again"))
     again = kept_towers(dataset, 4)
-    for one, two, path in zip(first, again, closed_form_files(dataset, 4), strict=True):
+    for one, two, path in zip(first, again, closed_form_files(dataset, 4, PENALTY), strict=True):
         assert one.any()
         assert np.array_equal(one, two)
         assert np.array_equal(one, np.load(path))
@@ -84,17 +82,17 @@ def test_towers_are_computed_once_and_read_afterwards(tmp_path: Path, monkeypatc
 
 def test_a_truncated_file_of_towers_is_made_anew(tmp_path: Path) -> None:
     dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
-    paths = closed_form_files(dataset, 4)
+    paths = closed_form_files(dataset, 4, PENALTY)
     whole = [path.read_bytes() for path in paths]
     paths[1].write_bytes(whole[1][:-10])
-    assert closed_form_files(dataset, 4) == paths
+    assert closed_form_files(dataset, 4, PENALTY) == paths
     assert [path.read_bytes() for path in paths] == whole
 
 
 def test_where_nothing_can_be_written_towers_are_still_computed(tmp_path: Path, monkeypatch) -> None:
     dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
     expected = [table.copy() for table in kept_towers(dataset, 4)]
-    for path in closed_form_files(dataset, 4):
+    for path in closed_form_files(dataset, 4, PENALTY):
         path.unlink()
 
     def fail(*_, **__) -> None:

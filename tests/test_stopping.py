@@ -8,7 +8,7 @@ import pytest
 
 from tests import worlds
 from trainer.cli import main
-from trainer.training import stopping, train
+from trainer.training import stopping
 from trainer.training.checkpoint import newest
 from trainer.training.stopping import Course, Stopwatch
 from trainer.training.words import course_words
@@ -107,7 +107,7 @@ def noise() -> tuple[worlds.Pairs, worlds.Pairs]:
 
 WORSENING = (
     *("--data.validation_size", "0.3", "--run.evaluate_every", "1", "--evaluation.k", "5,3"),
-    *("--model.popularity_prior", "0", "--optimizer.table_learning_rates", "{item_bias: 0.05}"),
+    *("--model.popularity_prior", "0", "--optimizer.table_learning_rates", "{item: 0.05, item_bias: 0.05}"),
     *("--optimizer.schedule", "constant", "--run.log_every", "7"),
 )
 """Options under which a training on `noise` learns popularity for a few epochs, and then noise."""
@@ -171,7 +171,7 @@ def test_the_weights_of_the_best_validation_are_saved_and_measured(capsys, stopp
 
 
 def test_until_it_stops_a_training_is_the_one_that_does_not(tmp_path: Path, data, stopped: Path) -> None:
-    whole = worlds.trained(tmp_path, *data, *WORSENING)
+    whole = worlds.trained(tmp_path, *data, *WORSENING, "--run.patience", "0")
     figures, kept = figures_of(whole), figures_of(stopped)
     assert len(figures) == 20
     assert kept == figures[: len(kept)]
@@ -206,7 +206,7 @@ def test_the_last_epoch_is_validated_too(tmp_path: Path, data) -> None:
 
 def test_seconds_tell_when_the_figure_was_nearly_the_best(stopped: Path) -> None:
     seconds = report_of(stopped)["seconds"]
-    assert sorted(seconds) == ["evaluate", "prepare", "to_99_percent_of_best", "train", "validate"]
+    assert sorted(seconds) == ["choose", "evaluate", "prepare", "to_99_percent_of_best", "train", "validate"]
     records = validations(stopped)
     best = max(figures_of(stopped))
     near = next(record for record in records if record["validation/ndcg@5"] >= 0.99 * best)
@@ -216,7 +216,7 @@ def test_seconds_tell_when_the_figure_was_nearly_the_best(stopped: Path) -> None
 def test_a_training_that_is_cut_off_leaves_the_best_weights_so_far(
     capsys, tmp_path, monkeypatch, data
 ) -> None:
-    taken, step = [0], train.train_step
+    taken, step = [0], loop.train_step
 
     def interrupted(*arguments):
         taken[0] += 1
@@ -224,7 +224,7 @@ def test_a_training_that_is_cut_off_leaves_the_best_weights_so_far(
             raise KeyboardInterrupt
         return step(*arguments)
 
-    monkeypatch.setattr(train, "train_step", interrupted)
+    monkeypatch.setattr(loop, "train_step", interrupted)
     run = tmp_path / "run"
     options = [*data, *worlds.QUICK, *WORSENING, "--run.patience", "9", "--device", "cpu"]
     assert main([*options, "--run.dir", str(run)]) == 130

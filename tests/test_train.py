@@ -22,6 +22,7 @@ from trainer.model.losses import multi_positive_softmax
 from trainer.options import parse_config, read_config
 from trainer.parallel.shard import schedule_factor
 from trainer.parallel.world import join_world
+from trainer.training import fit as loop
 from trainer.training import runs, train
 from trainer.training.assembly import assemble, batch_plan, make_inputs
 from trainer.training.fit import fit, make_loss, train_step
@@ -61,7 +62,7 @@ def test_a_run_is_measured_beside_popularity_and_chance(tmp_path: Path) -> None:
     assert list(found)[6:] == ["model", "popularity", "random", "seconds"]
     assert (found["run"], found["step"], found["split"], found["seen"]) == (str(run), 80, "test", "mask")
     assert (found["users"], found["items"]) == (16, 8)
-    assert sorted(found["seconds"]) == ["evaluate", "prepare", "train"]
+    assert sorted(found["seconds"]) == ["choose", "evaluate", "prepare", "train"]
     # Every user's one withheld item comes first. 5 items are left to each, so at 5 it is found by anyone.
     for metric in ("ndcg@1", "recall@1", "precision@1", "hit_rate@1", "ndcg@5", "mrr@5"):
         assert found["model"][metric] == 1, metric
@@ -249,9 +250,9 @@ def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Pa
 
         return timed
 
-    monkeypatch.setattr(train, "train_step", lasting(1.0, train.train_step))
+    monkeypatch.setattr(loop, "train_step", lasting(1.0, loop.train_step))
     measured = SimpleNamespace(rankers={"model": {"ndcg@10": 0.5}})
-    monkeypatch.setattr(train, "measure", lasting(100.0, lambda *_, **__: measured))
+    monkeypatch.setattr(loop, "measure", lasting(100.0, lambda *_, **__: measured))
     with join_world("cpu") as world:
         parts = assemble(config, dataset, world)
         source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)

@@ -131,7 +131,7 @@ class LossConfig:
     candidates: Literal["auto", "catalogue", "in_batch", "sampled"] = "auto"
     """Items scored in one step: all (`auto` up to 20,000), its positives, or a shared sample beside them."""
     samples: int | None = None
-    """Items drawn for `candidates: sampled` in one step, over all ranks; by default 8192, or half of all."""
+    """Items drawn for `candidates: sampled` in one step, over all ranks; by default 8192."""
     popularity_power: float = 0.0
     """`candidates: sampled` draws by training interactions to this power (0: every item alike, up to 1)."""
     logq: bool = True

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.newcomers [--data NAME] [--root DIR] [--seeds 42 43 44]
 
 People: a fifth of the users is left out of training altogether. Their vectors come from their training items
-alone, as `recommend --history` makes them, and have to find the same test items as in a training that had them.
-Items: a tenth of the items is left out and ranked by attributes alone, for every user who has one of them: among
-themselves, and among the whole catalogue, beside chance.
+alone, as `recommend --history` makes them, to find the same test items as in a training that had them.
+Items: a tenth of the items is left out and ranked by attributes alone, for every user who has one of them:
+among themselves, and among the whole catalogue, beside chance.
 """
 
 import argparse
@@ -137,14 +137,12 @@ def items(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str, 
     truth, seen = held_out.lists(users, trained.items), train.lists(users, trained.items)
     old = np.setdiff1d(np.arange(len(trained.item_vectors)), trained.items[new])
     others = torch.full((len(users),), len(old)), torch.from_numpy(np.tile(old, len(users)))
-    query, chance = (
-        trained.queries(users),
-        torch.from_numpy(generator.normal(size=(len(users), 65)).astype("f")),
-    )
+    query = trained.queries(users)
+    chance = torch.from_numpy(generator.standard_normal(query.shape, dtype=np.float32))
     figures = {}
     for name, exclude in (("among new", others), ("among all", seen)):
         figures[name] = trained.ndcg(query, truth, exclude)
-        figures[f"{name}, chance"] = trained.ndcg(chance[:, : query.shape[1]], truth, exclude)
+        figures[f"{name}, chance"] = trained.ndcg(chance, truth, exclude)
     return figures
 
 

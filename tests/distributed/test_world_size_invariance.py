@@ -32,7 +32,8 @@ TRAININGS = {
     "--loss.popularity_power 0.75 --optimizer.name adam",
     "bpr, sgd": f"--loss.name bpr --loss.candidates in_batch {SINGLE} {SGD}",
     "bpr, adagrad": f"--loss.name bpr --loss.mask_known false --optimizer.name adagrad {SINGLE}",
-    "mse, adam": f"--loss.name mse {SINGLE} --optimizer.name adam --model.similarity dot",
+    "mse, adam": f"--loss.name mse {SINGLE} --optimizer.name adam --model.similarity dot "
+    "--optimizer.learning_rate 0.05",
     "bce": f"--loss.name bce {SINGLE}",
     "features, dense layers": f"{FEATURES} --model.hidden 8,8 --model.learn_temperature true {SGD}",
     "features, in-batch, adagrad": f"{FEATURES} --model.hidden 8 --loss.candidates in_batch "

@@ -16,7 +16,7 @@ LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
     "adam": (0.004, {}),
-    "rowwise_adagrad": (0.05, {"item": 0.1, "item_bias": 0.005}),
+    "rowwise_adagrad": (0.1, {"item": 0.2, "item_bias": 0.01}),
     "adagrad": (0.05, {"item": 0.1, "item_bias": 0.005}),
     "sgd": (0.05, {"item": 0.1, "item_bias": 0.005}),
 }
@@ -60,7 +60,7 @@ def by_size(config: Config, users: int, items: int, interactions: int) -> Config
         loss=replace(
             loss,
             candidates=candidates if loss.candidates == "auto" else loss.candidates,
-            samples=_first(loss.samples, min(SAMPLES, -(-items // 2))),
+            samples=_first(loss.samples, SAMPLES),
         ),
         optimizer=_optimizer(config, model, users + items),
         run=replace(
