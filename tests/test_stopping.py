@@ -8,6 +8,7 @@ import pytest
 
 from tests import worlds
 from trainer.cli import main
+from trainer.training import fit as loop
 from trainer.training import stopping
 from trainer.training.checkpoint import newest
 from trainer.training.stopping import Course, Stopwatch
