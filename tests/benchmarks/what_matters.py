@@ -18,6 +18,7 @@ from trainer.config import DataConfig
 METRIC = "ndcg@10"
 BASE = "--run.choose false --model.temperature 0.25 --model.low_rank 0"
 INTERACTIONS = "--batches.rows interaction --batches.size 1024 --run.epochs 10"
+SMALL_STEPS = "--batches.rows interaction --batches.size 64 --run.epochs 4"
 ROWWISE = "--optimizer.name rowwise_adagrad"
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -49,14 +50,14 @@ GROUPS: dict[str, dict[str, str]] = {
         "row-wise adagrad, a quarter of the epochs": f"{BASE} {ROWWISE} --run.epochs 10",
     },
     "candidates": {
-        "catalogue": BASE,
+        "catalogue": f"{BASE} {SMALL_STEPS}",
+        "in batch": f"{BASE} {SMALL_STEPS} --loss.candidates in_batch",
         **{
-            f"{samples} sampled, popularity^{power}": f"{BASE} --loss.candidates sampled "
-            f"--loss.samples {samples} --loss.popularity_power {power} --batches.size 16 --run.epochs 40"
+            f"{samples} sampled, popularity^{power}": f"{BASE} {SMALL_STEPS} --loss.candidates sampled "
+            f"--loss.samples {samples} --loss.popularity_power {power}"
             for power in (0, 0.5, 1)
             for samples in (16, 64, 256, 1024)
         },
-        "catalogue, steps of 16 users": f"{BASE} --batches.size 16",
     },
     "correction": {
         "interactions, catalogue": f"{BASE} {INTERACTIONS}",
