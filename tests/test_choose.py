@@ -104,6 +104,14 @@ def test_little_data_other_losses_and_a_switch_leave_fixed_values(tmp_path) -> N
         assert (config.model.temperature, config.model.low_rank) == (0.2, 0)
 
 
+def test_where_no_validation_part_can_be_cut_fixed_values_are_taken(tmp_path, monkeypatch) -> None:
+    # So small a share of each user's items is none of them.
+    monkeypatch.setattr("trainer.training.choose.VALIDATION_SIZE", 1e-9)
+    config, choice = chosen(tmp_path, "--data.split", "per_user")
+    assert choice is None
+    assert (config.model.temperature, config.model.low_rank) == (0.2, 0)
+
+
 def test_the_test_part_is_never_looked_at(tmp_path, monkeypatch) -> None:
     held_out = Dataset.held_out
 

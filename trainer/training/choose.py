@@ -16,6 +16,7 @@ from trainer.config import Config
 from trainer.data.batches import Batches
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.prepare import prepare_data
+from trainer.errors import DataError
 from trainer.evaluation.evaluate import Protocol, gathered_vectors, measured_users
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
@@ -81,7 +82,7 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choi
     Args:
         config: settled but for what is chosen here, see `by_size`.
         dataset: of the training proper.
-    Returns: the settled configuration, and what was tried; None where nothing was.
+    Returns: the settled configuration, and what was tried; None where nothing was, or could be.
     """
     fixed = with_fixed_values(config)
     worthwhile = config.loss.name == "softmax" and len(dataset.train) >= LEAST_INTERACTIONS
@@ -89,7 +90,10 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choi
         return fixed, None
     if not config.data.validation_size:
         cut = replace(config.data, validation_size=VALIDATION_SIZE)
-        dataset = open_dataset(world.on_each_host(lambda: prepare_data(cut)))
+        try:
+            dataset = open_dataset(world.on_each_host(lambda: prepare_data(cut)))
+        except DataError:  # users have too few interactions for another cut by this rule
+            return fixed, None
     bench = _Bench.of(config, dataset, world)
     choice = Choice(bench.metric, len(bench.users))
     learned = _choose_temperature(config, bench, choice)
