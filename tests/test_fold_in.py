@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -154,3 +155,31 @@ def test_someone_new_is_served_as_well_as_a_trained_user(tmp_path: Path, pairs) 
     assert trained > 0.3  # there was something to learn
     assert with_new.folded_in() >= 0.98 * trained  # among items that were trained beside them
     assert without.folded_in() >= 0.97 * trained  # among items that never met them
+
+
+@pytest.mark.parametrize("attributes", [[], ["--model.user_features", "colour"]])
+def test_a_tower_of_histories_looks_them_up_as_it_does_for_its_users(tmp_path: Path, attributes) -> None:
+    train, withheld = worlds.checkerboard()
+    options = worlds.options(tmp_path, train, withheld)
+    users = pa.table({"user_id": [1001, 1002], "colour": ["black", "white"]})
+    pq.write_table(users, tmp_path / "users.parquet")
+    options += ["--data.users", str(tmp_path / "users.parquet"), "--model.user_id", "false", *attributes]
+    trained = open_run(worlds.trained(tmp_path, *options, "--model.history", "true"))
+    items = candidate_vectors(trained.served, np.arange(8), CPU)
+    # All but the first two users have no colour either.
+    rows = np.arange(2, 16)
+    lengths, histories = (torch.from_numpy(column) for column in trained.vocabulary.known.take(rows))
+    found = query_from_history(trained.served, (lengths, histories), items)
+    torch.testing.assert_close(found, query_vectors(trained.served, rows, CPU))
+
+
+def test_a_tower_of_ids_and_histories_goes_by_the_history_of_someone_new(tmp_path: Path) -> None:
+    train, withheld = worlds.checkerboard()
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, train, withheld), "--model.history", "true")
+    trained = open_run(run)
+    items = candidate_vectors(trained.served, np.arange(8), CPU)
+    found = query_from_history(trained.served, as_lists([[0, 2], []]), items)
+    tables = trained.served[0].towers.query.embeddings.embedding_bags["user_history"].weight
+    expected = torch.nn.functional.normalize(tables[[0, 2]].sum(0), dim=0)
+    torch.testing.assert_close(found[0, :-1], expected)
+    assert found[1].tolist() == [0] * 8 + [1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
-HALL = ("errors", "config", "options")
+HALL = ("errors", "config", "rules", "options")
 ROOMS = {
     "data": (
         *("source", "rows", "movielens", "tables", "synthetic", "download"),
@@ -28,7 +28,14 @@ ENTRANCE = ("cli", "__main__")
 IN_ROOMS = tuple(f"{room}.{module}" for room, modules in ROOMS.items() for module in modules)
 MODULES = tuple(f"trainer.{name}" for name in (*HALL, *IN_ROOMS, *ENTRANCE))
 
-QUICK = ("trainer.errors", "trainer.config", "trainer.options", "trainer.cli", "trainer.__main__")
+QUICK = (
+    "trainer.errors",
+    "trainer.config",
+    "trainer.rules",
+    "trainer.options",
+    "trainer.cli",
+    "trainer.__main__",
+)
 """What `--help` and a misspelt option go through; slow imports wait inside functions."""
 
 SLOW = {"torch", "torchrec", "pandas", "pyarrow"}

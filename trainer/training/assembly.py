@@ -155,7 +155,7 @@ def batch_plan(config: Config) -> BatchPlan:
         size=settled(config.batches.size),
         seed=config.run.seed,
         candidates="own" if loss.name in ("mse", "bce") else loss.candidates,
-        samples=settled(loss.samples),
+        samples=loss.samples or 0,
         popularity_power=loss.popularity_power,
         logq=loss.logq,
         mask_known=loss.mask_known,

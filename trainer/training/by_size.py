@@ -45,8 +45,10 @@ def by_size(config: Config, users: int, items: int, interactions: int) -> Config
     # The root keeps both the steps of an epoch and the rows of a step in proportion, at any size.
     size = min(max(2 ** round(math.log2(4 * math.sqrt(max(rows, 1)))), 16), 8192)
     dim = 256 if interactions >= LARGE_INTERACTIONS else 128
-    candidates = "catalogue" if items <= CATALOGUE_ITEMS else "sampled"
     loss, run = config.loss, config.run
+    automatic = "catalogue" if items <= CATALOGUE_ITEMS else "sampled"
+    candidates = automatic if loss.candidates == "auto" else loss.candidates
+    samples = SAMPLES if candidates == "sampled" else None
     size = _first(config.batches.size, size)
     model = replace(config.model, dim=_first(config.model.dim, dim))
     epochs = max(3, round(FULL_EPOCHS * min(1, math.sqrt(1_000_000 / max(interactions, 1)))))
@@ -57,11 +59,7 @@ def by_size(config: Config, users: int, items: int, interactions: int) -> Config
         config,
         batches=replace(config.batches, size=size),
         model=model,
-        loss=replace(
-            loss,
-            candidates=candidates if loss.candidates == "auto" else loss.candidates,
-            samples=_first(loss.samples, SAMPLES),
-        ),
+        loss=replace(loss, candidates=candidates, samples=_first(loss.samples, samples)),
         optimizer=_optimizer(config, model, users + items),
         run=replace(
             run, epochs=epochs, evaluate_every=every, patience=_first(run.patience, PATIENCE if every else 0)

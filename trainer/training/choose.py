@@ -192,7 +192,9 @@ def _mix(config: Config, bench: _Bench, learned: Vectors) -> tuple[dict[float, f
 
     given = model.low_rank_penalty
     penalties = climb(score, *PENALTIES) if given is None else {given: score(given)}
-    form, mixtures = forms[best_of(penalties)], {Mixture(): bench.figure(learned)}
+    # A width that was asked for is not chosen away.
+    mixtures = {Mixture(): bench.figure(learned)} if model.low_rank is None else {}
+    form = forms[best_of(penalties)]
     for rank in ranks:
         for weight in WEIGHTS if model.low_rank_weight is None else (model.low_rank_weight,):
             both = _side_by_side(learned, _narrow(form, rank), weight)

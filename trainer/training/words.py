@@ -17,10 +17,8 @@ from trainer.training.stopping import Course
 
 def size_words(decided: dict[str, Any]) -> str:
     """What the size of the data decided, by key."""
-    if not decided:
-        return "Nothing is left to the size of the data."
-    values = ", ".join(f"{key} {value}" for key, value in decided.items())
-    return textwrap.fill(f"By the size of the data: {values}.", 110, break_on_hyphens=False)
+    values = ", ".join(f"{key} {value}" for key, value in decided.items() if value)
+    return _wrapped(f"By the size of the data: {values or 'nothing, all is given'}.")
 
 
 def choice_words(decided: dict[str, Any], choice: Choice) -> str:
@@ -29,15 +27,14 @@ def choice_words(decided: dict[str, Any], choice: Choice) -> str:
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in decided.items()
     )
-    lines = [f"Chosen by {choice.metric} of {choice.users:,} users on a validation part: {values}."]
+    lines = [_wrapped(f"Chosen by {choice.metric} of {choice.users:,} users on a validation part: {values}.")]
     for name, figures in (("temperature", choice.temperatures), ("closed form, penalty", choice.penalties)):
         if figures:
-            lines.append(
-                f"  {name} " + ", ".join(f"{key:.3g}: {value:.4f}" for key, value in figures.items())
-            )
-    if choice.mixtures:
+            tried = ", ".join(f"{key:.3g}: {value:.4f}" for key, value in figures.items())
+            lines.append(_wrapped(f"  {name} {tried}"))
+    if Mixture() in choice.mixtures:
         alone, best = choice.mixtures[Mixture()], max(choice.mixtures.values())
-        lines.append(f"  learned dims alone {alone:.4f}, the best closed-form ones beside them {best:.4f}")
+        lines.append(f"  learned dims alone {alone:.4f}, with closed-form ones beside them {best:.4f}")
     return "\n".join(lines)
 
 
@@ -53,13 +50,14 @@ def opening_words(dataset: Dataset, parts: Parts, plan: BatchPlan, world: World,
         f"{dataset.name}: {dataset.user_count:,} users, {dataset.item_count:,} {dataset.item_name}s, "
         f"{len(dataset.train):,} training and {len(dataset.test):,} test interactions"
     )
-    lines = [sizes, f"{world.size} rank{'s' if world.size > 1 else ''} on {world.device.type}: {places}"]
+    ranks = f"{world.size} rank{'s' if world.size > 1 else ''} on {world.device.type}"
+    lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}")]
     if dataset.report["skipped"]:
         lines.insert(0, f"{dataset.report['skipped']:,} rows that cannot be read were skipped.")
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")
     if warning := correction_words(plan):
-        lines.append(textwrap.fill(warning, 80, break_on_hyphens=False))
+        lines.append(_wrapped(warning))
     return "\n".join([*lines, f"Run: {run}"])
 
 
@@ -70,21 +68,21 @@ def correction_words(plan: BatchPlan) -> str | None:
         return None
     return (
         "Warning: without correction popular items are pushed down for being frequent candidates (ml-100k "
-        "in steps of 1,024 interactions: ndcg@10 0.429 against 0.446 with it); use --loss.logq true."
+        "in steps of 1,024 interactions: ndcg@10 0.437 against 0.444 with it); use --loss.logq true."
     )
 
 
 def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float], course: Course) -> str:
     """The table of results, how the training went, and how long it took."""
-    times = f"Trained in {seconds['train']:.1f} s, measured in {seconds['evaluate']:.1f} s."
+    done = [f"trained in {seconds['train']:.1f} s", f"measured in {seconds['evaluate']:.1f} s"]
+    if seconds["choose"] >= 0.05:
+        done.insert(0, f"chosen in {seconds['choose']:.1f} s")
     validated = []
     if course.validations:
-        times = (
-            f"Trained in {seconds['train']:.1f} s (99% of the best after "
-            f"{seconds['to_99_percent_of_best']:.1f} s), validated in {seconds['validate']:.1f} s, "
-            f"measured in {seconds['evaluate']:.1f} s."
-        )
+        done[-2] += f" (99% of the best after {seconds['to_99_percent_of_best']:.1f} s)"
+        done.insert(-1, f"validated in {seconds['validate']:.1f} s")
         validated = [course_words(course)]
+    times = _wrapped(f"{', '.join(done).capitalize()}.")
     return "\n".join(["", evaluation_words(dataset, evaluation), *validated, times])
 
 
@@ -143,3 +141,9 @@ def decisive_metric(evaluation: Evaluation) -> str:
     """The metric that is put in words: `ndcg@10`, or the first where it was not taken."""
     metrics = evaluation.rankers["model"]
     return "ndcg@10" if "ndcg@10" in metrics else next(iter(metrics))
+
+
+def _wrapped(text: str) -> str:
+    """In lines of 80 columns, those behind the first indented as deep as it."""
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    return textwrap.fill(text, 80, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
