@@ -9,7 +9,7 @@ import torch
 
 from trainer.errors import CheckpointError
 from trainer.model.towers import TwoTowers
-from trainer.parallel.plan import compute_kernel, make_plan
+from trainer.parallel.planner import compute_kernel, make_plan
 from trainer.parallel.shard import fill_tables, normal_block, shard
 from trainer.parallel.world import World, join_world
 from trainer.training import checkpoint

@@ -7,7 +7,7 @@ import torch.distributed
 
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
-from trainer.parallel.plan import compute_kernel, describe_plan, make_plan
+from trainer.parallel.planner import compute_kernel, describe_plan, make_plan
 
 KINDS = ["table_wise", "column_wise", "data_parallel"]
 

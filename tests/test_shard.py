@@ -8,7 +8,7 @@ from torchrec import KeyedJaggedTensor
 
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
-from trainer.parallel.plan import compute_kernel, make_plan
+from trainer.parallel.planner import compute_kernel, make_plan
 from trainer.parallel.shard import (
     INITIAL_BLOCK_ROWS,
     fill_tables,

@@ -17,7 +17,7 @@ from trainer.errors import ConfigError
 from trainer.model.low_rank import closed_form_files
 from trainer.model.served import Served, SideBySide
 from trainer.model.towers import TwoTowers
-from trainer.parallel.plan import compute_kernel, describe_plan, make_plan
+from trainer.parallel.planner import compute_kernel, describe_plan, make_plan
 from trainer.parallel.shard import fill_tables, shard
 from trainer.parallel.world import World
 from trainer.training.by_size import settled

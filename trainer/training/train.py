@@ -13,7 +13,7 @@ from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.prepare import prepare_data
 from trainer.evaluation.neighbours import check_size
 from trainer.options import changes
-from trainer.parallel.plan import compute_kernel
+from trainer.parallel.planner import compute_kernel
 from trainer.parallel.world import World, join_world
 from trainer.training.assembly import assemble, batch_plan
 from trainer.training.by_size import by_size, settled
