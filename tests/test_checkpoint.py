@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import plans
 from trainer.errors import CheckpointError
 from trainer.model.towers import TwoTowers
-from trainer.parallel.planner import compute_kernel, make_plan
-from trainer.parallel.shard import fill_tables, normal_block, shard
+from trainer.parallel.shard import fill_tables, normal_block
 from trainer.parallel.world import World, join_world
 from trainer.training import checkpoint
 from trainer.training.checkpoint import load, newest, save, save_alone
@@ -33,10 +33,7 @@ def plain(rows: int = 5, hidden: tuple[int, ...] = (6,), dim: int = DIM) -> TwoT
 
 def sharded(seed: int, sharding: str = "table_wise") -> torch.nn.Module:
     towers = plain()
-    plan = make_plan(towers, sharding, compute_kernel("sgd", sharding, "cpu"), 1, 1, "cpu", 2)
-    model, _ = shard(
-        towers, plan, compute_kernel("sgd", sharding, "cpu"), torch.device("cpu"), "sgd", RATES, 0.1, 0
-    )
+    model, _ = plans.sharded(towers, sharding, "sgd", RATES)
     fill_tables(model, lambda table, rows: normal_block(seed, table, rows, DIM, 1.0))
     torch.nn.init.constant_(model.module.query.dense[-1].bias, float(seed))
     return model

@@ -13,12 +13,16 @@ ROOMS = {
         *("features", "split", "storage", "encode", "dataset"),
         *("candidates", "history", "inputs", "prepare", "batches"),
     ),
-    "model": ("towers", "losses", "low_rank", "fold_in", "served"),
-    "parallel": ("world", "plan", "shard"),
+    "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
+    "parallel": (
+        *("world", "words", "hardware", "plan", "traffic", "placement", "planner", "follow"),
+        *("state", "shard", "compare_plans", "bars", "svg", "picture"),
+    ),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
-        *("checkpoint", "progress", "stopping", "by_size", "search", "closed_form", "initial", "assembly"),
-        *("fit", "choose", "runs", "words", "train", "measure"),
+        *("checkpoint", "progress", "stopping", "by_size", "search", "closed_form", "layout", "initial"),
+        *("assembly", "fit", "choose", "runs", "words", "train", "measure"),
+        *("what_if", "what_helps", "plan_words", "plan_command"),
     ),
     "serving": ("recommend",),
 }

@@ -7,7 +7,7 @@ import torch
 
 from tests import worlds
 from trainer.model.low_rank import history_vectors, training_towers
-from trainer.parallel.shard import table_name
+from trainer.parallel.state import table_name
 from trainer.parallel.world import join_world
 from trainer.training.assembly import assemble
 from trainer.training.initial import START_NORM

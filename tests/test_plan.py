@@ -1,13 +1,15 @@
 """Sharding plans, made without a process group."""
 
-import json
+from pathlib import Path
 
 import pytest
 import torch.distributed
 
+from tests import plans
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
-from trainer.parallel.planner import compute_kernel, describe_plan, make_plan
+from trainer.parallel.placement import TooLargeError, compute_kernel
+from trainer.parallel.plan import as_dict, open_plan, save_plan
 
 KINDS = ["table_wise", "column_wise", "data_parallel"]
 
@@ -17,10 +19,7 @@ def towers(rows: int = 100, dim: int = 16) -> TwoTowers:
 
 
 def planned(sharding: str, world_size: int, optimizer: str = "rowwise_adagrad") -> dict:
-    kernel = compute_kernel(optimizer, sharding, "cpu")
-    model = towers()
-    plan = make_plan(model, sharding, kernel, world_size, world_size, "cpu", 32)
-    return describe_plan(plan, model, world_size)
+    return as_dict(plans.planned(towers(), sharding, world_size, optimizer))
 
 
 @pytest.mark.parametrize("sharding", KINDS)
@@ -47,10 +46,10 @@ def test_adam_is_fused_on_cuda_alone(sharding: str, device: str, kernel: str) ->
 
 def test_combinations_that_do_not_exist_name_those_that_do() -> None:
     with pytest.raises(
-        ConfigError, match=r"adam: not with --sharding.kind column_wise .*table_wise or data_"
+        ConfigError, match=r"adam: not with --sharding.kind column_wise .*, row_partitioned or data_"
     ):
         compute_kernel("adam", "column_wise", "cpu")
-    with pytest.raises(ConfigError, match=r"row_wise: not on CPU, .*table_wise, column_wise, data_parallel"):
+    with pytest.raises(ConfigError, match=r"row_wise: not on CPU, .*table_wise, column_wise, .*row_partitioned"):
         compute_kernel("sgd", "row_wise", "cpu")
 
 
@@ -77,7 +76,7 @@ def test_every_cell_of_every_table_lies_on_one_rank(sharding: str, world_size: i
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_data_parallel_tables_are_whole_on_every_rank(world_size: int) -> None:
     plan = planned("data_parallel", world_size)
-    assert plan["idle_ranks"] == []
+    assert plan["idle_ranks"] == ()
     for table in plan["tables"]:
         assert [shard["rank"] for shard in table["shards"]] == list(range(world_size))
         assert {(shard["rows"], shard["columns"]) for shard in table["shards"]} == {
@@ -96,22 +95,23 @@ def test_ranks_without_a_table_are_named() -> None:
     plan = planned("table_wise", 6)
     busy = {shard["rank"] for table in plan["tables"] for shard in table["shards"]}
     assert len(busy) == 4  # four tables
-    assert plan["idle_ranks"] == sorted(set(range(6)) - busy)
-    assert planned("table_wise", 1)["idle_ranks"] == []
+    assert plan["idle_ranks"] == tuple(sorted(set(range(6)) - busy))
+    assert planned("table_wise", 1)["idle_ranks"] == ()
 
 
 @pytest.mark.parametrize("sharding", KINDS)
-def test_a_plan_is_the_same_each_time_and_plain_data(sharding: str) -> None:
-    plan = planned(sharding, 3)
-    assert plan == planned(sharding, 3)
-    assert json.loads(json.dumps(plan)) == plan
+def test_a_plan_is_the_same_each_time_and_comes_back_from_its_file(sharding: str, tmp_path: Path) -> None:
+    plan = plans.planned(towers(), sharding, 3)
+    assert plan == plans.planned(towers(), sharding, 3)
+    save_plan(plan, tmp_path / "plan.json")
+    assert open_plan(tmp_path / "plan.json") == plan
 
 
 @pytest.mark.parametrize("sharding", KINDS)
 def test_tables_that_do_not_fit_are_refused_in_one_line(sharding: str) -> None:
     model = towers(rows=10**12, dim=128)  # 512 TB of weights
     with pytest.raises(
-        ConfigError, match=f"--sharding.kind {sharding}: the tables do not fit on 2 ranks"
+        TooLargeError, match="the tables do not fit on 2 ranks of cpu: a rank needs "
     ) as error:
-        make_plan(model, sharding, compute_kernel("sgd", sharding, "cpu"), 2, 2, "cpu", 32)
+        plans.planned(model, sharding, 2, "sgd")
     assert "\n" not in str(error.value)

@@ -6,18 +6,17 @@ import pytest
 import torch
 from torchrec import KeyedJaggedTensor
 
+from tests import plans
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
-from trainer.parallel.planner import compute_kernel, make_plan
 from trainer.parallel.shard import (
     INITIAL_BLOCK_ROWS,
     fill_tables,
     normal_block,
     schedule_factor,
     set_learning_rates,
-    shard,
-    table_name,
 )
+from trainer.parallel.state import table_name
 from trainer.parallel.world import World, join_world
 
 DIM, EPSILON = 4, 1e-8
@@ -38,7 +37,6 @@ def initial(table: str, rows: slice) -> torch.Tensor:
 
 
 def sharded(optimizer: str, sharding: str = "table_wise", hidden: tuple[int, ...] = (), **options: float):
-    kernel = compute_kernel(optimizer, sharding, "cpu")
     towers = TwoTowers(
         {name: ROWS[name] for name in ("user", "user_age")},
         {"item": ROWS["item"]},
@@ -46,9 +44,7 @@ def sharded(optimizer: str, sharding: str = "table_wise", hidden: tuple[int, ...
         "dot",
         hidden=list(hidden),
     )
-    plan = make_plan(towers, sharding, kernel, 1, 1, "cpu", 3)
-    settings = {"dense_learning_rate": 0.01, "weight_decay": 0.0} | options
-    model, combined = shard(towers, plan, kernel, torch.device("cpu"), optimizer, RATES, **settings)
+    model, combined = plans.sharded(towers, sharding, optimizer, RATES, **options)
     fill_tables(model, initial)
     return model, combined
 

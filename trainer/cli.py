@@ -66,7 +66,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
 
 def _quiet_libraries() -> None:
     """Keep the libraries' notes to their own developers out of what the user reads."""
-    for name in ("torchrec", "torch.fx", "torch.distributed"):
+    for name in ("root", "torchrec", "torch.fx", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("torchrec", "fbgemm_gpu", "torch", "torchmetrics", "tensordict", "pyre_extensions"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
@@ -106,6 +106,46 @@ def _prepare(arguments: list[str]) -> None:
         if skipped := open_dataset(folder).report["skipped"]:
             print(f"{skipped:,} rows that cannot be read were skipped")
         print(f"prepared: {folder}")
+
+
+def _plan(arguments: list[str]) -> None:
+    """Show which rank would hold what, whether it fits, and what would be better."""
+    run = Path(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
+    parser = Parser(
+        prog="python -m trainer plan",
+        usage="%(prog)s [RUN] [options] [--config FILE] [--section.key VALUE ...]",
+        description=f"{_plan.__doc__} With RUN: what that run used.",
+        epilog="Configuration as `train` takes it; see python -m trainer train --help.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--world-size", type=_count, default=4, help="ranks in all (default: 4)")
+    parser.add_argument("--local-world-size", type=_count, help="ranks of a host (default: its devices)")
+    parser.add_argument(
+        "--hardware", help="cpu, h100-80g and the like, or a YAML file (default: this machine)"
+    )
+    parser.add_argument(
+        "--rows", action="append", default=[], metavar="TABLE=N", help="rows of a table, as user=2e9"
+    )
+    parser.add_argument("--dim", help="the same as --model.dim")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write JSON for --sharding.plan")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write an SVG picture")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="set a saved plan beside this one")
+    options, rest = parser.parse_known_args(arguments)
+    if run and rest:
+        raise ConfigError(f"{rest[0]}: a run's plan is what it is. Leave the option, or RUN, out")
+    from trainer.options import parse_config
+
+    config = parse_config([*rest, *(["--model.dim", options.dim] if options.dim else [])])
+    from trainer.training.plan_command import Outputs, plan_a_case, plan_of_run
+    from trainer.training.what_if import table_rows_given
+
+    outputs = Outputs(options.json, options.save, options.picture, options.compare)
+    if run:
+        print(plan_of_run(run, outputs))
+        return
+    rows, ranks = table_rows_given(options.rows), (options.world_size, options.local_world_size)
+    print(plan_a_case(config, rows, options.hardware, *ranks, outputs))
 
 
 def _config(prog: str, arguments: list[str]) -> "Config | None":
@@ -185,6 +225,12 @@ def _recommend(arguments: list[str]) -> None:
     print(json.dumps(as_json(person, items)) if options.json else as_text(items))
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 up is needed")
+    return int(text)
+
+
 def _lengths(text: str) -> list[int]:
     lengths = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
     if min(lengths) < 1:
@@ -211,4 +257,10 @@ def _commands_help() -> str:
     return "\n".join(["usage: python -m trainer COMMAND [options]", "", "commands:", *lines, ""])
 
 
-COMMANDS = {"train": _train, "prepare": _prepare, "evaluate": _evaluate, "recommend": _recommend}
+COMMANDS = {
+    "train": _train,
+    "plan": _plan,
+    "prepare": _prepare,
+    "evaluate": _evaluate,
+    "recommend": _recommend,
+}

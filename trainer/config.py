@@ -168,8 +168,27 @@ class OptimizerConfig:
 class ShardingConfig:
     """How tables are laid over ranks."""
 
-    kind: Literal["table_wise", "column_wise", "data_parallel"] = "table_wise"
-    """Sharding of every table: one rank each, columns over ranks (best with `adagrad`), or copies."""
+    kind: Literal[
+        "table_wise",
+        "row_partitioned",
+        "column_wise",
+        "row_wise",
+        "table_row_wise",
+        "table_column_wise",
+        "data_parallel",
+        "auto",
+    ] = "table_wise"
+    """Sharding of every table: one rank each, cut by rows or columns, copies, or the planner's choice."""
+    tables: dict[str, str] = field(default_factory=dict)
+    """Sharding by table where it differs: `user`, `item` or a name in `plan.json`."""
+    partitions: dict[str, int] = field(default_factory=dict)
+    """Parts of a `row_partitioned` table, by table; by default one a rank."""
+    ranks: dict[str, list[int]] = field(default_factory=dict)
+    """Ranks that hold a table's shards, in turn, by table; by default the planner's choice."""
+    uvm_caching: bool = False
+    """Tables that a GPU cannot hold may live in its host's memory behind a cache (CUDA alone)."""
+    plan: str | None = None
+    """File of a plan that was saved, to be followed exactly; the other keys of this section then rest."""
 
 
 @dataclass

@@ -102,7 +102,7 @@ def check(config: Config) -> None:
 def _value(config: Config, key: str) -> Any:
     value: Any = config
     for part in key.split("."):
-        value = getattr(value, part)
+        value = value[part] if isinstance(value, dict) else getattr(value, part)
     return str(value).lower() if isinstance(value, bool) else value
 
 
@@ -141,9 +141,17 @@ def _normalised(arguments: Sequence[str]) -> Iterator[str]:
             if not equals:
                 continue
             argument = value
-        if typing.get_origin(known.get(key.removesuffix("+"))) is list and not argument.startswith("["):
+        if _is_list(key.removesuffix("+"), known) and not argument.startswith("["):
             argument = f"[{argument}]"
         yield argument
+
+
+def _is_list(key: str, known: dict[str, Any]) -> bool:
+    """Whether a key, or an entry of a mapping, holds a list."""
+    kind = known.get(key)
+    if kind is None and typing.get_origin(known.get(key.rpartition(".")[0])) is dict:
+        kind = typing.get_args(known[key.rpartition(".")[0]])[1]
+    return typing.get_origin(kind) is list
 
 
 def _check_key(place: str, key: str, known: dict[str, Any], dashes: str = "") -> None:
@@ -220,7 +228,7 @@ def _one_line(message: str, arguments: Sequence[str]) -> str:
         if option == f"--{key}":
             return f"{option} {following}: expected {_expected(_keys(Config).get(key))}"
         if option.startswith(f"--{key}."):  # an entry of a mapping
-            return f"{option} {following}: expected a number"
+            return f"{option} {following}: expected {_expected(typing.get_args(_keys(Config)[key])[1])}"
     files = ", ".join(str(path) for _, path in _config_files(arguments))
     return f"{files}: {key} is {value!r}, expected {_expected(_keys(Config).get(key))}"
 
@@ -235,7 +243,9 @@ def _expected(kind: Any) -> str:
     if typing.get_origin(kind) is list:
         return f"a list of {_expected(parts[0])}s".replace("a list of a ", "a list of ")
     if typing.get_origin(kind) is dict:
-        return "a mapping of names to numbers"
+        return f"a mapping of names to {_expected(parts[1])}s".replace(
+            "a mapping of names to a ", "names with a "
+        )
     if parts:
         return " or ".join(_expected(part) for part in parts)
     return "keys such as those under --help"

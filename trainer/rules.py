@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import TypeAlias, get_args, get_type_hints
 
-from trainer.config import BASELINES, Config
+from trainer.config import BASELINES, Config, ShardingConfig
 
 Rule: TypeAlias = tuple[str, str, bool]
 """Key, what is needed, and whether it holds."""
@@ -12,6 +12,7 @@ Rule: TypeAlias = tuple[str, str, bool]
 
 def rules(config: Config) -> Iterator[Rule]:
     """All rules, those of single values first."""
+    yield from _of_sharding(config)
     for section in (_of_model, _of_run, _of_loss, _of_evaluation, _of_optimizer, _of_data, _of_combinations):
         yield from section(config)
 
@@ -109,6 +110,18 @@ def _of_data(config: Config) -> Iterator[Rule]:
     yield "data.validation_size", "a share from 0 to below 1 is needed", 0 <= data.validation_size < 1
     yield "data.split_seed", "a whole number from 0 to 4294967295 is needed", 0 <= data.split_seed < 2**32
     yield "data.k_core", "a whole number from 0 up is needed", data.k_core >= 0
+
+
+def _of_sharding(config: Config) -> Iterator[Rule]:
+    sharding = config.sharding
+    kinds = get_args(get_type_hints(ShardingConfig)["kind"])
+    for table, kind in sharding.tables.items():
+        yield f"sharding.tables.{table}", f"one of {', '.join(kinds)} is needed", kind in kinds
+    for table, parts in sharding.partitions.items():
+        yield f"sharding.partitions.{table}", "a whole number from 1 up is needed", parts > 0
+    for table, ranks in sharding.ranks.items():
+        needed = "ranks from 0 up are needed, as 0,1"
+        yield f"sharding.ranks.{table}", needed, bool(ranks) and min(ranks) >= 0
 
 
 def _of_combinations(config: Config) -> Iterator[Rule]:

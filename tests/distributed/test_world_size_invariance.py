@@ -123,7 +123,7 @@ def test_a_last_batch_of_fewer_rows_than_ranks_ends_like_on_one_rank(options, fo
 def test_ranks_without_a_table_train_along(folder):
     config = configured("--model.item_bias false")
     plans = run_on_ranks(4, plan_of, config, folder)
-    assert plans[0]["idle_ranks"] == [2, 3]
+    assert plans[0].idle_ranks == (2, 3)
     assert all(plan == plans[0] for plan in plans)
     (alone,), *others = [run_on_ranks(size, train_small, config, folder) for size in (1, 4)]
     for rank in others[0]:

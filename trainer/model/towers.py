@@ -5,10 +5,13 @@ vectors of one length however many they are; a bag of one is its row, and an emp
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+
+from trainer.model.partitions import MARK, part_names, split_by_rows
 
 BIAS_DIM = 4
 """Width of the item bias table, the narrowest that FBGEMM takes; the bias is the mean of a row."""
@@ -27,6 +30,7 @@ class Tower(nn.Module):
         bias_table: str | None,
         hidden: list[int],
         combine: str = "sum",
+        partitions: Mapping[str, int] | None = None,
     ) -> None:
         """Tables on the meta device; `trainer.parallel.shard` gives them memory and values.
 
@@ -36,6 +40,7 @@ class Tower(nn.Module):
             bias_table: name of the feature whose table holds biases instead, or None.
             hidden: widths of the dense layers before the output.
             combine: `sum` (every table is `dim` wide) or `concat` (the features share `dim` evenly).
+            partitions: how many tables a feature's is cut into, by name; see `trainer.model.partitions`.
         """
         super().__init__()
         self.features = [name for name in tables if name != bias_table]
@@ -43,24 +48,27 @@ class Tower(nn.Module):
         self.side_by_side = combine == "concat"
         width = int(dim) // len(self.features) if self.side_by_side else int(dim)
         self.widths = {name: BIAS_DIM if name == bias_table else width for name in tables}
+        cut = {name: part_names(name, tables[name], parts) for name, parts in (partitions or {}).items()}
+        self.cut = {name: (len(parts), next(iter(parts.values()))) for name, parts in cut.items()}
         self.embeddings = EmbeddingBagCollection(
             device=torch.device("meta"),
             tables=[
                 EmbeddingBagConfig(
-                    name=name,
-                    num_embeddings=int(rows),
+                    name=part,
+                    num_embeddings=int(size),
                     embedding_dim=self.widths[name],
-                    feature_names=[name],
+                    feature_names=[part],
                     init_fn=_leave,
                 )
                 for name, rows in tables.items()
+                for part, size in cut.get(name, {name: rows}).items()
             ],
         )
         self.dense = _dense_layers(len(self.features) * width, hidden, dim) if hidden else None
 
     def forward(self, inputs: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Vectors (B, dim) and, where there is a bias table, biases (B, 1)."""
-        pooled = self.embeddings(inputs).to_dict()
+        pooled = self._pooled(inputs)
         keys = inputs.keys()
         lengths = inputs.lengths().view(len(keys), inputs.stride())
         parts = [_by_root(pooled[name], lengths[keys.index(name)]) for name in self.features]
@@ -72,6 +80,15 @@ class Tower(nn.Module):
             vectors = vectors + self.dense(torch.cat(parts, dim=1))
         bias = pooled[self.bias_table].mean(1, keepdim=True) if self.bias_table else None
         return vectors, bias
+
+    def _pooled(self, inputs: KeyedJaggedTensor) -> dict[str, torch.Tensor]:
+        """Sum of each feature's rows, (B, width of its table)."""
+        if not self.cut:
+            return self.embeddings(inputs).to_dict()
+        pooled = self.embeddings(split_by_rows(inputs, self.cut)).to_dict()
+        for name, (parts, _) in self.cut.items():
+            pooled[name] = torch.stack([pooled[f"{name}{MARK}{number}"] for number in range(parts)]).sum(0)
+        return pooled
 
 
 class TwoTowers(nn.Module):
@@ -93,6 +110,7 @@ class TwoTowers(nn.Module):
         item_bias: str | None = None,
         hidden: list[int] | None = None,
         combine: str = "sum",
+        partitions: Mapping[str, int] | None = None,
     ) -> None:
         """Towers without values in their tables.
 
@@ -106,10 +124,14 @@ class TwoTowers(nn.Module):
             hidden: widths of dense layers.
             combine: `sum` of a tower's features, or `concat`: each takes an equal part of `dim`, which is a
                 multiple of 4.
+            partitions: how many tables a feature's table is cut into, by name of either side.
         """
         super().__init__()
-        self.query = Tower(user_tables, dim, None, hidden or [], combine)
-        self.candidate = Tower(item_tables, dim, item_bias, hidden or [], combine)
+        cut = partitions or {}
+        users = {name: parts for name, parts in cut.items() if name in user_tables}
+        items = {name: parts for name, parts in cut.items() if name in item_tables}
+        self.query = Tower(user_tables, dim, None, hidden or [], combine, users)
+        self.candidate = Tower(item_tables, dim, item_bias, hidden or [], combine, items)
         self.unit = similarity == "cosine"
         self.output_dim = dim + (item_bias is not None)
         log_temperature = torch.tensor(math.log(temperature if self.unit else 1.0))

@@ -1,9 +1,10 @@
 """A sharding plan as plain data: tables with their shards, and what each rank holds, looks up and moves."""
 
 import json
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from trainer.errors import ConfigError
 
@@ -107,11 +108,61 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def save_plan(plan: Plan, path: Path) -> None:
-    """Write a plan as JSON.
+    """Write a plan as JSON, whole: beside, then in its place.
 
     Raises: ConfigError if the file cannot be written.
     """
+    beside = path.with_name(f".{path.name}.partial")
     try:
-        path.write_text(json.dumps(as_dict(plan), indent=2) + "\n")
+        beside.write_text(json.dumps(as_dict(plan), indent=2) + "\n")
+        os.replace(beside, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}). Name another file") from error
+
+
+def open_plan(path: Path) -> Plan:
+    """The plan in a file that `save_plan` wrote, or in a run folder's.
+
+    Raises: ConfigError if it cannot be read, or is no plan.
+    """
+    try:
+        content = json.loads(path.read_text())
+        tables = tuple(_table(entry) for entry in content.pop("tables"))
+        ranks = tuple(RankLoad(**entry) for entry in content.pop("ranks"))
+        idle = tuple(content.pop("idle_ranks"))
+        plan = Plan(tables=tables, ranks=ranks, idle_ranks=idle, **content)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}). Name a file that `plan --save` wrote"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: no sharding plan ({str(error) or type(error).__name__}). Make one: "
+            f"python -m trainer plan --save {path.name}"
+        ) from None
+    _check_kinds(plan, path)
+    return plan
+
+
+def _table(entry: dict[str, Any]) -> Table:
+    return Table(**entry | {"shards": tuple(Shard(**shard) for shard in entry["shards"])})
+
+
+def _check_kinds(value: Any, path: Path) -> None:
+    """Refuse texts where numbers are meant, and the like: what would fail late and without its place."""
+    kinds = get_type_hints(type(value))
+    for field in fields(value):
+        given = getattr(value, field.name)
+        if isinstance(given, tuple):
+            for entry in given:
+                if is_dataclass(entry):
+                    _check_kinds(entry, path)
+                elif not isinstance(entry, int):
+                    raise ConfigError(f"{path}: {field.name} holds {entry!r}, expected a number")
+            continue
+        kind = kinds[field.name]
+        wanted = (int, float) if kind is float else kind
+        if not isinstance(given, wanted) or isinstance(given, bool):
+            raise ConfigError(f"{path}: {field.name} is {given!r}, expected {kind.__name__}. Make it anew")
+        if kind is int and given < 0:
+            raise ConfigError(f"{path}: {field.name} is {given}, expected a number from 0 up. Make it anew")

@@ -1,157 +1,173 @@
-"""Which rank holds which part of which table, decided by TorchRec's planner without a process group."""
+"""From towers and wishes to a plan with its costs: what `train` lays out and what `plan` shows."""
 
-import os
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 
-import psutil
-import torch
+import numpy as np
 from torch import nn
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.types import ShardingPlan
+from torchrec import EmbeddingBagConfig
+from torchrec.distributed.planner.types import ShardingOption
 
-from trainer.errors import ConfigError
-from trainer.model.towers import Tower
+from trainer.model.partitions import whole_table
+from trainer.parallel.hardware import Hardware
+from trainer.parallel.placement import (
+    CACHED,
+    Wish,
+    capacity,
+    compute_kernel,
+    embedding_configs,
+    on_device,
+    optimizer_bytes,
+    place,
+)
+from trainer.parallel.plan import Plan, RankLoad, Shard, Table
+from trainer.parallel.traffic import Traffic, add_candidates, add_table
 
-FUSED_ON_CPU = ("rowwise_adagrad", "adagrad", "sgd")
-CPU_SHARDINGS = ("table_wise", "column_wise", "data_parallel")
-
-
-def compute_kernel(optimizer: str, sharding: str, device: str) -> str:
-    """Kernel that runs an optimizer under a sharding on a device: `fused` in the backward pass, or `dense`.
-
-    Raises: ConfigError for a combination that does not exist, naming those that do.
-    """
-    if device == "cpu" and sharding not in CPU_SHARDINGS:
-        raise ConfigError(
-            f"--sharding.kind {sharding}: not on CPU, where TorchRec has {', '.join(CPU_SHARDINGS)}. "
-            "Use one of these, or --device cuda"
-        )
-    if sharding == "data_parallel":
-        return "dense"
-    if optimizer == "adam" and device == "cpu":
-        if sharding != "table_wise":
-            raise ConfigError(
-                f"--optimizer.name adam: not with --sharding.kind {sharding} on CPU, where FBGEMM has "
-                "no fused Adam. Use --sharding.kind table_wise or data_parallel, --device cuda, "
-                f"or one of {', '.join(FUSED_ON_CPU)}"
-            )
-        return "dense"
-    return "fused"
+PARTITIONED = "row_partitioned"
 
 
 def make_plan(
     towers: nn.Module,
-    sharding: str,
-    kernel: str,
+    wishes: Mapping[str, Wish],
+    optimizer: str,
+    hardware: Hardware,
     world_size: int,
     local_world_size: int,
-    device: str,
-    batch_rows: int,
-) -> ShardingPlan:
+    candidate_bytes: float = 0,
+) -> Plan:
     """Plan of every table, the same on whichever rank or laptop it is made.
 
     Args:
-        towers: module with its tables on the meta device.
-        sharding: kind for every table.
-        kernel: `fused` or `dense`, see `compute_kernel`.
+        towers: module with its tables on the meta device; those cut into partitions have one table for each.
+        wishes: by table, or by its whole where it is cut.
+        optimizer: of the tables.
         world_size, local_world_size: ranks in all and on each host.
-        device: `cpu` or `cuda`.
-        batch_rows: rows of one step on one rank.
-    Raises: ConfigError if the tables do not fit.
+        candidate_bytes: of the candidates' vectors that a step gathers from all ranks.
+    Raises: TooLargeError if the tables do not fit; ConfigError for wishes that cannot be.
     """
-    tables = [config for tower in _towers(towers) for config in tower.embeddings.embedding_bag_configs()]
-    planned = "dense" if sharding == "data_parallel" else "fused"
-    constraints = {
-        table.name: ParameterConstraints(
-            sharding_types=[sharding],
-            compute_kernels=[planned],
-            # TorchRec's own lower bound of 128 columns a shard would leave most tables in one piece.
-            min_partition=-(-table.embedding_dim // world_size),
-        )
-        for table in tables
-    }
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(
-            world_size=world_size,
-            local_world_size=local_world_size,
-            compute_device=device,
-            ddr_cap=_host_memory() // local_world_size,
-            hbm_cap=_device_memory() if device == "cuda" else None,
-        ),
-        batch_size=max(batch_rows, 1),
-        constraints=constraints,
+    options = place(towers, _by_part(towers, wishes), optimizer, hardware, world_size, local_world_size)
+    placed = {option.name: option for option in options}
+    parts = [(path, config, placed[config.name]) for path, config in embedding_configs(towers)]
+    tables = tuple(
+        _table(whole, list(group), wishes[whole], optimizer, hardware)
+        for whole, group in groupby(parts, key=lambda part: whole_table(part[1].name))
     )
-    try:
-        plan = planner.plan(towers, [EmbeddingBagCollectionSharder()])
-    except PlannerError as error:
-        raise ConfigError(
-            f"--sharding.kind {sharding}: the tables do not fit on {world_size} ranks "
-            f"({' '.join(str(error).split())[:200]}). Use more ranks, a smaller --model.dim or a host with "
-            "more memory"
-        ) from error
-    # TorchRec runs the dense kernel under table-wise sharding, but its planner refuses to plan it.
-    for module in plan.plan.values():
-        for parameter in module.values():  # type: ignore[attr-defined]
-            parameter.compute_kernel = kernel
-    return plan
+    ranks = _loads(options, tables, wishes, hardware, world_size, local_world_size, candidate_bytes)
+    sizes = [load.bytes for load in ranks]
+    busy = {shard.rank for table in tables for shard in table.shards}
+    return Plan(
+        world_size=world_size,
+        local_world_size=local_world_size,
+        hardware=hardware.name,
+        tables=tables,
+        ranks=ranks,
+        imbalance=round(max(sizes) * len(sizes) / max(sum(sizes), 1), 3),
+        estimated_step_ms=round(max(load.compute_ms + load.communication_ms for load in ranks), 4),
+        idle_ranks=tuple(rank for rank in range(world_size) if rank not in busy),
+    )
 
 
-def describe_plan(plan: ShardingPlan, towers: nn.Module, world_size: int) -> dict[str, Any]:
-    """The plan as plain data: `world_size`, `tables` with their shards, and `idle_ranks`, which hold none."""
-    tables = []
-    for path, tower in towers.named_modules():
-        if not isinstance(tower, Tower):
-            continue
-        sharded = plan.plan[f"{path}.embeddings"]
-        for config in tower.embeddings.embedding_bag_configs():
-            tables.append(_describe_table(config, sharded[config.name], world_size))  # type: ignore[index]
-    busy = {shard["rank"] for table in tables for shard in table["shards"]}
-    return {
-        "world_size": world_size,
-        "tables": tables,
-        "idle_ranks": [rank for rank in range(world_size) if rank not in busy],
-    }
+def _by_part(towers: nn.Module, wishes: Mapping[str, Wish]) -> dict[str, Wish]:
+    """The wishes of each table that TorchRec knows: a partition has its share of ids, and its own rank."""
+    names = [config.name for _, config in embedding_configs(towers)]
+    parts, seen = Counter(map(whole_table, names)), Counter[str]()
+    found = {}
+    for name in names:
+        whole = whole_table(name)
+        wish = wishes[whole]
+        if name != whole:
+            own = (wish.ranks[seen[whole] % len(wish.ranks)],) if wish.ranks else ()
+            factor = wish.pooling_factor / parts[whole]
+            wish = replace(wish, shardings=("table_wise",), pooling_factor=factor, ranks=own)
+        seen[whole] += 1
+        found[name] = wish
+    return found
 
 
-def _describe_table(config: Any, parameter: Any, world_size: int) -> dict[str, Any]:
-    rows, dim = config.num_embeddings, config.embedding_dim
-    if parameter.sharding_spec is None:
-        placed = [(rank, (0, 0), (rows, dim)) for rank in range(world_size)]
-    else:
-        placed = [
-            (shard.placement.rank(), shard.shard_offsets, shard.shard_sizes)
-            for shard in parameter.sharding_spec.shards
-        ]
-    return {
-        "name": config.name,
-        "rows": rows,
-        "dim": dim,
-        "sharding": parameter.sharding_type,
-        "kernel": parameter.compute_kernel,
-        "shards": [
-            {
-                "rank": rank,
-                "row_offset": offsets[0],
-                "column_offset": offsets[1],
-                "rows": sizes[0],
-                "columns": sizes[1],
-                "weight_bytes": sizes[0] * sizes[1] * 4,
-            }
-            for rank, offsets, sizes in placed
-        ],
-    }
+def _table(
+    whole: str,
+    parts: Sequence[tuple[str, EmbeddingBagConfig, ShardingOption]],
+    wish: Wish,
+    optimizer: str,
+    hardware: Hardware,
+) -> Table:
+    path, config, option = parts[0]
+    kernel = compute_kernel(optimizer, option.sharding_type, hardware.device)
+    shards, first_row = [], 0
+    for _, part, placed in parts:
+        for shard in placed.shards:
+            (row, column), (rows, columns) = shard.offset, shard.size
+            beside = optimizer_bytes(optimizer, kernel, rows, columns)
+            weights = rows * columns * 4
+            assert shard.rank is not None
+            shards.append(Shard(shard.rank, first_row + row, column, rows, columns, weights, beside))
+        first_row += part.num_embeddings
+    return Table(
+        name=whole,
+        tower=path.removeprefix("learned.").removesuffix(".embeddings"),
+        rows=first_row,
+        dim=config.embedding_dim,
+        dtype=config.data_type.value.lower(),
+        sharding=option.sharding_type if whole == config.name else PARTITIONED,
+        kernel=CACHED if option.compute_kernel == CACHED else kernel,
+        pooling_factor=round(wish.pooling_factor, 3),
+        lookups=round(wish.bags * wish.pooling_factor),
+        shards=tuple(shards),
+    )
 
 
-def _towers(module: nn.Module) -> list[Tower]:
-    return [part for part in module.modules() if isinstance(part, Tower)]
+def _loads(
+    options: Sequence[ShardingOption],
+    tables: Sequence[Table],
+    wishes: Mapping[str, Wish],
+    hardware: Hardware,
+    world_size: int,
+    local_world_size: int,
+    candidate_bytes: float,
+) -> tuple[RankLoad, ...]:
+    sizes, lookups, compute, communication = (np.zeros(world_size) for _ in range(4))
+    for option in options:
+        for shard in option.shards:
+            assert shard.rank is not None
+            assert shard.storage is not None
+            assert shard.perf is not None
+            perf = shard.perf
+            sizes[shard.rank] += on_device(shard.storage, hardware.device)
+            compute[shard.rank] += perf.fwd_compute + perf.bwd_compute + perf.prefetch_compute
+            # The estimator has a rank alone send to itself.
+            if world_size > 1:
+                communication[shard.rank] += perf.fwd_comms + perf.bwd_comms + perf.input_dist_comms
+    for table in tables:
+        for piece in table.shards:
+            copies = world_size if table.sharding == "data_parallel" else 1
+            lookups[piece.rank] += table.lookups * piece.rows / (table.rows * copies)
+    traffic = _traffic(options, wishes, world_size, local_world_size)
+    add_candidates(traffic, candidate_bytes)
+    return tuple(
+        RankLoad(
+            rank=rank,
+            bytes=int(sizes[rank]),
+            capacity_bytes=capacity(hardware, local_world_size),
+            lookups=round(lookups[rank]),
+            bytes_sent=round(traffic.sent[rank]),
+            bytes_received=round(traffic.received[rank]),
+            compute_ms=round(float(compute[rank]), 4),
+            communication_ms=round(float(communication[rank]), 4),
+        )
+        for rank in range(world_size)
+    )
 
 
-def _host_memory() -> int:
-    return int(psutil.virtual_memory().total)
-
-
-def _device_memory() -> int:
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    return int(torch.cuda.get_device_properties(local_rank).total_memory)
+def _traffic(
+    options: Sequence[ShardingOption], wishes: Mapping[str, Wish], world_size: int, local_world_size: int
+) -> Traffic:
+    traffic = Traffic.none(world_size)
+    parts = Counter(whole_table(option.name) for option in options)
+    for option in options:
+        whole = whole_table(option.name)
+        shards = [(int(shard.rank or 0), shard.size[0], shard.size[1]) for shard in option.shards]
+        bags, factor = wishes[whole].bags / world_size, wishes[whole].pooling_factor / parts[whole]
+        add_table(traffic, option.sharding_type, shards, bags, factor, local_world_size)
+    return traffic

@@ -12,11 +12,12 @@ from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimi
 from torchrec import optim
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.types import ModuleSharder, ShardingPlan
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from trainer.errors import ConfigError
+from trainer.parallel.state import table_name, whole_state
 
 INITIAL_BLOCK_ROWS = 65_536
 EPSILON = 1e-8
@@ -37,7 +38,6 @@ _DENSE = {
 def shard(
     towers: nn.Module,
     plan: ShardingPlan,
-    kernel: str,
     device: torch.device,
     optimizer: str,
     learning_rates: dict[str, float],
@@ -48,7 +48,7 @@ def shard(
 
     Args:
         towers: module with tables on the meta device.
-        plan, kernel: from `trainer.parallel.plan`.
+        plan: see `trainer.parallel.follow`.
         device: of this rank.
         optimizer: of the tables: `rowwise_adagrad`, `adagrad`, `sgd` or `adam`.
         learning_rates: peak learning rate of every table, by name.
@@ -57,16 +57,17 @@ def shard(
     Returns: the sharded model, its tables without values, and one optimizer for everything.
     Raises: ConfigError for a weight decay that the kernel would ignore.
     """
-    if kernel == "fused" and weight_decay > 0:
+    fused = _fused_tables(plan)
+    if fused and weight_decay > 0:
         # FBGEMM takes the setting and, on CPU, drops it without a word; its Adam on CUDA decays otherwise.
         raise ConfigError(
             f"--optimizer.weight_decay {weight_decay}: a fused {optimizer} has none. Leave it at 0, or use "
             "--sharding.kind data_parallel"
         )
     settings = {"weight_decay": weight_decay} | ({} if optimizer == "sgd" else {"eps": EPSILON})
-    if kernel == "fused":
-        for name, parameter in _tables(towers):
-            options = settings | {"lr": learning_rates[name]}
+    for key, parameter in towers.named_parameters():
+        if table_name(key) and key.split(".")[-2] in fused:
+            options = settings | {"lr": learning_rates[str(table_name(key))]}
             apply_optimizer_in_backward(_FUSED[optimizer], [parameter], options)
     sharders = cast(list[ModuleSharder[nn.Module]], [EmbeddingBagCollectionSharder()])
     model = DistributedModelParallel(towers, device=device, plan=plan, sharders=sharders)
@@ -93,12 +94,6 @@ def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:
     """
     for group in _groups(optimizer):
         group["lr"] = group["peak_lr"] * factor
-
-
-def table_name(key: str) -> str | None:
-    """Table of a parameter's key (`query.embeddings.embedding_bags.user.weight`: `user`); None if none."""
-    parts = key.split(".")
-    return parts[-2] if "embedding_bags" in parts else None
 
 
 def fill_tables(model: nn.Module, values: Callable[[str, slice], torch.Tensor]) -> None:
@@ -155,11 +150,9 @@ def _groups(optimizer: CombinedOptimizer) -> list[dict[str, Any]]:
     )  # declared read-only, but the optimizers read them
 
 
-def _tables(towers: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    for key, parameter in towers.named_parameters():
-        name = table_name(key)
-        if name is not None:
-            yield name, parameter
+def _fused_tables(plan: ShardingPlan) -> set[str]:
+    modules = cast(list[EmbeddingModuleShardingPlan], list(plan.plan.values()))
+    return {name for module in modules for name, table in module.items() if table.compute_kernel != "dense"}
 
 
 def _keyed(
@@ -170,7 +163,7 @@ def _keyed(
 
 def _local_shards(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int]]:
     """Key, local weights, first row and first column of every shard of a table on this rank."""
-    for key, value in model.state_dict().items():
+    for key, value in whole_state(model).items():
         if table_name(key) is None:
             continue
         if isinstance(value, ShardedTensor):

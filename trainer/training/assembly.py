@@ -12,17 +12,20 @@ from torchrec.optim.keyed import CombinedOptimizer
 from trainer.config import Config
 from trainer.data.batches import BatchPlan
 from trainer.data.dataset import Dataset
-from trainer.data.inputs import Inputs, item_inputs, table_rows, user_inputs
+from trainer.data.inputs import Inputs, item_inputs, user_inputs
 from trainer.errors import ConfigError
 from trainer.model.low_rank import closed_form_files
 from trainer.model.served import Served, SideBySide
 from trainer.model.towers import TwoTowers
-from trainer.parallel.planner import compute_kernel, describe_plan, make_plan
+from trainer.parallel.follow import partitions_of, sharding_plan
+from trainer.parallel.hardware import hardware_here
+from trainer.parallel.plan import Plan
 from trainer.parallel.shard import fill_tables, shard
 from trainer.parallel.world import World
 from trainer.training.by_size import settled
-from trainer.training.closed_form import HISTORY, closed_inputs, item_table, make_closed_towers
+from trainer.training.closed_form import HISTORY, closed_inputs, item_table
 from trainer.training.initial import START_NORM, closed_form_start, normal_values, popularity_bias, scaled
+from trainer.training.layout import lay_out, make_all_towers, sizes_of
 
 TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
 """Attributes whose tables would be named like others."""
@@ -35,7 +38,7 @@ class Parts:
     Attributes:
         model: wrapped for training; `towers` are the learned ones in it, sharded.
         optimizer: of tables and dense layers.
-        plan: the sharding plan as plain data.
+        plan: the sharding plan.
         user_inputs, item_inputs: of the learned towers.
         served: the learned towers and the closed-form ones beside them, whose vectors rank the catalogue.
     """
@@ -43,7 +46,7 @@ class Parts:
     model: nn.Module
     towers: TwoTowers
     optimizer: CombinedOptimizer
-    plan: dict
+    plan: Plan
     user_inputs: Inputs
     item_inputs: Inputs
     served: list[Served]
@@ -64,35 +67,16 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
                 raise ConfigError(
                     f"--model.{side}_features {name}: no such attribute in {dataset.name}; {has}"
                 )
-            if "." in name or name in TAKEN_NAMES[side]:
+            if "." in name or ":" in name or name in TAKEN_NAMES[side]:
                 taken = " or ".join(f"`{other}`" for other in TAKEN_NAMES[side])
                 raise ConfigError(
-                    f"--model.{side}_features {name}: cannot name a table (no full stops, not {taken}). "
+                    f"--model.{side}_features {name}: cannot name a table (no `.` or `:`, not {taken}). "
                     "Rename the column"
                 )
     model = config.model
     users = user_inputs(dataset, model.user_features, model.user_id, model.history)
     items = item_inputs(dataset, model.item_features, model.item_bias)
     return users, items
-
-
-def make_towers(
-    config: Config, user_tables: dict[str, int], item_tables: dict[str, int], item_name: str
-) -> TwoTowers:
-    """Towers without values in their tables, whose rows are given by name."""
-    torch.manual_seed(config.run.seed)  # of the dense layers
-    model = config.model
-    return TwoTowers(
-        user_tables,
-        item_tables,
-        dim=settled(model.dim),
-        similarity=model.similarity,
-        temperature=settled(model.temperature),
-        learn_temperature=model.learn_temperature,
-        item_bias=f"{item_name}_bias" if model.item_bias else None,
-        hidden=model.hidden,
-        combine=model.combine,
-    )
 
 
 def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
@@ -105,33 +89,20 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
             f"--loss.name {config.loss.name}: {dataset.name} has no values (ratings) to fit. "
             "Use --loss.name softmax or bpr, or data with values"
         )
-    kernel = compute_kernel(config.optimizer.name, config.sharding.kind, world.device.type)
     users, items = make_inputs(config, dataset)
     rank = settled(config.model.low_rank)
-    towers = SideBySide(
-        make_towers(
-            config,
-            table_rows(dataset, users),
-            table_rows(dataset, items),
-            dataset.item_name,
-        ),
-        make_closed_towers(dataset.item_name, dataset.item_count, rank) if rank else None,
-    )
-    rows = settled(config.batches.size) // world.size
+    sizes = sizes_of(config, dataset, users, items)
     # One rank decides: memory enters the plan, and hosts may differ in it.
     plan = world.on_first(
-        lambda: make_plan(
-            towers, config.sharding.kind, kernel, world.size, world.local_size, world.device.type, rows
-        )
+        lambda: lay_out(config, sizes, hardware_here(world.device.type), world.size, world.local_size)
     )
-    described = describe_plan(plan, towers, world.size)
+    towers = make_all_towers(config, sizes, partitions_of(plan))
     rates = _learning_rates(config, [*users, *items], dataset.item_name)
     # The closed form is not trained: no gradient reaches its tables.
     rates |= {HISTORY: 0.0, item_table(dataset.item_name): 0.0} if rank else {}
     model, optimizer = shard(
         towers,
-        plan,
-        kernel,
+        sharding_plan(plan, towers, world.device.type),
         world.device,
         config.optimizer.name,
         rates,
@@ -143,7 +114,7 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
     fill_tables(model, _initial_values(config, dataset, served[0], world))
     if inside.closed is not None:
         served.append(Served(inside.closed, *closed_inputs(dataset)))
-    return Parts(model, inside.learned, optimizer, described, users, items, served)
+    return Parts(model, inside.learned, optimizer, plan, users, items, served)
 
 
 def batch_plan(config: Config) -> BatchPlan:

@@ -13,6 +13,7 @@ import torch.distributed.checkpoint as distributed_checkpoint
 from torch import nn
 
 from trainer.errors import CheckpointError
+from trainer.parallel.state import whole_state
 from trainer.parallel.world import World
 
 FOLDER = "checkpoints"
@@ -31,7 +32,7 @@ def save(run: Path, step: int, model: nn.Module, world: World) -> Path:
     partial = final.with_suffix(".partial")
     world.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
     with _quiet():
-        distributed_checkpoint.save(model.state_dict(), checkpoint_id=partial)
+        distributed_checkpoint.save(whole_state(model), checkpoint_id=partial)
     world.on_first(lambda: _publish(partial, final, step))
     return final
 
@@ -64,7 +65,7 @@ def load(checkpoint: Path, model: nn.Module) -> None:
 
     Raises: CheckpointError if the checkpoint does not hold this model.
     """
-    state = model.state_dict()
+    state = whole_state(model)
     try:
         with _quiet():
             distributed_checkpoint.load(state, checkpoint_id=checkpoint)

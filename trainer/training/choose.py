@@ -165,7 +165,7 @@ def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> Vector
 
 def _trial(config: Config, bench: _Bench) -> Vectors | None:
     """Vectors after a short training of the learned towers alone, on rank 0."""
-    config = _with_model(config, low_rank=0)
+    config = replace(_with_model(config, low_rank=0), sharding=replace(config.sharding, plan=None))
     parts = assemble(config, bench.dataset, bench.world)
     source = Batches(bench.dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
     full = settled(config.run.epochs)

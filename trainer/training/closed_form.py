@@ -1,5 +1,7 @@
 """The closed-form dims beside the learned ones: their towers, and what these look up."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from trainer.data.dataset import Dataset
@@ -22,6 +24,9 @@ def closed_inputs(dataset: Dataset) -> tuple[Inputs, Inputs]:
     )
 
 
-def make_closed_towers(item_name: str, item_count: int, rank: int) -> TwoTowers:
+def make_closed_towers(
+    item_name: str, item_count: int, rank: int, partitions: Mapping[str, int] | None = None
+) -> TwoTowers:
     """Towers of a history table and an item table, scored by their dot product."""
-    return TwoTowers({HISTORY: item_count}, {item_table(item_name): item_count}, rank, similarity="dot")
+    items = {item_table(item_name): item_count}
+    return TwoTowers({HISTORY: item_count}, items, rank, similarity="dot", partitions=partitions)

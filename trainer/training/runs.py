@@ -16,9 +16,11 @@ from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation.evaluate import Evaluation
 from trainer.model.served import Served, SideBySide
 from trainer.options import config_text, read_config
-from trainer.training.assembly import Parts, make_towers
+from trainer.parallel.plan import save_plan
+from trainer.training.assembly import Parts
 from trainer.training.checkpoint import load, newest
 from trainer.training.closed_form import HISTORY, make_closed_towers
+from trainer.training.layout import make_towers
 
 CONFIG, PLAN, METRICS = "config.yaml", "plan.json", "metrics.json"
 PARTS = ("learned", "closed")
@@ -91,7 +93,7 @@ def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> N
     full: dict[str, Any] = {
         name: str(Path(path).absolute()) for name, path in paths.items() if path is not None
     }
-    write_text(run / PLAN, json.dumps(parts.plan, indent=2) + "\n")
+    save_plan(parts.plan, run / PLAN)
     copy_vocabulary(dataset, run)
     for name, part in zip(PARTS, parts.served, strict=False):
         save_inputs(run / f"{name}_{USER_INPUTS}", part.user_inputs)

@@ -13,13 +13,13 @@ from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.prepare import prepare_data
 from trainer.evaluation.neighbours import check_size
 from trainer.options import changes
-from trainer.parallel.planner import compute_kernel
 from trainer.parallel.world import World, join_world
 from trainer.training.assembly import assemble, batch_plan
 from trainer.training.by_size import by_size, settled
 from trainer.training.checkpoint import load, newest, save
 from trainer.training.choose import Choice, choose
 from trainer.training.fit import fit, measure, protocol
+from trainer.training.layout import check_sharding, follow_plan
 from trainer.training.progress import Progress
 from trainer.training.runs import (
     METRICS,
@@ -37,6 +37,7 @@ def train(config: Config) -> Path | None:
     """Train, measure on the held-out part, and leave a run folder; its path on rank 0."""
     with join_world(config.device, config.backend) as world:
         started = time.perf_counter()
+        config = follow_plan(config, world.size)
         dataset = _prepared(config, world)
         run = world.on_first(lambda: new_run_folder(config))
         prepared = time.perf_counter()
@@ -67,7 +68,7 @@ def train(config: Config) -> Path | None:
 
 def _prepared(config: Config, world: World) -> Dataset:
     """The data set, once it is known that the training can begin and end: preparing may take long."""
-    compute_kernel(config.optimizer.name, config.sharding.kind, world.device.type)
+    check_sharding(config, world.device.type)
     world.on_first(lambda: refuse_used_folder(config))
     dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
     for name in config.evaluation.baselines:

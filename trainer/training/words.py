@@ -41,11 +41,11 @@ def choice_words(decided: dict[str, Any], choice: Choice) -> str:
 def opening_words(dataset: Dataset, parts: Parts, plan: BatchPlan, world: World, run: Path) -> str:
     """What is about to be trained, where, and a warning if the loss works against popular items."""
     places = ", ".join(
-        f"{table['name']} {table['rows']:,} x {table['dim']} on rank "
-        + "+".join(str(shard["rank"]) for shard in table["shards"])
-        for table in parts.plan["tables"]
+        f"{table.name} {table.rows:,} x {table.dim} on rank "
+        + "+".join(str(shard.rank) for shard in table.shards)
+        for table in parts.plan.tables
     )
-    idle = [str(rank) for rank in parts.plan["idle_ranks"]]
+    idle = [str(rank) for rank in parts.plan.idle_ranks]
     sizes = (
         f"{dataset.name}: {dataset.user_count:,} users, {dataset.item_count:,} {dataset.item_name}s, "
         f"{len(dataset.train):,} training and {len(dataset.test):,} test interactions"

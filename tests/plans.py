@@ -1,0 +1,43 @@
+"""Plans and shardings of small towers, as a training makes them."""
+
+import torch
+from torch import nn
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim.keyed import CombinedOptimizer
+
+from trainer.model.partitions import whole_table
+from trainer.parallel.follow import sharding_plan
+from trainer.parallel.hardware import Hardware, named_hardware
+from trainer.parallel.placement import Wish, embedding_configs
+from trainer.parallel.plan import Plan
+from trainer.parallel.planner import make_plan
+from trainer.parallel.shard import shard
+
+
+def planned(
+    towers: nn.Module,
+    sharding: str = "table_wise",
+    world_size: int = 1,
+    optimizer: str = "rowwise_adagrad",
+    hardware: Hardware | str = "cpu",
+) -> Plan:
+    """Plan of towers whose every table is sharded alike and looked up 32 times in a step."""
+    tables = dict.fromkeys(whole_table(config.name) for _, config in embedding_configs(towers))
+    wishes = {table: Wish((sharding,), bags=32) for table in tables}
+    device = named_hardware(hardware) if isinstance(hardware, str) else hardware
+    return make_plan(towers, wishes, optimizer, device, world_size, world_size)
+
+
+def sharded(
+    towers: nn.Module,
+    sharding: str,
+    optimizer: str,
+    rates: dict[str, float],
+    dense_learning_rate: float = 0.01,
+    weight_decay: float = 0.0,
+    world_size: int = 1,
+) -> tuple[DistributedModelParallel, CombinedOptimizer]:
+    """Towers laid out as planned in the world that this process is in, and their optimizer."""
+    plan = sharding_plan(planned(towers, sharding, world_size, optimizer), towers, "cpu")
+    device = torch.device("cpu")
+    return shard(towers, plan, device, optimizer, rates, dense_learning_rate, weight_decay)

@@ -1,0 +1,59 @@
+"""A sharded model's weights by table, those of row-partitioned tables put together: what checkpoints hold.
+
+A checkpoint so knows nothing of partitions: it opens in a model that is cut otherwise, or not at all.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
+from torch.distributed._shard.sharding_spec import ShardMetadata
+
+from trainer.model.partitions import MARK, part_number, whole_table
+
+
+def table_name(key: str) -> str | None:
+    """Whole table of a key (`query.embeddings.embedding_bags.user:0.weight`: `user`); None if of none."""
+    parts = key.split(".")
+    return whole_table(parts[-2]) if "embedding_bags" in parts else None
+
+
+def whole_state(model: nn.Module) -> dict[str, Any]:
+    """The model's state, with one entry a table, which shares its memory with the model.
+
+    Args: model: sharded, on every rank alike, or plain and without partitions.
+    """
+    state: dict[str, Any] = {}
+    cut: dict[str, dict[int, ShardedTensor]] = {}
+    for key, value in model.state_dict().items():
+        parts = key.split(".")
+        if table_name(key) is not None and MARK in parts[-2]:
+            whole = ".".join([*parts[:-2], whole_table(parts[-2]), parts[-1]])
+            cut.setdefault(whole, {})[part_number(parts[-2])] = value
+            state[whole] = None  # keeps the table's place
+        else:
+            state[key] = value
+    return state | {
+        key: _put_together([parts[number] for number in sorted(parts)]) for key, parts in cut.items()
+    }
+
+
+def _put_together(parts: list[ShardedTensor]) -> ShardedTensor:
+    """One tensor of the rows of all parts, one below the other, each where it lies."""
+    local, everywhere, first_row = [], [], 0
+    for part in parts:
+        everywhere += [_below(shard, first_row) for shard in part.metadata().shards_metadata]
+        local += [Shard(shard.tensor, _below(shard.metadata, first_row)) for shard in part.local_shards()]
+        first_row += part.metadata().size[0]
+    metadata = ShardedTensorMetadata(
+        shards_metadata=everywhere,
+        size=torch.Size([first_row, parts[0].metadata().size[1]]),
+        tensor_properties=parts[0].metadata().tensor_properties,
+    )
+    return ShardedTensor._init_from_local_shards_and_global_metadata(local, metadata)
+
+
+def _below(shard: ShardMetadata, rows: int) -> ShardMetadata:
+    row, column = shard.shard_offsets
+    return ShardMetadata([row + rows, column], list(shard.shard_sizes), shard.placement)

@@ -1,0 +1,265 @@
+"""From a configuration and the sizes of the data to towers without values and the plan of their tables."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.config import Config, ShardingConfig
+from trainer.data.dataset import Dataset
+from trainer.data.features import Ragged
+from trainer.data.inputs import USER_HISTORY, Inputs, table_rows
+from trainer.errors import ConfigError
+from trainer.model.partitions import partition_sizes
+from trainer.model.served import SideBySide
+from trainer.model.towers import TwoTowers
+from trainer.parallel.follow import check_plan, check_world_size
+from trainer.parallel.hardware import Hardware
+from trainer.parallel.placement import SHARDINGS, Wish, compute_kernel
+from trainer.parallel.plan import Plan, open_plan
+from trainer.parallel.planner import PARTITIONED, make_plan
+from trainer.training.by_size import settled
+from trainer.training.closed_form import HISTORY, item_table, make_closed_towers
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the tables are and how often a step visits them.
+
+    Attributes:
+        user_tables, item_tables: rows of each feature's table of the learned towers.
+        item_name: what the data set calls its items, and their table.
+        closed_items: rows of the closed form's tables.
+        rows: of a step over all ranks.
+        candidates: that a step looks up over all ranks.
+        gathered: whether every rank needs the candidates of all.
+        pooling: ids in a bag, on average, of the tables where it is not 1.
+    """
+
+    user_tables: Mapping[str, int]
+    item_tables: Mapping[str, int]
+    item_name: str
+    closed_items: int
+    rows: int
+    candidates: int
+    gathered: bool
+    pooling: Mapping[str, float]
+
+
+def sizes_of(config: Config, dataset: Dataset, users: Inputs, items: Inputs) -> Sizes:
+    """Sizes of a training on a data set.
+
+    Args: users, items: features of the two towers.
+    """
+    rows = settled(config.batches.size)
+    by_user = config.batches.rows == "user"
+    positives = rows * (len(dataset.train) / max(dataset.user_count, 1) if by_user else 1)
+    pooling = {
+        name: float(column.lengths().mean())
+        for name, column in (*users.items(), *items.items())
+        if isinstance(column, Ragged)
+    }
+    if USER_HISTORY in pooling:
+        pooling[USER_HISTORY] *= 1 - config.model.history_dropout
+    return Sizes(
+        user_tables=table_rows(dataset, users),
+        item_tables=table_rows(dataset, items),
+        item_name=dataset.item_name,
+        closed_items=dataset.item_count,
+        rows=rows,
+        candidates=candidates_of_step(config, dataset.item_count, positives),
+        gathered=config.loss.name not in ("mse", "bce"),
+        pooling=pooling,
+    )
+
+
+def candidates_of_step(config: Config, items: int, positives: float) -> int:
+    """About how many items a step looks up, whose rows have so many positives together."""
+    if config.loss.name in ("mse", "bce"):
+        return settled(config.batches.size)
+    if config.loss.candidates == "catalogue":
+        return items
+    return min(items, round(positives) + (config.loss.samples or 0))
+
+
+def make_towers(
+    config: Config,
+    user_tables: Mapping[str, int],
+    item_tables: Mapping[str, int],
+    item_name: str,
+    partitions: Mapping[str, int] | None = None,
+) -> TwoTowers:
+    """Towers without values in their tables, whose rows are given by name."""
+    torch.manual_seed(config.run.seed)  # of the dense layers
+    model = config.model
+    return TwoTowers(
+        dict(user_tables),
+        dict(item_tables),
+        dim=settled(model.dim),
+        similarity=model.similarity,
+        temperature=settled(model.temperature),
+        learn_temperature=model.learn_temperature,
+        item_bias=f"{item_name}_bias" if model.item_bias else None,
+        hidden=model.hidden,
+        combine=model.combine,
+        partitions=dict(partitions or {}),
+    )
+
+
+def lay_out(config: Config, sizes: Sizes, hardware: Hardware, world_size: int, local_world_size: int) -> Plan:
+    """The plan of all tables: what `train` follows, and what `plan` shows.
+
+    Raises: ConfigError for a sharding that cannot be; its kind TooLargeError if the tables do not fit.
+    """
+    rows = _rows_by_table(config, sizes)
+    optimizer, device = config.optimizer.name, hardware.device
+    if config.sharding.plan is not None:
+        given = open_plan(Path(config.sharding.plan))
+        widths = _widths(config, sizes)
+        tables = [(name, count, widths[name]) for name, count in rows.items()]
+        check_plan(given, config.sharding.plan, tables, optimizer, device, world_size)
+        return given
+    sharding = _with_table_names(config.sharding, list(rows), sizes.item_name)
+    partitions = _partitions(sharding, rows, world_size)
+    towers = make_all_towers(config, sizes, partitions)
+    wishes = {name: _wish(sharding, sizes, name, optimizer, device, world_size) for name in rows}
+    exchanged = sizes.candidates * towers.learned.output_dim * 4 if sizes.gathered else 0
+    return make_plan(towers, wishes, optimizer, hardware, world_size, local_world_size, exchanged)
+
+
+def make_all_towers(config: Config, sizes: Sizes, partitions: Mapping[str, int]) -> SideBySide:
+    """Learned towers, and the closed form's beside them where there is one, on the meta device.
+
+    Args: partitions: how many tables a row-partitioned table is cut into, by table.
+    """
+    rank = settled(config.model.low_rank)
+    learned = make_towers(config, sizes.user_tables, sizes.item_tables, sizes.item_name, partitions)
+    closed = make_closed_towers(sizes.item_name, sizes.closed_items, rank, partitions) if rank else None
+    return SideBySide(learned, closed)
+
+
+def _rows_by_table(config: Config, sizes: Sizes) -> dict[str, int]:
+    rank, items = settled(config.model.low_rank), sizes.closed_items
+    closed = {HISTORY: items, item_table(sizes.item_name): items} if rank else {}
+    return {**sizes.user_tables, **sizes.item_tables, **closed}
+
+
+def _widths(config: Config, sizes: Sizes) -> dict[str, int]:
+    towers = make_all_towers(config, sizes, {})
+    sides = [towers.learned, *([towers.closed] if towers.closed else [])]
+    return {
+        name: width
+        for side in sides
+        for name, width in {**side.query.widths, **side.candidate.widths}.items()
+    }
+
+
+def _with_table_names(sharding: ShardingConfig, tables: list[str], item_name: str) -> ShardingConfig:
+    """The section with `item` and `item_bias` by their tables' names.
+
+    Raises: ConfigError for a table that is not there.
+    """
+    # Whether there is a closed form may be chosen only later.
+    known = [*tables, HISTORY, item_table(item_name)]
+    renamed: dict[str, Any] = {}
+    for key in ("tables", "partitions", "ranks"):
+        renamed[key] = {}
+        for name, value in getattr(sharding, key).items():
+            own = name.replace("item", item_name, 1) if name in ("item", "item_bias") else name
+            if own not in known:
+                raise ConfigError(
+                    f"--sharding.{key}.{name}: no such table; this model has {', '.join(tables)}"
+                )
+            renamed[key][own] = value
+    return replace(sharding, **renamed)
+
+
+def _partitions(sharding: ShardingConfig, rows: Mapping[str, int], world_size: int) -> dict[str, int]:
+    """Parts of each row-partitioned table, as many as have rows."""
+    found = {}
+    for name, count in rows.items():
+        if sharding.tables.get(name, sharding.kind) == PARTITIONED:
+            found[name] = len(partition_sizes(count, sharding.partitions.get(name, world_size)))
+        elif name in sharding.partitions:
+            raise ConfigError(
+                f"--sharding.partitions.{name}: {name} is not row_partitioned. "
+                f"Add --sharding.tables.{name} row_partitioned"
+            )
+    return found
+
+
+def _wish(
+    sharding: ShardingConfig, sizes: Sizes, name: str, optimizer: str, device: str, world_size: int
+) -> Wish:
+    kind = sharding.tables.get(name, sharding.kind)
+    ranks = tuple(sharding.ranks.get(name, ()))
+    if ranks and kind not in ("table_wise", "column_wise", PARTITIONED):
+        raise ConfigError(
+            f"--sharding.ranks.{name}: a table that is {kind} has no ranks of its own. Use table_wise, "
+            "column_wise or row_partitioned"
+        )
+    if ranks and max(ranks) >= world_size:
+        raise ConfigError(f"--sharding.ranks.{name} {max(ranks)}: ranks go from 0 to {world_size - 1}")
+    if sharding.uvm_caching and device == "cpu":
+        raise ConfigError("--sharding.uvm_caching true: caches need a GPU. Use --device cuda")
+    bags = 0 if name in (HISTORY, item_table(sizes.item_name)) else sizes.candidates
+    return Wish(
+        shardings=_permitted(kind, optimizer, device),
+        bags=sizes.rows if name in sizes.user_tables else bags,
+        pooling_factor=sizes.pooling.get(name, 1.0),
+        ranks=ranks,
+        cached=sharding.uvm_caching,
+    )
+
+
+def check_sharding(config: Config, device: str) -> None:
+    """Refuse kinds of sharding that optimizer or device do not have, before anything is prepared.
+
+    Raises: ConfigError naming those that they have.
+    """
+    sharding = config.sharding
+    for kind in (sharding.kind, *sharding.tables.values()) if sharding.plan is None else ():
+        _permitted(kind, config.optimizer.name, device)
+
+
+def follow_plan(config: Config, world_size: int) -> Config:
+    """The configuration with what its plan file decides: kinds of sharding, and the closed form's width.
+
+    Raises: ConfigError if the file is no plan, or one for another world size.
+    """
+    sharding = config.sharding
+    if sharding.plan is None:
+        return config
+    plan = open_plan(Path(sharding.plan))
+    check_world_size(plan, sharding.plan, world_size)
+    widths = {table.name: table.dim for table in plan.tables}
+    low_rank = widths.get(HISTORY, 0) if config.model.low_rank is None else config.model.low_rank
+    return replace(
+        config,
+        model=replace(config.model, low_rank=low_rank),
+        sharding=replace(sharding, tables={table.name: table.sharding for table in plan.tables}),
+    )
+
+
+def _permitted(kind: str, optimizer: str, device: str) -> tuple[str, ...]:
+    """TorchRec's kinds of sharding behind a word of the configuration.
+
+    Raises: ConfigError for one that optimizer or device do not have.
+    """
+    if kind != "auto":
+        kind = "table_wise" if kind == PARTITIONED else kind
+        compute_kernel(optimizer, kind, device)
+        return (kind,)
+    # One state a row and shard: cut by columns, row-wise Adagrad would be another optimizer.
+    other = ("column_wise", "table_column_wise") if optimizer == "rowwise_adagrad" else ()
+    return tuple(name for name in SHARDINGS if name not in other and _runs(optimizer, name, device))
+
+
+def _runs(optimizer: str, sharding: str, device: str) -> bool:
+    try:
+        compute_kernel(optimizer, sharding, device)
+    except ConfigError:
+        return False
+    return True
