@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import plans
+from tests import layouts
 from trainer.errors import CheckpointError
 from trainer.model.towers import TwoTowers
 from trainer.parallel.shard import fill_tables, normal_block
@@ -33,7 +33,7 @@ def plain(rows: int = 5, hidden: tuple[int, ...] = (6,), dim: int = DIM) -> TwoT
 
 def sharded(seed: int, sharding: str = "table_wise") -> torch.nn.Module:
     towers = plain()
-    model, _ = plans.sharded(towers, sharding, "sgd", RATES)
+    model, _ = layouts.sharded(towers, sharding, "sgd", RATES)
     fill_tables(model, lambda table, rows: normal_block(seed, table, rows, DIM, 1.0))
     torch.nn.init.constant_(model.module.query.dense[-1].bias, float(seed))
     return model

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch.distributed
 
-from tests import plans
+from tests import layouts
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
 from trainer.parallel.placement import TooLargeError, compute_kernel
@@ -19,7 +19,7 @@ def towers(rows: int = 100, dim: int = 16) -> TwoTowers:
 
 
 def planned(sharding: str, world_size: int, optimizer: str = "rowwise_adagrad") -> dict:
-    return as_dict(plans.planned(towers(), sharding, world_size, optimizer))
+    return as_dict(layouts.planned(towers(), sharding, world_size, optimizer))
 
 
 @pytest.mark.parametrize("sharding", KINDS)
@@ -101,8 +101,8 @@ def test_ranks_without_a_table_are_named() -> None:
 
 @pytest.mark.parametrize("sharding", KINDS)
 def test_a_plan_is_the_same_each_time_and_comes_back_from_its_file(sharding: str, tmp_path: Path) -> None:
-    plan = plans.planned(towers(), sharding, 3)
-    assert plan == plans.planned(towers(), sharding, 3)
+    plan = layouts.planned(towers(), sharding, 3)
+    assert plan == layouts.planned(towers(), sharding, 3)
     save_plan(plan, tmp_path / "plan.json")
     assert open_plan(tmp_path / "plan.json") == plan
 
@@ -113,5 +113,5 @@ def test_tables_that_do_not_fit_are_refused_in_one_line(sharding: str) -> None:
     with pytest.raises(
         TooLargeError, match="the tables do not fit on 2 ranks of cpu: a rank needs "
     ) as error:
-        plans.planned(model, sharding, 2, "sgd")
+        layouts.planned(model, sharding, 2, "sgd")
     assert "\n" not in str(error.value)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchrec import KeyedJaggedTensor
 
-from tests import plans
+from tests import layouts
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
 from trainer.parallel.shard import (
@@ -44,7 +44,7 @@ def sharded(optimizer: str, sharding: str = "table_wise", hidden: tuple[int, ...
         "dot",
         hidden=list(hidden),
     )
-    model, combined = plans.sharded(towers, sharding, optimizer, RATES, **options)
+    model, combined = layouts.sharded(towers, sharding, optimizer, RATES, **options)
     fill_tables(model, initial)
     return model, combined
 
