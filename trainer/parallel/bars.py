@@ -52,11 +52,9 @@ class Bar:
 
 
 def signs(plan: Plan) -> tuple[Sign, ...]:
-    """The tables in the plan's order; beyond 16 the smallest are gathered under one sign, the last."""
-    sizes = [
-        sum(shard.weight_bytes + shard.optimizer_bytes for shard in table.shards) for table in plan.tables
-    ]
-    by_size = sorted(range(len(sizes)), key=lambda number: (-sizes[number], number))
+    """The tables in the plan's order; of more than 16, those that take least of any rank are gathered, last."""
+    held = [_by_rank(table) for table in plan.tables]
+    by_size = sorted(range(len(held)), key=lambda number: (-max(held[number].values(), default=0), number))
     alone = by_size if len(by_size) <= MOST_SIGNS else by_size[: MOST_SIGNS - 1]
     groups = [("ABCDEFGHIJKLMNOP"[place], [number]) for place, number in enumerate(sorted(alone))]
     if len(alone) < len(by_size):
@@ -65,11 +63,19 @@ def signs(plan: Plan) -> tuple[Sign, ...]:
         Sign(
             label,
             tuple(plan.tables[number] for number in numbers),
-            sum(sizes[number] for number in numbers),
-            tuple(sorted({shard.rank for number in numbers for shard in plan.tables[number].shards})),
+            sum(sum(held[number].values()) for number in numbers),
+            tuple(sorted({rank for number in numbers for rank in held[number]})),
         )
         for label, numbers in groups
     )
+
+
+def _by_rank(table: Table) -> dict[int, int]:
+    """Bytes of weights and optimizer state."""
+    held: dict[int, int] = defaultdict(int)
+    for shard in table.shards:
+        held[shard.rank] += shard.weight_bytes + shard.optimizer_bytes
+    return held
 
 
 def bars(plan: Plan, shown: tuple[Sign, ...]) -> tuple[Bar, ...]:
@@ -81,8 +87,8 @@ def bars(plan: Plan, shown: tuple[Sign, ...]) -> tuple[Bar, ...]:
     held = [[0] * len(shown) for _ in plan.ranks]
     for place, sign in enumerate(shown):
         for table in sign.tables:
-            for shard in table.shards:
-                held[shard.rank][place] += shard.weight_bytes + shard.optimizer_bytes
+            for rank, size in _by_rank(table).items():
+                held[rank][place] += size
     idle = set(plan.idle_ranks)
     loads = sorted(plan.ranks, key=lambda load: load.rank)
     single = [_bar(load, held[load.rank], load.rank in idle) for load in loads]
@@ -117,12 +123,13 @@ def _average(group: list[Bar], others: bool = False) -> Bar:
     def mean(values: list[float]) -> float:
         return sum(value * len(bar.ranks) for value, bar in zip(values, group, strict=True)) / count
 
+    size, capacity = mean([bar.bytes for bar in group]), mean([bar.capacity for bar in group])
     return Bar(
         ranks=tuple(sorted(rank for bar in group for rank in bar.ranks)),
         held=tuple(mean(list(values)) for values in zip(*(bar.held for bar in group), strict=True)),
-        bytes=mean([bar.bytes for bar in group]),
-        capacity=mean([bar.capacity for bar in group]),
-        over=any(bar.over for bar in group),
+        bytes=size,
+        capacity=capacity,
+        over=size > capacity,
         idle=all(bar.idle for bar in group),
         others=others,
     )

@@ -134,7 +134,7 @@ def _facts(plan: Plan) -> list[str]:
     step = milliseconds_in_words(plan.estimated_step_ms)
     return [
         f"{counted(len(plan.tables), 'table')} on {hosts}, {bytes_in_words(held)} of weights and optimizer "
-        f"state; the fullest rank takes {plan.imbalance:.3g} times the mean.",
+        f"state. Fullest rank: {plan.imbalance:.3g} x the mean.",
         f"Step: {step} (estimate of the slowest rank, tables alone).",
     ]
 
@@ -163,7 +163,10 @@ def _scale(drawn: tuple[Bar, ...], layout: _Layout, world_size: int) -> list[str
             f"{bytes_in_words(fullest.capacity)}."
         )
     if world_size > len(drawn):
-        facts.append("Ranks that hold alike share a bar, as long as that of one of them.")
+        example = (
+            " 7 +59: rank 7 and 59 more." if any("+" in _name(bar, layout.short) for bar in drawn) else ""
+        )
+        facts.append(f"Ranks that hold alike share a bar, as long as that of one of them.{example}")
     if drawn and drawn[-1].others:
         facts.append(
             f"The last bar is the average of {len(drawn[-1].ranks):,} ranks less full than those shown."
@@ -186,18 +189,17 @@ def _bars(
 
 def _axis(svg: ET.Element, part: tuple[Bar, ...], layout: _Layout, left: float, top: float) -> None:
     bottom = top + len(part) * layout.pitch
+    mark = left + layout.pixels(max(bar.capacity for bar in part))
     for size in _ticks(layout.longest, layout.length / 60):
-        x = left + layout.pixels(size)
+        x, words = left + layout.pixels(size), bytes_in_words(size)
         line(svg, (x, top - 4), (x, bottom), stroke="#CCCCCC")
-        text(svg, x, top - 8, bytes_in_words(size), SMALL, **MIDDLE)
+        if not layout.to_capacity or abs(x - mark) > width_of(words, SMALL) / 2 + 3:
+            text(svg, x, top - 8, words, SMALL, **MIDDLE)
     if layout.to_capacity:
-        capacity = part[0].capacity
-        alike = all(bar.capacity == capacity for bar in part)
-        words = f"capacity {bytes_in_words(capacity)}" if alike else "capacity"
-        x = left + layout.pixels(max(bar.capacity for bar in part))
-        width = width_of(words, SMALL)
-        text(svg, max(x - width / 2, left), top - 25, words, SMALL, **BOLD)
-        line(svg, (x, top - 21), (x, top), **{"stroke-width": "2"})
+        alike = len({bar.capacity for bar in part}) == 1
+        words = f"capacity {bytes_in_words(part[0].capacity)}" if alike else "capacity"
+        text(svg, max(mark - width_of(words, SMALL) / 2, left), top - 25, words, SMALL, **BOLD)
+        line(svg, (mark, top - 21), (mark, top), **{"stroke-width": "2"})
 
 
 def _bar(
@@ -311,7 +313,7 @@ def _name(bar: Bar, short: bool = False) -> str:
 
 def _words(bar: Bar) -> str:
     """What stands behind a bar."""
-    start = "idle, " if bar.idle else "OVER: " if bar.over else ""
+    start = "OVER: " if bar.over else "idle, " if bar.idle else "mean " if bar.others else ""
     return f"{start}{bytes_in_words(bar.bytes)}, {_share(bar)}"
 
 
@@ -336,4 +338,5 @@ def _ticks(longest: float, most: float) -> list[float]:
     """Round numbers from 0 to `longest`, at most so many beside 0."""
     step = 10.0 ** math.floor(math.log10(longest / most))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if step * factor * most >= longest)
+    step = max(step, 1)
     return [step * number for number in range(math.floor(longest / step * (1 + 1e-9)) + 1)]
