@@ -52,7 +52,7 @@ class Bar:
 
 
 def signs(plan: Plan) -> tuple[Sign, ...]:
-    """The tables in the plan's order; of more than 16, those that take least of any rank are gathered, last."""
+    """The tables in the plan's order; of more than 16, those that take least of a rank are gathered."""
     held = [_by_rank(table) for table in plan.tables]
     by_size = sorted(range(len(held)), key=lambda number: (-max(held[number].values(), default=0), number))
     alone = by_size if len(by_size) <= MOST_SIGNS else by_size[: MOST_SIGNS - 1]
