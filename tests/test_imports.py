@@ -14,7 +14,7 @@ ROOMS = {
         *("candidates", "history", "inputs", "prepare", "batches"),
     ),
     "model": ("towers", "losses", "low_rank", "fold_in", "served"),
-    "parallel": ("world", "plan", "shard"),
+    "parallel": ("world", "plan", "planner", "words", "bars", "svg", "picture", "compare_plans", "shard"),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
         *("checkpoint", "progress", "stopping", "by_size", "search", "closed_form", "initial", "assembly"),

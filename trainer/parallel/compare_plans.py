@@ -227,7 +227,10 @@ def _change(change: Change) -> Iterator[str]:
 def _whereabouts(place: Place) -> list[str]:
     """Sharding and ranks, in two lines where one is too narrow."""
     named = f"{place.sharding} {ranks_in_words(place.ranks)}"
-    return [named] if len(named) <= CELL else [place.sharding, ranks_in_words(place.ranks, 1)[:CELL]]
+    if len(named) <= CELL:
+        return [named]
+    ranks = ranks_in_words(place.ranks, 4)
+    return [place.sharding, ranks if len(ranks) <= CELL else ranks_in_words(place.ranks, 1)[:CELL]]
 
 
 def _traits(place: Place) -> tuple[str, str, str]:
@@ -242,15 +245,16 @@ def _cut(name: str) -> str:
 def _closing(comparison: PlanComparison) -> list[str]:
     said = "Every table of both plans lies in the same place."
     if comparison.changes:
+        changed, moved = counted(len(comparison.changes), "table"), bytes_in_words(comparison.moved_bytes)
         said = (
-            f"{counted(len(comparison.changes), 'table')} changed; {bytes_in_words(comparison.moved_bytes)} of "
-            "weights and optimizer state would move to ranks that do not have them."
+            f"{changed} changed; {moved} of weights and optimizer state would move to ranks that do not have "
+            "them."
         )
     sentences = [said]
-    if comparison.only_before:
-        sentences.append(f"Only before: {', '.join(comparison.only_before)}.")
-    if comparison.only_after:
-        sentences.append(f"Only after: {', '.join(comparison.only_after)}.")
+    for plan, names in (("before", comparison.only_before), ("after", comparison.only_after)):
+        left_out = f" and {len(names) - MOST_TABLES:,} more" if len(names) > MOST_TABLES else ""
+        if names:
+            sentences.append(f"Only {plan}: {', '.join(names[:MOST_TABLES])}{left_out}.")
     return [line for sentence in sentences for line in _wrapped(sentence)]
 
 
