@@ -243,9 +243,7 @@ def _expected(kind: Any) -> str:
     if typing.get_origin(kind) is list:
         return f"a list of {_expected(parts[0])}s".replace("a list of a ", "a list of ")
     if typing.get_origin(kind) is dict:
-        return f"a mapping of names to {_expected(parts[1])}s".replace(
-            "a mapping of names to a ", "names with a "
-        )
+        return f"a mapping of names to {_expected(parts[1]).removeprefix('a ')}s"
     if parts:
         return " or ".join(_expected(part) for part in parts)
     return "keys such as those under --help"

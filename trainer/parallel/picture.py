@@ -44,7 +44,7 @@ class _Layout:
     Attributes:
         columns: of bars, each `per_column` high.
         pitch, thickness: from bar to bar, and of one.
-        label, length, words: widths of what stands before a bar, of the longest bar, of what stands behind.
+        label, length: widths of what stands before a bar, and of the longest bar.
         longest: bytes of a bar of `length`.
         to_capacity: whether capacity is on the scale.
         short: whether names of bars are.
@@ -56,7 +56,6 @@ class _Layout:
     thickness: int
     label: float
     length: float
-    words: float
     longest: float
     to_capacity: bool
     short: bool
@@ -105,7 +104,6 @@ def _layout(drawn: tuple[Bar, ...]) -> _Layout:
         thickness=20 if len(drawn) <= 8 else 16 if columns == 1 else 13,
         label=label,
         length=(WIDTH - MARGIN) / columns - MARGIN - label - words,
-        words=words,
         longest=max([*sizes, 1]),
         to_capacity=to_capacity,
         short=short,
@@ -192,8 +190,8 @@ def _axis(svg: ET.Element, part: tuple[Bar, ...], layout: _Layout, left: float, 
     mark = left + layout.pixels(max(bar.capacity for bar in part))
     for size in _ticks(layout.longest, layout.length / 60):
         x, words = left + layout.pixels(size), bytes_in_words(size)
-        line(svg, (x, top - 4), (x, bottom), stroke="#CCCCCC")
         if not layout.to_capacity or abs(x - mark) > width_of(words, SMALL) / 2 + 3:
+            line(svg, (x, top - 4), (x, bottom), stroke="#CCCCCC")
             text(svg, x, top - 8, words, SMALL, **MIDDLE)
     if layout.to_capacity:
         alike = len({bar.capacity for bar in part}) == 1
@@ -225,24 +223,24 @@ def _bar(
     if moving:
         block = rectangle(group, x, y, moving, layout.thickness, ON_THEIR_WAY, **{"class": "moving"})
         add(block, "title", f"ids and vectors on their way: {bytes_in_words(bar.bytes - sum(bar.held))}")
+    _marks(group, bar, layout, (left, x + moving), top)
+    loud = {**BOLD, "fill": RED} if bar.over else {}
+    text(group, left + layout.length + 8, middle, _words(bar), SMALL, **loud)
+
+
+def _marks(group: ET.Element, bar: Bar, layout: _Layout, ends: tuple[float, float], top: float) -> None:
+    """Where capacity ends, what is free of it, and a frame around what is beyond it."""
+    y = top + (layout.pitch - layout.thickness) / 2
+    left, right = ends
     if layout.to_capacity:
         end = left + layout.pixels(bar.capacity)
         if not bar.over:
-            rectangle(
-                group,
-                x + moving,
-                y,
-                max(end - x - moving, 0),
-                layout.thickness,
-                "none",
-                **{"class": "free", "stroke": "#888888"},
-            )
+            free = {"class": "free", "stroke": "#888888"}
+            rectangle(group, right, y, max(end - right, 0), layout.thickness, "none", **free)
         line(group, (end, top), (end, top + layout.pitch), **{"stroke-width": "2", "class": "capacity"})
-    loud = {**BOLD, "fill": RED} if bar.over else {}
     if bar.over:
         frame = {"stroke": RED, "stroke-width": "2.5", "class": "over"}
-        rectangle(group, left, y, x + moving - left, layout.thickness, "none", **frame)
-    text(group, left + layout.length + 8, middle, _words(bar), SMALL, **loud)
+        rectangle(group, left, y, right - left, layout.thickness, "none", **frame)
 
 
 def _legend(svg: ET.Element, plan: Plan, shown: tuple[Sign, ...], top: float) -> float:

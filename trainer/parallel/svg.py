@@ -65,8 +65,8 @@ def cut(words: str, size: int, room: float) -> str:
 
 
 def wrapped(words: str, size: int, room: float) -> list[str]:
-    """Lines no wider than `room` pixels."""
-    return textwrap.wrap(words, max(int(room / (0.64 * size)), 1))
+    """Lines of prose, whose letters are narrower than those of a number, no wider than `room` pixels."""
+    return textwrap.wrap(words, max(int(room / (0.6 * size)), 1))
 
 
 def _short(number: float) -> str:
