@@ -49,7 +49,9 @@ def test_combinations_that_do_not_exist_name_those_that_do() -> None:
         ConfigError, match=r"adam: not with --sharding.kind column_wise .*, row_partitioned or data_"
     ):
         compute_kernel("adam", "column_wise", "cpu")
-    with pytest.raises(ConfigError, match=r"row_wise: not on CPU, .*table_wise, column_wise, .*row_partitioned"):
+    with pytest.raises(
+        ConfigError, match=r"row_wise: not on CPU, .*table_wise, column_wise, .*row_partitioned"
+    ):
         compute_kernel("sgd", "row_wise", "cpu")
 
 

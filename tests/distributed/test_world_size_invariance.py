@@ -134,7 +134,7 @@ def plan_of(world, config, folder):
     return assemble(config, open_dataset(folder), world).plan
 
 
-@pytest.mark.parametrize("sharding", ["table_wise", "column_wise", "data_parallel"])
+@pytest.mark.parametrize("sharding", ["table_wise", "row_partitioned", "column_wise", "data_parallel"])
 def test_all_ranks_follow_one_plan_though_hosts_differ_in_memory(sharding, folder):
     config = configured(f"--sharding.kind {sharding}")
     first, second = run_on_ranks(2, plan_with_memory_of_the_first_rank, config, folder)
@@ -143,7 +143,7 @@ def test_all_ranks_follow_one_plan_though_hosts_differ_in_memory(sharding, folde
 
 def plan_with_memory_of_the_first_rank(world, config, folder):
     memory = 2**40 if world.is_first else 2**10
-    with mock.patch("trainer.parallel.plan._host_memory", return_value=memory):
+    with mock.patch("trainer.parallel.hardware.psutil.virtual_memory", return_value=mock.Mock(total=memory)):
         return plan_of(world, config, folder)
 
 
