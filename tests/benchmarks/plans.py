@@ -1,0 +1,171 @@
+"""What a sharding plan predicts beside what a training really takes: memory, and step time with traffic.
+
+    python -m tests.benchmarks.plans memory [--rows 2000000] [--dim 128] [--json FILE]
+    python -m tests.benchmarks.plans steps [--root DIR] [--json FILE]
+
+`memory` lays out two tables of 1 GB and trains a few steps on 1, 2 and 4 ranks: resident bytes that each rank
+added since before they were laid out. `steps` trains on MovieLens 100K (or synthetic interactions) on 4 ranks
+under four plans: every loss, the median step, and bytes through the loopback interface, which hold the
+headers of TCP and nothing else if the machine is idle. Set OMP_NUM_THREADS=1.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+from torchrec import KeyedJaggedTensor
+
+from tests.distributed.ranks import run_on_ranks
+from trainer.config import Config
+from trainer.data.batches import Batches
+from trainer.data.dataset import open_dataset
+from trainer.data.prepare import prepare_data
+from trainer.model.towers import TwoTowers
+from trainer.options import parse_config
+from trainer.parallel.follow import sharding_plan
+from trainer.parallel.hardware import this_cpu
+from trainer.parallel.placement import Wish
+from trainer.parallel.plan import Plan
+from trainer.parallel.planner import make_plan
+from trainer.parallel.shard import fill_tables, normal_block, shard
+from trainer.parallel.world import World
+from trainer.training.assembly import assemble, batch_plan
+from trainer.training.by_size import by_size, with_fixed_values
+from trainer.training.fit import make_loss, rate_factor, set_learning_rates, train_step
+
+KINDS = ("table_wise", "column_wise", "row_partitioned", "data_parallel")
+BATCH, WARM_STEPS, STEPS = 4096, 5, 40
+
+
+def added_memory(world: World, kind: str, optimizer: str, rows: int, dim: int) -> dict[str, int]:
+    """Bytes that the plan of two tables gives this rank, and those that became resident."""
+    parts = dict.fromkeys(("user", "item"), world.size) if kind == "row_partitioned" else {}
+    towers = TwoTowers({"user": rows}, {"item": rows}, dim, partitions=parts)
+    wish = Wish(("table_wise" if parts else kind,), BATCH)
+    wishes = {"user": wish, "item": wish}
+    plan = make_plan(towers, wishes, optimizer, this_cpu(), world.size, world.size)
+    before = psutil.Process().memory_info().rss
+    model, combined = shard(
+        towers,
+        sharding_plan(plan, towers, "cpu"),
+        world.device,
+        optimizer,
+        dict.fromkeys(wishes, 0.1),
+        dense_learning_rate=0.1,
+        weight_decay=0,
+    )
+    fill_tables(model, lambda table, block: normal_block(0, table, block, dim, 0.1))
+    generator = torch.Generator().manual_seed(world.rank)
+    for _ in range(3):
+        count = BATCH // world.size
+        ids = torch.randint(rows, (2, count), generator=generator)
+        ones = torch.ones(count, dtype=torch.int32)
+        queries, items = (
+            KeyedJaggedTensor([name], values, lengths=ones) for name, values in zip(wishes, ids, strict=True)
+        )
+        combined.zero_grad()
+        vectors, candidates = model(queries, items)
+        (vectors * candidates).sum().backward()
+        combined.step()
+    added = psutil.Process().memory_info().rss - before
+    return {"planned": plan.ranks[world.rank].bytes, "measured": added}
+
+
+def memory(rows: int, dim: int) -> list[dict[str, Any]]:
+    """A line for each world size, sharding and optimizer."""
+    cases = [(size, kind, "rowwise_adagrad") for size in (1, 2, 4) for kind in KINDS[:3]]
+    found = []
+    for size, kind, optimizer in [*cases, (1, "table_wise", "adam"), (2, "data_parallel", "sgd")]:
+        ranks = run_on_ranks(size, added_memory, kind, optimizer, rows, dim)
+        for rank, figures in enumerate(ranks):
+            ratio = figures["measured"] / figures["planned"] if figures["planned"] else None
+            line = {"ranks": size, "sharding": kind, "optimizer": optimizer, "rank": rank}
+            found.append(line | figures | {"ratio": ratio})
+            shown = f"{ratio:.3f}" if ratio else "-"
+            print(
+                f"{size} ranks  {kind:<16}{optimizer:<16} rank {rank}  planned "
+                f"{figures['planned'] / 1e9:6.3f} GB  measured {figures['measured'] / 1e9:6.3f} GB  {shown}",
+                flush=True,
+            )
+    return found
+
+
+def watched_steps(world: World, config: Config, folder: Path) -> tuple[list[float], list[float], float, Plan]:
+    """Losses and seconds of each step, loopback bytes of one, and the plan."""
+    dataset = open_dataset(folder)
+    config = with_fixed_values(by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)))
+    parts = assemble(config, dataset, world)
+    source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+    loss_of = make_loss(config)
+    losses, seconds, sent = [], [], 0
+    for step in range(1, STEPS + 1):
+        batch = source.make(step - 1, world.rank, world.size)
+        set_learning_rates(parts.optimizer, rate_factor(config, step, STEPS))
+        world.sum(torch.zeros(1))  # every rank is here
+        before, started = _through_loopback(), time.perf_counter()
+        loss = train_step(parts.model, parts.optimizer, batch, loss_of, world)
+        seconds.append(time.perf_counter() - started)
+        world.sum(torch.zeros(1))
+        sent += (_through_loopback() - before) * (step > WARM_STEPS)
+        losses.append(float(world.sum(loss)) / batch.rows)
+    return losses, seconds[WARM_STEPS:], sent / (STEPS - WARM_STEPS), parts.plan
+
+
+def _through_loopback() -> int:
+    return psutil.net_io_counters(pernic=True)["lo"].bytes_sent
+
+
+def steps(root: str) -> list[dict[str, Any]]:
+    """A line for each plan, beside one rank alone."""
+    name = "ml-100k" if (Path(root) / "ml-100k").is_dir() else "synthetic"
+    words = f"--data.name {name} --data.root {root} --optimizer.name adagrad --device cpu".split()
+    found, reference = [], None
+    for ranks, kind in [(1, "table_wise"), *((4, kind) for kind in KINDS)]:
+        config = parse_config([*words, "--sharding.kind", kind])
+        seen = run_on_ranks(ranks, watched_steps, config, prepare_data(config.data))
+        losses, seconds, wire, plan = seen[0]
+        reference = reference or losses
+        apart = max(abs(one - other) for one, other in zip(losses, reference, strict=True))
+        planned = sum(load.bytes_sent for load in plan.ranks)
+        step = 1000 * median(seconds)
+        found.append(
+            {
+                "ranks": ranks,
+                "sharding": kind,
+                "largest_difference_of_losses": apart,
+                "last_loss": losses[-1],
+                "step_ms": step,
+                "planned_step_ms": plan.estimated_step_ms,
+                "wire_bytes": wire,
+                "planned_wire_bytes": planned,
+            }
+        )
+        print(
+            f"{ranks} ranks  {kind:<16} losses apart {apart:.1e}  step {step:6.2f} ms, tables planned "
+            f"{plan.estimated_step_ms:6.2f}  wire {wire / 1e6:6.2f} MB, planned {planned / 1e6:6.2f}",
+            flush=True,
+        )
+    return found
+
+
+def main() -> None:
+    """Run the benchmark that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=["memory", "steps"])
+    parser.add_argument("--rows", type=int, default=2_000_000, help="of each of the two tables")
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--root", default="data", help="holds ml-100k")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found = memory(options.rows, options.dim) if options.what == "memory" else steps(options.root)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
