@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -158,15 +159,9 @@ def prepare(
     Raises: DataError if the settings do not suit the source or leave nothing.
     """
     check_split(split, test_size, validation_size, split_seed)
-    settings = {
-        "min_value": min_value,
-        "k_core": k_core,
-        "split": split,
-        "test_size": test_size,
-        "validation_size": validation_size,
-        "split_seed": split_seed,
-    }
-    if validation_seed is not None and validation_seed != split_seed:
+    settings: dict[str, Any] = {"min_value": min_value, "k_core": k_core, "split": split}
+    settings |= {"test_size": test_size, "validation_size": validation_size, "split_seed": split_seed}
+    if validation_seed not in (None, split_seed):  # so that folders keep their names
         settings["validation_seed"] = validation_seed
     identity = json.dumps([storage.FORMAT, name, source_key, settings], sort_keys=True, default=str)
     key = hashlib.sha256(identity.encode()).hexdigest()[:20]

@@ -36,7 +36,7 @@ LEAST_INTERACTIONS = 2000
 """Below that, what a validation part prefers is chance."""
 VALIDATION_SIZE = 0.1
 CUTS, FEW_INTERACTIONS = 3, 300_000
-"""So many validation parts where there are no more training interactions than that."""
+"""So many validation parts, if they are drawn, where there are no more training interactions than that."""
 MOST_USERS = 5000
 """Users measured for one figure."""
 TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(10))
