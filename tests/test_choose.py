@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trainer.config import Config
@@ -12,7 +13,7 @@ from trainer.data.prepare import prepare_data
 from trainer.options import parse_config
 from trainer.parallel.world import join_world
 from trainer.training.by_size import by_size
-from trainer.training.choose import Choice, Mixture, choose
+from trainer.training.choose import CUTS, PENALTIES, VALIDATION_SIZE, Choice, Mixture, choose
 from trainer.training.search import MOST_TRIALS, best_of, climb, peak
 
 OPTIONS = (
@@ -78,8 +79,6 @@ def test_everything_open_is_chosen_and_the_figures_tell_why(tmp_path) -> None:
     assert model.low_rank == found.low_rank
     if found.low_rank:
         assert (model.low_rank_weight, model.low_rank_penalty) == (found.weight, best_of(choice.penalties))
-    # The learned dims alone are the best trial itself.
-    assert choice.mixtures[Mixture()] == pytest.approx(choice.temperatures[best])
 
 
 def test_only_what_is_open_is_chosen(tmp_path) -> None:
@@ -125,10 +124,61 @@ def test_the_test_part_is_never_looked_at(tmp_path, monkeypatch) -> None:
     assert chosen(tmp_path)[1] is not None
 
 
+def test_a_figure_is_the_mean_over_validation_parts_beside_one_test_part(tmp_path) -> None:
+    options = ("--model.temperature", "0.2", "--model.low_rank", "32")
+    _, choice = chosen(tmp_path, *options)
+    assert choice is not None
+    config, dataset = opened(tmp_path, *options)
+    config = replace(config, data=replace(config.data, validation_size=VALIDATION_SIZE))
+    parts = [open_dataset(prepare_data(config.data, 42 + shift)) for shift in range(CUTS)]
+    with join_world("cpu", "gloo") as world:
+        alone = [choose(config, part, world)[1] for part in parts]
+    assert choice.users == [users for each in alone if each for users in each.users]
+    # Wherever the climb goes later, it starts here.
+    figure, *others = (each.penalties[PENALTIES[0]] for each in (choice, *alone) if each)
+    assert len(set(others)) == CUTS
+    assert figure == pytest.approx(sum(others) / CUTS)
+    for part in parts:
+        assert np.array_equal(part.test.users, dataset.test.users)
+        assert np.array_equal(part.test.items, dataset.test.items)
+
+
+@pytest.mark.parametrize(
+    ("options", "cuts"),
+    [
+        (["--data.split", "per_user"], CUTS),
+        (["--data.split", "temporal"], 1),
+        (["--data.split", "leave_last_out"], 1),
+    ],
+)
+def test_there_are_as_many_cuts_as_the_rule_of_the_split_can_draw(tmp_path, options, cuts) -> None:
+    _, choice = chosen(tmp_path, *options)
+    assert choice is not None
+    assert len(choice.users) == cuts
+
+
+def test_a_single_cut_is_enough_where_there_are_many_interactions(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("trainer.training.choose.FEW_INTERACTIONS", 4000)
+    _, choice = chosen(tmp_path)
+    assert choice is not None
+    assert len(choice.users) == 1
+
+
+def test_a_single_cut_is_enough_for_the_temperature(tmp_path) -> None:
+    everything, alone = (chosen(tmp_path, *options)[1] for options in ([], ["--model.low_rank", "0"]))
+    assert everything is not None
+    assert alone is not None
+    assert len(alone.users) == 1
+    assert alone.users == everything.users[:1]
+    assert alone.temperatures == everything.temperatures
+
+
 def test_a_given_validation_part_is_used_as_it_is(tmp_path) -> None:
     before, choice = opened(tmp_path, "--data.validation_size", "0.2")[0], None
     config, choice = chosen(tmp_path, "--data.validation_size", "0.2")
     assert choice is not None
     assert replace(config, model=before.model) == before
+    # The learned dims alone are the best trial itself.
+    assert choice.mixtures[Mixture()] == pytest.approx(max(choice.temperatures.values()))
     prepared = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert len(prepared) == 1  # no second cut

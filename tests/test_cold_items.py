@@ -84,6 +84,26 @@ def test_without_dropout_of_ids_the_reserved_row_stays_zero_and_its_bias_that_of
     assert vectors[:, 8].tolist() == pytest.approx([half, half], rel=1e-5)
 
 
+def test_with_dropout_of_ids_the_bias_of_new_items_starts_at_that_of_a_mean_one_and_is_trained(
+    tmp_path: Path,
+) -> None:
+    # Twenty users have item 1, five of them item 2 as well, and nobody item 3: the mean item is had by 12.5.
+    train = [(user, 1) for user in range(20)] + [(user, 2) for user in range(5)]
+    data = [*worlds.options(tmp_path, train, [(0, 3)]), "--model.item_id_dropout", "0.5"]
+    start = 0.85 * np.log(12.5 / 5)
+
+    def lead_over_item_2(folder: str, *options: str) -> float:
+        trained = open_run(worlds.trained(tmp_path / folder, *data, *options))
+        rows = np.array([trained.vocabulary.item_row(item) for item in (3, 2)])
+        new, rare = candidate_vectors(trained.served, rows, torch.device("cpu"))[:, -1].tolist()
+        return new - rare
+
+    assert lead_over_item_2("untrained", "--optimizer.learning_rate", "1e-9") == pytest.approx(
+        start, rel=1e-4
+    )
+    assert abs(lead_over_item_2("trained") - start) > 0.01
+
+
 @pytest.mark.parametrize(
     ("rows", "candidates"),
     [
@@ -91,7 +111,7 @@ def test_without_dropout_of_ids_the_reserved_row_stays_zero_and_its_bias_that_of
         *(("interaction", "catalogue"), ("interaction", "sampled"), ("interaction", "own")),
     ],
 )
-def test_the_asked_for_share_of_ids_is_replaced_and_biases_stay_their_own(
+def test_the_asked_for_share_of_ids_is_replaced_and_biases_with_them(
     tmp_path: Path, rows: str, candidates: str
 ) -> None:
     train, withheld = worlds.checkerboard()
@@ -109,7 +129,7 @@ def test_the_asked_for_share_of_ids_is_replaced_and_biases_stay_their_own(
         assert data.item_row(99) not in own["item"].values()  # nobody has it: it is no candidate
         kept = ids != data.item_count
         assert torch.equal(ids[kept], own["item"].values()[kept])
-        assert torch.equal(found["item_bias"].values(), own["item_bias"].values())
+        assert torch.equal(found["item_bias"].values(), ids)
         replaced, looked_up = replaced + int((~kept).sum()), looked_up + len(ids)
     tolerance = 5 * np.sqrt(0.3 * 0.7 / looked_up)
     assert replaced / looked_up == pytest.approx(0.3, abs=tolerance)

@@ -96,6 +96,16 @@ def test_random_validation_is_scikit_learns_split_of_the_training_rows():
     assert np.flatnonzero(parts == VALIDATION).tolist() == sorted(validation)
 
 
+@pytest.mark.parametrize("rule", ["random", "per_user", "given"])
+def test_a_seed_of_the_validation_part_draws_that_part_alone_anew(rule):
+    users, held_out = np.arange(200, dtype=np.int32) // 20, np.arange(200) % 5 == 0
+    own, again, other = (split_rows(rule, users, None, held_out, 0.2, 0.25, 7, seed) for seed in (None, 7, 8))
+    assert again.tolist() == own.tolist()
+    assert (other == TEST).tolist() == (own == TEST).tolist()
+    assert (other == VALIDATION).sum() == (own == VALIDATION).sum() == 40
+    assert (other != own).any()
+
+
 def test_the_last_of_each_user_is_the_latest_then_the_last_in_file_order():
     # User 0: seconds 5, 9, 9 -> row 3. User 1: 8, 7 -> row 1. User 2 has one row, which stays in training.
     users, seconds = np.array([0, 1, 0, 0, 2, 1]), np.array([5, 8, 9, 9, 1, 7])

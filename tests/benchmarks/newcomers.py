@@ -5,7 +5,8 @@
 People: a fifth of the users is left out of training altogether. Their vectors come from their training items
 alone, as `recommend --history` makes them, to find the same test items as in a training that had them.
 Items: a tenth of the items is left out and ranked by attributes alone, for every user who has one of them:
-among themselves, and among the whole catalogue, beside chance.
+among themselves, and among the whole catalogue, beside chance. Then what their presence costs or brings: the
+test part, found in the whole catalogue and without them in the lists, and the share of places that they take.
 """
 
 import argparse
@@ -91,8 +92,11 @@ class Trained:
         return query_vectors(self.run.served, self.users[users], CPU)
 
     def ndcg(self, query: torch.Tensor, truth: ItemLists, exclude: ItemLists) -> float:
-        found = hits(top_k(query, self.item_vectors, K, exclude)[1], truth)
+        found = hits(self.first(query, exclude), truth)
         return float(measure(found, truth[0], [K])[METRIC].mean())
+
+    def first(self, query: torch.Tensor, exclude: ItemLists) -> torch.Tensor:
+        return top_k(query, self.item_vectors, K, exclude)[1]
 
 
 def attributes(dataset: Dataset) -> pa.Table:
@@ -143,7 +147,26 @@ def items(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str, 
     for name, exclude in (("among new", others), ("among all", seen)):
         figures[name] = trained.ndcg(query, truth, exclude)
         figures[f"{name}, chance"] = trained.ndcg(chance, truth, exclude)
-    return figures
+    return figures | presence(trained, dataset, train, trained.items[new])
+
+
+def presence(trained: Trained, dataset: Dataset, train: Pairs, new: np.ndarray) -> dict[str, float]:
+    """NDCG of the test part with and without the new items in the lists, and their share of places."""
+    test = Pairs(dataset.test.users, dataset.test.items)
+    users = np.intersect1d(train.users, test.users)
+    query, truth = trained.queries(users), test.lists(users, trained.items)
+    seen = train.lists(users, trained.items)
+    pairs = Pairs(np.repeat(users, len(new)), np.tile(new, len(users)))
+    both = Pairs(
+        np.concatenate([train.users, pairs.users]), np.concatenate([trained.items[train.items], pairs.items])
+    )
+    without = both.lists(users, np.arange(len(trained.item_vectors)))
+    taken = torch.isin(trained.first(query, seen), torch.from_numpy(new)).float()
+    return {
+        "test part": trained.ndcg(query, truth, seen),
+        "without new": trained.ndcg(query, truth, without),
+        "places": float(taken.mean()),
+    }
 
 
 def show(title: str, rows: dict[str, list[dict[str, float]]]) -> str:

@@ -80,7 +80,8 @@ class BatchPlan:
         user_weight_power: weight of a user row = training items ** power, scaled to 1 on average.
         history_dropout: chance that an item is hidden from the history, if there is one. Then the positives
             of a user row are the hidden items alone, and the item of an interaction row is always hidden.
-        item_id_dropout: chance that a candidate looks up the reserved row in place of its own.
+        item_id_dropout: chance that a candidate looks up the reserved rows, of id and bias, in place of its
+            own.
     """
 
     rows: Literal["user", "interaction"]
@@ -230,13 +231,15 @@ class Batches:
         return keyed_jagged(self.user_inputs, users, shown)
 
     def _looked_up(self, step: int, items: np.ndarray, share: slice) -> KeyedJaggedTensor:
-        """Candidate features of the items in `share`, some with the reserved id; biases stay their own."""
+        """Candidate features of the items in `share`, some with the reserved id and its bias."""
         mine = items[share]
         if not self.plan.item_id_dropout:
             return keyed_jagged(self.item_inputs, mine)
         draws = np.random.default_rng([RESERVED, self.plan.seed, step]).random(len(items))[share]
         ids = np.where(draws < self.plan.item_id_dropout, self.item_count, mine)
-        reserved: dict[str, Bags] = {self.item_name: (np.ones(len(mine), np.int64), ids)}
+        bags: Bags = np.ones(len(mine), np.int64), ids
+        # A bias of their own would tell what nobody knows of a new item: its popularity.
+        reserved = {self.item_name: bags, f"{self.item_name}_bias": bags}
         return keyed_jagged(self.item_inputs, mine, reserved)
 
     def _masks_more(self) -> bool:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -138,6 +139,7 @@ def prepare(
     test_size: float,
     validation_size: float,
     split_seed: int,
+    validation_seed: int | None = None,
 ) -> Path:
     """The folder of the prepared data set, made if it is not there or not whole.
 
@@ -153,17 +155,14 @@ def prepare(
         source_key: what decides the content of the source: paths, sizes, modification times, options.
         cache: folder of prepared data sets; processes that prepare the same one at once wait for the first.
         name: of the data set; begins the name of the folder.
+        validation_seed: of the validation part alone, by default `split_seed`.
     Raises: DataError if the settings do not suit the source or leave nothing.
     """
     check_split(split, test_size, validation_size, split_seed)
-    settings = {
-        "min_value": min_value,
-        "k_core": k_core,
-        "split": split,
-        "test_size": test_size,
-        "validation_size": validation_size,
-        "split_seed": split_seed,
-    }
+    settings: dict[str, Any] = {"min_value": min_value, "k_core": k_core, "split": split}
+    settings |= {"test_size": test_size, "validation_size": validation_size, "split_seed": split_seed}
+    if validation_seed not in (None, split_seed):  # so that folders keep their names
+        settings["validation_seed"] = validation_seed
     identity = json.dumps([storage.FORMAT, name, source_key, settings], sort_keys=True, default=str)
     key = hashlib.sha256(identity.encode()).hexdigest()[:20]
     folder = cache / f"{name}-{key}"
@@ -286,6 +285,7 @@ def _parts(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dict) -> n
         settings["test_size"],
         settings["validation_size"],
         settings["split_seed"],
+        settings.get("validation_seed"),
     )
     return parts
 

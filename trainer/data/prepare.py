@@ -15,8 +15,10 @@ from trainer.data.tables import read_tables
 from trainer.errors import DataError
 
 
-def prepare_data(data: DataConfig) -> Path:
+def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
     """Folder of the prepared form, made where it is not there yet.
+
+    Args: validation_seed: of the validation part alone, by default `data.split_seed`.
 
     Raises: DataError for data that are missing or cannot be read.
     """
@@ -32,6 +34,7 @@ def prepare_data(data: DataConfig) -> Path:
         test_size=data.test_size,
         validation_size=data.validation_size,
         split_seed=data.split_seed,
+        validation_seed=validation_seed,
     )
 
 

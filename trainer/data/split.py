@@ -8,6 +8,8 @@ import numpy as np
 from trainer.errors import DataError
 
 Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given"]
+SEEDED = ("random", "per_user", "given")
+"""Rules by which another seed cuts another validation part."""
 TRAIN, VALIDATION, TEST = 0, 1, 2
 PARTS = ("train", "validation", "test")
 
@@ -153,6 +155,7 @@ def split_rows(
     test_size: float,
     validation_size: float,
     seed: int,
+    validation_seed: int | None = None,
 ) -> np.ndarray:
     """The part of each row: TRAIN, VALIDATION or TEST.
 
@@ -166,6 +169,7 @@ def split_rows(
         test_size: share of rows, 0 to 1.
         validation_size: share of the remaining rows, 0 to 1.
         seed: of the rules `random` and `per_user`.
+        validation_seed: the same of the validation part alone, by default `seed`.
     Returns: (n,) int8.
     Raises: DataError where the rule needs timestamps and there are none, or a part would be empty.
     """
@@ -184,6 +188,7 @@ def split_rows(
             None if timestamps is None or rule not in ("leave_last_out", "temporal") else timestamps[training]
         )
         rule_again = "random" if rule == "given" else rule
+        seed = seed if validation_seed is None else validation_seed
         chosen = _choose(rule_again, users[training], rest, validation_size, seed)
         parts[training] = np.where(chosen, np.int8(VALIDATION), np.int8(TRAIN))
         _check_parts(rule, parts, (TRAIN, VALIDATION))

@@ -158,8 +158,9 @@ def _initial_values(
     model, name = config.model, dataset.item_name
     dim, rank, penalty = settled(model.dim), settled(model.low_rank), settled(model.low_rank_penalty)
     std = START_NORM / dim**0.5 if model.init_std is None else model.init_std
-    blocks = normal_values(dataset, learned, config.run.seed, std, model.item_id_dropout > 0)
-    blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior)
+    trains_reserved_item = model.item_id_dropout > 0
+    blocks = normal_values(dataset, learned, config.run.seed, std, trains_reserved_item)
+    blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item)
     if model.start == "low_rank":
         files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty))
         blocks |= closed_form_start(dataset, files)

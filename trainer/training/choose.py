@@ -1,12 +1,15 @@
-"""What no size can tell, chosen on a validation part: the temperature, and the closed form with its weight.
+"""What no size can tell, chosen on validation parts: the temperature, and the closed form with its weight.
 
-Where the configuration is silent, short trainings at different temperatures are compared on the validation
+Where the configuration is silent, short trainings at different temperatures are compared on a validation
 part, then closed forms of different penalties, then mixtures of the best two. Where there is no validation
-part, the training part is cut once more by the rule of its split; the training proper has all of it.
+part, the training part is cut once more by the rule of its split; the training proper has all of it. Where
+it is small, close mixtures are told apart by chance on one such cut: there are several, drawn anew.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from trainer.config import Config
 from trainer.data.batches import Batches
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.prepare import prepare_data
+from trainer.data.split import SEEDED
 from trainer.errors import DataError
 from trainer.evaluation.evaluate import Protocol, gathered_vectors, measured_users
 from trainer.evaluation.metrics import measure
@@ -31,17 +35,20 @@ from trainer.training.search import best_of, climb, peak
 LEAST_INTERACTIONS = 2000
 """Below that, what a validation part prefers is chance."""
 VALIDATION_SIZE = 0.1
+CUTS, FEW_INTERACTIONS = 3, 300_000
+"""So many validation parts, if they are drawn, where there are no more training interactions than that."""
 MOST_USERS = 5000
 """Users measured for one figure."""
 TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(10))
 """First value and ratio of the next."""
-RANKS = (32, 64, 128, 256)
+RANKS = (16, 32, 64, 128, 256)
+"""Widths of closed forms, the last one where data are not small."""
 WEIGHTS = (4.0, 16.0, 64.0, 256.0, 1024.0)
 TRIAL_SHARE, TRIAL_STEPS = 4, 160
 """A trial takes a quarter of the epochs, but so many steps: enough for the order of temperatures."""
 
 Vectors = tuple[torch.Tensor, torch.Tensor]
-"""Query vectors of the users measured, and candidate vectors of the catalogue."""
+"""Query vectors of the users measured, and candidate vectors of the catalogue, of one validation part."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,14 @@ class Choice:
 
     Attributes:
         metric: its name.
-        users: of the validation part, whose mean it is.
-        temperatures, penalties: figure by value; a penalty's is that of its best width.
+        users: measured of each validation part.
+        temperatures: figure by value, on the first validation part.
+        penalties: figure by value, that of its best width; mean over validation parts, as of mixtures.
         mixtures: figure by mixture.
     """
 
     metric: str
-    users: int
+    users: list[int]
     temperatures: dict[float, float] = field(default_factory=dict)
     penalties: dict[float, float] = field(default_factory=dict)
     mixtures: dict[Mixture, float] = field(default_factory=dict)
@@ -88,19 +96,19 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choi
     worthwhile = config.loss.name == "softmax" and len(dataset.train) >= LEAST_INTERACTIONS
     if not (config.run.choose and worthwhile and (_temperature_is_open(config) or _form_is_open(config))):
         return fixed, None
-    if not config.data.validation_size:
-        cut = replace(config.data, validation_size=VALIDATION_SIZE)
-        try:
-            dataset = open_dataset(world.on_each_host(lambda: prepare_data(cut)))
-        except DataError:  # users have too few interactions for another cut by this rule
-            return fixed, None
-    bench = _Bench.of(config, dataset, world)
-    choice = Choice(bench.metric, len(bench.users))
+    try:
+        datasets = [dataset] if config.data.validation_size else _cut_anew(config, dataset, world)
+    except DataError:  # users have too few interactions for another cut by this rule
+        return fixed, None
+    bench = _Bench.of(config, datasets, world)
+    choice = Choice(f"ndcg@{config.evaluation.k[0]}", [len(cut.users) for cut in bench.cuts])
     learned = _choose_temperature(config, bench, choice)
     if choice.temperatures:
         fixed = _with_model(fixed, temperature=peak(choice.temperatures))
     if _form_is_open(config):
-        choice.penalties, choice.mixtures = world.on_first(lambda: _mix(config, bench, settled(learned)))
+        choice.penalties, choice.mixtures = world.on_first(
+            lambda: _mix(config, bench, [settled(vectors) for vectors in learned])
+        )
         fixed = _with_mixture(fixed, choice)
     return fixed, choice
 
@@ -114,80 +122,109 @@ def _form_is_open(config: Config) -> bool:
     return model.low_rank != 0 and None in (model.low_rank, model.low_rank_weight, model.low_rank_penalty)
 
 
+def _cut_anew(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
+    """The same data with a validation part, once or with several seeds of its own; the test part stays."""
+    data = replace(config.data, validation_size=VALIDATION_SIZE)
+    several = dataset.report["split"] in SEEDED and len(dataset.train) <= FEW_INTERACTIONS
+    # Of temperatures neighbours differ by more than chance, and trials are what costs.
+    cuts = CUTS if several and _form_is_open(config) else 1
+    seeds = [(data.split_seed + shift) % 2**32 for shift in range(cuts)]
+    return [open_dataset(world.on_each_host(lambda seed=seed: prepare_data(data, seed))) for seed in seeds]
+
+
 @dataclass(frozen=True)
-class _Bench:
-    """Where figures are taken: a data set with a validation part, and some of its users."""
+class _Cut:
+    """A data set with a validation part; users of it who are measured, what they have and are to find."""
 
     dataset: Dataset
-    world: World
-    protocol: Protocol
     users: np.ndarray
+    known: ItemLists
+    held_out: ItemLists
+    k: int
 
     @classmethod
-    def of(cls, config: Config, dataset: Dataset, world: World) -> "_Bench":
-        protocol = Protocol("validation", "mask", config.evaluation.k[:1], config.evaluation.chunk)
+    def of(cls, dataset: Dataset, protocol: Protocol) -> "_Cut":
         users = measured_users(dataset, protocol)
-        places = np.linspace(0, len(users) - 1, min(len(users), MOST_USERS)).astype(np.int64)
-        return cls(dataset, world, protocol, users[places])
-
-    @property
-    def metric(self) -> str:
-        return f"ndcg@{self.protocol.ks[0]}"
+        users = users[np.linspace(0, len(users) - 1, min(len(users), MOST_USERS)).astype(np.int64)]
+        parts = (dataset.known(protocol.split).take(users), dataset.held_out(protocol.split).take(users))
+        known, held_out = ((torch.from_numpy(lengths), torch.from_numpy(items)) for lengths, items in parts)
+        return cls(dataset, users, known, held_out, protocol.ks[0])
 
     def figure(self, vectors: Vectors) -> float:
         """Mean ndcg of the users, on one rank."""
-        k, truth = self.protocol.ks[0], self._lists("held_out")
-        found = hits(top_k(*vectors, k, self._lists("known"))[1], truth)
-        return float(measure(found, truth[0], [k])[self.metric].mean())
-
-    def _lists(self, which: str) -> ItemLists:
-        lengths, items = getattr(self.dataset, which)("validation").take(self.users)
-        return torch.from_numpy(lengths), torch.from_numpy(items)
+        found = hits(top_k(*vectors, self.k, self.known)[1], self.held_out)
+        return float(measure(found, self.held_out[0], [self.k])[f"ndcg@{self.k}"].mean())
 
 
-def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> Vectors | None:
-    """Fill in the figures of temperatures, if they are open; returns the vectors of the best on rank 0."""
-    fixed, best = with_fixed_values(config), (-1.0, None)
+@dataclass(frozen=True)
+class _Bench:
+    """Where figures are taken: one or several cuts of the same data."""
+
+    cuts: list[_Cut]
+    world: World
+    protocol: Protocol
+
+    @classmethod
+    def of(cls, config: Config, datasets: Sequence[Dataset], world: World) -> "_Bench":
+        protocol = Protocol("validation", "mask", config.evaluation.k[:1], config.evaluation.chunk)
+        return cls([_Cut.of(dataset, protocol) for dataset in datasets], world, protocol)
+
+    def figure(self, vectors: Sequence[Vectors]) -> float:
+        """Mean figure of vectors of each cut, on one rank."""
+        return mean(cut.figure(each) for cut, each in zip(self.cuts, vectors, strict=True))
+
+
+def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[Vectors | None]:
+    """Fill in the figures of temperatures, if they are open; returns the best one's vectors on rank 0."""
+    fixed = with_fixed_values(config)
+    first, *others = bench.cuts
+    best: tuple[float, float, Vectors | None] = (-1.0, settled(fixed.model.temperature), None)
+
+    def trial(temperature: float, cut: _Cut) -> Vectors | None:
+        return _trial(_with_model(fixed, temperature=temperature), cut, bench)
 
     def score(temperature: float) -> float:
         nonlocal best
-        vectors = _trial(_with_model(fixed, temperature=temperature), bench)
-        figure = bench.world.on_first(lambda: bench.figure(settled(vectors)))
-        best = max(best, (figure, vectors), key=lambda entry: entry[0])
+        vectors = trial(temperature, first)
+        figure = bench.world.on_first(lambda: first.figure(settled(vectors)))
+        best = max(best, (figure, temperature, vectors), key=lambda entry: entry[0])
         return figure
 
     if _temperature_is_open(config):
         choice.temperatures = climb(score, *TEMPERATURES)
     else:
-        score(settled(fixed.model.temperature))
-    return best[1]
+        score(best[1])
+    return [best[2], *(trial(best[1], cut) for cut in others)]
 
 
-def _trial(config: Config, bench: _Bench) -> Vectors | None:
+def _trial(config: Config, cut: _Cut, bench: _Bench) -> Vectors | None:
     """Vectors after a short training of the learned towers alone, on rank 0."""
-    config = replace(_with_model(config, low_rank=0), sharding=replace(config.sharding, plan=None))
-    parts = assemble(config, bench.dataset, bench.world)
-    source = Batches(bench.dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+    sharding = replace(config.sharding, plan=None)  # which has tables of a closed form
+    config, world = replace(_with_model(config, low_rank=0), sharding=sharding), bench.world
+    parts = assemble(config, cut.dataset, world)
+    source = Batches(cut.dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
     full = settled(config.run.epochs)
     least = -(-min(full, FULL_EPOCHS) // TRIAL_SHARE)
     epochs = min(full, max(least, -(-TRIAL_STEPS // source.steps_per_epoch)))
     run = replace(config.run, epochs=epochs, evaluate_every=0, patience=0, log_every=0)
-    with Progress(None, epochs * source.steps_per_epoch, bench.world.is_first, tensorboard=False) as progress:
-        fit(replace(config, run=run), bench.dataset, parts, source, bench.world, progress)
-    return gathered_vectors(parts.served, bench.users, bench.dataset.item_count, bench.world, bench.protocol)
+    with Progress(None, epochs * source.steps_per_epoch, world.is_first, tensorboard=False) as progress:
+        fit(replace(config, run=run), cut.dataset, parts, source, world, progress)
+    return gathered_vectors(parts.served, cut.users, cut.dataset.item_count, world, bench.protocol)
 
 
-def _mix(config: Config, bench: _Bench, learned: Vectors) -> tuple[dict[float, float], dict[Mixture, float]]:
+def _mix(
+    config: Config, bench: _Bench, learned: list[Vectors]
+) -> tuple[dict[float, float], dict[Mixture, float]]:
     """Figures by penalty, and of the learned dims alone and with closed forms beside them; on rank 0."""
     model = config.model
-    fitting = [rank for rank in RANKS if rank <= bench.dataset.item_count] or [RANKS[0]]
+    data = bench.cuts[0].dataset
+    widths = RANKS[:-1] if len(data.train) <= FEW_INTERACTIONS else RANKS
+    fitting = [rank for rank in widths if rank <= data.item_count] or [RANKS[0]]
     ranks = fitting if model.low_rank is None else [model.low_rank]
-    forms: dict[float, Vectors] = {}
+    forms: dict[float, list[Vectors]] = {}
 
     def score(penalty: float) -> float:
-        history, items = training_towers(bench.dataset, ranks[-1], penalty)
-        query = history_vectors(bench.dataset.known("validation"), bench.users, history)
-        forms[penalty] = torch.from_numpy(query), torch.from_numpy(items)
+        forms[penalty] = [_form(cut, ranks[-1], penalty) for cut in bench.cuts]
         return max(bench.figure(_narrow(forms[penalty], rank)) for rank in ranks)
 
     given = model.low_rank_penalty
@@ -202,12 +239,22 @@ def _mix(config: Config, bench: _Bench, learned: Vectors) -> tuple[dict[float, f
     return penalties, mixtures
 
 
-def _narrow(form: Vectors, rank: int) -> Vectors:
-    return form[0][:, :rank], form[1][:, :rank]
+def _form(cut: _Cut, rank: int, penalty: float) -> Vectors:
+    """Vectors of the closed form of a cut's training part."""
+    history, items = training_towers(cut.dataset, rank, penalty)
+    query = history_vectors(cut.dataset.known("validation"), cut.users, history)
+    return torch.from_numpy(query), torch.from_numpy(items)
 
 
-def _side_by_side(learned: Vectors, form: Vectors, weight: float) -> Vectors:
-    return torch.cat([learned[0], form[0] * weight], 1), torch.cat([learned[1], form[1]], 1)
+def _narrow(forms: list[Vectors], rank: int) -> list[Vectors]:
+    return [(query[:, :rank], items[:, :rank]) for query, items in forms]
+
+
+def _side_by_side(learned: list[Vectors], forms: list[Vectors], weight: float) -> list[Vectors]:
+    return [
+        (torch.cat([query, form_query * weight], 1), torch.cat([items, form_items], 1))
+        for (query, items), (form_query, form_items) in zip(learned, forms, strict=True)
+    ]
 
 
 def _with_mixture(config: Config, choice: Choice) -> Config:

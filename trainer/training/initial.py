@@ -78,12 +78,15 @@ def scaled(source: np.ndarray, factor: float) -> Block:
     return values
 
 
-def popularity_bias(dataset: Dataset, prior: float) -> Block:
+def popularity_bias(dataset: Dataset, prior: float, trains_reserved_item: bool) -> Block:
     """Centred log popularity times `prior`; an item that nobody has counts as half a one.
 
-    So does the last row, which all such items look up.
+    So does the last row, which all such items look up; where it is trained, it stands for an item of any
+    popularity and starts at that of the mean item which somebody has.
     """
-    counts = np.bincount(dataset.train.items, minlength=dataset.item_count + 1)
+    counts = np.bincount(dataset.train.items, minlength=dataset.item_count + 1).astype(np.float64)
+    if trains_reserved_item:
+        counts[-1] = counts[counts > 0].mean()
     logarithm = np.log(np.maximum(counts, 0.5))
     bias = (prior * (logarithm - logarithm[:-1].mean())).astype(np.float32)
     return scaled(np.repeat(bias[:, None], BIAS_DIM, axis=1), 1.0)

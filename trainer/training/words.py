@@ -22,12 +22,16 @@ def size_words(decided: dict[str, Any]) -> str:
 
 
 def choice_words(decided: dict[str, Any], choice: Choice) -> str:
-    """What was chosen on a validation part, by key, and the figures of what was tried."""
+    """What was chosen on validation parts, by key, and the figures of what was tried."""
     values = ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in decided.items()
     )
-    lines = [_wrapped(f"Chosen by {choice.metric} of {choice.users:,} users on a validation part: {values}.")]
+    *others, last = (f"{users:,}" for users in choice.users)
+    users = (
+        f"validation parts of {', '.join(others)} and {last}" if others else f"a validation part of {last}"
+    )
+    lines = [_wrapped(f"Chosen by {choice.metric} on {users} users: {values}.")]
     for name, figures in (("temperature", choice.temperatures), ("closed form, penalty", choice.penalties)):
         if figures:
             tried = ", ".join(f"{key:.3g}: {value:.4f}" for key, value in figures.items())
