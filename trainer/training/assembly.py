@@ -19,13 +19,14 @@ from trainer.model.served import Served, SideBySide
 from trainer.model.towers import TwoTowers
 from trainer.parallel.follow import partitions_of, sharding_plan
 from trainer.parallel.hardware import hardware_here
+from trainer.parallel.placement import TooLargeError
 from trainer.parallel.plan import Plan
 from trainer.parallel.shard import fill_tables, shard
 from trainer.parallel.world import World
 from trainer.training.by_size import settled
 from trainer.training.closed_form import HISTORY, closed_inputs, item_table
 from trainer.training.initial import START_NORM, closed_form_start, normal_values, popularity_bias, scaled
-from trainer.training.layout import lay_out, make_all_towers, sizes_of
+from trainer.training.layout import Sizes, lay_out, make_all_towers, sizes_of
 
 TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
 """Attributes whose tables would be named like others."""
@@ -93,9 +94,7 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
     rank = settled(config.model.low_rank)
     sizes = sizes_of(config, dataset, users, items)
     # One rank decides: memory enters the plan, and hosts may differ in it.
-    plan = world.on_first(
-        lambda: lay_out(config, sizes, hardware_here(world.device.type), world.size, world.local_size)
-    )
+    plan = world.on_first(lambda: _plan(config, sizes, world))
     towers = make_all_towers(config, sizes, partitions_of(plan))
     rates = _learning_rates(config, [*users, *items], dataset.item_name)
     # The closed form is not trained: no gradient reaches its tables.
@@ -115,6 +114,16 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
     if inside.closed is not None:
         served.append(Served(inside.closed, *closed_inputs(dataset)))
     return Parts(model, inside.learned, optimizer, plan, users, items, served)
+
+
+def _plan(config: Config, sizes: Sizes, world: World) -> Plan:
+    try:
+        return lay_out(config, sizes, hardware_here(world.device.type), world.size, world.local_size)
+    except TooLargeError as error:
+        raise ConfigError(
+            f"--sharding.kind {config.sharding.kind}: {error}. What would fit says: python -m trainer plan "
+            f"--world-size {world.size}, with the same options"
+        ) from None
 
 
 def batch_plan(config: Config) -> BatchPlan:

@@ -23,6 +23,8 @@ def size_words(decided: dict[str, Any]) -> str:
 
 def choice_words(decided: dict[str, Any], choice: Choice) -> str:
     """What was chosen on validation parts, by key, and the figures of what was tried."""
+    if not choice.mixtures:  # then what the configuration has of them is of no use
+        decided = {key: value for key, value in decided.items() if not key.startswith("model.low_rank")}
     values = ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in decided.items()
