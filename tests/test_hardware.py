@@ -1,0 +1,84 @@
+"""Devices by name, by file, and this machine."""
+
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trainer.errors import ConfigError
+from trainer.parallel.hardware import GIGA, KNOWN, named_hardware, this_gpu
+from trainer.parallel.placement import capacity
+
+OWN = """
+device: cuda
+memory: 192
+memory_speed: 8000
+host_memory: 200
+link_speed: 60
+intra_speed: 900
+inter_speed: 50
+devices: 8
+"""
+
+
+def test_known_devices_have_the_memory_in_their_name_and_a_source():
+    assert {name: hardware.memory for name, hardware in KNOWN.items()} == {
+        "t4-16g": 16,
+        "l4-24g": 24,
+        "a10g-24g": 24,
+        "a100-40g": 40,
+        "a100-80g": 80,
+        "h100-80g": 80,
+        "h200-141g": 141,
+    }
+    assert all("datasheet" in hardware.source for hardware in KNOWN.values())
+
+
+def test_this_machine_is_measured_and_shared_by_its_ranks():
+    cpu = named_hardware("cpu")
+    assert cpu.memory * GIGA == pytest.approx(psutil.virtual_memory().total)
+    # 15% are left to everything but tables.
+    assert capacity(cpu, 4) == pytest.approx(0.85 * psutil.virtual_memory().total / 4, abs=1)
+    assert capacity(KNOWN["h100-80g"], 8) == 68 * GIGA
+
+
+def test_a_name_that_is_not_known_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"--hardware h100: unknown; .* Did you mean h100-80g\?"):
+        named_hardware("h100")
+
+
+def test_hardware_of_ones_own_is_read_from_a_file(tmp_path: Path):
+    path = tmp_path / "b200.yaml"
+    path.write_text(OWN)
+    own = named_hardware(str(path))
+    assert (own.name, own.memory, own.devices, own.source) == ("b200", 192, 8, str(path))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("memory: 192", "memroy: 192", r"memroy: no such key. Did you mean memory\?"),
+        ("memory: 192", "", "memory is missing. Say it"),
+        ("memory: 192", "memory: big", "memory is 'big', expected a number above 0"),
+        ("memory: 192", "memory: -1", "memory is -1, expected a number above 0"),
+        ("devices: 8", "devices: 1.5", "devices is 1.5, expected a whole number from 1 up"),
+        ("device: cuda", "device: tpu", "device is 'tpu', expected cpu or cuda"),
+        (OWN, "- a list", "holds no keys"),
+        (OWN, "a: [", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_what_and_where_in_one_line(before, after, words, tmp_path: Path):
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN.replace(before, after))
+    with pytest.raises(ConfigError, match=words) as error:
+        named_hardware(str(path))
+    assert re.match(rf"(--hardware )?{re.escape(str(path))}: ", str(error.value))
+    assert "\n" not in str(error.value)
+
+
+def test_a_gpu_here_has_its_own_memory_and_the_speeds_of_its_like():
+    found = this_gpu(85 * GIGA, "NVIDIA H100 80GB HBM3")
+    assert (found.memory, found.intra_speed, found.device) == (85, KNOWN["h100-80g"].intra_speed, "cuda")
+    # Of an unknown name, the largest known device that is no larger.
+    assert this_gpu(48 * GIGA, "NVIDIA L40S").memory_speed == KNOWN["a100-40g"].memory_speed
