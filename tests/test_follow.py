@@ -107,9 +107,9 @@ DAMAGES = [
     (lambda text: "[1, 2]", "no sharding plan"),
     (lambda text: "", "no sharding plan"),
     (lambda text: text.replace('"ranks"', '"rangs"'), "no sharding plan .*ranks"),
-    (lambda text: text.replace('"rows": 10', '"rows": "ten"'), "rows is 'ten', expected int"),
+    (lambda text: text.replace('"rows": 10', '"rows": "ten"'), "rows is 'ten', expected a whole number"),
     (lambda text: text.replace('"rows": 10', '"rows": -10'), "rows is -10, expected a number from 0 up"),
-    (lambda text: text.replace('"rows": 10', '"rows": true'), "rows is True, expected int"),
+    (lambda text: text.replace('"rows": 10', '"rows": true'), "rows is True, expected a whole number"),
     (lambda text: text.replace('"imbalance"', '"balance"'), "no sharding plan .*balance"),
 ]
 

@@ -136,7 +136,7 @@ def _plan(arguments: list[str]) -> None:
         raise ConfigError(f"{rest[0]}: a run's plan is what it is. Leave the option, or RUN, out")
     from trainer.options import parse_config
 
-    config = parse_config([*rest, *(["--model.dim", options.dim] if options.dim else [])])
+    config = parse_config([*(["--model.dim", options.dim] if options.dim else []), *rest])
     from trainer.training.plan_command import Outputs, plan_a_case, plan_of_run
     from trainer.training.what_if import table_rows_given
 

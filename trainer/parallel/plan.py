@@ -8,6 +8,8 @@ from typing import Any, get_type_hints
 
 from trainer.errors import ConfigError
 
+WORDS = {int: "a whole number", float: "a number", str: "text"}
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -163,6 +165,6 @@ def _check_kinds(value: Any, path: Path) -> None:
         kind = kinds[field.name]
         wanted = (int, float) if kind is float else kind
         if not isinstance(given, wanted) or isinstance(given, bool):
-            raise ConfigError(f"{path}: {field.name} is {given!r}, expected {kind.__name__}. Make it anew")
+            raise ConfigError(f"{path}: {field.name} is {given!r}, expected {WORDS[kind]}. Make it anew")
         if kind is int and given < 0:
             raise ConfigError(f"{path}: {field.name} is {given}, expected a number from 0 up. Make it anew")

@@ -117,6 +117,11 @@ def _temperature_is_open(config: Config) -> bool:
     return config.model.temperature is None and config.model.similarity == "cosine"
 
 
+def closed_form_is_open(config: Config) -> bool:
+    """Whether a training may choose to have tables of a closed form."""
+    return config.run.choose and config.loss.name == "softmax" and _form_is_open(config)
+
+
 def _form_is_open(config: Config) -> bool:
     model = config.model
     return model.low_rank != 0 and None in (model.low_rank, model.low_rank_weight, model.low_rank_penalty)

@@ -10,10 +10,16 @@ from trainer.parallel.compare_plans import compare_plans, comparison_text
 from trainer.parallel.picture import picture
 from trainer.parallel.placement import TooLargeError
 from trainer.parallel.plan import Plan, as_dict, open_plan, save_plan
+from trainer.training.choose import closed_form_is_open
 from trainer.training.plan_words import advice_words, plan_words, remedy_words
 from trainer.training.runs import PLAN, run_config, write_text
 from trainer.training.what_helps import alternatives, best_change, plan_of, remedies
 from trainer.training.what_if import Case, case_of
+
+CHOSEN_LATER = """\
+Training may add tables of a closed form, of a width that it chooses on a
+validation part: --model.low_rank 128 plans them, --model.low_rank 0 leaves them
+out of both."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ def plan_a_case(
     text = _given_out(plan, outputs, case.hardware.source)
     if outputs.as_json or outputs.compare:
         return text
-    return f"{_title(case)}\n{text}\n{advice_words(plan, best_change(plan, alternatives(case)))}"
+    advice = advice_words(plan, best_change(plan, alternatives(case)))
+    return "\n".join([_title(case), text, advice, *([CHOSEN_LATER] if closed_form_is_open(config) else [])])
 
 
 def plan_of_run(run: Path, outputs: Outputs) -> str:
