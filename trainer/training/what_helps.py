@@ -16,8 +16,13 @@ from trainer.training.what_if import Case
 
 SEARCH_SECONDS = 30
 """After that, no further change is tried."""
-MOST_RANKS = 4096
-KINDS = ("column_wise", "row_partitioned", "row_wise", "data_parallel")
+MOST_RANKS, MOST_SHARDS = 4096, 100_000
+KINDS = {
+    "cpu": ("column_wise", "row_partitioned", "data_parallel"),
+    "cuda": ("column_wise", "row_wise", "data_parallel"),
+}
+"""Kinds of sharding to be tried: where there is `row_wise`, partitions do the same with more tables."""
+LEAST_DIM = 16
 WORTH = 0.95
 """A change is worth naming if it takes the estimated step, or the fullest rank, to this share or below."""
 
@@ -45,7 +50,15 @@ def plan_of(case: Case) -> Plan:
 
 def alternatives(case: Case) -> list[Change]:
     """The case's tables under each other kind of sharding that its hardware and optimizer have."""
-    kinds = [kind for kind in KINDS if kind != case.config.sharding.kind]
+    if case.world_size == 1:
+        return []  # a rank alone has all of every table
+    tables = len(case.sizes.user_tables) + len(case.sizes.item_tables)
+    many = tables * case.world_size > MOST_SHARDS
+    kinds = [
+        kind
+        for kind in KINDS[case.hardware.device]
+        if kind != case.config.sharding.kind and not (many and kind != "column_wise")
+    ]
     return _tried((f"--sharding.kind {kind}", partial(_try_at, _sharded(case, kind))) for kind in kinds)
 
 
@@ -69,8 +82,8 @@ def remedies(case: Case) -> list[Change]:
 def _remedies(case: Case) -> Iterator[tuple[str, Callable[[], tuple[Plan, str]]]]:
     kind, config = case.config.sharding.kind, case.config
     yield "", partial(_smallest_world, case)
-    for other in KINDS:
-        if other != kind:
+    for other in KINDS[case.hardware.device]:
+        if other not in (kind, "data_parallel"):  # copies only need more
             yield f"--sharding.kind {other}", partial(_smallest_world, _sharded(case, other))
     dim = settled(config.model.dim)
     yield "", partial(_fewer_dims, case, dim)
@@ -95,7 +108,9 @@ def _tried(attempts: Iterator[tuple[str, Callable[[], tuple[Plan, str]]]]) -> li
             plan, more = attempt()
         except ConfigError:
             continue
-        found.append(Change(" ".join(filter(None, (options, more))), plan))
+        # A cache that nothing needs changes nothing.
+        if all(plan != change.plan for change in found):
+            found.append(Change(" ".join(filter(None, (options, more))), plan))
     return found
 
 
@@ -125,17 +140,16 @@ def _smallest_world(case: Case) -> tuple[Plan, str]:
 def _fewer_dims(case: Case, dim: int) -> tuple[Plan, str]:
     """The plan at the largest halved width at which the tables fit.
 
-    Raises: TooLargeError if they do at none.
+    Raises: ConfigError if they do at none of use.
     """
-    while True:
-        dim = max(4, dim // 2 // 4 * 4)
-        model: Any = replace(case.config.model, dim=dim)
+    while (dim := dim // 2 // 4 * 4) >= LEAST_DIM:
+        model = replace(case.config.model, dim=dim)
         try:
             plan = plan_of(replace(case, config=replace(case.config, model=model)))
-            return plan, f"--model.dim {dim}"
         except TooLargeError:
-            if dim == 4:
-                raise
+            continue
+        return plan, f"--model.dim {dim}"
+    raise ConfigError(f"the tables do not fit at a width of {LEAST_DIM}")
 
 
 def _sharded(case: Case, kind: str, **more: Any) -> Case:
