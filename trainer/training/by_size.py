@@ -12,8 +12,8 @@ CATALOGUE_ITEMS = 20_000
 SAMPLES = 8192
 DENSE_VALUES = 2**24
 """Most table values for Adam, which on CPU visits every row at every step."""
-DENSE_SHARDINGS = {"table_wise", "row_partitioned", "data_parallel", "auto"}
-"""Those under which Adam runs on CPU."""
+ADAM_SHARDINGS = {"table_wise", "row_partitioned", "data_parallel", "auto"}
+"""Those under which Adam runs on every device."""
 LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
@@ -86,7 +86,7 @@ def _optimizer(config: Config, model: ModelConfig, rows: int) -> OptimizerConfig
     given = config.optimizer
     # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.
     small = rows * settled(model.dim) <= DENSE_VALUES and config.batches.rows == "user"
-    dense = {config.sharding.kind, *config.sharding.tables.values()} <= DENSE_SHARDINGS
+    dense = {config.sharding.kind, *config.sharding.tables.values()} <= ADAM_SHARDINGS
     automatic = "adam" if small and dense else "rowwise_adagrad"
     name = automatic if given.name == "auto" else given.name
     rate, tables = RATES[name]

@@ -11,6 +11,7 @@ from trainer.parallel.picture import picture
 from trainer.parallel.placement import TooLargeError
 from trainer.parallel.plan import Plan, as_dict, open_plan, save_plan
 from trainer.training.choose import closed_form_is_open
+from trainer.training.layout import follow_plan
 from trainer.training.plan_words import advice_words, plan_words, remedy_words
 from trainer.training.runs import PLAN, run_config, write_text
 from trainer.training.what_helps import alternatives, best_change, plan_of, remedies
@@ -50,6 +51,7 @@ def plan_a_case(
 
     Raises: ConfigError, with numbered remedies if the tables do not fit.
     """
+    config = follow_plan(config, world_size)
     case = case_of(config, rows, hardware, world_size, local_world_size)
     try:
         plan = plan_of(case)

@@ -10,7 +10,7 @@ from typing import Any
 from trainer.errors import ConfigError
 from trainer.parallel.placement import TooLargeError
 from trainer.parallel.plan import Plan
-from trainer.training.by_size import settled
+from trainer.training.by_size import ADAM_SHARDINGS, settled
 from trainer.training.layout import lay_out
 from trainer.training.what_if import Case
 
@@ -59,7 +59,7 @@ def alternatives(case: Case) -> list[Change]:
         for kind in KINDS[case.hardware.device]
         if kind != case.config.sharding.kind and not (many and kind != "column_wise")
     ]
-    return _tried((f"--sharding.kind {kind}", partial(_try_at, _sharded(case, kind))) for kind in kinds)
+    return _tried((_options(case, kind), partial(_try_at, _sharded(case, kind))) for kind in kinds)
 
 
 def best_change(plan: Plan, changes: list[Change]) -> Change | None:
@@ -84,14 +84,14 @@ def _remedies(case: Case) -> Iterator[tuple[str, Callable[[], tuple[Plan, str]]]
     yield "", partial(_smallest_world, case)
     for other in KINDS[case.hardware.device]:
         if other not in (kind, "data_parallel"):  # copies only need more
-            yield f"--sharding.kind {other}", partial(_smallest_world, _sharded(case, other))
+            yield _options(case, other), partial(_smallest_world, _sharded(case, other))
     dim = settled(config.model.dim)
     yield "", partial(_fewer_dims, case, dim)
     if case.hardware.device == "cuda" and not config.sharding.uvm_caching:
-        for name in (kind, *(other for other in ("row_wise",) if other != kind)):
+        for name in dict.fromkeys((kind, "row_wise")):
+            more = f" {_options(case, name)}" if name != kind else ""
             cached = _sharded(case, name, uvm_caching=True)
-            words = "--sharding.uvm_caching true" + (f" --sharding.kind {name}" if name != kind else "")
-            yield words, partial(_try_at, cached)
+            yield f"--sharding.uvm_caching true{more}", partial(_try_at, cached)
     for name in ("rowwise_adagrad", "sgd"):
         if config.optimizer.name not in (name, "sgd"):
             changed = replace(config, optimizer=replace(config.optimizer, name=name))
@@ -150,6 +150,13 @@ def _fewer_dims(case: Case, dim: int) -> tuple[Plan, str]:
             continue
         return plan, f"--model.dim {dim}"
     raise ConfigError(f"the tables do not fit at a width of {LEAST_DIM}")
+
+
+def _options(case: Case, kind: str) -> str:
+    """Options for another kind of sharding, under which another optimizer might be the default."""
+    optimizer = case.config.optimizer.name
+    keep = f" --optimizer.name {optimizer}" if optimizer == "adam" and kind not in ADAM_SHARDINGS else ""
+    return f"--sharding.kind {kind}{keep}"
 
 
 def _sharded(case: Case, kind: str, **more: Any) -> Case:
