@@ -87,7 +87,8 @@ class Tower(nn.Module):
             return self.embeddings(inputs).to_dict()
         pooled = self.embeddings(split_by_rows(inputs, self.cut)).to_dict()
         for name, (parts, _) in self.cut.items():
-            pooled[name] = torch.stack([pooled[f"{name}{MARK}{number}"] for number in range(parts)]).sum(0)
+            vectors = [pooled[f"{name}{MARK}{number}"] for number in range(parts)]
+            pooled[name] = sum(vectors[1:], vectors[0])  # to stack them first would cost a copy
         return pooled
 
 
