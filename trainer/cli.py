@@ -76,11 +76,22 @@ def _train(arguments: list[str]) -> None:
     """Train, measure and keep a run (the default command)."""
     config = _config("python -m trainer [train]", arguments)
     if config is not None:
+        config = _as_the_run_has_it(config, arguments)
         from trainer.training.train import train
 
         run = train(config)
         if run is not None:
             _show_an_example(run)
+
+
+def _as_the_run_has_it(config: "Config", arguments: list[str]) -> "Config":
+    """The configuration, or that of the run in its folder, which goes on."""
+    file = Path(config.run.dir or "") / "config.yaml"
+    if not config.run.dir or not file.is_file():
+        return config
+    from trainer.continuing import continued_config
+
+    return continued_config(file, arguments)
 
 
 def _show_an_example(run: Path) -> None:

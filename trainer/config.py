@@ -225,6 +225,10 @@ class RunConfig:
     """Epochs between evaluations on the validation part (0: none); by default 20 of them if there is one."""
     patience: int | None = None
     """Evaluations without a better ndcg until it stops, best weights kept (0: last); by default 10."""
+    save_every: int = 0
+    """Steps between checkpoints from which a training goes on after a crash (0: it begins anew)."""
+    keep_last: int = 2
+    """How many of these checkpoints stay, the last ones."""
     choose: bool = True
     """Choose what is null and no size decides on a validation part; otherwise take fixed values."""
     tensorboard: bool = True

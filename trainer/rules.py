@@ -63,6 +63,13 @@ def _of_run(config: Config) -> Iterator[Rule]:
         "needs evaluations to count, for instance --run.evaluate_every 1 --data.validation_size 0.1",
         not run.patience or _validates(config),
     )
+    yield "run.save_every", "a whole number from 0 up is needed", run.save_every >= 0
+    yield "run.keep_last", "a whole number from 1 up is needed", run.keep_last > 0
+    yield (
+        "run.save_every",
+        "needs --run.patience 0: patience keeps the best weights, and these alone",
+        not (run.save_every and run.patience),
+    )
     yield "run.seed", "a whole number from 0 to 2147483647 is needed", 0 <= run.seed < 2**31
 
 

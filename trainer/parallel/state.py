@@ -19,6 +19,12 @@ def table_name(key: str) -> str | None:
     return whole_table(parts[-2]) if "embedding_bags" in parts else None
 
 
+def whole_key(key: str) -> str:
+    """The key of a whole table, of which `key` is a partition's; of anything else the key itself."""
+    parts = key.split(".")
+    return ".".join([*parts[:-2], whole_table(parts[-2]), parts[-1]]) if table_name(key) else key
+
+
 def whole_state(model: nn.Module) -> dict[str, Any]:
     """The model's state, with one entry a table, which shares its memory with the model.
 
@@ -29,9 +35,8 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
     for key, value in model.state_dict().items():
         parts = key.split(".")
         if table_name(key) is not None and MARK in parts[-2]:
-            whole = ".".join([*parts[:-2], whole_table(parts[-2]), parts[-1]])
-            cut.setdefault(whole, {})[part_number(parts[-2])] = value
-            state[whole] = None  # keeps the table's place
+            cut.setdefault(whole_key(key), {})[part_number(parts[-2])] = value
+            state[whole_key(key)] = None  # keeps the table's place
         else:
             state[key] = value
     return state | {

@@ -64,7 +64,10 @@ def by_size(config: Config, users: int, items: int, interactions: int) -> Config
         loss=replace(loss, candidates=candidates, samples=_first(loss.samples, samples)),
         optimizer=_optimizer(config, model, users + items),
         run=replace(
-            run, epochs=epochs, evaluate_every=every, patience=_first(run.patience, PATIENCE if every else 0)
+            run,
+            epochs=epochs,
+            evaluate_every=every,
+            patience=_first(run.patience, PATIENCE if every and not run.save_every else 0),
         ),
     )
 

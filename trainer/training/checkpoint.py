@@ -1,13 +1,16 @@
 """Checkpoints of sharded towers: written by all ranks, opened at any world size, or whole in one process."""
 
+import hashlib
 import json
 import logging
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch.distributed.checkpoint as distributed_checkpoint
 from torch import nn
@@ -20,32 +23,51 @@ FOLDER = "checkpoints"
 STATE = "state.json"
 
 
-def save(run: Path, step: int, model: nn.Module, world: World) -> Path:
+def save(
+    run: Path,
+    step: int,
+    model: nn.Module,
+    world: World,
+    states: dict[str, Any] | None = None,
+    facts: dict[str, Any] | None = None,
+) -> Path:
     """Write the model's weights after `step` steps; published by a rename when every rank has written.
 
     Args:
         run: run folder.
         model: sharded model, on every rank alike.
+        states: of the optimizers, see `trainer.parallel.optimizer_state`; None: the training is over.
+        facts: what else a training needs to go on, as JSON has it.
     Returns: the checkpoint's folder.
     """
     final = run / FOLDER / f"step-{step:09d}"
     partial = final.with_suffix(".partial")
     world.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
     with _quiet():
-        distributed_checkpoint.save(whole_state(model), checkpoint_id=partial)
-    world.on_first(lambda: _publish(partial, final, step))
+        distributed_checkpoint.save(whole_state(model) | (states or {}), checkpoint_id=partial)
+    described = {"step": step, "resumable": states is not None, "facts": facts or {}}
+    world.on_first(lambda: _publish(partial, final, described))
     return final
 
 
 def save_alone(run: Path, step: int, model: nn.Module, world: World) -> Path:
     """As `save`, and remove the run's other checkpoints once this one is whole."""
     final = save(run, step, model, world)
-    world.on_first(lambda: _remove_others(final))
+    world.on_first(lambda: prune(run, keep=1))
     return final
 
 
+def prune(run: Path, keep: int) -> None:
+    """Remove all checkpoints of a run but the last ones, and what was left unfinished."""
+    folder = run / FOLDER
+    kept = set(_complete(run)[-keep:])
+    for other in folder.iterdir() if folder.is_dir() else ():
+        if other not in kept:
+            shutil.rmtree(other, ignore_errors=True)
+
+
 def newest(run: Path) -> tuple[Path, int]:
-    """Folder and step of a run's last checkpoint.
+    """Folder and step of a run's last whole checkpoint; says so where a later one is damaged.
 
     Raises: CheckpointError if the folder is no run or holds no checkpoint.
     """
@@ -53,19 +75,62 @@ def newest(run: Path) -> tuple[Path, int]:
         raise CheckpointError(
             f"{run}: no such run folder. Train one: python -m trainer train --run.dir {run}"
         )
+    damages = []
+    for folder in reversed(_complete(run)):
+        damage = _damage(folder)
+        if damage is None:
+            for words in damages:
+                print(f"{words}; {folder.name} is taken in its place", file=sys.stderr)
+            return folder, int(described(folder)["step"])
+        damages.append(damage)
+    if damages:
+        raise CheckpointError(f"{damages[0]}. Train anew elsewhere")
+    raise CheckpointError(f"{run}: holds no complete checkpoint. Name the folder of a finished training")
+
+
+def described(checkpoint: Path) -> dict[str, Any]:
+    """What was written beside the weights: `step`, `resumable` and `facts`."""
+    return json.loads((checkpoint / STATE).read_text())
+
+
+def _complete(run: Path) -> list[Path]:
+    """Published checkpoints of a run, by step."""
     numbered = (run / FOLDER).glob("step-*[0-9]")  # not the `.partial` ones
-    complete = sorted(folder for folder in numbered if (folder / STATE).exists())
-    if not complete:
-        raise CheckpointError(f"{run}: holds no complete checkpoint. Name the folder of a finished training")
-    return complete[-1], int(json.loads((complete[-1] / STATE).read_text())["step"])
+    return sorted(folder for folder in numbered if (folder / STATE).exists())
 
 
-def load(checkpoint: Path, model: nn.Module) -> None:
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, in words; None: they are as they were written.
+
+    They are read before any of them is opened: TorchRec's metadata are a pickle, which a stranger's hand must
+    not have touched.
+    """
+    try:
+        files = described(checkpoint)["files"]
+        for name, digest in files.items():
+            if not (checkpoint / name).is_file():
+                return f"{checkpoint}: {name} is missing"
+            if _digest(checkpoint / name) != digest:
+                return f"{checkpoint}: {name} is not as it was written"
+        others = {path.name for path in checkpoint.iterdir()} - {STATE, *files}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{checkpoint / STATE}: cannot be read ({str(error) or type(error).__name__})"
+    return f"{checkpoint}: {min(others)} does not belong to it" if others else None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load(checkpoint: Path, model: nn.Module, states: dict[str, Any] | None = None) -> None:
     """Fill a sharded or plain model's weights in place; in one process where the model is plain.
+
+    Args: states: of the optimizers, to be filled too.
 
     Raises: CheckpointError if the checkpoint does not hold this model.
     """
-    state = whole_state(model)
+    state = whole_state(model) | (states or {})
     try:
         with _quiet():
             distributed_checkpoint.load(state, checkpoint_id=checkpoint)
@@ -83,14 +148,9 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _remove_others(kept: Path) -> None:
-    for folder in kept.parent.iterdir():
-        if folder != kept:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _publish(partial: Path, final: Path, step: int) -> None:
-    (partial / STATE).write_text(json.dumps({"step": step}))
+def _publish(partial: Path, final: Path, description: dict[str, Any]) -> None:
+    files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+    (partial / STATE).write_text(json.dumps(description | {"files": files}))
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
 

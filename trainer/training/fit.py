@@ -14,11 +14,12 @@ from trainer.data.dataset import Dataset
 from trainer.errors import diverged
 from trainer.evaluation.evaluate import Evaluation, Protocol, evaluate
 from trainer.model import losses
+from trainer.parallel.optimizer_state import create_states, optimizer_state, set_step
 from trainer.parallel.shard import schedule_factor, set_learning_rates
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
 from trainer.training.by_size import settled
-from trainer.training.checkpoint import save_alone
+from trainer.training.checkpoint import load, prune, save, save_alone
 from trainer.training.progress import Progress, resident_mebibytes
 from trainer.training.stopping import Course, Stopwatch
 
@@ -32,10 +33,12 @@ def fit(
     progress: Progress,
     run: Path | None = None,
     watch: Stopwatch | None = None,
+    start: int = 0,
 ) -> Course:
     """The loop: every step, and what is due after some of them; returns how the validation figure went.
 
     Args:
+        start: steps that are done already.
         run: folder that the best weights go to where `run.patience` is above 0; None: they are not kept.
         watch: of training seconds; by default it starts now.
     Raises: DivergedError, on every rank, at the first record whose loss is no number.
@@ -44,8 +47,8 @@ def fit(
     log_every = config.run.log_every or course.epoch_steps
     evaluate_every = settled(config.run.evaluate_every) * course.epoch_steps
     loss_of, meter = make_loss(config), Meter(world, watch)
-    every_batch = batches(source, course.steps, world.rank, world.size, world.device)
-    for step, batch in enumerate(every_batch, start=1):
+    every_batch = batches(source, course.steps, world.rank, world.size, world.device, start)
+    for step, batch in enumerate(every_batch, start=start + 1):
         set_learning_rates(parts.optimizer, rate_factor(config, step, course.steps))
         meter.add(step, train_step(parts.model, parts.optimizer, batch, loss_of, world), batch)
         progress.advance()
@@ -58,11 +61,31 @@ def fit(
                 log_validation(progress, course, figures)
                 if better and course.patience and run:
                     save_alone(run, step, parts.model, world)
+        if run and config.run.save_every and step % config.run.save_every == 0 and step < course.steps:
+            with watch.paused():
+                save_to_go_on(run, step, config, parts, world)
         if course.patience_is_over:
             break
     if meter.rows:
         log(progress, config, course, meter)
     return course
+
+
+def save_to_go_on(run: Path, step: int, config: Config, parts: Parts, world: World) -> None:
+    """Write a checkpoint with all that the training needs, and remove older ones once it is whole."""
+    states = optimizer_state(parts.model, parts.optimizer, config.optimizer.name)
+    save(run, step, parts.model, world, states)
+    world.on_first(lambda: prune(run, config.run.keep_last))
+
+
+def go_on(checkpoint: Path, step: int, config: Config, parts: Parts) -> None:
+    """Fill model and optimizers as they were after `step` steps, whatever plan they had then.
+
+    Raises: CheckpointError if the checkpoint is of another model, or of states that this plan cannot hold.
+    """
+    create_states(parts.optimizer)
+    load(checkpoint, parts.model, optimizer_state(parts.model, parts.optimizer, config.optimizer.name))
+    set_step(parts.optimizer, step)
 
 
 def new_course(config: Config, epoch_steps: int) -> Course:

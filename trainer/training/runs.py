@@ -3,11 +3,14 @@
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from trainer.config import Config
 from trainer.data.dataset import Dataset, Vocabulary, copy_vocabulary, open_vocabulary
@@ -17,12 +20,13 @@ from trainer.evaluation.evaluate import Evaluation
 from trainer.model.served import Served, SideBySide
 from trainer.options import config_text, read_config
 from trainer.parallel.plan import save_plan
+from trainer.parallel.world import World
 from trainer.training.assembly import Parts
-from trainer.training.checkpoint import load, newest
+from trainer.training.checkpoint import FOLDER, load, newest
 from trainer.training.closed_form import HISTORY, make_closed_towers
 from trainer.training.layout import make_towers
 
-CONFIG, PLAN, METRICS = "config.yaml", "plan.json", "metrics.json"
+CONFIG, PLAN, METRICS, RECORDS = "config.yaml", "plan.json", "metrics.json", "metrics.jsonl"
 PARTS = ("learned", "closed")
 USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
 
@@ -40,23 +44,22 @@ class TrainedRun:
     loss: str
 
 
-def refuse_used_folder(config: Config) -> None:
-    """Refuse a run folder that a training has used.
+def refuse_finished_run(config: Config) -> None:
+    """Refuse the folder of a run that is finished.
 
     Raises: ConfigError naming the folder.
     """
     run = Path(config.run.dir or "")
-    if config.run.dir and (run / CONFIG).exists():
-        state = "a run" if (run / METRICS).exists() else "an unfinished run"
-        raise ConfigError(f"--run.dir {run}: holds {state} already. Name another folder, or remove this one")
+    if config.run.dir and (run / METRICS).exists():
+        raise ConfigError(f"--run.dir {run}: holds a finished run. Name another folder, or remove this one")
 
 
-def new_run_folder(config: Config) -> Path:
-    """A new run folder.
+def run_folder(config: Config) -> Path:
+    """The run folder: a new one, or that of an unfinished run.
 
-    Raises: ConfigError if the folder holds a run already, or cannot be made.
+    Raises: ConfigError if the run is finished, or the folder cannot be made.
     """
-    refuse_used_folder(config)
+    refuse_finished_run(config)
     name = f"{config.data.name}-{config.loss.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     run = Path(config.run.dir) if config.run.dir else Path("runs") / name
     try:
@@ -99,6 +102,47 @@ def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> N
         save_inputs(run / f"{name}_{USER_INPUTS}", part.user_inputs)
         save_inputs(run / f"{name}_{ITEM_INPUTS}", part.item_inputs)
     write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full))))
+
+
+@contextmanager
+def owned(run: Path, world: World) -> Iterator[None]:
+    """The run folder for one training alone.
+
+    Raises: ConfigError, on every rank, if another training has it.
+    """
+    lock = FileLock(run / ".lock", timeout=0)
+
+    def take() -> None:
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigError(f"--run.dir {run}: another training is at work in it. Name another") from None
+
+    world.on_first(take)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            (run / ".lock").unlink(missing_ok=True)
+            lock.release()
+
+
+def last_to_go_on_from(run: Path) -> tuple[Path, int] | None:
+    """Checkpoint and step from which an unfinished run goes on; None: it begins anew.
+
+    Raises: CheckpointError if all of its checkpoints are damaged.
+    """
+    if not (run / CONFIG).exists() or not any((run / FOLDER).glob("step-*[0-9]")):
+        return None
+    return newest(run)
+
+
+def drop_later_records(run: Path, step: int) -> None:
+    """Remove what was recorded of steps that will be made again."""
+    path = run / RECORDS
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,144 @@
+"""Trainings that end in the middle and go on: exactly at the same ranks, and at others under other plans."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import Losses, configured, small_dataset, source_of
+from trainer.data.dataset import open_dataset
+from trainer.errors import CheckpointError
+from trainer.parallel.state import whole_state
+from trainer.parallel.world import World
+from trainer.training.assembly import assemble
+from trainer.training.checkpoint import newest
+from trainer.training.fit import fit, go_on, measure, protocol, save_to_go_on
+
+HALF = 4
+"""Of 8 steps: 61 users in steps of 16, twice."""
+BASE = "--model.hidden 8 --model.history true --run.log_every 1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_dataset(tmp_path_factory.mktemp("small"))
+
+
+def begin(world: World, config, folder: Path, run: Path) -> None:
+    """Train half of the steps and leave a checkpoint."""
+    dataset = open_dataset(folder)
+    parts = assemble(config, dataset, world)
+    batches, progress = source_of(config, dataset, parts), Stopping(HALF)
+    try:
+        fit(config, dataset, parts, batches, world, progress)
+    except EnoughError:
+        save_to_go_on(run, HALF, config, parts, world)
+
+
+def end(world: World, config, folder: Path, run: Path | None) -> tuple[dict[str, Any], dict | None]:
+    """Train from the checkpoint, or from the start, to the last step; local weights and metrics."""
+    dataset = open_dataset(folder)
+    parts = assemble(config, dataset, world)
+    start = 0
+    if run is not None:
+        checkpoint, start = newest(run)
+        go_on(checkpoint, start, config, parts)
+    progress: Any = Losses()
+    fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, start=start)
+    evaluation = measure(parts, dataset, world, protocol(config, "test", baselines=()))
+    weights = {
+        key: [shard.tensor.clone() for shard in value.local_shards()]
+        if hasattr(value, "local_shards")
+        else [value.clone()]
+        for key, value in whole_state(parts.model).items()
+    }
+    return weights, evaluation.rankers["model"] if evaluation else None
+
+
+class EnoughError(Exception):
+    """Half of the steps are done."""
+
+
+class Stopping(Losses):
+    """Ends a training after so many records."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def record(self, step: int, text: str, **figures: float) -> None:
+        if step == self.steps:
+            raise EnoughError
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(
+    ("optimizer", "kind"),
+    [
+        ("rowwise_adagrad", "table_wise"),
+        ("rowwise_adagrad", "row_partitioned"),
+        ("rowwise_adagrad", "column_wise"),
+        ("rowwise_adagrad", "data_parallel"),
+        ("adagrad", "column_wise"),
+        ("adam", "table_wise"),
+        ("adam", "row_partitioned"),
+        ("sgd", "table_wise"),
+    ],
+)
+def test_weights_are_those_of_a_training_without_a_break(optimizer, kind, size, folder, tmp_path):
+    config = configured(BASE, f"--optimizer.name {optimizer} --sharding.kind {kind}")
+    run_on_ranks(size, begin, config, folder, tmp_path)
+    broken = run_on_ranks(size, end, config, folder, tmp_path)
+    whole = run_on_ranks(size, end, config, folder, None)
+    for (weights, _), (expected, _) in zip(broken, whole, strict=True):
+        assert weights.keys() == expected.keys()
+        for key, values in expected.items():
+            assert all(torch.equal(a, b) for a, b in zip(weights[key], values, strict=True)), key
+    assert broken[0][1] == whole[0][1]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "before", "after"),
+    [
+        ("adagrad", (4, "table_wise"), (2, "column_wise")),
+        ("adagrad", (2, "column_wise"), (1, "table_wise")),
+        ("adagrad", (2, "data_parallel"), (4, "row_partitioned")),
+        ("adagrad", (1, "table_wise"), (4, "data_parallel")),
+        ("rowwise_adagrad", (3, "row_partitioned"), (2, "table_wise")),
+        ("rowwise_adagrad", (2, "table_wise"), (2, "data_parallel")),
+        ("rowwise_adagrad", (2, "data_parallel"), (3, "row_partitioned")),
+        ("adam", (4, "table_wise"), (2, "row_partitioned")),
+        ("adam", (2, "data_parallel"), (1, "table_wise")),
+    ],
+)
+def test_a_training_goes_on_at_other_ranks_and_under_another_plan(optimizer, before, after, folder, tmp_path):
+    def planned(kind: str):
+        return configured(BASE, f"--optimizer.name {optimizer} --sharding.kind {kind}")
+
+    run_on_ranks(before[0], begin, planned(before[1]), folder, tmp_path)
+    broken = run_on_ranks(after[0], end, planned(after[1]), folder, tmp_path)
+    whole = run_on_ranks(after[0], end, planned(after[1]), folder, None)
+    for (weights, _), (expected, _) in zip(broken, whole, strict=True):
+        for key, values in expected.items():
+            for found, value in zip(weights[key], values, strict=True):
+                torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-4)
+    assert broken[0][1] == pytest.approx(whole[0][1], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "before", "after"),
+    [
+        ("rowwise_adagrad", "column_wise", "table_wise"),
+        ("rowwise_adagrad", "table_wise", "column_wise"),
+        ("sgd", "table_wise", None),
+    ],
+)
+def test_states_that_do_not_suit_are_refused(optimizer, before, after, folder, tmp_path):
+    config = configured(BASE, f"--optimizer.name {optimizer} --sharding.kind {before}")
+    run_on_ranks(2, begin, config, folder, tmp_path)
+    other = f"--sharding.kind {after}" if after else "--optimizer.name adagrad"
+    config = configured(BASE, f"--optimizer.name {optimizer} {other}")
+    with pytest.raises(CheckpointError, match="sum"):
+        run_on_ranks(2, end, config, folder, tmp_path)

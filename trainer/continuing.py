@@ -1,0 +1,46 @@
+"""A training that goes on: the run's own configuration, and the few keys that may differ from it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.config import Config
+from trainer.errors import ConfigError
+from trainer.options import changes, parse_config, read_config
+
+MAY_CHANGE = ("run.epochs", "run.log_every", "run.tensorboard", "run.save_every", "run.keep_last", "run.dir")
+MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "backend")
+PATHS = ("root", "cache", "interactions", "held_out", "users", "items")
+
+
+def continued_config(file: Path, arguments: Sequence[str]) -> Config:
+    """The configuration of a run that goes on under the given options.
+
+    Args: file: the run's configuration; what is not asked for is as it says.
+    Raises: ConfigError for an option that may not change, with both values.
+    """
+    kept, asked = read_config(file), parse_config(["--config", str(file), *arguments])
+    for key, value in changes(kept, asked).items():
+        before = _value(kept, key)
+        if key in MAY_CHANGE or key.partition(".")[0] in MAY_CHANGE_SECTIONS or _is_same(key, before, value):
+            continue
+        raise ConfigError(
+            f"--{key} {value}: the run in {file.parent} has {before}, and goes on with it. Leave the option "
+            "out, or name another --run.dir"
+        )
+    return asked
+
+
+def _is_same(key: str, before: Any, value: Any) -> bool:
+    """Whether two paths of data are one, written otherwise."""
+    section, _, name = key.partition(".")
+    if section != "data" or name not in PATHS or None in (before, value):
+        return False
+    return Path(before).absolute() == Path(value).absolute()
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
