@@ -37,7 +37,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("arguments", "words"),
     [
         (["trian"], "trian: no such command. Did you mean train?"),
-        (["zzz"], "zzz: no such command. Commands: train, prepare, evaluate, recommend"),
+        (["zzz"], "zzz: no such command. Commands: train, plan, prepare, evaluate, recommend"),
         (["--run.epoch", "3"], "--run.epoch: no such option. Did you mean --run.epochs?"),
         (["train", "--run.epochs", "x"], "--run.epochs x: expected a whole number"),
         (["prepare", "--data.k_core", "-1"], "--data.k_core -1: a whole number from 0 up is needed"),

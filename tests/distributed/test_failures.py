@@ -83,9 +83,9 @@ def test_a_refused_combination_is_said_once_before_data_are_prepared(tmp_path):
 
 def test_the_first_rank_is_heard_though_the_others_end_before_it(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW_FIRST_RANK)
-    output, errors = end(start(tmp_path, "--sharding.kind row_wise", "slow.py"))
+    output, errors = end(start(tmp_path, "--sharding.kind diagonal", "slow.py"))
     (line,) = error_lines(errors)
-    assert line.startswith("error: --sharding.kind row_wise: expected one of table_wise, column_wise")
+    assert line.startswith("error: --sharding.kind diagonal: expected one of table_wise, row_partitioned")
     assert exit_codes(errors)[0] == 2
     assert output == ""
 
