@@ -6,7 +6,7 @@ from pathlib import Path
 
 TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
-HALL = ("errors", "config", "rules", "options")
+HALL = ("errors", "config", "rules", "options", "continuing")
 ROOMS = {
     "data": (
         *("source", "rows", "movielens", "tables", "synthetic", "download"),
@@ -16,7 +16,7 @@ ROOMS = {
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
     "parallel": (
         *("world", "words", "hardware", "plan", "traffic", "placement", "planner", "follow"),
-        *("state", "shard", "compare_plans", "bars", "svg", "picture"),
+        *("state", "optimizer_state", "shard", "compare_plans", "bars", "svg", "picture"),
     ),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
@@ -37,6 +37,7 @@ QUICK = (
     "trainer.config",
     "trainer.rules",
     "trainer.options",
+    "trainer.continuing",
     "trainer.cli",
     "trainer.__main__",
 )

@@ -27,7 +27,7 @@ from trainer.training import runs, train
 from trainer.training.assembly import assemble, batch_plan, make_inputs
 from trainer.training.fit import fit, make_loss, train_step
 from trainer.training.progress import Progress
-from trainer.training.runs import new_run_folder, open_run
+from trainer.training.runs import run_folder, open_run
 
 TRAIN, WITHHELD = worlds.checkerboard()
 
@@ -201,14 +201,14 @@ def test_a_second_training_in_the_same_folder_is_refused(capsys, tmp_path: Path)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert main(["train", *options, "--run.dir", str(run)]) == 2
-    assert capsys.readouterr().err.startswith(f"error: --run.dir {run}: holds a run already")
+    assert capsys.readouterr().err.startswith(f"error: --run.dir {run}: holds a finished run")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_trainings_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs.time, "strftime", lambda form: "20260102-030405")
-    found = [new_run_folder(parse_config([])) for _ in range(3)]
+    found = [run_folder(parse_config([])) for _ in range(3)]
     names = ["ml-100k-softmax-20260102-030405" + suffix for suffix in ("", "-2", "-3")]
     assert found == [Path("runs", name) for name in names]
     assert all(run.is_dir() for run in found)

@@ -1,0 +1,138 @@
+"""A run folder that is trained in again: what goes on, what is refused, and what damage does."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests import worlds
+from trainer.cli import main
+
+TRAIN, WITHHELD = worlds.checkerboard()
+# 16 users in steps of 4: 80 steps in 20 epochs.
+OFTEN = ("--run.save_every", "30", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder with a whole run, and the options that it was started with."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = [*worlds.QUICK, *worlds.options(folder, TRAIN, WITHHELD), *OFTEN]
+    run = ["--run.dir", str(folder / "run"), "--run.keep_last", "3"]
+    assert main(["train", *options, *run]) == 0
+    return folder, options
+
+
+@pytest.fixture
+def broken(trained: tuple[Path, list[str]], tmp_path: Path) -> tuple[Path, list[str]]:
+    """A run as a crash after step 65 leaves it, and the options that it was started with."""
+    folder, options = trained
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    (run / "metrics.json").rename(tmp_path / "whole.json")
+    shutil.rmtree(run / "checkpoints" / "step-000000080")
+    assert steps(run) == [30, 60]
+    return run, [*options, "--run.dir", str(run)]
+
+
+def steps(run: Path) -> list[int]:
+    return sorted(int(folder.name.removeprefix("step-")) for folder in (run / "checkpoints").iterdir())
+
+
+def whole_figures(run: Path) -> dict:
+    return json.loads((run.parent / "whole.json").read_text())["model"]
+
+
+def test_a_broken_run_goes_on_with_the_same_command_and_ends_the_same(broken, capsys):
+    run, options = broken
+    capsys.readouterr()
+    assert main(["train", *options]) == 0
+    assert "Going on after step 60 of 80." in capsys.readouterr().out
+    assert json.loads((run / "metrics.json").read_text())["model"] == whole_figures(run)
+    records = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert records == sorted(set(records))
+    assert steps(run)[-1] == 80
+    assert not (run / ".lock").exists()
+
+
+def test_the_folder_alone_is_enough(broken):
+    run, _ = broken
+    assert main(["train", "--run.dir", str(run)]) == 0
+    assert json.loads((run / "metrics.json").read_text())["model"] == whole_figures(run)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "before"),
+    [("--model.dim", "16", "8"), ("--run.seed", "7", "42"), ("--optimizer.name", "sgd", "rowwise_adagrad")],
+)
+def test_an_option_that_would_change_the_training_is_refused_with_both_values(
+    option, value, before, broken, capsys
+):
+    run, options = broken
+    capsys.readouterr()
+    assert main(["train", *options, option, value]) == 2
+    words = f"error: {option} {value}: the run in {run} has {before}, and goes on with it"
+    assert capsys.readouterr().err.startswith(words)
+    assert steps(run) == [30, 60]
+
+
+def test_another_plan_and_more_records_are_no_change_of_the_training(broken):
+    run, options = broken
+    assert main(["train", *options, "--sharding.kind", "row_partitioned", "--run.log_every", "1"]) == 0
+    assert json.loads((run / "metrics.json").read_text())["model"] == pytest.approx(whole_figures(run))
+
+
+def test_a_finished_run_is_refused(broken, capsys):
+    run, options = broken
+    assert main(["train", *options]) == 0
+    capsys.readouterr()
+    assert main(["train", *options]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --run.dir {run}: holds a finished run")
+
+
+def test_a_second_training_in_one_folder_is_refused(broken, capsys):
+    run, options = broken
+    capsys.readouterr()
+    with FileLock(run / ".lock"):
+        assert main(["train", *options]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --run.dir {run}: another training is at work in it")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.write_bytes(b""), Path.unlink])
+@pytest.mark.parametrize("file", ["*.distcp", ".metadata", "state.json"])
+def test_damage_to_any_file_is_seen_and_the_checkpoint_before_is_taken(damage, file, broken, capsys):
+    run, options = broken
+    (path,) = (run / "checkpoints" / "step-000000060").glob(file)
+    damage(path)
+    published = (path.parent / "state.json").exists()
+    capsys.readouterr()
+    assert main(["train", *options]) == 0
+    captured = capsys.readouterr()
+    assert "Going on after step 30 of 80." in captured.out
+    if published:
+        assert "step-000000060" in captured.err
+        assert "step-000000030 is taken in its place" in captured.err
+    assert json.loads((run / "metrics.json").read_text())["model"] == whole_figures(run)
+
+
+def test_a_strangers_file_in_a_checkpoint_is_no_part_of_it(broken, capsys):
+    run, options = broken
+    for step in (30, 60):
+        (run / "checkpoints" / f"step-{step:09d}" / "extra.distcp").write_bytes(b"x")
+    capsys.readouterr()
+    assert main(["train", *options]) == 2
+    captured = capsys.readouterr()
+    assert "step-000000060: extra.distcp does not belong to it" in captured.err
+    assert captured.err.count("\n") == 1
