@@ -1,6 +1,7 @@
 """Plans read from files: followed exactly, or refused with the first difference."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,13 @@ def shard(content: dict[str, Any], number: int = 0) -> dict[str, Any]:
     return content["tables"][0]["shards"][number]
 
 
+def for_three(content: dict[str, Any]) -> None:
+    content["ranks"].append(content["ranks"][1] | {"rank": 2})
+    content.update(world_size=3, local_world_size=3)
+
+
 REFUSALS = [
-    (lambda plan: plan.update(world_size=3), "a plan for 3 ranks, and there are 2. Start 3, or plan anew"),
+    (lambda plan: for_three(plan), "a plan for 3 ranks, and there are 2. Start 3, or plan anew"),
     (lambda plan: plan["tables"].pop(), "has no table item, which the model has"),
     (lambda plan: plan["tables"][0].update(name="person"), "has no table user, which the model has"),
     (
@@ -111,7 +117,40 @@ DAMAGES = [
     (lambda text: text.replace('"rows": 10', '"rows": -10'), "rows is -10, expected a number from 0 up"),
     (lambda text: text.replace('"rows": 10', '"rows": true'), "rows is True, expected a whole number"),
     (lambda text: text.replace('"imbalance"', '"balance"'), "no sharding plan .*balance"),
+    (lambda text: re.sub('"imbalance": [^,]*', '"imbalance": 1e999', text), "imbalance is inf, expected a n"),
+    (lambda text: re.sub('"imbalance": [^,]*', '"imbalance": NaN', text), "imbalance is nan, expected a n"),
+    (
+        lambda text: text.replace('"idle_ranks": []', '"idle_ranks": ["a"]'),
+        "idle_ranks holds 'a', expected a w",
+    ),
+    (lambda text: text.replace('"idle_ranks": []', '"idle_ranks": 1'), "no sharding plan"),
 ]
+
+
+def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path):
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe{")
+    for path, words in ((tmp_path / "plan.json", "no sharding plan"), (tmp_path, "cannot be read")):
+        with pytest.raises(ConfigError, match=words) as error:
+            open_plan(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda plan: plan.update(world_size=0), "world_size is 0, expected a whole number from 1 up"),
+        (lambda plan: plan.update(local_world_size=0), "local_world_size is 0, expected a divisor of .*, 2"),
+        (lambda plan: plan.update(local_world_size=3), "local_world_size is 3, expected a divisor of .*, 2"),
+        (lambda plan: plan.update(ranks=[]), "ranks has not one entry for each of 2, in order"),
+        (lambda plan: plan["ranks"].reverse(), "ranks has not one entry for each of 2, in order"),
+        (lambda plan: plan["tables"].append(plan["tables"][0]), "table user is there twice"),
+    ],
+)
+def test_a_file_whose_numbers_contradict_each_other_is_refused_in_one_line(change, words, tmp_path):
+    path = edited(change, saved(tmp_path))
+    with pytest.raises(ConfigError, match=rf"plan\.json: {words}.* Make it anew$") as error:
+        open_plan(path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGES)
