@@ -119,7 +119,7 @@ def lay_out(config: Config, sizes: Sizes, hardware: Hardware, world_size: int, l
         given = open_plan(Path(config.sharding.plan))
         widths = _widths(config, sizes)
         tables = [(name, count, widths[name]) for name, count in rows.items()]
-        check_plan(given, config.sharding.plan, tables, optimizer, device, world_size)
+        check_plan(given, config.sharding.plan, tables, optimizer, device, world_size, local_world_size)
         return given
     sharding = _with_table_names(config.sharding, list(rows), sizes.item_name)
     partitions = _partitions(sharding, rows, world_size)
