@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -117,6 +118,8 @@ def save_plan(plan: Plan, path: Path) -> None:
         beside.write_text(json.dumps(as_dict(plan), indent=2) + "\n")
         os.replace(beside, path)
     except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
         raise ConfigError(f"{path}: cannot be written ({error.strerror}). Name another file") from error
 
 
