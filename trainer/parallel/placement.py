@@ -288,7 +288,8 @@ def _does_not_fit(options: list[ShardingOption], topology: Topology, hardware: H
     return TooLargeError(
         f"the tables do not fit on {counted(world_size, 'rank')} of {hardware.name}: a rank needs "
         f"{bytes_in_words(needed)} at the least, and has {bytes_in_words(available)} for tables (all are "
-        f"{bytes_in_words(total)}; the largest piece, of {largest[0]}, is {bytes_in_words(largest[1])}{uneven})",
+        f"{bytes_in_words(total)}; the largest piece, of {largest[0]}, is "
+        f"{bytes_in_words(largest[1])}{uneven})",
         total,
         available,
         largest,

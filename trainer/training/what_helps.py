@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -17,8 +18,10 @@ from trainer.training.what_if import Case, ranks_of_host, without_gaps
 
 SEARCH_SECONDS = 15
 """After that, no further change is tried."""
-MOST_RANKS, MOST_PARTS = 4096, 2048
-"""Ranks, and tables that row-partitioned ones are cut into, beyond which nothing is tried."""
+MOST_RANKS, MOST_PARTS, MOST_SHARDS = 4096, 2048, 50_000
+"""Ranks, parts of row-partitioned tables and shards of others beyond which nothing is tried."""
+ONE_A_RANK = ("row_partitioned", "row_wise", "data_parallel")
+"""Kinds with a shard on every rank."""
 MOST_NAMED = 4
 """Tables that a change names one by one; more of them change together with all others."""
 WORTH = 0.95
@@ -114,11 +117,14 @@ def _remedies(case: Case) -> Iterator[Change | None]:
 def _found(changes: Iterable[Change | None]) -> list[Change]:
     """Those of the changes that give a plan, until the time is over; none twice."""
     found: dict[str, Change] = {}
-    end = time.monotonic() + SEARCH_SECONDS
+    start = before = time.monotonic()
+    longest = 0.0
     for change in changes:
         if change is not None:
             found.setdefault(change.options, change)
-        if time.monotonic() > end:
+        now = time.monotonic()
+        longest, before = max(longest, now - before), now
+        if now + longest > start + SEARCH_SECONDS:
             break
     return list(found.values())
 
@@ -175,6 +181,8 @@ def _planned(case: Case, edits: Edits, world_size: int | None = None) -> Change:
     Raises: TooLargeError, or ConfigError for what cannot be.
     """
     asked, size = _edited(case.asked, edits), world_size or case.world_size
+    if _too_many(case, edits, size):
+        raise ConfigError("tables in so many pieces are not tried")
     config = without_gaps(asked, case.counts)
     if "optimizer.name" not in edits and config.optimizer.name != case.config.optimizer.name:
         edits = {
@@ -210,7 +218,7 @@ def _smallest_world(case: Case, cut: Cut) -> Change | None:
     size, before = case.world_size, None
     while size <= MOST_RANKS:
         edits = cut(size)
-        if edits is None or _parts(case, edits) * size > MOST_PARTS:
+        if edits is None:
             return None
         try:
             return _planned(case, edits, size)
@@ -226,11 +234,14 @@ def _smallest_world(case: Case, cut: Cut) -> Change | None:
     return None
 
 
-def _parts(case: Case, edits: Edits) -> int:
-    """Tables that are cut into as many partitions as there are ranks."""
-    if edits.get("sharding.kind") == "row_partitioned":
-        return len(table_values(case.config, case.sizes))
-    return sum(value == "row_partitioned" for value in edits.values())
+def _too_many(case: Case, edits: Edits, world_size: int) -> bool:
+    """Whether that would cut tables into more pieces than can be planned in some seconds."""
+    kind, tables = edits.get("sharding.kind"), len(table_values(case.config, case.sizes))
+    cut = Counter(value for key, value in edits.items() if key.startswith("sharding.tables."))
+    if kind in ONE_A_RANK:
+        cut[kind] += tables
+    whole = cut["row_partitioned"] * world_size > MOST_PARTS
+    return whole or sum(cut[kind] for kind in ONE_A_RANK) * world_size > MOST_SHARDS
 
 
 def _here_or_larger(case: Case, edits: Edits, least: int) -> Change | None:
