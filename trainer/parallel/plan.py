@@ -113,7 +113,7 @@ def save_plan(plan: Plan, path: Path) -> None:
 
     Raises: ConfigError if the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.partial")
+    beside = path.parent / f".{path.name}.partial"
     try:
         beside.write_text(json.dumps(as_dict(plan), indent=2) + "\n")
         os.replace(beside, path)

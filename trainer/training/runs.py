@@ -107,7 +107,7 @@ def write_text(path: Path, text: str) -> None:
 
     Raises: OSError, with nothing left beside.
     """
-    beside = path.with_name(f".{path.name}.partial")
+    beside = path.parent / f".{path.name}.partial"
     try:
         beside.write_text(text)
         os.replace(beside, path)

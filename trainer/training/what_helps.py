@@ -16,7 +16,7 @@ from trainer.training.by_size import settled
 from trainer.training.layout import lay_out, table_values
 from trainer.training.what_if import Case, ranks_of_host, without_gaps
 
-SEARCH_SECONDS = 15
+SEARCH_SECONDS = 30
 """After that, no further change is tried."""
 MOST_RANKS, MOST_PARTS, MOST_SHARDS = 4096, 2048, 50_000
 """Ranks, parts of row-partitioned tables and shards of others beyond which nothing is tried."""
@@ -267,7 +267,8 @@ def _larger_device(case: Case) -> Change | None:
     """The smallest known GPU with more memory that holds the tables."""
     for name, known in sorted(KNOWN.items(), key=lambda entry: entry[1].memory):
         if case.hardware.device == "cuda" and known.memory > case.hardware.memory:
-            change = _changed(replace(case, hardware=known), {})
+            local = case.ranks_of_host or ranks_of_host(known, case.world_size)
+            change = _changed(replace(case, hardware=known, local_world_size=local), {})
             if change:
                 return replace(change, options=f"--hardware {name}")
     return None
