@@ -1,4 +1,4 @@
-"""The `plan` command as its users meet it: figures, files, advice that holds, and one line where it cannot."""
+"""The `plan` command as its users meet it: figures, files, advice that holds, mistakes in one line."""
 
 import json
 import re
@@ -105,7 +105,9 @@ def test_sizes_are_those_of_the_prepared_data(shown, data) -> None:
 def test_given_rows_stand_for_those_of_the_data_and_take_what_is_as_long_with_them(shown, data) -> None:
     plan = json.loads(shown(*data, "--rows", "item=1e6", "--hardware", "h100-80g", "--json"))
     assert {table["name"]: table["rows"] for table in plan["tables"]} == {
-        **{"user": 17, "item": 10**6, "item_bias": 10**6},
+        "user": 17,
+        "item": 10**6,
+        "item_bias": 10**6,
     }
     # A catalogue of a million is sampled: 8,192 uniform items, and 3 positives of each of 16 rows.
     assert {table["lookups"] for table in plan["tables"]} == {16, 8192 + 48}
@@ -193,6 +195,14 @@ def test_the_smallest_world_is_found_for_each_kind_of_cut(refused, tmp_path: Pat
         "--sharding.tables.user column_wise --world-size 8 --local-world-size 2",
         "--sharding.tables.user row_partitioned --world-size 8 --local-world-size 2",
     ]
+
+
+def test_narrower_tables_keep_the_optimizer_that_was_decided_for_wide_ones(refused, tmp_path: Path) -> None:
+    # 27 million values are too many for Adam, and half of them would not be.
+    rows = ("--rows", "user=2e5", "--rows", "movie=1e4", "--dim", "128", "--loss.samples", "16")
+    message = refused(*rows, *hardware(tmp_path, "cuda", 70 * MB), "--batches.size", "16")
+    options = [options for options, *_ in remedies(message)]
+    assert "--model.dim 64 --optimizer.name rowwise_adagrad" in options
 
 
 @pytest.mark.parametrize(
