@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -116,11 +116,13 @@ def save_plan(plan: Plan, path: Path) -> None:
 
     Raises: ConfigError if the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.partial")
+    beside = path.parent / f".{path.name}.partial"
     try:
         beside.write_text(json.dumps(as_dict(plan), indent=2) + "\n")
         os.replace(beside, path)
     except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
         raise ConfigError(f"{path}: cannot be written ({error.strerror}). Name another file") from error
 
 

@@ -146,6 +146,12 @@ def _rows_by_table(config: Config, sizes: Sizes) -> dict[str, int]:
     return {**sizes.user_tables, **sizes.item_tables, **closed}
 
 
+def table_values(config: Config, sizes: Sizes) -> dict[str, int]:
+    """Numbers in each table: rows by width."""
+    widths = _widths(config, sizes)
+    return {name: rows * widths[name] for name, rows in _rows_by_table(config, sizes).items()}
+
+
 def _widths(config: Config, sizes: Sizes) -> dict[str, int]:
     towers = make_all_towers(config, sizes, {})
     sides = [towers.learned, *([towers.closed] if towers.closed else [])]

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,18 @@ def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> N
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole: beside, then in its place."""
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(text)
-    os.replace(beside, path)
+    """Write a file whole: beside, then in its place.
+
+    Raises: OSError, with nothing left beside.
+    """
+    beside = path.parent / f".{path.name}.partial"
+    try:
+        beside.write_text(text)
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
 
 
 def run_config(run: Path) -> Config:
