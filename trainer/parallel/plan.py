@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path

@@ -103,14 +103,13 @@ def _place(table: Table) -> str:
         return "whole on every rank"
     if len(table.shards) == 1:
         return f"whole on rank {table.shards[0].rank}"
-    shown = ", ".join(_shard(shard, table) for shard in table.shards[:SHOWN_SHARDS])
-    left_out = table.shards[SHOWN_SHARDS:]
-    ranks = {shard.rank for shard in left_out}
-    more = (
-        f" and {counted(len(left_out), 'shard')} on rank{'s' if len(ranks) > 1 else ''} "
-        f"{ranks_in_words(ranks)}"
-    )
-    return shown + (more if left_out else "")
+    if len(table.shards) <= SHOWN_SHARDS:
+        return ", ".join(_shard(shard, table) for shard in table.shards)
+    by_rows = table.shards[0].columns == table.dim
+    size = max(shard.rows if by_rows else shard.columns for shard in table.shards)
+    ranks = ranks_in_words({shard.rank for shard in table.shards})
+    word = "rows" if by_rows else "columns"
+    return f"{len(table.shards):,} shards of up to {size:,} {word} on ranks {ranks}"
 
 
 def _shard(shard: Shard, table: Table) -> str:
