@@ -38,6 +38,6 @@ def sharded(
     world_size: int = 1,
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Towers laid out as planned in the world that this process is in, and their optimizer."""
-    plan = sharding_plan(planned(towers, sharding, world_size, optimizer), towers, "cpu")
+    plan = sharding_plan(planned(towers, sharding, world_size, optimizer), towers, "cpu", world_size)
     device = torch.device("cpu")
     return shard(towers, plan, device, optimizer, rates, dense_learning_rate, weight_decay)

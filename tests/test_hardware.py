@@ -1,6 +1,7 @@
 """Devices by name, by file, and this machine."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -62,9 +63,19 @@ def test_hardware_of_ones_own_is_read_from_a_file(tmp_path: Path):
         ("memory: 192", "", "memory is missing. Say it"),
         ("memory: 192", "memory: big", "memory is 'big', expected a number above 0"),
         ("memory: 192", "memory: -1", "memory is -1, expected a number above 0"),
+        ("memory: 192", "memory: .inf", "memory is inf, expected a number above 0"),
+        ("memory: 192", "memory: .nan", "memory is nan, expected a number above 0"),
+        ("memory: 192", "memory: true", "memory is True, expected a number above 0"),
+        ("memory: 192", "memory: '192'", "memory is '192', expected a number above 0"),
+        ("memory: 192", "memory:", "memory is None, expected a number above 0"),
+        ("device: cuda", "device: cuda\nname: 5", "name is 5, expected text"),
+        ("devices: 8", "devices: 0", "devices is 0, expected a whole number from 1 up"),
         ("devices: 8", "devices: 1.5", "devices is 1.5, expected a whole number from 1 up"),
         ("device: cuda", "device: tpu", "device is 'tpu', expected cpu or cuda"),
+        (OWN, "1: 2", "1: no such key. Known are name, device, memory"),
+        (OWN, "", "holds no keys"),
         (OWN, "- a list", "holds no keys"),
+        (OWN, "a: 1\n---\nb: 2", "cannot be read"),
         (OWN, "a: [", "cannot be read"),
     ],
 )
@@ -77,8 +88,41 @@ def test_a_file_that_cannot_be_used_says_what_and_where_in_one_line(before, afte
     assert "\n" not in str(error.value)
 
 
-def test_a_gpu_here_has_its_own_memory_and_the_speeds_of_its_like():
-    found = this_gpu(85 * GIGA, "NVIDIA H100 80GB HBM3")
-    assert (found.memory, found.intra_speed, found.device) == (85, KNOWN["h100-80g"].intra_speed, "cuda")
-    # Of an unknown name, the largest known device that is no larger.
-    assert this_gpu(48 * GIGA, "NVIDIA L40S").memory_speed == KNOWN["a100-40g"].memory_speed
+def test_a_file_that_is_not_there_or_no_text_is_refused_in_one_line(tmp_path: Path):
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "folder.yaml").mkdir()
+    for name in ("none.yaml", "bytes.yaml", "folder.yaml", "none.yml"):
+        with pytest.raises(
+            ConfigError, match=rf"^--hardware .*{name}: cannot be read \(.*Name a YAML"
+        ) as error:
+            named_hardware(str(tmp_path / name))
+        assert "\n" not in str(error.value)
+
+
+def test_a_name_like_none_says_how_to_give_ones_own():
+    with pytest.raises(ConfigError, match=r"--hardware zzz: unknown; .* A file of your own ends in \.yaml"):
+        named_hardware("zzz")
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes", "like"),
+    [
+        # Names and memory as drivers report them: 80 GB are 79 to 80 GiB, and less with error correction.
+        *(("NVIDIA H100 80GB HBM3", 85.0, "h100-80g"), ("NVIDIA H100 PCIe", 85.0, "h100-80g")),
+        *(("NVIDIA A100-SXM4-80GB", 85.1, "a100-80g"), ("NVIDIA A100 80GB PCIe", 85.1, "a100-80g")),
+        *(("NVIDIA A100-SXM4-40GB", 42.3, "a100-40g"), ("NVIDIA A100-PCIE-40GB", 42.3, "a100-40g")),
+        ("NVIDIA A100 40GB PCIe", 42.3, "a100-40g"),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 5.0, "a100-40g"),
+        *(("Tesla T4", 15.6, "t4-16g"), ("NVIDIA L4", 23.6, "l4-24g"), ("NVIDIA A10G", 23.6, "a10g-24g")),
+        ("NVIDIA H200", 150.1, "h200-141g"),
+        # Of an unknown name, the largest known device that is no larger; below all, the smallest.
+        *(("NVIDIA L40S", 47.7, "a100-40g"), ("NVIDIA GeForce RTX 3060", 12.6, "t4-16g")),
+    ],
+)
+def test_a_gpu_here_has_its_own_memory_and_the_speeds_of_its_like(name, gigabytes, like):
+    found = this_gpu(int(gigabytes * GIGA), name)
+    assert found == replace(
+        KNOWN[like],
+        memory=gigabytes,
+        source=f"measured here: {name}; speeds: {KNOWN[like].source}",
+    )

@@ -1,5 +1,7 @@
 """Tables whose rows are cut into several: sizes, names, ids, and the same vectors as whole tables."""
 
+import random
+
 import pytest
 import torch
 from torchrec import KeyedJaggedTensor
@@ -7,7 +9,7 @@ from torchrec import KeyedJaggedTensor
 from tests import layouts
 from trainer.model.partitions import part_names, part_number, partition_sizes, split_by_rows, whole_table
 from trainer.model.towers import TwoTowers
-from trainer.parallel.shard import fill_tables, normal_block
+from trainer.parallel.shard import INITIAL_BLOCK_ROWS, fill_tables, normal_block
 from trainer.parallel.state import whole_state
 from trainer.parallel.world import join_world
 
@@ -46,6 +48,46 @@ def test_each_id_lies_in_the_bag_of_its_part_and_in_no_other():
     assert found == expected
 
 
+@pytest.mark.parametrize("lengths", [[1], [0, 1, 5], [0]])
+@pytest.mark.parametrize(("rows", "parts"), [(7, 3), (5, 4), (12, 12), (9, 1)])
+def test_any_bags_are_split_as_one_by_one(rows: int, parts: int, lengths: list[int]) -> None:
+    draw = random.Random(rows * parts + sum(lengths))
+    bags = {
+        name: [[draw.randrange(rows) for _ in range(draw.choice(lengths))] for _ in range(6)]
+        for name in ("before", "cut", "after")
+    }
+    block = -(-rows // parts)
+    count = -(-rows // block)  # of parts that have a row
+    split = split_by_rows(jagged(bags), {"cut": (count, block)})
+    expected = {
+        "before": bags["before"],
+        **{
+            f"cut:{part}": [[row % block for row in bag if row // block == part] for bag in bags["cut"]]
+            for part in range(count)
+        },
+        "after": bags["after"],
+    }
+    assert {key: [bag.tolist() for bag in split[key].to_dense()] for key in split.keys()} == expected  # noqa: SIM118
+    assert list(split.keys()) == list(expected)
+    assert split.stride() == 6
+
+
+@pytest.mark.parametrize("cut", [{"user": 3}, {"user_tags": 5}, {"item_bias": 4}, dict.fromkeys(ROWS, 2)])
+def test_a_cut_model_gives_the_vectors_of_a_whole_one(cut: dict[str, int]) -> None:
+    with join_world("cpu"):
+        found = []
+        for partitions in ({}, cut):
+            model, _ = layouts.sharded(towers(partitions), "table_wise", "sgd", RATES)
+            fill_tables(model, values)
+            found.append([vectors.detach() for vectors in model(*step_inputs())])
+    (query, candidate), others = found[0], found[1]
+    assert (query.shape, candidate.shape) == ((3, DIM + 1), (3, DIM + 1))  # the bias is the last column
+    bias = values("item_bias", slice(0, INITIAL_BLOCK_ROWS)).mean(1)[[5, 0, 2]]
+    torch.testing.assert_close(candidate[:, -1], bias)
+    for whole, other in zip((query, candidate), others, strict=True):
+        torch.testing.assert_close(other, whole, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd", "adam"])
 def test_a_cut_model_trains_as_a_whole_one(optimizer):
     with join_world("cpu"):
@@ -79,8 +121,7 @@ def trained(optimizer: str, cut: dict[str, int]) -> dict[str, torch.Tensor]:
     """All tables after three steps."""
     model, combined = layouts.sharded(towers(cut), "table_wise", optimizer, RATES)
     fill_tables(model, values)
-    queries = jagged({"user": [[0], [6], [3]], "user_tags": [[4, 0], [], [2, 3, 1]]})
-    candidates = jagged({"item": [[5], [0], [2]], "item_bias": [[5], [0], [2]]})
+    queries, candidates = step_inputs()
     for _ in range(3):
         combined.zero_grad()
         query, candidate = model(queries, candidates)
@@ -93,6 +134,12 @@ def trained(optimizer: str, cut: dict[str, int]) -> dict[str, torch.Tensor]:
     }
 
 
+def step_inputs() -> tuple[KeyedJaggedTensor, KeyedJaggedTensor]:
+    """Bags of one, of several and of none, of every part."""
+    queries = jagged({"user": [[0], [6], [3]], "user_tags": [[4, 0], [], [2, 3, 1]]})
+    return queries, jagged({"item": [[5], [0], [2]], "item_bias": [[5], [0], [2]]})
+
+
 def values(table: str, rows: slice) -> torch.Tensor:
     return normal_block(3, table, rows, 4 if table == "item_bias" else DIM, 1.0)
 
@@ -102,5 +149,8 @@ def jagged(bags: dict[str, list[list[int]]]) -> KeyedJaggedTensor:
     ids = [number for column in bags.values() for bag in column for number in bag]
     stride = len(next(iter(bags.values())))
     return KeyedJaggedTensor(
-        list(bags), torch.tensor(ids), lengths=torch.tensor(lengths, dtype=torch.int32), stride=stride
+        list(bags),
+        torch.tensor(ids, dtype=torch.int64),
+        lengths=torch.tensor(lengths, dtype=torch.int32),
+        stride=stride,
     )

@@ -63,9 +63,69 @@ def test_candidates_are_gathered_and_their_gradients_summed():
     assert found.sent.tolist() == found.received.tolist() == [2250] * 4
 
 
-@pytest.mark.parametrize("ranks", [[0], [3], [0, 1, 2, 3]])
-@pytest.mark.parametrize("sharding", ["table_wise", "column_wise"])
-def test_what_is_sent_is_received(sharding, ranks):
-    found = traffic(sharding, [(rank, 9, 4) for rank in ranks], 4)
+def test_table_wise_counts_each_table_of_a_rank_for_itself():
+    found = Traffic.none(4)
+    for rank in (0, 0, 3):
+        add_table(found, "table_wise", [(rank, 100, 8)], 10, 2.0, 4)
+    # A table takes 200 bytes of ids and 320 of gradients from each of three ranks and gives 320 to each.
+    ids, vectors = 200, 320
+    assert found.sent.tolist() == [
+        2 * 3 * vectors + ids + vectors,  # for its two tables, and what it asks of rank 3
+        *[3 * (ids + vectors)] * 2,
+        3 * vectors + 2 * (ids + vectors),
+    ]
+    assert found.received.tolist() == [
+        2 * 3 * (ids + vectors) + vectors,
+        *[3 * vectors] * 2,
+        3 * (ids + vectors) + 2 * vectors,
+    ]
+
+
+def test_row_wise_on_four_ranks():
+    found = traffic("row_wise", [(rank, 25, 8) for rank in range(4)], 4)
+    # Lengths 40 and a quarter of the ids, 40, to each of three ranks: 240. Sums for 40 bags of 32 bytes, of
+    # which three quarters are passed on, forward and backward: 2 x 960.
+    assert found.sent.tolist() == found.received.tolist() == [240 + 1920] * 4
+
+
+def test_table_row_wise_on_a_host_alone_is_row_wise():
+    shards = [(rank, 25, 8) for rank in range(4)]
+    one, other = (traffic(kind, shards, 4) for kind in ("table_row_wise", "row_wise"))
+    assert one.sent.tolist() == other.sent.tolist()
+    assert one.received.tolist() == other.received.tolist()
+
+
+def test_data_parallel_on_four_ranks():
+    found = traffic("data_parallel", [(rank, 100, 8) for rank in range(4)], 4)
+    # 3,200 bytes of gradients, three quarters passed on twice; ids stay where they are.
+    assert found.sent.tolist() == found.received.tolist() == [4800] * 4
+
+
+def test_candidates_cost_a_rank_alone_nothing():
+    found = Traffic.none(1)
+    add_candidates(found, 1000)
+    assert (found.sent.tolist(), found.received.tolist()) == ([0], [0])
+
+
+BALANCED = [
+    *((kind, [rank], 4, 4) for kind in ("table_wise", "column_wise") for rank in (0, 3)),
+    *(
+        (kind, [0, 1, 2, 3], 4, 4)
+        for kind in ("column_wise", "table_column_wise", "row_wise", "data_parallel")
+    ),
+    ("column_wise", [1, 1, 2], 4, 4),  # two shards on one rank
+    ("table_row_wise", [0, 1], 4, 2),
+    ("table_row_wise", [2, 3], 6, 2),
+    ("table_row_wise", [4, 5, 6, 7], 16, 4),
+    ("table_row_wise", [2], 3, 1),
+]
+
+
+@pytest.mark.parametrize(("sharding", "ranks", "world_size", "local"), BALANCED)
+@pytest.mark.parametrize("pooling_factor", [0.0, 1.0, 7.5])
+def test_what_is_sent_is_received(sharding, ranks, world_size, local, pooling_factor):
+    shards = [(rank, 9, 4) for rank in ranks]
+    found = traffic(sharding, shards, world_size, local, pooling_factor=pooling_factor)
     assert found.sent.sum() == pytest.approx(found.received.sum())
+    assert found.sent.sum() > 0
     assert min(*found.sent, *found.received) >= 0

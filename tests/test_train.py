@@ -27,7 +27,7 @@ from trainer.training import runs, train
 from trainer.training.assembly import assemble, batch_plan, make_inputs
 from trainer.training.fit import fit, make_loss, train_step
 from trainer.training.progress import Progress
-from trainer.training.runs import run_folder, open_run
+from trainer.training.runs import open_run, run_folder
 
 TRAIN, WITHHELD = worlds.checkerboard()
 

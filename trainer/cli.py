@@ -5,6 +5,7 @@ import difflib
 import json
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -129,7 +130,7 @@ def _plan(arguments: list[str]) -> None:
         epilog="Configuration as `train` takes it; see python -m trainer train --help.",
         allow_abbrev=False,
     )
-    parser.add_argument("--world-size", type=_count, default=4, help="ranks in all (default: 4)")
+    parser.add_argument("--world-size", type=_count, help="ranks in all (default: 4)")
     parser.add_argument("--local-world-size", type=_count, help="ranks of a host (default: its devices)")
     parser.add_argument(
         "--hardware", help="cpu, h100-80g and the like, or a YAML file (default: this machine)"
@@ -137,17 +138,23 @@ def _plan(arguments: list[str]) -> None:
     parser.add_argument(
         "--rows", action="append", default=[], metavar="TABLE=N", help="rows of a table, as user=2e9"
     )
-    parser.add_argument("--dim", help="the same as --model.dim")
+    parser.add_argument("--dim", help="the same as --model.dim")  # taken below; here for the help alone
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write JSON for --sharding.plan")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write an SVG picture")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="set a saved plan beside this one")
+    # As one option, of which the last one given holds.
+    arguments = [re.sub(r"^--dim(?=$|=)", "--model.dim", argument) for argument in arguments]
     options, rest = parser.parse_known_args(arguments)
-    if run and rest:
-        raise ConfigError(f"{rest[0]}: a run's plan is what it is. Leave the option, or RUN, out")
+    own = ("world_size", "local_world_size", "hardware", "rows")
+    asked = [f"--{name.replace('_', '-')}" for name in own if getattr(options, name)] + rest
+    if run and asked:
+        raise ConfigError(f"{asked[0]}: a run's plan is what it is. Leave the option, or RUN, out")
+    if options.json and options.compare:
+        raise ConfigError("--json: prints one plan. Leave it or --compare out")
     from trainer.options import parse_config
 
-    config = parse_config([*(["--model.dim", options.dim] if options.dim else []), *rest])
+    config = parse_config(rest)
     from trainer.training.plan_command import Outputs, plan_a_case, plan_of_run
     from trainer.training.what_if import table_rows_given
 
@@ -155,7 +162,7 @@ def _plan(arguments: list[str]) -> None:
     if run:
         print(plan_of_run(run, outputs))
         return
-    rows, ranks = table_rows_given(options.rows), (options.world_size, options.local_world_size)
+    rows, ranks = table_rows_given(options.rows), (options.world_size or 4, options.local_world_size)
     print(plan_a_case(config, rows, options.hardware, *ranks, outputs))
 
 

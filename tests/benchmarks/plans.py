@@ -52,7 +52,7 @@ def added_memory(world: World, kind: str, optimizer: str, rows: int, dim: int) -
     before = psutil.Process().memory_info().rss
     model, combined = shard(
         towers,
-        sharding_plan(plan, towers, "cpu"),
+        sharding_plan(plan, towers, "cpu", world.local_size),
         world.device,
         optimizer,
         dict.fromkeys(wishes, 0.1),

@@ -5,14 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import layouts
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, small_dataset, train_small
 from trainer.data.dataset import open_dataset
 from trainer.errors import ConfigError
+from trainer.model.towers import TwoTowers
 from trainer.parallel.plan import Plan, save_plan
+from trainer.parallel.shard import fill_tables
+from trainer.parallel.state import whole_state
 from trainer.parallel.world import World
 from trainer.training.assembly import assemble
-from trainer.training.checkpoint import save
+from trainer.training.checkpoint import load, save
 from trainer.training.layout import follow_plan
 from trainer.training.runs import describe_run, open_run
 
@@ -103,3 +107,37 @@ def keep_run(world: World, config, folder: Path, run: Path) -> None:
         run.mkdir()
         describe_run(run, config, dataset, parts)
     save(run, 1, parts.model, world)
+
+
+@pytest.mark.parametrize(("saved", "opened"), [((4, 2), (2, 3)), ((3, 1), (4, 7))])
+def test_a_checkpoint_opens_on_other_ranks_in_other_partitions(saved, opened, tmp_path):
+    # Two parts on four ranks leave ranks without any, which take part in saving and loading all the same.
+    run_on_ranks(saved[0], save_numbered, saved[1], tmp_path)
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    rows = [row for rank in run_on_ranks(opened[0], opened_rows, opened[1], folder) for row in rank]
+    assert sorted(rows) == [(number, float(number)) for number in range(7)]
+
+
+def in_partitions(world: World, parts: int, first: float) -> torch.nn.Module:
+    """A user table of 7 rows, of which row r is r + `first`."""
+    towers = TwoTowers({"user": 7}, {"item": 3}, 4, partitions={"user": parts} if parts > 1 else {})
+    rates = {"user": 0.1, "item": 0.1}
+    model, _ = layouts.sharded(towers, "table_wise", "sgd", rates, world_size=world.size)
+    fill_tables(model, lambda _, rows: torch.arange(rows.start, rows.stop).unsqueeze(1).expand(-1, 4) + first)
+    return model
+
+
+def save_numbered(world: World, parts: int, run: Path) -> None:
+    save(run, 1, in_partitions(world, parts, 0.0), world)
+
+
+def opened_rows(world: World, parts: int, checkpoint: Path) -> list[tuple[int, float]]:
+    """Number and first value of each row on this rank."""
+    model = in_partitions(world, parts, 100.0)
+    load(checkpoint, model)
+    shards = whole_state(model)["query.embeddings.embedding_bags.user.weight"].local_shards()
+    return [
+        (shard.metadata.shard_offsets[0] + number, float(row[0]))
+        for shard in shards
+        for number, row in enumerate(shard.tensor)
+    ]

@@ -9,18 +9,20 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSha
 
 from trainer.errors import ConfigError
 from trainer.model.partitions import part_number, partition_sizes, whole_table
-from trainer.parallel.placement import CACHED, compute_kernel, embedding_configs
+from trainer.parallel.placement import CACHED, SHARDINGS, compute_kernel, embedding_configs
 from trainer.parallel.plan import Plan, Shard, Table
 from trainer.parallel.planner import PARTITIONED
 from trainer.parallel.words import counted
 
 
-def sharding_plan(plan: Plan, towers: nn.Module, device: str) -> ShardingPlan:
+def sharding_plan(plan: Plan, towers: nn.Module, device: str, local_world_size: int) -> ShardingPlan:
     """The plan in TorchRec's terms.
 
     Args:
         towers: whose tables are those of the plan, see `check_plan`.
         device: `cpu` or `cuda`.
+        local_world_size: ranks of each host here, by which its devices are numbered; the plan may have been
+            made for other hosts.
     """
     tables = {table.name: table for table in plan.tables}
     modules: dict[str, EmbeddingModuleShardingPlan] = {}
@@ -32,7 +34,7 @@ def sharding_plan(plan: Plan, towers: nn.Module, device: str) -> ShardingPlan:
             sharding_type="table_wise" if partitioned else table.sharding,
             compute_kernel=table.kernel,
             ranks=[shard.rank for shard in shards],
-            sharding_spec=_spec(table, shards, device, plan.local_world_size),
+            sharding_spec=_spec(table, shards, device, local_world_size),
         )
     return ShardingPlan(dict(modules))
 
@@ -61,12 +63,14 @@ def check_plan(
     optimizer: str,
     device: str,
     world_size: int,
+    local_world_size: int,
 ) -> None:
     """Refuse a plan that is not one for these tables, this world and this device.
 
     Args:
         place: file that the plan is from.
         tables: name, rows and width of each of the model's, partitions put together.
+        local_world_size: ranks of each host here.
     Raises: ConfigError naming the first difference.
     """
     check_world_size(plan, place, world_size)
@@ -81,6 +85,7 @@ def check_plan(
                     f"{place}: {name} has {what} {theirs:,}, the model's has {ours:,}. Plan anew"
                 )
         _check_table(table, place, optimizer, device, world_size)
+        _check_cut(table, place, world_size, local_world_size)
     if planned:
         raise ConfigError(f"{place}: has a table {next(iter(planned))}, which the model has not. Plan anew")
 
@@ -89,6 +94,9 @@ def _check_table(table: Table, place: str, optimizer: str, device: str, world_si
     name = table.name
     if table.dtype != "fp32":
         raise ConfigError(f"{place}: {name} is of {table.dtype}, the model's of fp32. Plan anew")
+    if table.sharding not in (*SHARDINGS, PARTITIONED):
+        known = ", ".join((*SHARDINGS, PARTITIONED))
+        raise ConfigError(f"{place}: {name} is {table.sharding}; known are {known}. Plan anew")
     sharding = "table_wise" if table.sharding == PARTITIONED else table.sharding
     try:
         kernel = compute_kernel(optimizer, sharding, device)
@@ -117,13 +125,7 @@ def _covers(table: Table, world_size: int) -> bool:
     if table.sharding == "data_parallel":
         ranks = [shard.rank for shard in table.shards]
         return ranks == list(range(world_size)) and set(rectangles) == {whole}
-    if table.sharding == PARTITIONED:
-        sizes = partition_sizes(table.rows, len(table.shards))
-        offsets = [sum(sizes[:number]) for number in range(len(sizes))]
-        return rectangles == [
-            (offset, 0, size, table.dim) for offset, size in zip(offsets, sizes, strict=True)
-        ]
-    by_rows = "row_wise" in table.sharding
+    by_rows = table.sharding in ("row_wise", "table_row_wise", PARTITIONED)
     cut, end = (0, table.rows) if by_rows else (1, table.dim)
     place = 0
     for rectangle in rectangles:
@@ -132,6 +134,29 @@ def _covers(table: Table, world_size: int) -> bool:
             return False
         place += rectangle[2 + cut]
     return place == end
+
+
+def _check_cut(table: Table, place: str, world_size: int, local_world_size: int) -> None:
+    """Refuse shards cut otherwise than TorchRec takes for granted: it would look up other rows, or none."""
+    ranks, rows = [shard.rank for shard in table.shards], [shard.rows for shard in table.shards]
+    needed = None
+    if table.sharding == "table_wise" and len(ranks) > 1:
+        needed = "one shard"
+    elif table.sharding in ("column_wise", "table_column_wise"):
+        if any(shard.columns % 4 or not shard.columns for shard in table.shards):
+            needed = "widths that are multiples of 4"
+    elif table.sharding == PARTITIONED:
+        if rows != partition_sizes(table.rows, len(rows)):
+            needed = "equal blocks of rows, the last one smaller"
+    elif table.sharding in ("row_wise", "table_row_wise"):
+        count = world_size if table.sharding == "row_wise" else local_world_size
+        first, block = ranks[0] // count * count, -(-table.rows // count)
+        equal = [min(block, max(table.rows - block * number, 0)) for number in range(count)]
+        if ranks != list(range(first, first + count)) or rows != equal:
+            where = "every rank" if table.sharding == "row_wise" else f"the {count} ranks of one host"
+            needed = f"equal blocks of rows on {where}, in their order"
+    if needed:
+        raise ConfigError(f"{place}: {table.name} is {table.sharding}, which needs {needed}. Plan anew")
 
 
 def _shards_of_part(table: Table, name: str, rows: int) -> Sequence[Shard]:

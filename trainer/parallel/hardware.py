@@ -1,7 +1,9 @@
 """What a device holds and how fast it moves it: known ones by name, this machine, or a YAML file."""
 
 import difflib
+import math
 import os
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -115,9 +117,11 @@ def this_gpu(memory_bytes: int, name: str) -> Hardware:
     """A GPU of this machine: its memory as given, its speeds those of the known device most like it."""
     known = [hardware for hardware in KNOWN.values() if hardware.memory * GIGA <= memory_bytes * 1.02]
     alike = max(known, key=lambda hardware: hardware.memory) if known else KNOWN["t4-16g"]
-    for hardware in KNOWN.values():
-        if hardware.name.split("-")[0].upper() in name.upper().split():
-            alike = hardware
+    # An A100 with 40 GB and one with 80 GB differ in speed, and drivers join words: A100-SXM4-40GB.
+    words = re.split(r"[^A-Z0-9]+", name.upper())
+    namesakes = [each for each in KNOWN.values() if each.name.split("-")[0].upper() in words]
+    if namesakes:
+        alike = min(namesakes, key=lambda hardware: abs(hardware.memory * GIGA - memory_bytes))
     return replace(alike, memory=memory_bytes / GIGA, source=f"measured here: {name}; speeds: {alike.source}")
 
 
@@ -151,6 +155,6 @@ def _check_value(path: Path, key: str, kind: object, value: object) -> None:
     elif kind is int:
         good, needed = isinstance(value, int) and value > 0, "a whole number from 1 up"
     else:
-        good, needed = isinstance(value, int | float) and value > 0, "a number above 0"
+        good, needed = isinstance(value, int | float) and 0 < value < math.inf, "a number above 0"
     if not good or isinstance(value, bool):
         raise ConfigError(f"{path}: {key} is {value!r}, expected {needed}. Mend the file")

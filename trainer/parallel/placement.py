@@ -267,6 +267,14 @@ class _Pinned(GreedyPerfPartitioner):
 def _does_not_fit(options: list[ShardingOption], topology: Topology, hardware: Hardware) -> TooLargeError:
     """What the least demanding option of each table would need, and what there is."""
     device, world_size = hardware.device, topology.world_size
+    host = topology.devices[0].storage.ddr
+    options = [
+        # What no host can hold behind a cache is no option.
+        option
+        for option in options
+        if option.compute_kernel != CACHED
+        or all(shard.storage is not None and shard.storage.ddr <= host for shard in option.shards)
+    ]
     smallest: dict[str, list[int]] = {}
     for option in options:
         sizes = [on_device(shard.storage, device) for shard in option.shards if shard.storage]
@@ -276,10 +284,12 @@ def _does_not_fit(options: list[ShardingOption], topology: Topology, hardware: H
     total = sum(sum(sizes) for sizes in smallest.values())
     available = capacity(hardware, topology.local_world_size)
     needed = max(total // world_size, largest[1])
+    uneven = "" if needed > available else "; pieces of that size leave gaps"
     return TooLargeError(
         f"the tables do not fit on {counted(world_size, 'rank')} of {hardware.name}: a rank needs "
         f"{bytes_in_words(needed)} at the least, and has {bytes_in_words(available)} for tables (all are "
-        f"{bytes_in_words(total)}; the largest piece, of {largest[0]}, is {bytes_in_words(largest[1])})",
+        f"{bytes_in_words(total)}; the largest piece, of {largest[0]}, is "
+        f"{bytes_in_words(largest[1])}{uneven})",
         total,
         available,
         largest,

@@ -1,7 +1,10 @@
 """A sharding plan as plain data: tables with their shards, and what each rank holds, looks up and moves."""
 
 import json
+import math
 import os
+from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -114,11 +117,13 @@ def save_plan(plan: Plan, path: Path) -> None:
 
     Raises: ConfigError if the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.partial")
+    beside = path.parent / f".{path.name}.partial"
     try:
         beside.write_text(json.dumps(as_dict(plan), indent=2) + "\n")
         os.replace(beside, path)
     except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
         raise ConfigError(f"{path}: cannot be written ({error.strerror}). Name another file") from error
 
 
@@ -143,6 +148,7 @@ def open_plan(path: Path) -> Plan:
             f"python -m trainer plan --save {path.name}"
         ) from None
     _check_kinds(plan, path)
+    _check_numbers_agree(plan, path)
     return plan
 
 
@@ -159,12 +165,34 @@ def _check_kinds(value: Any, path: Path) -> None:
             for entry in given:
                 if is_dataclass(entry):
                     _check_kinds(entry, path)
-                elif not isinstance(entry, int):
-                    raise ConfigError(f"{path}: {field.name} holds {entry!r}, expected a number")
+                elif not isinstance(entry, int) or isinstance(entry, bool):
+                    raise ConfigError(
+                        f"{path}: {field.name} holds {entry!r}, expected a whole number. Make it anew"
+                    )
             continue
         kind = kinds[field.name]
         wanted = (int, float) if kind is float else kind
-        if not isinstance(given, wanted) or isinstance(given, bool):
+        endless = isinstance(given, float) and not math.isfinite(given)
+        if not isinstance(given, wanted) or isinstance(given, bool) or endless:
             raise ConfigError(f"{path}: {field.name} is {given!r}, expected {WORDS[kind]}. Make it anew")
         if kind is int and given < 0:
             raise ConfigError(f"{path}: {field.name} is {given}, expected a number from 0 up. Make it anew")
+
+
+def _check_numbers_agree(plan: Plan, path: Path) -> None:
+    """Refuse what would divide by zero, or count a table or a rank twice or not at all."""
+    ranks = [load.rank for load in plan.ranks]
+    names = [table.name for table in plan.tables]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    world_size, local = plan.world_size, plan.local_world_size
+    if world_size < 1:
+        fault = f"world_size is {world_size}, expected a whole number from 1 up"
+    elif local < 1 or world_size % local:
+        fault = f"local_world_size is {local}, expected a divisor of world_size, {world_size}"
+    elif ranks != list(range(world_size)):
+        fault = f"ranks has not one entry for each of {world_size}, in order"
+    elif twice:
+        fault = f"table {twice[0]} is there twice"
+    else:
+        return
+    raise ConfigError(f"{path}: {fault}. Make it anew")

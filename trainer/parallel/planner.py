@@ -56,7 +56,7 @@ def make_plan(
     )
     ranks = _loads(options, tables, wishes, hardware, world_size, local_world_size, candidate_bytes)
     sizes = [load.bytes for load in ranks]
-    busy = {shard.rank for table in tables for shard in table.shards}
+    busy = {shard.rank for table in tables for shard in table.shards if shard.rows}
     return Plan(
         world_size=world_size,
         local_world_size=local_world_size,

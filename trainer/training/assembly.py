@@ -101,7 +101,7 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
     rates |= {HISTORY: 0.0, item_table(dataset.item_name): 0.0} if rank else {}
     model, optimizer = shard(
         towers,
-        sharding_plan(plan, towers, world.device.type),
+        sharding_plan(plan, towers, world.device.type, world.local_size),
         world.device,
         config.optimizer.name,
         rates,

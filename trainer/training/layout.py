@@ -119,7 +119,7 @@ def lay_out(config: Config, sizes: Sizes, hardware: Hardware, world_size: int, l
         given = open_plan(Path(config.sharding.plan))
         widths = _widths(config, sizes)
         tables = [(name, count, widths[name]) for name, count in rows.items()]
-        check_plan(given, config.sharding.plan, tables, optimizer, device, world_size)
+        check_plan(given, config.sharding.plan, tables, optimizer, device, world_size, local_world_size)
         return given
     sharding = _with_table_names(config.sharding, list(rows), sizes.item_name)
     partitions = _partitions(sharding, rows, world_size)
@@ -144,6 +144,12 @@ def _rows_by_table(config: Config, sizes: Sizes) -> dict[str, int]:
     rank, items = settled(config.model.low_rank), sizes.closed_items
     closed = {HISTORY: items, item_table(sizes.item_name): items} if rank else {}
     return {**sizes.user_tables, **sizes.item_tables, **closed}
+
+
+def table_values(config: Config, sizes: Sizes) -> dict[str, int]:
+    """Numbers in each table: rows by width."""
+    widths = _widths(config, sizes)
+    return {name: rows * widths[name] for name, rows in _rows_by_table(config, sizes).items()}
 
 
 def _widths(config: Config, sizes: Sizes) -> dict[str, int]:

@@ -82,7 +82,9 @@ def _given_out(plan: Plan, outputs: Outputs, source: str) -> str:
         try:
             write_text(outputs.picture, picture(plan))
         except OSError as error:
-            raise ConfigError(f"--picture {outputs.picture}: cannot be written ({error.strerror})") from None
+            raise ConfigError(
+                f"--picture {outputs.picture}: cannot be written ({error.strerror}). Name another file"
+            ) from None
     if outputs.as_json:
         return json.dumps(as_dict(plan), indent=2)
     if other is None:

@@ -37,8 +37,11 @@ def advice_words(plan: Plan, change: Change | None) -> str:
     )
     text = f"Limit: {limit} on rank {slowest.rank}, {100 * share / max(step, 1e-12):.0f}% of its step. "
     if change is None:
-        return "\n".join(_wrapped(text + "No other sharding of these tables is estimated to be better."))
-    return "\n".join(_wrapped(f"{text}What helps most: {change.options}: {_figures(plan, change.plan)}."))
+        return "\n".join(_wrapped(text + "No other sharding that was tried is estimated to help much."))
+    note = f" ({change.note})" if change.note else ""
+    return "\n".join(
+        _wrapped(f"{text}What helps most: {change.options}: {_figures(plan, change.plan)}{note}.")
+    )
 
 
 def remedy_words(changes: Sequence[Change]) -> str:
@@ -63,9 +66,9 @@ def _figures(before: Plan, after: Plan) -> str:
 
 
 def _tables(plan: Plan) -> list[str]:
-    rows = [("table", "rows", "dim", "sharding", "kernel", "weights", "state", "ids/step", "a bag")]
+    rows = [("table", "rows", "dim", "sharding", "weights", "state", "ids/step")]
     rows += [_table(table) for table in plan.tables[:SHOWN_TABLES]]
-    lines = _aligned(rows, left=(0, 3, 4))
+    lines = _aligned(rows, left=(0, 3))
     left_out = plan.tables[SHOWN_TABLES:]
     if left_out:
         size = sum(shard.weight_bytes for table in left_out for shard in table.shards)
@@ -79,25 +82,25 @@ def _table(table: Table) -> tuple[str, ...]:
         f"{table.rows:,}",
         str(table.dim),
         table.sharding,
-        table.kernel,
         bytes_in_words(sum(shard.weight_bytes for shard in table.shards)),
         bytes_in_words(sum(shard.optimizer_bytes for shard in table.shards)),
         f"{table.lookups:,}",
-        f"{table.pooling_factor:.3g}",
     )
 
 
 def _places(plan: Plan) -> list[str]:
-    """Where each table lies, tables that lie alike together."""
+    """Where each table lies, by which kernel it runs, and its ids in a bag where that is not one."""
     lines = []
     for table in plan.tables[:SHOWN_TABLES]:
-        lines += textwrap.wrap(f"{table.name}: {_place(table)}", WIDTH, subsequent_indent="  ")
+        bag = "" if table.pooling_factor == 1 else f", {table.pooling_factor:.3g} ids a bag"
+        text = f"{table.name} ({table.kernel}{bag}): {_place(table)}"
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return lines
 
 
 def _place(table: Table) -> str:
     if table.sharding == "data_parallel":
-        return f"whole on ranks {ranks_in_words(shard.rank for shard in table.shards)}"
+        return "whole on every rank"
     if len(table.shards) == 1:
         return f"whole on rank {table.shards[0].rank}"
     if len(table.shards) <= SHOWN_SHARDS:
@@ -136,13 +139,17 @@ def _ranks(plan: Plan) -> list[str]:
 def _load(load: RankLoad) -> tuple[str, ...]:
     return (
         bytes_in_words(load.bytes),
-        f"{100 * load.bytes / load.capacity_bytes:.3g}%",
+        _percent(load.bytes / load.capacity_bytes),
         f"{load.lookups:,}",
         bytes_in_words(load.bytes_sent),
         bytes_in_words(load.bytes_received),
         milliseconds_in_words(load.compute_ms),
         milliseconds_in_words(load.communication_ms),
     )
+
+
+def _percent(share: float) -> str:
+    return "<0.1%" if 0 < share < 0.001 else f"{100 * share:.1f}%"
 
 
 def _costs(plan: Plan) -> str:
@@ -159,6 +166,9 @@ def _costs(plan: Plan) -> str:
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:
+    """Columns side by side; a first one that is too wide for the screen is cut."""
+    others = sum(max(len(row[place]) for row in rows) + 2 for place in range(1, len(rows[0])))
+    rows = [(_cut(row[0], WIDTH - others), *row[1:]) for row in rows]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return [
         "  ".join(
@@ -167,6 +177,10 @@ def _aligned(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> list[str
         ).rstrip()
         for row in rows
     ]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def _wrapped(text: str) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,10 +146,18 @@ def drop_later_records(run: Path, step: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole: beside, then in its place."""
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(text)
-    os.replace(beside, path)
+    """Write a file whole: beside, then in its place.
+
+    Raises: OSError, with nothing left beside.
+    """
+    beside = path.parent / f".{path.name}.partial"
+    try:
+        beside.write_text(text)
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
 
 
 def run_config(run: Path) -> Config:

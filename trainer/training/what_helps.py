@@ -2,37 +2,51 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from trainer.errors import ConfigError
+from trainer.options import check
+from trainer.parallel.hardware import KNOWN
 from trainer.parallel.placement import TooLargeError
 from trainer.parallel.plan import Plan
-from trainer.training.by_size import ADAM_SHARDINGS, settled
-from trainer.training.layout import lay_out
-from trainer.training.what_if import Case
+from trainer.training.by_size import settled
+from trainer.training.layout import lay_out, table_values
+from trainer.training.what_if import Case, ranks_of_host, without_gaps
 
 SEARCH_SECONDS = 30
 """After that, no further change is tried."""
-MOST_RANKS, MOST_SHARDS = 4096, 100_000
-KINDS = {
-    "cpu": ("column_wise", "row_partitioned", "data_parallel"),
-    "cuda": ("column_wise", "row_wise", "data_parallel"),
-}
-"""Kinds of sharding to be tried: where there is `row_wise`, partitions do the same with more tables."""
-LEAST_DIM = 16
+MOST_RANKS, MOST_PARTS, MOST_SHARDS = 4096, 2048, 50_000
+"""Ranks, parts of row-partitioned tables and shards of others beyond which nothing is tried."""
+ONE_A_RANK = ("row_partitioned", "row_wise", "data_parallel")
+"""Kinds with a shard on every rank."""
+MOST_NAMED = 4
+"""Tables that a change names one by one; more of them change together with all others."""
 WORTH = 0.95
 """A change is worth naming if it takes the estimated step, or the fullest rank, to this share or below."""
+LEAST_MS, LEAST_SHARE = 0.05, 0.01
+"""It must also save so much: starting a kernel is not in the estimate, and memory is to be used."""
+
+Edits: TypeAlias = Mapping[str, Any]
+"""Changes of the configuration by dotted key, as the command line has them."""
+Cut: TypeAlias = Callable[[int], Edits | None]
+"""Changes that cut tables for so many ranks; None where there are none."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change of a case, in the words of the command line, and the plan that it gives."""
+    """One change of a case, and the plan that it gives.
+
+    Attributes:
+        options: to be added to the command.
+        note: what else it changes; empty: nothing.
+    """
 
     options: str
     plan: Plan
+    note: str = ""
 
 
 def fullest(plan: Plan) -> int:
@@ -49,117 +63,229 @@ def plan_of(case: Case) -> Plan:
 
 
 def alternatives(case: Case) -> list[Change]:
-    """The case's tables under each other kind of sharding that its hardware and optimizer have."""
-    if case.world_size == 1:
-        return []  # a rank alone has all of every table
-    tables = len(case.sizes.user_tables) + len(case.sizes.item_tables)
-    many = tables * case.world_size > MOST_SHARDS
-    kinds = [
-        kind
-        for kind in KINDS[case.hardware.device]
-        if kind != case.config.sharding.kind and not (many and kind != "column_wise")
-    ]
-    return _tried((_options(case, kind), partial(_try_at, _sharded(case, kind))) for kind in kinds)
+    """The largest or all tables under other kinds of sharding that hardware and optimizer have."""
+    return _found(_alternatives(case) if case.world_size > 1 else ())
 
 
 def best_change(plan: Plan, changes: list[Change]) -> Change | None:
     """The change with the shortest estimated step, or else the least full rank; None: none is worth it."""
-    faster = min(changes, key=lambda change: change.plan.estimated_step_ms, default=None)
-    if faster and faster.plan.estimated_step_ms <= WORTH * plan.estimated_step_ms:
-        return faster
-    as_fast = [
-        change for change in changes if change.plan.estimated_step_ms <= plan.estimated_step_ms / WORTH
-    ]
+    step, full = plan.estimated_step_ms, fullest(plan)
+    fastest = min((change.plan.estimated_step_ms for change in changes), default=step)
+    if fastest <= min(WORTH * step, step - LEAST_MS):
+        as_fast = [change for change in changes if change.plan.estimated_step_ms <= fastest / WORTH]
+        return min(as_fast, key=lambda change: fullest(change.plan))
+    as_fast = [change for change in changes if change.plan.estimated_step_ms <= max(step / WORTH, LEAST_MS)]
     smaller = min(as_fast, key=lambda change: fullest(change.plan), default=None)
-    return smaller if smaller and fullest(smaller.plan) <= WORTH * fullest(plan) else None
+    enough = min(WORTH * full, full - LEAST_SHARE * plan.ranks[0].capacity_bytes)
+    return smaller if smaller and fullest(smaller.plan) <= enough else None
 
 
 def remedies(case: Case) -> list[Change]:
     """Changes after each of which the tables fit, the smallest world size for each kind of sharding first."""
-    return _tried(_remedies(case))
+    return _found(_remedies(case))
 
 
-def _remedies(case: Case) -> Iterator[tuple[str, Callable[[], tuple[Plan, str]]]]:
-    kind, config = case.config.sharding.kind, case.config
-    yield "", partial(_smallest_world, case)
-    for other in KINDS[case.hardware.device]:
-        if other not in (kind, "data_parallel"):  # copies only need more
-            yield _options(case, other), partial(_smallest_world, _sharded(case, other))
-    dim = settled(config.model.dim)
-    yield "", partial(_fewer_dims, case, dim)
-    if case.hardware.device == "cuda" and not config.sharding.uvm_caching:
-        for name in dict.fromkeys((kind, "row_wise")):
-            more = f" {_options(case, name)}" if name != kind else ""
-            cached = _sharded(case, name, uvm_caching=True)
-            yield f"--sharding.uvm_caching true{more}", partial(_try_at, cached)
-    for name in ("rowwise_adagrad", "sgd"):
-        if config.optimizer.name not in (name, "sgd"):
-            changed = replace(config, optimizer=replace(config.optimizer, name=name))
-            yield f"--optimizer.name {name}", partial(_try_at, replace(case, config=changed))
+def _alternatives(case: Case) -> Iterator[Change | None]:
+    for kind in _kinds(case):
+        for edits in (_largest_sharded(case, kind), _all_sharded(case, kind)):
+            if edits is not None:
+                yield _changed(case, edits)
 
 
-def _tried(attempts: Iterator[tuple[str, Callable[[], tuple[Plan, str]]]]) -> list[Change]:
-    """Those changes that give a plan."""
-    found, end = [], time.monotonic() + SEARCH_SECONDS
-    for options, attempt in attempts:
-        if time.monotonic() > end:
+def _remedies(case: Case) -> Iterator[Change | None]:
+    least = MOST_RANKS + 1
+    yield _smallest_world(case, lambda size: {})
+    for kind in _kinds(case):
+        if kind != "data_parallel":
+            few, every = (_smallest_world(case, cut) for cut in _cuts(case, kind))
+            yield few
+            yield every if not few or (every and every.plan.world_size < few.plan.world_size) else None
+            least = min([least, *(change.plan.world_size for change in (few, every) if change)])
+    for width in _narrower(settled(case.config.model.dim)):
+        narrower = _here_or_larger(case, {"model.dim": width}, least)
+        yield narrower
+        if narrower and narrower.plan.world_size == case.world_size:
             break
-        try:
-            plan, more = attempt()
-        except ConfigError:
-            continue
-        # A cache that nothing needs changes nothing.
-        if all(plan != change.plan for change in found):
-            found.append(Change(" ".join(filter(None, (options, more))), plan))
-    return found
+    if case.hardware.device == "cuda" and not case.config.sharding.uvm_caching:
+        yield _here_or_larger(case, {"sharding.uvm_caching": True}, least)
+    for name in ("rowwise_adagrad", "sgd"):
+        if case.config.optimizer.name not in (name, "sgd"):
+            yield _here_or_larger(case, {"optimizer.name": name}, least)
+    yield _larger_device(case)
 
 
-def _try_at(case: Case) -> tuple[Plan, str]:
-    return plan_of(case), ""
+def _found(changes: Iterable[Change | None]) -> list[Change]:
+    """Those of the changes that give a plan, until the time is over; none twice."""
+    found: dict[str, Change] = {}
+    start = before = time.monotonic()
+    longest = 0.0
+    for change in changes:
+        if change is not None:
+            found.setdefault(change.options, change)
+        now = time.monotonic()
+        longest, before = max(longest, now - before), now
+        if now + longest > start + SEARCH_SECONDS:
+            break
+    return list(found.values())
 
 
-def _smallest_world(case: Case) -> tuple[Plan, str]:
-    """The plan at the smallest of the doubled world sizes at which the tables fit.
+def _kinds(case: Case) -> list[str]:
+    """Kinds of sharding that may help: cut by rows, a GPU's own does what partitions do elsewhere."""
+    by_rows = ["row_partitioned"] if case.hardware.device == "cpu" else ["row_wise"]
+    if case.hardware.device == "cuda" and case.world_size > case.local_world_size:
+        by_rows.append("table_row_wise")
+    return ["column_wise", *by_rows, "data_parallel"]
 
-    Raises: TooLargeError if they do at none.
+
+def _cuts(case: Case, kind: str) -> tuple[Cut, Cut]:
+    """The largest tables of a kind, and all of them."""
+    return (
+        lambda size: _largest_sharded(replace(case, world_size=size), kind),
+        lambda size: _all_sharded(case, kind),
+    )
+
+
+def _all_sharded(case: Case, kind: str) -> dict[str, Any]:
+    """Every table of that kind, whatever was asked for."""
+    sharding = case.asked.sharding
+    given = {"tables": sharding.tables, "partitions": sharding.partitions, "ranks": sharding.ranks}
+    reset: dict[str, Any] = {f"sharding.{name}": {} for name, value in given.items() if value}
+    return reset | ({"sharding.plan": None} if sharding.plan else {}) | {"sharding.kind": kind}
+
+
+def _largest_sharded(case: Case, kind: str) -> dict[str, Any] | None:
+    """The largest tables of that kind and the others whole, or the others copied where that is the kind."""
+    values = table_values(case.config, case.sizes)
+    even = sum(values.values()) / case.world_size
+    largest = [name for name, count in values.items() if count > even]
+    if not largest or len(largest) > MOST_NAMED or len(largest) == len(values):
+        return None
+    own, others = ("table_wise", kind) if kind == "data_parallel" else (kind, "table_wise")
+    edits = _all_sharded(case, others)
+    if others == case.asked.sharding.kind:
+        del edits["sharding.kind"]
+    return edits | {f"sharding.tables.{name}": own for name in largest}
+
+
+def _changed(case: Case, edits: Edits, world_size: int | None = None) -> Change | None:
+    """The case with some keys changed and the same optimizer; None where that cannot be or does not fit."""
+    try:
+        return _planned(case, edits, world_size)
+    except ConfigError:
+        return None
+
+
+def _planned(case: Case, edits: Edits, world_size: int | None = None) -> Change:
+    """As `_changed`.
+
+    Raises: TooLargeError, or ConfigError for what cannot be.
     """
+    asked, size = _edited(case.asked, edits), world_size or case.world_size
+    if _too_many(case, edits, size):
+        raise ConfigError("tables in so many pieces are not tried")
+    config = without_gaps(asked, case.counts)
+    if "optimizer.name" not in edits and config.optimizer.name != case.config.optimizer.name:
+        edits = {
+            **edits,
+            "optimizer.name": case.config.optimizer.name,
+        }  # what it decides must not change, too
+        asked = _edited(case.asked, edits)
+        config = without_gaps(asked, case.counts)
+    check(config)
+    local, words = _hosts(case, size)
+    options = " ".join([*(f"--{key} {_word(value)}" for key, value in edits.items()), *words])
+    changed = replace(case, asked=asked, config=config, world_size=size, local_world_size=local)
+    plan = plan_of(changed)
+    cut = any("column_wise" in table.sharding and len(table.shards) > 1 for table in plan.tables)
+    statistic = cut and config.optimizer.name == "rowwise_adagrad"
+    return Change(options, plan, "each part of a row then has its own statistic" if statistic else "")
+
+
+def _hosts(case: Case, world_size: int) -> tuple[int, list[str]]:
+    """Ranks of a host in another world, and the options that say so. On CPU hosts stay as they are."""
+    hardware, local = case.hardware, case.local_world_size
+    if world_size == case.world_size:
+        return local, []
+    if hardware.device != "cpu" and local == ranks_of_host(hardware, case.world_size):
+        local = ranks_of_host(hardware, world_size)
+    silent = local == (case.ranks_of_host or ranks_of_host(hardware, world_size))
+    more = [] if silent else [f"--local-world-size {local}"]
+    return local, [f"--world-size {world_size}", *more]
+
+
+def _smallest_world(case: Case, cut: Cut) -> Change | None:
+    """The changes of `cut` at the smallest of the doubled world sizes at which the tables fit."""
     size, before = case.world_size, None
-    while True:
+    while size <= MOST_RANKS:
+        edits = cut(size)
+        if edits is None:
+            return None
         try:
-            plan = plan_of(replace(case, world_size=size))
-            return plan, "" if size == case.world_size else f"--world-size {size}"
+            return _planned(case, edits, size)
         except TooLargeError as error:
             uncut = error.largest if error.largest[1] > error.available else None
-            if size >= MOST_RANKS or (uncut and uncut == before):
-                raise
+            if uncut and uncut == before:
+                return None
             before = uncut
             # Below that even the most even placement does not fit.
             size *= 2 ** max(1, math.ceil(math.log2(error.total / (size * error.available))))
+        except ConfigError:
+            return None
+    return None
 
 
-def _fewer_dims(case: Case, dim: int) -> tuple[Plan, str]:
-    """The plan at the largest halved width at which the tables fit.
-
-    Raises: ConfigError if they do at none of use.
-    """
-    while (dim := dim // 2 // 4 * 4) >= LEAST_DIM:
-        model = replace(case.config.model, dim=dim)
-        try:
-            plan = plan_of(replace(case, config=replace(case.config, model=model)))
-        except TooLargeError:
-            continue
-        return plan, f"--model.dim {dim}"
-    raise ConfigError(f"the tables do not fit at a width of {LEAST_DIM}")
+def _too_many(case: Case, edits: Edits, world_size: int) -> bool:
+    """Whether that would cut tables into more pieces than can be planned in some seconds."""
+    kind, tables = edits.get("sharding.kind"), len(table_values(case.config, case.sizes))
+    cut = Counter(value for key, value in edits.items() if key.startswith("sharding.tables."))
+    if kind in ONE_A_RANK:
+        cut[kind] += tables
+    whole = cut["row_partitioned"] * world_size > MOST_PARTS
+    return whole or sum(cut[kind] for kind in ONE_A_RANK) * world_size > MOST_SHARDS
 
 
-def _options(case: Case, kind: str) -> str:
-    """Options for another kind of sharding, under which another optimizer might be the default."""
-    optimizer = case.config.optimizer.name
-    keep = f" --optimizer.name {optimizer}" if optimizer == "adam" and kind not in ADAM_SHARDINGS else ""
-    return f"--sharding.kind {kind}{keep}"
+def _here_or_larger(case: Case, edits: Edits, least: int) -> Change | None:
+    """The changes alone, or else with tables cut by rows and more ranks, but fewer than `least`."""
+    few, every = _cuts(case, _kinds(case)[1])
+    if alone := _changed(case, edits):
+        return alone
+    for cut in (few, every):
+        if _changed(case, cut(case.world_size) or {}):
+            return None  # cutting by rows does it without these
+        if with_rows := _changed(case, {**edits, **(cut(case.world_size) or {})}):
+            return with_rows
+    larger = _smallest_world(case, lambda size: {**edits, **(few(size) or every(size) or {})})
+    return larger if larger and larger.plan.world_size < least else None
 
 
-def _sharded(case: Case, kind: str, **more: Any) -> Case:
-    changes: dict[str, Any] = {"kind": kind, "tables": {}, "partitions": {}, "ranks": {}} | more
-    sharding = replace(case.config.sharding, **changes)
-    return replace(case, config=replace(case.config, sharding=sharding))
+def _narrower(dim: int) -> list[int]:
+    """Widths of half and a quarter: vectors narrower than that are another model."""
+    return [width for width in (dim // 2 // 4 * 4, dim // 4 // 4 * 4) if width]
+
+
+def _larger_device(case: Case) -> Change | None:
+    """The smallest known GPU with more memory that holds the tables."""
+    for name, known in sorted(KNOWN.items(), key=lambda entry: entry[1].memory):
+        if case.hardware.device == "cuda" and known.memory > case.hardware.memory:
+            local = case.ranks_of_host or ranks_of_host(known, case.world_size)
+            change = _changed(replace(case, hardware=known, local_world_size=local), {})
+            if change:
+                return replace(change, options=f"--hardware {name}")
+    return None
+
+
+def _edited(config: Any, edits: Edits) -> Any:
+    """The configuration with other values at dotted keys, of a section or of a table in one."""
+    for key, value in edits.items():
+        section, name, *table = key.split(".", 2)
+        part = getattr(config, section)
+        if table:
+            value = {**getattr(part, name), table[0]: value}
+        config = replace(config, **{section: replace(part, **{name: value})})
+    return config
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
