@@ -56,12 +56,13 @@ def create_states(optimizer: CombinedOptimizer) -> None:
     """Give every dense optimizer its states, which torch makes at the first step; nothing else changes."""
     for _, keyed in optimizer.optimizers:
         if isinstance(keyed, KeyedOptimizerWrapper):
-            rates = [group["lr"] for group in keyed.param_groups]
-            for group in keyed.param_groups:
+            groups: list[dict[str, Any]] = list(keyed.param_groups)  # type: ignore[arg-type]
+            rates = [group["lr"] for group in groups]
+            for group in groups:
                 group["lr"] = 0.0
             keyed.init_state()
             keyed.zero_grad()
-            for group, rate in zip(keyed.param_groups, rates, strict=True):
+            for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
 
 
