@@ -18,7 +18,7 @@ from trainer.model.served import SideBySide, candidate_vectors, query_vectors
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import load, newest, save
 from trainer.training.fit import fit, measure, protocol
-from trainer.training.runs import describe_run, new_run_folder, open_run
+from trainer.training.runs import describe_run, open_run, run_folder
 
 pytestmark = pytest.mark.distributed
 
@@ -52,7 +52,7 @@ def trained(folder, tmp_path_factory):
 
 def train_and_save(world, config, folder):
     dataset = open_dataset(folder)
-    run = world.on_first(lambda: new_run_folder(config))
+    run = world.on_first(lambda: run_folder(config))
     parts = assemble(config, dataset, world)
     world.on_first(lambda: describe_run(run, config, dataset, parts))
     source = source_of(config, dataset, parts)
