@@ -84,6 +84,26 @@ def test_another_plan_and_more_records_are_no_change_of_the_training(broken):
     assert json.loads((run / "metrics.json").read_text())["model"] == pytest.approx(whole_figures(run))
 
 
+def test_weights_without_states_are_no_place_to_go_on_from(trained, tmp_path, capsys):
+    folder, options = trained
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    (run / "metrics.json").unlink()  # it crashed while it was measured, its last weights written
+    assert steps(run) == [30, 60, 80]
+    capsys.readouterr()
+    assert main(["train", *options, "--run.dir", str(run)]) == 0
+    assert "Going on after step 60 of 80." in capsys.readouterr().out
+
+
+def test_without_such_checkpoints_a_run_begins_anew(broken, capsys):
+    run, options = broken
+    shutil.rmtree(run / "checkpoints")
+    capsys.readouterr()
+    assert main(["train", *options]) == 0
+    assert "Going on" not in capsys.readouterr().out
+    assert json.loads((run / "metrics.json").read_text())["model"] == whole_figures(run)
+
+
 def test_a_finished_run_is_refused(broken, capsys):
     run, options = broken
     assert main(["train", *options]) == 0

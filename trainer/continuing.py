@@ -20,8 +20,9 @@ def continued_config(file: Path, arguments: Sequence[str]) -> Config:
     Raises: ConfigError for an option that may not change, with both values.
     """
     kept, asked = read_config(file), parse_config(["--config", str(file), *arguments])
+    settled = changes(asked, kept)
     for key, value in changes(kept, asked).items():
-        before = _value(kept, key)
+        before = settled[key]
         if key in MAY_CHANGE or key.partition(".")[0] in MAY_CHANGE_SECTIONS or _is_same(key, before, value):
             continue
         raise ConfigError(
@@ -37,10 +38,3 @@ def _is_same(key: str, before: Any, value: Any) -> bool:
     if section != "data" or name not in PATHS or None in (before, value):
         return False
     return Path(before).absolute() == Path(value).absolute()
-
-
-def _value(config: Config, key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value

@@ -29,7 +29,6 @@ def save(
     model: nn.Module,
     world: World,
     states: dict[str, Any] | None = None,
-    facts: dict[str, Any] | None = None,
 ) -> Path:
     """Write the model's weights after `step` steps; published by a rename when every rank has written.
 
@@ -37,7 +36,6 @@ def save(
         run: run folder.
         model: sharded model, on every rank alike.
         states: of the optimizers, see `trainer.parallel.optimizer_state`; None: the training is over.
-        facts: what else a training needs to go on, as JSON has it.
     Returns: the checkpoint's folder.
     """
     final = run / FOLDER / f"step-{step:09d}"
@@ -45,8 +43,7 @@ def save(
     world.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
     with _quiet():
         distributed_checkpoint.save(whole_state(model) | (states or {}), checkpoint_id=partial)
-    described = {"step": step, "resumable": states is not None, "facts": facts or {}}
-    world.on_first(lambda: _publish(partial, final, described))
+    world.on_first(lambda: _publish(partial, final, {"step": step, "resumable": states is not None}))
     return final
 
 
@@ -75,21 +72,38 @@ def newest(run: Path) -> tuple[Path, int]:
         raise CheckpointError(
             f"{run}: no such run folder. Train one: python -m trainer train --run.dir {run}"
         )
-    damages = []
-    for folder in reversed(_complete(run)):
-        damage = _damage(folder)
-        if damage is None:
-            for words in damages:
-                print(f"{words}; {folder.name} is taken in its place", file=sys.stderr)
-            return folder, int(described(folder)["step"])
-        damages.append(damage)
-    if damages:
-        raise CheckpointError(f"{damages[0]}. Train anew elsewhere")
+    for folder, description in _whole(run):
+        return folder, int(description["step"])
     raise CheckpointError(f"{run}: holds no complete checkpoint. Name the folder of a finished training")
 
 
-def described(checkpoint: Path) -> dict[str, Any]:
-    """What was written beside the weights: `step`, `resumable` and `facts`."""
+def last_to_go_on_from(run: Path) -> tuple[Path, int] | None:
+    """Folder and step of the last whole checkpoint with optimizers' states; None: there is none.
+
+    Raises: CheckpointError if there are damaged ones alone.
+    """
+    for folder, description in _whole(run):
+        if description["resumable"]:
+            return folder, int(description["step"])
+    return None
+
+
+def _whole(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Checkpoints that are as they were written, with what was written beside them, the last one first."""
+    damages = []
+    for folder in reversed(_complete(run)):
+        if damage := _damage(folder):
+            damages.append(damage)
+            continue
+        for words in damages:
+            print(f"{words}; {folder.name} is taken in its place", file=sys.stderr)
+        damages = []
+        yield folder, _described(folder)
+    if damages:
+        raise CheckpointError(f"{damages[0]}. Train anew elsewhere")
+
+
+def _described(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / STATE).read_text())
 
 
@@ -106,7 +120,7 @@ def _damage(checkpoint: Path) -> str | None:
     not have touched.
     """
     try:
-        files = described(checkpoint)["files"]
+        files = _described(checkpoint)["files"]
         for name, digest in files.items():
             if not (checkpoint / name).is_file():
                 return f"{checkpoint}: {name} is missing"

@@ -22,7 +22,7 @@ from trainer.options import config_text, read_config
 from trainer.parallel.plan import save_plan
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
-from trainer.training.checkpoint import FOLDER, load, newest
+from trainer.training.checkpoint import load, newest
 from trainer.training.closed_form import HISTORY, make_closed_towers
 from trainer.training.layout import make_towers
 
@@ -101,7 +101,9 @@ def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> N
     for name, part in zip(PARTS, parts.served, strict=False):
         save_inputs(run / f"{name}_{USER_INPUTS}", part.user_inputs)
         save_inputs(run / f"{name}_{ITEM_INPUTS}", part.item_inputs)
-    write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full))))
+    # The run has the plan itself: the file may be gone, and other ranks need another plan.
+    sharding = replace(config.sharding, plan=None)
+    write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full), sharding=sharding)))
 
 
 @contextmanager
@@ -125,16 +127,6 @@ def owned(run: Path, world: World) -> Iterator[None]:
         if lock.is_locked:
             (run / ".lock").unlink(missing_ok=True)
             lock.release()
-
-
-def last_to_go_on_from(run: Path) -> tuple[Path, int] | None:
-    """Checkpoint and step from which an unfinished run goes on; None: it begins anew.
-
-    Raises: CheckpointError if all of its checkpoints are damaged.
-    """
-    if not (run / CONFIG).exists() or not any((run / FOLDER).glob("step-*[0-9]")):
-        return None
-    return newest(run)
 
 
 def drop_later_records(run: Path, step: int) -> None:

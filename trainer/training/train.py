@@ -16,7 +16,7 @@ from trainer.options import changes
 from trainer.parallel.world import World, join_world
 from trainer.training.assembly import assemble, batch_plan
 from trainer.training.by_size import by_size, settled
-from trainer.training.checkpoint import load, newest, save
+from trainer.training.checkpoint import last_to_go_on_from, load, newest, save
 from trainer.training.choose import Choice, choose
 from trainer.training.fit import fit, go_on, measure, protocol
 from trainer.training.layout import check_sharding, follow_plan
@@ -26,7 +26,6 @@ from trainer.training.runs import (
     describe_run,
     drop_later_records,
     evaluation_report,
-    last_to_go_on_from,
     owned,
     refuse_finished_run,
     run_folder,

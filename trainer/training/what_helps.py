@@ -185,10 +185,8 @@ def _planned(case: Case, edits: Edits, world_size: int | None = None) -> Change:
         raise ConfigError("tables in so many pieces are not tried")
     config = without_gaps(asked, case.counts)
     if "optimizer.name" not in edits and config.optimizer.name != case.config.optimizer.name:
-        edits = {
-            **edits,
-            "optimizer.name": case.config.optimizer.name,
-        }  # what it decides must not change, too
+        # What the size decides must not change, too.
+        edits = {**edits, "optimizer.name": case.config.optimizer.name}
         asked = _edited(case.asked, edits)
         config = without_gaps(asked, case.counts)
     check(config)
