@@ -149,6 +149,17 @@ def choose_device(device: str, local_rank: int, local_size: int) -> torch.device
     return torch.device("cpu")
 
 
+def _meeting_place(rank: int, size: int, local_size: int, timeout: timedelta) -> dist.Store:
+    """Where ranks find each other's addresses."""
+    if "WORLD_SIZE" not in os.environ:
+        return dist.HashStore()
+    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+    # torchrun starts ranks again beside the store that holds the addresses of the dead ones. Hosts count
+    # their restarts each for itself, so that several of them need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"start-{restarts}", store) if size == local_size else store
+
+
 @contextmanager
 def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: float = 1800) -> Iterator[World]:
     """Join the process group that torchrun describes in the environment, or be a world of one.
@@ -166,14 +177,15 @@ def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: flo
         torch.cuda.set_device(place)
     elif backend == "nccl":
         raise ConfigError("--backend nccl: the device is cpu, which NCCL does not serve. Use --backend gloo")
+    timeout = timedelta(seconds=timeout_seconds)
     # Objects travel over gloo even where tensors travel over NCCL.
     tensors = "nccl" if place.type == "cuda" and backend != "gloo" else "gloo"
     dist.init_process_group(
         f"cpu:gloo,cuda:{tensors}" if place.type == "cuda" else "gloo",
-        store=None if "WORLD_SIZE" in os.environ else dist.HashStore(),
+        store=_meeting_place(rank, size, local_size, timeout),
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=timeout_seconds),
+        timeout=timeout,
     )
     try:
         objects = dist.new_group(backend="gloo", timeout=timedelta(seconds=WORK_SECONDS))
