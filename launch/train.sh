@@ -4,6 +4,7 @@
 #   bash launch/train.sh [options]       the options of `python -m trainer train`; --help lists them
 #
 #   SHARDTOWER_RANKS         number of ranks
+#   SHARDTOWER_RESTARTS      times that the ranks are started again when one dies (default: 0)
 #   OMP_NUM_THREADS          threads of each rank (default: the cores, divided among the ranks)
 set -euo pipefail
 
@@ -19,6 +20,11 @@ choose_ranks() {
     ranks=${ranks:-4}
     if [[ ! $ranks =~ ^[1-9][0-9]*$ ]]; then
         echo "train: SHARDTOWER_RANKS is '$ranks', expected a number from 1" >&2
+        exit 2
+    fi
+    restarts=${SHARDTOWER_RESTARTS:-0}
+    if [[ ! $restarts =~ ^[0-9]+$ ]]; then
+        echo "train: SHARDTOWER_RESTARTS is '$restarts', expected a number from 0" >&2
         exit 2
     fi
 }
@@ -37,4 +43,5 @@ if [[ -z ${OMP_NUM_THREADS:-} ]]; then
     export OMP_NUM_THREADS=$((share > 0 ? share : 1))
 fi
 # --standalone takes a free port, so that trainings on one machine do not meet on the default one.
-exec "$python" "$root/launch/ranks.py" --standalone --nproc_per_node="$ranks" -m trainer train "$@"
+exec "$python" "$root/launch/ranks.py" --standalone --nproc_per_node="$ranks" \
+    --max-restarts="$restarts" -m trainer train "$@"

@@ -1,6 +1,8 @@
 """Checkpoints: written whole or not at all, and read back into sharded or plain towers."""
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +10,13 @@ import pytest
 import torch
 
 from tests import layouts
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, SaveError
 from trainer.model.towers import TwoTowers
 from trainer.parallel.shard import fill_tables, normal_block
 from trainer.parallel.world import World, join_world
 from trainer.training import checkpoint
-from trainer.training.checkpoint import load, newest, save, save_alone
+from trainer.training.checkpoint import load, newest, prune, save
+from trainer.training.stopping import Progressed, Validation
 
 DIM = 4
 RATES = {"user": 0.1, "item": 0.1}
@@ -60,7 +63,7 @@ def assert_holds(towers: TwoTowers, seed: int) -> None:
 @pytest.mark.parametrize("sharding", ["table_wise", "column_wise", "data_parallel"])
 def test_every_weight_comes_back_into_plain_towers(world: World, tmp_path: Path, sharding: str) -> None:
     folder = save(tmp_path, 7, sharded(3, sharding), world)
-    assert newest(tmp_path) == (folder, 7)
+    assert (newest(tmp_path).folder, newest(tmp_path).step) == (folder, 7)
     assert_holds(opened(folder), 3)
 
 
@@ -78,9 +81,9 @@ def test_every_weight_comes_back_into_towers_sharded_in_another_way(
 def test_the_newest_is_the_one_of_most_steps(world: World, tmp_path: Path) -> None:
     for step in (9, 10, 100, 2):
         save(tmp_path, step, sharded(step), world)
-    folder, step = newest(tmp_path)
-    assert step == 100
-    assert_holds(opened(folder), 100)
+    saved = newest(tmp_path)
+    assert saved.step == 100
+    assert_holds(opened(saved.folder), 100)
 
 
 def test_saving_a_step_again_replaces_it(world: World, tmp_path: Path) -> None:
@@ -89,22 +92,61 @@ def test_saving_a_step_again_replaces_it(world: World, tmp_path: Path) -> None:
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
-def test_saving_alone_removes_the_others_once_it_is_whole(world: World, tmp_path: Path, monkeypatch) -> None:
-    first = save_alone(tmp_path, 5, sharded(1), world)
-    first.with_name("step-000000006.partial").mkdir()
+def measured(*figures: float) -> Progressed:
+    """A training that was validated after step 1, 2 and so on."""
+    return Progressed(0.0, [Validation(step, 0.0, figure) for step, figure in enumerate(figures, start=1)])
+
+
+def test_the_last_with_states_and_the_best_stay(world: World, tmp_path: Path) -> None:
+    figures = [0.1, 0.5, 0.3, 0.5, 0.2]
+    for step in range(1, 6):
+        states = {} if step in (1, 3) else None
+        save(tmp_path, step, sharded(step), world, states, measured(*figures[:step]))
+    (tmp_path / "checkpoints" / "step-000000006.partial").mkdir()
+    # By figure: steps 2 and 4 alike, then 3; with states: 1 and 3.
+    prune(tmp_path, keep_last=1, keep_best=2)
+    assert kept(tmp_path) == ["step-000000002", "step-000000003", "step-000000004"]
+    prune(tmp_path, keep_last=1, keep_best=1)
+    assert kept(tmp_path) == ["step-000000002", "step-000000003"]
+    assert_holds(opened(tmp_path / "checkpoints" / "step-000000002"), 2)
+
+
+def kept(run: Path) -> list[str]:
+    return sorted(folder.name for folder in (run / "checkpoints").iterdir())
+
+
+def test_a_checkpoint_tells_how_far_the_training_was(world: World, tmp_path: Path) -> None:
+    progressed = Progressed(1.25, [Validation(3, 0.5, 0.1), Validation(6, 1.0, 0.3)])
+    save(tmp_path, 6, sharded(1), world, {}, progressed)
+    saved = newest(tmp_path)
+    assert (saved.step, saved.resumable, saved.progressed) == (6, True, progressed)
+
+
+def test_the_preferred_one_is_opened_unless_it_is_damaged(world: World, tmp_path: Path, capsys) -> None:
+    for step in (3, 5, 8):
+        save(tmp_path, step, sharded(step), world)
+    assert newest(tmp_path, preferred=5).step == 5
+    (tmp_path / "checkpoints" / "step-000000005" / ".metadata").unlink()
+    assert newest(tmp_path, preferred=5).step == 8
+    assert "step-000000008 is taken in its place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["replace", "fsync"])
+def test_a_checkpoint_that_cannot_be_published_leaves_the_one_before(
+    world: World, tmp_path: Path, monkeypatch, place: str
+) -> None:
+    first = save(tmp_path, 5, sharded(1), world)
     with monkeypatch.context() as broken:
-        broken.setattr(checkpoint.os, "replace", disk_full)
-        with pytest.raises(OSError, match="no space"):
-            save_alone(tmp_path, 7, sharded(2), world)
-    assert newest(tmp_path) == (first, 5)
+        broken.setattr(checkpoint.os, place, disk_full)
+        with pytest.raises(SaveError, match="No space left on device"):
+            save(tmp_path, 7, sharded(2), world)
+    assert newest(tmp_path).folder == first
+    assert kept(tmp_path) == [first.name]
     assert_holds(opened(first), 1)
-    second = save_alone(tmp_path, 7, sharded(2), world)
-    assert list((tmp_path / "checkpoints").iterdir()) == [second]
-    assert_holds(opened(second), 2)
 
 
 def disk_full(*_):
-    raise OSError("no space")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_what_was_not_finished_is_no_checkpoint(world: World, tmp_path: Path) -> None:
@@ -113,9 +155,9 @@ def test_what_was_not_finished_is_no_checkpoint(world: World, tmp_path: Path) ->
     unfinished.mkdir()
     (unfinished / "state.json").write_text(json.dumps({"step": 9}))
     folder.with_name("step-000000008").mkdir()
-    assert newest(tmp_path) == (folder, 5)
+    assert newest(tmp_path).folder == folder
     assert_holds(opened(save(tmp_path, 9, sharded(2), world)), 2)
-    assert newest(tmp_path)[1] == 9
+    assert newest(tmp_path).step == 9
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:

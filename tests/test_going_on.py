@@ -1,5 +1,6 @@
 """A run folder that is trained in again: what goes on, what is refused, and what damage does."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -88,11 +89,30 @@ def test_weights_without_states_are_no_place_to_go_on_from(trained, tmp_path, ca
     folder, options = trained
     run = tmp_path / "run"
     shutil.copytree(folder / "run", run)
-    (run / "metrics.json").unlink()  # it crashed while it was measured, its last weights written
+    (run / "metrics.json").unlink()
     assert steps(run) == [30, 60, 80]
+    without_states(run / "checkpoints" / "step-000000080" / "state.json")
     capsys.readouterr()
     assert main(["train", *options, "--run.dir", str(run)]) == 0
     assert "Going on after step 60 of 80." in capsys.readouterr().out
+
+
+def without_states(state: Path) -> None:
+    described = json.loads(state.read_text()) | {"resumable": False}
+    del described["own_sha256"]
+    own = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    state.write_text(json.dumps(described | {"own_sha256": own}))
+
+
+def test_a_run_that_crashed_while_it_was_measured_is_not_trained_again(trained, tmp_path, capsys):
+    folder, options = trained
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    (run / "metrics.json").rename(tmp_path / "whole.json")
+    capsys.readouterr()
+    assert main(["train", *options, "--run.dir", str(run)]) == 0
+    assert "Going on after step 80 of 80." in capsys.readouterr().out
+    assert worlds.figures(run) == whole_figures(run)
 
 
 def test_without_such_checkpoints_a_run_begins_anew(broken, capsys):

@@ -15,13 +15,13 @@ ROOMS = {
     ),
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
     "parallel": (
-        *("world", "words", "hardware", "plan", "traffic", "placement", "planner", "follow"),
+        *("world", "pause", "words", "hardware", "plan", "traffic", "placement", "planner", "follow"),
         *("state", "optimizer_state", "shard", "compare_plans", "bars", "svg", "picture"),
     ),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
-        *("checkpoint", "progress", "stopping", "by_size", "search", "closed_form", "layout", "initial"),
-        *("assembly", "fit", "choose", "runs", "words", "train", "measure"),
+        *("stopping", "checkpoint", "progress", "by_size", "search", "closed_form", "layout", "initial"),
+        *("assembly", "records", "saving", "fit", "choose", "runs", "words", "train", "measure"),
         *("what_if", "what_helps", "plan_words", "plan_command"),
     ),
     "serving": ("recommend",),

@@ -231,5 +231,5 @@ def test_a_training_that_is_cut_off_leaves_the_best_weights_so_far(
     assert main([*options, "--run.dir", str(run)]) == 130
     best = max(validations(run), key=lambda record: record["validation/ndcg@5"])
     assert len(validations(run)) == 3
-    assert newest(run)[1] == best["step"]
+    assert newest(run).step == best["step"]
     assert measured(capsys, run, "validation")["model"]["ndcg@5"] == best["validation/ndcg@5"]

@@ -1,5 +1,6 @@
 """Small worlds whose right answer is known without a model, for tests of every part."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -122,3 +123,8 @@ def trained(folder: Path, *arguments: str) -> Path:
     run = folder / "run"
     assert main(["train", *QUICK, "--device", "cpu", "--run.dir", str(run), *arguments]) == 0
     return run
+
+
+def figures(run: Path) -> dict[str, float]:
+    """The model's figures of a finished run."""
+    return json.loads((run / "metrics.json").read_text())["model"]

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from trainer.config import BASELINES
-from trainer.errors import ConfigError, UserError
+from trainer.errors import ConfigError, LostRanksError, UserError
 
 if TYPE_CHECKING:
     from trainer.config import Config
 
-USER_AT_FAULT, INTERRUPTED = 2, 130
+LOST, USER_AT_FAULT, INTERRUPTED = 1, 2, 130
 FIRST_RANK_SECONDS = 10
 EXAMPLE_BYTES = 2**30
 
@@ -32,7 +32,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0 done, 2 the user's input is at fault, 130 interrupted."""
+    """Run a command.
+
+    Returns: its exit code: 0 done or paused, 1 other ranks are lost, 2 the user's input is at fault, 130
+        interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _quiet_libraries()
     try:
@@ -45,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             time.sleep(FIRST_RANK_SECONDS)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return USER_AT_FAULT
+    except LostRanksError as error:
+        time.sleep(FIRST_RANK_SECONDS)  # as above: the rank that failed first has the word
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return LOST
     except KeyboardInterrupt:
         if int(os.environ.get("RANK", 0)) == 0:
             print("interrupted", file=sys.stderr)
@@ -87,12 +95,14 @@ def _train(arguments: list[str]) -> None:
 
 def _as_the_run_has_it(config: "Config", arguments: list[str]) -> "Config":
     """The configuration, or that of the run in its folder, which goes on."""
-    file = Path(config.run.dir or "") / "config.yaml"
-    if not config.run.dir or not file.is_file():
-        return config
-    from trainer.continuing import continued_config
+    from trainer.continuing import continued_config, restarted_run
+    from trainer.options import parse_config
 
-    return continued_config(file, arguments)
+    if config.run.dir is None and (run := restarted_run()):
+        arguments = [*arguments, "--run.dir", str(run)]
+        config = parse_config(arguments)
+    file = Path(config.run.dir or "") / "config.yaml"
+    return continued_config(file, arguments) if config.run.dir and file.is_file() else config
 
 
 def _show_an_example(run: Path) -> None:

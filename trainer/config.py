@@ -160,6 +160,8 @@ class OptimizerConfig:
     """L2 penalty on all rows of the tables; fused kernels have none (`adam` on CPU is dense)."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Course of the learning rates after the warm-up; `linear` and `cosine` end at zero."""
+    clip_gradients: float | None = None
+    """Largest L2 norm of the dense layers' gradients in a step; larger ones are scaled down to it."""
     warmup: float = 0.1
     """Share of all steps in which learning rates rise linearly from zero (0 to 1)."""
 
@@ -224,11 +226,17 @@ class RunConfig:
     evaluate_every: int | None = None
     """Epochs between evaluations on the validation part (0: none); by default 20 of them if there is one."""
     patience: int | None = None
-    """Evaluations without a better ndcg until it stops, best weights kept (0: last); by default 10."""
+    """Evaluations without a better metric until it stops, best weights kept (0: last); by default 10."""
     save_every: int = 0
     """Steps between checkpoints from which a training goes on after a crash (0: it begins anew)."""
     keep_last: int = 2
     """How many of these checkpoints stay, the last ones."""
+    keep_best: int = 0
+    """How many checkpoints with the best validation figures stay (with patience at least the best)."""
+    metric: Literal["ndcg", "recall", "precision", "hit_rate", "mrr", "map"] = "ndcg"
+    """Metric of the validation part that tells which weights are best, at the first `evaluation.k`."""
+    on_save_failure: Literal["continue", "stop"] = "continue"
+    """What a training does when a checkpoint on the way cannot be written, as on a full disk."""
     choose: bool = True
     """Choose what is null and no size decides on a validation part; otherwise take fixed values."""
     tensorboard: bool = True
@@ -251,3 +259,5 @@ class Config:
     """Device of every rank; `auto` takes CUDA where there is a GPU for each local rank."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Collectives of the process group; `auto` takes NCCL on CUDA and gloo on CPU."""
+    timeout: float = 1800.0
+    """Seconds that a rank waits for the others in a collective before it gives up."""

@@ -1,5 +1,6 @@
-"""A training that goes on: the run's own configuration, and the few keys that may differ from it."""
+"""A training that goes on: which run it is, its own configuration, and the few keys that may differ."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,32 @@ from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.options import changes, parse_config, read_config
 
-MAY_CHANGE = ("run.epochs", "run.log_every", "run.tensorboard", "run.save_every", "run.keep_last", "run.dir")
-MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "backend")
+MAY_CHANGE = (
+    "run.epochs",
+    "run.log_every",
+    "run.tensorboard",
+    "run.save_every",
+    "run.keep_last",
+    "run.keep_best",
+    "run.on_save_failure",
+    "run.dir",
+)
+MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "backend", "timeout")
+RUNS, LAUNCH = Path("runs"), ".launch"
 PATHS = ("root", "cache", "interactions", "held_out", "users", "items")
+
+
+def launch_id() -> str | None:
+    """What torchrun calls its launch, however often it starts its ranks again; None without torchrun."""
+    return os.environ.get("TORCHELASTIC_RUN_ID")
+
+
+def restarted_run() -> Path | None:
+    """The run folder that this launch made before its ranks were started again; None: there is none."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return None
+    marks = [mark for mark in RUNS.glob(f"*/{LAUNCH}") if mark.read_text() == launch_id()]
+    return max(marks, key=lambda mark: mark.stat().st_mtime).parent if marks else None
 
 
 def continued_config(file: Path, arguments: Sequence[str]) -> Config:

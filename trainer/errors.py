@@ -17,6 +17,14 @@ class CheckpointError(UserError):
     """A run folder or a checkpoint in it cannot be used."""
 
 
+class SaveError(CheckpointError):
+    """A checkpoint cannot be written: the disk is full, or the folder may not be written to."""
+
+
+class LostRanksError(Exception):
+    """Another rank has ended or is silent; it has said why, or has been killed."""
+
+
 class DivergedError(UserError):
     """Loss or scores are no longer finite numbers: the training has run away."""
 

@@ -65,11 +65,13 @@ def _of_run(config: Config) -> Iterator[Rule]:
     )
     yield "run.save_every", "a whole number from 0 up is needed", run.save_every >= 0
     yield "run.keep_last", "a whole number from 1 up is needed", run.keep_last > 0
+    yield "run.keep_best", "a whole number from 0 up is needed", run.keep_best >= 0
     yield (
-        "run.save_every",
-        "needs --run.patience 0: patience keeps the best weights, and these alone",
-        not (run.save_every and run.patience),
+        "run.keep_best",
+        "needs evaluations to compare, for instance --run.evaluate_every 1 --data.validation_size 0.1",
+        not run.keep_best or _validates(config),
     )
+    yield "timeout", "seconds above 0 are needed", config.timeout > 0
     yield "run.seed", "a whole number from 0 to 2147483647 is needed", 0 <= run.seed < 2**31
 
 
@@ -107,6 +109,7 @@ def _of_optimizer(config: Config) -> Iterator[Rule]:
         "numbers from 0 up are needed",
         all(rate >= 0 for rate in optimizer.table_learning_rates.values()),
     )
+    yield "optimizer.clip_gradients", "a number above 0 is needed", _above_zero(optimizer.clip_gradients)
     yield "optimizer.warmup", "a share from 0 to 1 is needed", 0 <= optimizer.warmup <= 1
     yield "optimizer.weight_decay", "a number from 0 up is needed", optimizer.weight_decay >= 0
 

@@ -92,7 +92,7 @@ def measured(config, dataset, parts, world):
 def load_and_measure(world, config, folder):
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
-    checkpoint, _ = newest(Path(config.run.dir))
+    checkpoint = newest(Path(config.run.dir)).folder
     load(checkpoint, parts.model)
     return shards(parts.model), scores(parts, dataset, world), measured(config, dataset, parts, world)
 

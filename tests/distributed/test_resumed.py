@@ -1,5 +1,6 @@
 """Trainings that end in the middle and go on: exactly at the same ranks, and at others under other plans."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from trainer.parallel.state import whole_state
 from trainer.parallel.world import World
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import newest
-from trainer.training.fit import fit, go_on, measure, protocol, save_to_go_on
+from trainer.training.fit import fit, measure, protocol
+from trainer.training.saving import go_on
 
 HALF = 4
 """Of 8 steps: 61 users in steps of 16, twice."""
-BASE = "--model.hidden 8 --model.history true --run.log_every 1"
+BASE = f"--model.hidden 8 --model.history true --run.log_every 1 --run.save_every {HALF}"
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +29,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begin(world: World, config, folder: Path, run: Path) -> None:
-    """Train half of the steps and leave a checkpoint."""
+    """Train until the step behind the checkpoint that half of the steps leave."""
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
-    batches, progress = source_of(config, dataset, parts), Stopping(HALF)
-    try:
-        fit(config, dataset, parts, batches, world, progress)
-    except EnoughError:
-        save_to_go_on(run, HALF, config, parts, world)
+    batches, progress = source_of(config, dataset, parts), Stopping(HALF + 1)
+    with suppress(EnoughError):
+        fit(config, dataset, parts, batches, world, progress, run)
 
 
 def end(world: World, config, folder: Path, run: Path | None) -> tuple[dict[str, Any], dict | None]:
     """Train from the checkpoint, or from the start, to the last step; local weights and metrics."""
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
-    start = 0
+    saved = None
     if run is not None:
-        checkpoint, start = newest(run)
-        go_on(checkpoint, start, config, parts)
+        saved = newest(run)
+        go_on(saved, config, parts)
     progress: Any = Losses()
-    fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, start=start)
+    fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, saved=saved)
     evaluation = measure(parts, dataset, world, protocol(config, "test", baselines=()))
     weights = {
         key: [shard.tensor.clone() for shard in value.local_shards()]
@@ -58,7 +58,7 @@ def end(world: World, config, folder: Path, run: Path | None) -> tuple[dict[str,
 
 
 class EnoughError(Exception):
-    """Half of the steps are done."""
+    """More than half of the steps are done."""
 
 
 class Stopping(Losses):

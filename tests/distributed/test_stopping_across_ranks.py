@@ -9,7 +9,7 @@ from small_training import configured, small_dataset, source_of
 from trainer.data.dataset import open_dataset
 from trainer.training.assembly import assemble
 from trainer.training.fit import fit, validate
-from trainer.training.train import keep_weights
+from trainer.training.saving import keep_outcome
 
 pytestmark = pytest.mark.distributed
 
@@ -62,7 +62,7 @@ def train_until_it_stops(world, config, folder, run):
     parts = assemble(config, dataset, world)
     world.on_first(lambda: Path(run).mkdir())
     source = source_of(config, dataset, parts)
-    course = fit(config, dataset, parts, source, world, Silent(), run)
-    step = keep_weights(run, course, parts.model, world)
+    course, watch = fit(config, dataset, parts, source, world, Silent(), run)
+    step = keep_outcome(run, config, parts, world, course, watch.seconds)
     figures = [(each.step, each.figure) for each in course.validations]
     return figures, step, validate(config, dataset, parts, world)

@@ -96,6 +96,17 @@ def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:
         group["lr"] = group["peak_lr"] * factor
 
 
+def clip_gradients(model: nn.Module, largest_norm: float) -> None:
+    """Scale the gradients of dense layers down to a common L2 norm of at most `largest_norm`.
+
+    Those of tables stay as they are: a fused kernel has used them before all of them are known.
+    """
+    dense = [
+        value for key, value in model.named_parameters() if not table_name(key) and value.grad is not None
+    ]
+    nn.utils.clip_grad_norm_(dense, largest_norm)
+
+
 def fill_tables(model: nn.Module, values: Callable[[str, slice], torch.Tensor]) -> None:
     """Give every shard on this rank its initial values, which depend on the table alone and not on the plan.
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from trainer.errors import ConfigError, UserError
+from trainer.errors import ConfigError, LostRanksError, UserError
 
 Result = TypeVar("Result")
 WORK_SECONDS = 24 * 3600
@@ -56,6 +56,12 @@ class World:
         total = value.clone()
         dist.all_reduce(total)
         return total
+
+    def smallest(self, value: torch.Tensor) -> torch.Tensor:
+        """Least of `value` over all ranks, on every rank."""
+        least = value.clone()
+        dist.all_reduce(least, dist.ReduceOp.MIN)
+        return least
 
     def gather_rows(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
         """Rows of all ranks, one rank's after another's, on every rank; differentiable.
@@ -160,6 +166,13 @@ def _meeting_place(rank: int, size: int, local_size: int, timeout: timedelta) ->
     return dist.PrefixStore(f"start-{restarts}", store) if size == local_size else store
 
 
+def _lost(error: RuntimeError) -> str | None:
+    """What a collective says of a peer that is gone or silent; None: it is another error."""
+    if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+        return None
+    return str(error).partition("] ")[2].partition(". ")[0][:120] or type(error).__name__
+
+
 @contextmanager
 def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: float = 1800) -> Iterator[World]:
     """Join the process group that torchrun describes in the environment, or be a world of one.
@@ -168,7 +181,9 @@ def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: flo
         device: see `choose_device`.
         backend: `gloo`, `nccl`, or `auto` for the device's own.
         timeout_seconds: how long a collective may wait for its peers.
-    Raises: ConfigError if device and backend do not go together.
+    Raises:
+        ConfigError if device and backend do not go together.
+        LostRanksError if another rank is gone, or silent for longer than the timeout.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -190,5 +205,9 @@ def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: flo
     try:
         objects = dist.new_group(backend="gloo", timeout=timedelta(seconds=WORK_SECONDS))
         yield World(rank, size, local_rank, local_size, place, objects)
+    except RuntimeError as error:
+        if reason := _lost(error):
+            raise LostRanksError(f"rank {rank} has lost the others ({reason})") from error
+        raise
     finally:
         dist.destroy_process_group()

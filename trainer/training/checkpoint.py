@@ -8,19 +8,48 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed.checkpoint as distributed_checkpoint
 from torch import nn
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, SaveError
 from trainer.parallel.state import whole_state
 from trainer.parallel.world import World
+from trainer.training.stopping import Progressed, Validation
 
 FOLDER = "checkpoints"
 STATE = "state.json"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a damaged `state.json` may raise."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint whose files are as they were written.
+
+    Attributes:
+        step: steps that its weights have been trained.
+        resumable: whether it holds the optimizers' states.
+    """
+
+    folder: Path
+    step: int
+    resumable: bool
+    progressed: Progressed
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Folder of a run's checkpoint after `step` steps."""
+    return run / FOLDER / f"step-{step:09d}"
+
+
+def is_published(run: Path, step: int) -> bool:
+    """Whether a run has a checkpoint of this step."""
+    return folder_of(run, step) in _complete(run)
 
 
 def save(
@@ -29,82 +58,117 @@ def save(
     model: nn.Module,
     world: World,
     states: dict[str, Any] | None = None,
+    progressed: Progressed | None = None,
 ) -> Path:
     """Write the model's weights after `step` steps; published by a rename when every rank has written.
 
     Args:
         run: run folder.
         model: sharded model, on every rank alike.
-        states: of the optimizers, see `trainer.parallel.optimizer_state`; None: the training is over.
+        states: of the optimizers, see `trainer.parallel.optimizer_state`; None: weights alone.
     Returns: the checkpoint's folder.
+    Raises: SaveError, on every rank, if it cannot be written; nothing is left of it then.
     """
-    final = run / FOLDER / f"step-{step:09d}"
+    final = folder_of(run, step)
     partial = final.with_suffix(".partial")
+    progressed = progressed or Progressed()
+    described = {"step": step, "resumable": states is not None, **asdict(progressed)}
     world.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
-    with _quiet():
-        distributed_checkpoint.save(whole_state(model) | (states or {}), checkpoint_id=partial)
-    world.on_first(lambda: _publish(partial, final, {"step": step, "resumable": states is not None}))
+    try:
+        with _quiet():
+            distributed_checkpoint.save(whole_state(model) | (states or {}), checkpoint_id=partial)
+        world.on_first(lambda: _publish(partial, final, described))
+    except (distributed_checkpoint.api.CheckpointException, SaveError) as error:
+        world.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
+        raise SaveError(
+            f"{final}: cannot be saved ({_reason(error)}). Make room, or name another --run.dir"
+        ) from error
     return final
 
 
-def save_alone(run: Path, step: int, model: nn.Module, world: World) -> Path:
-    """As `save`, and remove the run's other checkpoints once this one is whole."""
-    final = save(run, step, model, world)
-    world.on_first(lambda: prune(run, keep=1))
-    return final
+def prune(run: Path, keep_last: int, keep_best: int = 0) -> None:
+    """Remove all checkpoints but the last with optimizers' states and the best, and unfinished ones.
 
-
-def prune(run: Path, keep: int) -> None:
-    """Remove all checkpoints of a run but the last ones, and what was left unfinished."""
-    folder = run / FOLDER
-    kept = set(_complete(run)[-keep:])
-    for other in folder.iterdir() if folder.is_dir() else ():
+    Args:
+        keep_last: how many of those with states stay.
+        keep_best: how many stay by their own validation figure, of equal ones the earlier.
+    """
+    everyone = []
+    for folder in _complete(run):
+        with suppress(*UNREADABLE):
+            everyone.append(_opened(folder))
+    measured = [saved for saved in everyone if saved.progressed.figure(saved.step) is not None]
+    measured.sort(key=lambda saved: saved.progressed.figure(saved.step) or 0.0, reverse=True)
+    resumable = [saved for saved in everyone if saved.resumable]
+    kept = {
+        saved.folder for saved in [*measured[:keep_best], *resumable[max(len(resumable) - keep_last, 0) :]]
+    }
+    for other in (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ():
         if other not in kept:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def newest(run: Path) -> tuple[Path, int]:
-    """Folder and step of a run's last whole checkpoint; says so where a later one is damaged.
+def newest(run: Path, preferred: int | None = None) -> Saved:
+    """A run's last whole checkpoint; says so where a later one is damaged.
 
+    Args: preferred: step of the one to be taken if it is whole.
     Raises: CheckpointError if the folder is no run or holds no checkpoint.
     """
     if not run.is_dir():
         raise CheckpointError(
             f"{run}: no such run folder. Train one: python -m trainer train --run.dir {run}"
         )
-    for folder, description in _whole(run):
-        return folder, int(description["step"])
+    for saved in _whole(run, preferred):
+        return saved
     raise CheckpointError(f"{run}: holds no complete checkpoint. Name the folder of a finished training")
 
 
-def last_to_go_on_from(run: Path) -> tuple[Path, int] | None:
-    """Folder and step of the last whole checkpoint with optimizers' states; None: there is none.
+def last_to_go_on_from(run: Path) -> Saved | None:
+    """The last whole checkpoint with optimizers' states; None: there is none.
 
     Raises: CheckpointError if there are damaged ones alone.
     """
-    for folder, description in _whole(run):
-        if description["resumable"]:
-            return folder, int(description["step"])
-    return None
+    return next((saved for saved in _whole(run) if saved.resumable), None)
 
 
-def _whole(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Checkpoints that are as they were written, with what was written beside them, the last one first."""
+def _whole(run: Path, preferred: int | None = None) -> Iterator[Saved]:
+    """Checkpoints that are as they were written, the preferred one first, then from the last back."""
     damages = []
-    for folder in reversed(_complete(run)):
+    for folder in sorted(_complete(run), key=lambda each: (each == folder_of(run, preferred or 0), each))[
+        ::-1
+    ]:
         if damage := _damage(folder):
             damages.append(damage)
             continue
         for words in damages:
             print(f"{words}; {folder.name} is taken in its place", file=sys.stderr)
         damages = []
-        yield folder, _described(folder)
+        yield _opened(folder)
     if damages:
         raise CheckpointError(f"{damages[0]}. Train anew elsewhere")
 
 
+def _opened(checkpoint: Path) -> Saved:
+    described = _described(checkpoint)
+    validations = [Validation(**each) for each in described["validations"]]
+    progressed = Progressed(described["seconds"], validations)
+    return Saved(checkpoint, described["step"], described["resumable"], progressed)
+
+
 def _described(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / STATE).read_text())
+    """What was written beside a checkpoint.
+
+    Raises: ValueError if it is not as it was written.
+    """
+    described = json.loads((checkpoint / STATE).read_text())
+    own = described.pop("own_sha256")
+    if own != _digest_of(described):
+        raise ValueError("not as it was written")
+    return described
+
+
+def _digest_of(described: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def _complete(run: Path) -> list[Path]:
@@ -120,6 +184,8 @@ def _damage(checkpoint: Path) -> str | None:
     not have touched.
     """
     try:
+        if folder_of(checkpoint.parents[1], _opened(checkpoint).step) != checkpoint:
+            return f"{checkpoint}: is another step's"
         files = _described(checkpoint)["files"]
         for name, digest in files.items():
             if not (checkpoint / name).is_file():
@@ -127,7 +193,7 @@ def _damage(checkpoint: Path) -> str | None:
             if _digest(checkpoint / name) != digest:
                 return f"{checkpoint}: {name} is not as it was written"
         others = {path.name for path in checkpoint.iterdir()} - {STATE, *files}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         return f"{checkpoint / STATE}: cannot be read ({str(error) or type(error).__name__})"
     return f"{checkpoint}: {min(others)} does not belong to it" if others else None
 
@@ -162,11 +228,18 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _publish(partial: Path, final: Path, description: dict[str, Any]) -> None:
-    files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
-    (partial / STATE).write_text(json.dumps(description | {"files": files}))
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+def _publish(partial: Path, final: Path, described: dict[str, Any]) -> None:
+    try:
+        files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+        described = described | {"files": files}
+        with (partial / STATE).open("w") as file:
+            file.write(json.dumps(described | {"own_sha256": _digest_of(described)}))
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+    except OSError as error:
+        raise SaveError(error.strerror or str(error)) from error
 
 
 @contextmanager

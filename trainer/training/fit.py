@@ -1,6 +1,5 @@
 """The loop: every step, what is recorded of it, and the measuring on the way."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,17 +10,18 @@ from torchrec.optim.keyed import CombinedOptimizer
 from trainer.config import Config
 from trainer.data.batches import Batch, Batches, batches
 from trainer.data.dataset import Dataset
-from trainer.errors import diverged
 from trainer.evaluation.evaluate import Evaluation, Protocol, evaluate
 from trainer.model import losses
-from trainer.parallel.optimizer_state import create_states, optimizer_state, set_step
-from trainer.parallel.shard import schedule_factor, set_learning_rates
+from trainer.parallel.pause import Pause
+from trainer.parallel.shard import clip_gradients, schedule_factor, set_learning_rates
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
 from trainer.training.by_size import settled
-from trainer.training.checkpoint import load, prune, save, save_alone
-from trainer.training.progress import Progress, resident_mebibytes
-from trainer.training.stopping import Course, Stopwatch
+from trainer.training.checkpoint import Saved
+from trainer.training.progress import Progress
+from trainer.training.records import Meter, check_finite, log, log_validation
+from trainer.training.saving import is_due, keep
+from trainer.training.stopping import Course, Progressed, Stopwatch
 
 
 def fit(
@@ -32,66 +32,58 @@ def fit(
     world: World,
     progress: Progress,
     run: Path | None = None,
-    watch: Stopwatch | None = None,
-    start: int = 0,
-) -> Course:
-    """The loop: every step, and what is due after some of them; returns how the validation figure went.
+    saved: Saved | None = None,
+) -> tuple[Course, Stopwatch]:
+    """The loop: every step, and what is due after some of them; how its validation figure went, and its time.
 
     Args:
-        start: steps that are done already.
-        run: folder that the best weights go to where `run.patience` is above 0; None: they are not kept.
-        watch: of training seconds; by default it starts now.
-    Raises: DivergedError, on every rank, at the first record whose loss is no number.
+        run: folder for checkpoints, in which signals leave one too; None: nothing is kept.
+        saved: what the model and its optimizers were filled from, if the training goes on.
+    Raises:
+        DivergedError, on every rank, if loss or weights are no numbers when they are recorded or kept.
+        SaveError, on every rank, if a checkpoint cannot be written and the training is not to go on so.
     """
-    course, watch = new_course(config, source.steps_per_epoch), watch or Stopwatch()
+    start, progressed = (saved.step, saved.progressed) if saved else (0, Progressed())
+    course, watch = new_course(config, source.steps_per_epoch, progressed), Stopwatch(progressed.seconds)
     log_every = config.run.log_every or course.epoch_steps
     evaluate_every = settled(config.run.evaluate_every) * course.epoch_steps
     loss_of, meter = make_loss(config), Meter(world, watch)
     every_batch = batches(source, course.steps, world.rank, world.size, world.device, start)
-    for step, batch in enumerate(every_batch, start=start + 1):
-        set_learning_rates(parts.optimizer, rate_factor(config, step, course.steps))
-        meter.add(step, train_step(parts.model, parts.optimizer, batch, loss_of, world), batch)
-        progress.advance()
-        if step % log_every == 0:
-            log(progress, config, course, meter)
-        if evaluate_every and (step % evaluate_every == 0 or step == course.steps):
-            with watch.paused():
-                figures = validate(config, dataset, parts, world)
-                better = course.add(step, watch.seconds, figures[course.metric])
-                log_validation(progress, course, figures)
-                if better and course.patience and run:
-                    save_alone(run, step, parts.model, world)
-        if run and config.run.save_every and step % config.run.save_every == 0 and step < course.steps:
-            with watch.paused():
-                save_to_go_on(run, step, config, parts, world)
-        if course.patience_is_over:
-            break
+    with Pause(world, active=run is not None) as pause:
+        for step, batch in enumerate(every_batch, start=start + 1):
+            set_learning_rates(parts.optimizer, rate_factor(config, step, course.steps))
+            loss = train_step(
+                parts.model, parts.optimizer, batch, loss_of, world, config.optimizer.clip_gradients
+            )
+            meter.add(step, loss, batch)
+            progress.advance()
+            if step % log_every == 0:
+                check_finite(meter, course, parts.model, world)
+                log(progress, course, meter, table_rate(config, step, course.steps))
+            if evaluate_every and (step % evaluate_every == 0 or step == course.steps):
+                with watch.paused():
+                    figures = validate(config, dataset, parts, world)
+                    course.add(step, watch.seconds, figures[course.metric])
+                    log_validation(progress, course, figures)
+            if pause.agreed():
+                course.paused_at = step
+            if run and is_due(config.run, course, step):
+                with watch.paused():
+                    check_finite(meter, course, parts.model, world, weights=True)
+                    if hindrance := keep(run, step, config, parts, world, course, watch.seconds):
+                        progress.say(hindrance)
+            if course.paused_at or course.patience_is_over:
+                break
     if meter.rows:
-        log(progress, config, course, meter)
-    return course
+        check_finite(meter, course, parts.model, world)
+        log(progress, course, meter, table_rate(config, meter.step, course.steps))
+    return course, watch
 
 
-def save_to_go_on(run: Path, step: int, config: Config, parts: Parts, world: World) -> None:
-    """Write a checkpoint with all that the training needs, and remove older ones once it is whole."""
-    states = optimizer_state(parts.model, parts.optimizer, config.optimizer.name)
-    save(run, step, parts.model, world, states)
-    world.on_first(lambda: prune(run, config.run.keep_last))
-
-
-def go_on(checkpoint: Path, step: int, config: Config, parts: Parts) -> None:
-    """Fill model and optimizers as they were after `step` steps, whatever plan they had then.
-
-    Raises: CheckpointError if the checkpoint is of another model, or of states that this plan cannot hold.
-    """
-    create_states(parts.optimizer)
-    load(checkpoint, parts.model, optimizer_state(parts.model, parts.optimizer, config.optimizer.name))
-    set_step(parts.optimizer, step)
-
-
-def new_course(config: Config, epoch_steps: int) -> Course:
-    """The course of a training that is to begin."""
-    metric, steps = f"ndcg@{config.evaluation.k[0]}", settled(config.run.epochs) * epoch_steps
-    return Course(metric, settled(config.run.patience), steps, epoch_steps)
+def new_course(config: Config, epoch_steps: int, progressed: Progressed) -> Course:
+    """The course of a training that begins, or goes on."""
+    metric, steps = f"{config.run.metric}@{config.evaluation.k[0]}", settled(config.run.epochs) * epoch_steps
+    return Course(metric, settled(config.run.patience), steps, epoch_steps, [*progressed.validations])
 
 
 def train_step(
@@ -100,8 +92,12 @@ def train_step(
     batch: Batch,
     loss_of: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
     world: World,
+    largest_norm: float | None = None,
 ) -> torch.Tensor:
-    """One update; returns the sum of this rank's weighted row losses."""
+    """One update; returns the sum of this rank's weighted row losses.
+
+    Args: largest_norm: see `trainer.parallel.shard.clip_gradients`; None: gradients stay as they are.
+    """
     optimizer.zero_grad()
     query, candidates = model(batch.queries, batch.candidates)
     if batch.candidate_counts:
@@ -110,6 +106,8 @@ def train_step(
     # TorchRec divides pooled gradients by the world size, as DDP does with dense ones: undone here, so that
     # a step is the same at any world size.
     (loss * (world.size / batch.rows)).backward()
+    if largest_norm is not None:
+        clip_gradients(model, largest_norm)
     optimizer.step()
     return loss.detach()
 
@@ -163,72 +161,11 @@ def validate(config: Config, dataset: Dataset, parts: Parts, world: World) -> di
     return world.on_first(lambda: evaluation.rankers["model"] if evaluation else {})
 
 
-class Meter:
-    """Loss and speed of the steps since the last record.
-
-    Attributes:
-        step: the last step.
-        rows, interactions: of those steps, over all ranks.
-    """
-
-    def __init__(self, world: World, watch: Stopwatch) -> None:
-        """Start at zero."""
-        self._world, self._watch, self.step = world, watch, 0
-        self._reset()
-
-    def add(self, step: int, loss: torch.Tensor, batch: Batch) -> None:
-        """Count a step, with the sum of this rank's weighted row losses."""
-        self._loss += loss
-        self.step = step
-        self.rows += batch.rows
-        self.interactions += batch.interactions
-
-    def read(self) -> tuple[float, float]:
-        """Mean loss of a row over all ranks, and interactions per second of training; starts anew.
-
-        Raises: DivergedError, on every rank, if the loss is no number.
-        """
-        loss = float(self._world.sum(self._loss)) / self.rows
-        speed = self.interactions / (self._watch.seconds - self._since)
-        if not math.isfinite(loss):
-            raise diverged(f"step {self.step}", f"the loss is {loss}")
-        self._reset()
-        return loss, speed
-
-    def _reset(self) -> None:
-        self._loss = torch.zeros((), device=self._world.device)
-        self.rows, self.interactions, self._since = 0, 0, self._watch.seconds
-
-
 def rate_factor(config: Config, step: int, steps: int) -> float:
     """Multiple of the peak learning rates in a step, 1 being the first."""
     return schedule_factor(step - 1, steps, config.optimizer.schedule, config.optimizer.warmup)
 
 
-def log(progress: Progress, config: Config, course: Course, meter: Meter) -> None:
-    """Record the mean loss since the last record."""
-    loss, speed = meter.read()
-    step, epoch, memory = meter.step, course.epoch(meter.step), resident_mebibytes()
-    rate = settled(config.optimizer.learning_rate) * rate_factor(config, step, course.steps)
-    progress.record(
-        step,
-        f"epoch {epoch:g}  step {step}  loss {loss:.4f}  {speed:,.0f} examples/s  lr {rate:.2g}  "
-        f"{memory:,.0f} MiB",
-        epoch=epoch,
-        loss=loss,
-        examples_per_second=speed,
-        learning_rate=rate,
-        memory_mib=memory,
-    )
-
-
-def log_validation(progress: Progress, course: Course, figures: dict[str, float]) -> None:
-    """Record figures of the last validation, and the seconds trained until then."""
-    last = course.validations[-1]
-    progress.record(
-        last.step,
-        "validation  " + "  ".join(f"{metric} {value:.4f}" for metric, value in figures.items()),
-        epoch=course.epoch(last.step),
-        training_seconds=last.seconds,
-        **{f"validation/{metric}": value for metric, value in figures.items()},
-    )
+def table_rate(config: Config, step: int, steps: int) -> float:
+    """Learning rate of the tables in a step."""
+    return settled(config.optimizer.learning_rate) * rate_factor(config, step, steps)

@@ -18,7 +18,7 @@ from trainer.parallel.world import World, join_world
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import load, newest
 from trainer.training.fit import measure, protocol
-from trainer.training.runs import evaluation_report, run_config
+from trainer.training.runs import evaluation_report, finished_step, run_config
 from trainer.training.words import comparison_words, evaluation_words
 
 
@@ -89,10 +89,10 @@ class _Opened:
 
 
 def _open(run: Path, config: Config, world: World) -> _Opened:
-    checkpoint, step = newest(run)
+    saved = newest(run, finished_step(run))
     dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
     world.on_first(lambda: _check_data(run, dataset))
-    return _Opened(run, config, checkpoint, step, dataset)
+    return _Opened(run, config, saved.folder, saved.step, dataset)
 
 
 def _measured(opened: _Opened, world: World, how: Protocol) -> Evaluation | None:

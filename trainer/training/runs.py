@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from trainer.config import Config
+from trainer.continuing import LAUNCH, RUNS, launch_id
 from trainer.data.dataset import Dataset, Vocabulary, copy_vocabulary, open_vocabulary
 from trainer.data.inputs import Inputs, open_inputs, save_inputs
 from trainer.errors import CheckpointError, ConfigError
@@ -61,10 +62,12 @@ def run_folder(config: Config) -> Path:
     """
     refuse_finished_run(config)
     name = f"{config.data.name}-{config.loss.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run = Path(config.run.dir) if config.run.dir else Path("runs") / name
+    run = Path(config.run.dir) if config.run.dir else RUNS / name
     try:
         if not config.run.dir:
-            return _numbered(run)
+            run = _numbered(run)
+            write_text(run / LAUNCH, launch_id() or "")
+            return run
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
@@ -162,13 +165,20 @@ def run_config(run: Path) -> Config:
     return read_config(run / CONFIG)
 
 
+def finished_step(run: Path) -> int | None:
+    """Step of the weights that a finished run has measured; None: it is not finished."""
+    with suppress(OSError, ValueError, KeyError):
+        return json.loads((run / METRICS).read_text())["step"]
+    return None
+
+
 def open_run(run: Path) -> TrainedRun:
     """A run's towers, whole, from its newest checkpoint.
 
     Raises: CheckpointError if the folder is no run, or holds no whole checkpoint.
     """
     config = run_config(run)
-    checkpoint, _ = newest(run)
+    saved = newest(run, finished_step(run))
     vocabulary = open_vocabulary(run)
     tables = {table["name"]: table for table in _tables(run)}
     rows = {name: table["rows"] for name, table in tables.items()}
@@ -183,7 +193,7 @@ def open_run(run: Path) -> TrainedRun:
     if HISTORY in tables:
         closed = make_closed_towers(vocabulary.item_name, rows[HISTORY], tables[HISTORY]["dim"])
     model = SideBySide(learned, closed).to_empty(device=torch.device("cpu"))
-    load(checkpoint, model)
+    load(saved.folder, model)
     served = [Served(model.learned, users, items)]
     if model.closed is not None:
         served.append(Served(model.closed, *_inputs(run, "closed")))

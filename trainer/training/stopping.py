@@ -14,9 +14,12 @@ class Stopwatch:
         pauses: seconds of all pauses that are over.
     """
 
-    def __init__(self) -> None:
-        """Start."""
-        self._started = time.perf_counter()
+    def __init__(self, already: float = 0.0) -> None:
+        """Start.
+
+        Args: already: seconds of the same training in an earlier process.
+        """
+        self._started = time.perf_counter() - already
         self._stopped: float | None = None
         self.pauses = 0.0
 
@@ -50,6 +53,23 @@ class Validation:
     figure: float
 
 
+@dataclass(frozen=True)
+class Progressed:
+    """How far a training has come, as its checkpoints tell.
+
+    Attributes:
+        seconds: of training.
+        validations: in the order of steps.
+    """
+
+    seconds: float = 0.0
+    validations: list[Validation] = field(default_factory=list)
+
+    def figure(self, step: int) -> float | None:
+        """The validation figure after `step` steps; None where nothing was measured then."""
+        return next((each.figure for each in self.validations if each.step == step), None)
+
+
 @dataclass
 class Course:
     """How the validation figure of one training went.
@@ -60,6 +80,7 @@ class Course:
         steps: of the whole training.
         epoch_steps: steps of an epoch.
         validations: in the order of steps.
+        paused_at: step after which a signal ended the training before its time; None: none did.
     """
 
     metric: str
@@ -67,11 +88,16 @@ class Course:
     steps: int
     epoch_steps: int
     validations: list[Validation] = field(default_factory=list)
+    paused_at: int | None = None
 
-    def add(self, step: int, seconds: float, figure: float) -> bool:
-        """Keep a figure; returns whether it is better than all before it."""
+    def add(self, step: int, seconds: float, figure: float) -> None:
+        """Keep a figure."""
         self.validations.append(Validation(step, seconds, figure))
-        return self.best is self.validations[-1]
+
+    def is_among_best(self, step: int, count: int) -> bool:
+        """Whether the validation after `step` steps is one of the best so far; of equal ones the earlier."""
+        found = Progressed(0, self.validations).figure(step)
+        return found is not None and sum(each.figure >= found for each in self.validations) <= count
 
     @property
     def best(self) -> Validation:

@@ -92,6 +92,12 @@ def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, f
     return "\n".join(["", evaluation_words(dataset, evaluation), *validated, times])
 
 
+def paused_words(run: Path, course: Course) -> str:
+    """Where a training that was told to pause has been left, and how it goes on."""
+    place = f"Paused after step {course.paused_at:,} of {course.steps:,}, all of it kept in {run}."
+    return f"{place}\nGo on with: python -m trainer train --run.dir {run}"
+
+
 def course_words(course: Course) -> str:
     """When the validation figure was best, whether the training stopped early, and whose weights are kept."""
     best, last = course.best, course.validations[-1]

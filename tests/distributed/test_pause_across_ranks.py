@@ -1,0 +1,51 @@
+"""A signal that one rank alone hears: all ranks end after the same step, and go on from there."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import Losses, configured, small_dataset, source_of
+from trainer.data.dataset import open_dataset
+from trainer.parallel.world import World
+from trainer.training.assembly import assemble
+from trainer.training.checkpoint import last_to_go_on_from
+from trainer.training.fit import fit
+
+pytestmark = pytest.mark.distributed
+
+SIGNALLED = 3
+
+
+class Signalled(Losses):
+    """Sends this process a signal after so many steps."""
+
+    def advance(self) -> None:
+        self.losses.append(0.0)
+        if len(self.losses) == SIGNALLED:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def train(world: World, config: Any, folder: Path, run: Path, hearing: int) -> int | None:
+    """Train; rank `hearing` alone is sent a signal."""
+    dataset = open_dataset(folder)
+    parts = assemble(config, dataset, world)
+    progress: Any = Signalled() if world.rank == hearing else Losses()
+    course, _ = fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, run)
+    return course.paused_at
+
+
+@pytest.mark.parametrize(("size", "hearing"), [(2, 0), (3, 2)])
+def test_all_ranks_pause_after_the_same_step(size, hearing, tmp_path):
+    folder = small_dataset(tmp_path)
+    config = configured("--run.log_every 100")
+    paused = run_on_ranks(size, train, config, folder, tmp_path / "run", hearing)
+    # The others are told beside the next step.
+    assert paused == [SIGNALLED + 1] * size
+    saved = last_to_go_on_from(tmp_path / "run")
+    assert saved is not None
+    assert saved.step == SIGNALLED + 1
+    assert json.loads((saved.folder / "state.json").read_text())["resumable"]
