@@ -48,32 +48,6 @@ class Interactions:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """What recommending needs to know of a data set, without the data set.
-
-    Attributes:
-        user_ids, item_ids: raw ids (int64 or string) in row order.
-        titles: (items,) strings, null where unknown, or None.
-        item_name: what an item is called, e.g. `movie`.
-        known: items of each user before the test part (users + 1 rows, the last one empty).
-    """
-
-    user_ids: pa.Array
-    item_ids: pa.Array
-    titles: pa.Array | None
-    item_name: str
-    known: Ragged
-
-    def user_row(self, raw_id: str | int) -> int | None:
-        """Row of a user, or None; ids from a command line are text, so "1" finds the integer 1."""
-        return _row_of(self.user_ids, raw_id)
-
-    def item_row(self, raw_id: str | int) -> int | None:
-        """Row of an item, or None."""
-        return _row_of(self.item_ids, raw_id)
-
-
-@dataclass(frozen=True)
 class Dataset:
     """A prepared data set; see `prepare`.
 
@@ -120,11 +94,11 @@ class Dataset:
 
     def user_row(self, raw_id: str | int) -> int | None:
         """Row of a user, or None; ids from a command line are text, so "1" finds the integer 1."""
-        return _row_of(self.user_ids, raw_id)
+        return row_of(self.user_ids, raw_id)
 
     def item_row(self, raw_id: str | int) -> int | None:
         """Row of an item, or None."""
-        return _row_of(self.item_ids, raw_id)
+        return row_of(self.item_ids, raw_id)
 
 
 def prepare(
@@ -192,10 +166,12 @@ def open_dataset(folder: Path) -> Dataset:
     item_ids, titles = storage.map_ids(folder, "item")
     user_features, item_features = (
         {
-            feature["name"]: Feature(
-                feature["name"], feature["size"], storage.map_ragged(folder, f"{side}_feature_{number}")
+            name: Feature(
+                name,
+                storage.map_column(folder, f"{side}_categories_{number}"),
+                storage.map_ragged(folder, f"{side}_feature_{number}"),
             )
-            for number, feature in enumerate(meta[f"{side}_features"])
+            for number, name in enumerate(meta[f"{side}_features"])
         }
         for side in ("user", "item")
     )
@@ -216,35 +192,6 @@ def open_dataset(folder: Path) -> Dataset:
         user_features=user_features,
         item_features=item_features,
         report=meta["report"],
-    )
-
-
-def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
-    """Write `folder`/vocabulary: what `open_vocabulary` needs when the data set is no longer there.
-
-    Nothing is done if it is there already; that of another data set is replaced.
-    """
-    target = folder / "vocabulary"
-    if storage.is_whole(target) and storage.read_meta(target, "")["key"] == dataset.key:
-        return
-    with storage.published(target) as temporary:
-        storage.write_ids(temporary, "user", dataset.user_ids, None)
-        storage.write_ids(temporary, "item", dataset.item_ids, dataset.titles)
-        storage.write_ragged(temporary, "by_user_known", dataset.known("test"))
-        storage.write_meta(temporary, {"key": dataset.key, "item_name": dataset.item_name})
-
-
-def open_vocabulary(folder: Path) -> Vocabulary:
-    """Memory-map the vocabulary that `copy_vocabulary` wrote into `folder`.
-
-    Raises: DataError if a file of it is missing or truncated.
-    """
-    target = folder / "vocabulary"
-    meta = storage.read_meta(target, "Train the run anew, into another folder")
-    user_ids, _ = storage.map_ids(target, "user")
-    item_ids, titles = storage.map_ids(target, "item")
-    return Vocabulary(
-        user_ids, item_ids, titles, meta["item_name"], storage.map_ragged(target, "by_user_known")
     )
 
 
@@ -313,19 +260,25 @@ def _write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.
 
 def _write_attributes(
     folder: Path, side: str, ids: pa.Array, table: pa.Table | None
-) -> tuple[list[dict], pa.Array | None]:
-    """Write the features of a side's ids; returns their names and sizes, and the titles if there are any."""
+) -> tuple[list[str], pa.Array | None]:
+    """Write the features of a side's ids; returns their names, and the titles if there are any."""
     if table is None:
         return [], None
     aligned = align(ids, table, f"{side}_id")
-    features, titles = [], None
+    features: list[str] = []
+    titles = None
     for name in aligned.column_names:
         if side == "item" and name == "title":
             titles = aligned[name].cast(pa.string()).combine_chunks()
         elif name != f"{side}_id" and (feature := categorise(name, aligned[name])):
-            storage.write_ragged(folder, f"{side}_feature_{len(features)}", feature.bags)
-            features.append({"name": name, "size": feature.size})
+            _write_feature(folder, side, len(features), feature)
+            features.append(name)
     return features, titles
+
+
+def _write_feature(folder: Path, side: str, number: int, feature: Feature) -> None:
+    storage.write_ragged(folder, f"{side}_feature_{number}", feature.bags)
+    storage.write_column(folder, f"{side}_categories_{number}", feature.categories)
 
 
 def _map_part(folder: Path, part: str) -> Interactions:
@@ -335,7 +288,7 @@ def _map_part(folder: Path, part: str) -> Interactions:
     return Interactions(users, items, values, timestamps)
 
 
-def _row_of(ids: pa.Array, raw_id: str | int) -> int | None:
+def row_of(ids: pa.Array, raw_id: str | int) -> int | None:
     """Position of a raw id, by a scan of some milliseconds a million ids."""
     text = str(raw_id)
     if pa.types.is_int64(ids.type):

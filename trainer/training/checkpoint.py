@@ -15,6 +15,7 @@ from typing import Any
 import torch.distributed.checkpoint as distributed_checkpoint
 from torch import nn
 
+from trainer.data.vocabulary import vocabulary_digest
 from trainer.errors import CheckpointError
 from trainer.parallel.state import whole_state
 from trainer.parallel.world import World
@@ -43,7 +44,8 @@ def save(
     world.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
     with _quiet():
         distributed_checkpoint.save(whole_state(model) | (states or {}), checkpoint_id=partial)
-    world.on_first(lambda: _publish(partial, final, {"step": step, "resumable": states is not None}))
+    description = {"step": step, "resumable": states is not None}
+    world.on_first(lambda: _publish(partial, final, description | {"vocabulary": vocabulary_digest(run)}))
     return final
 
 
@@ -89,16 +91,24 @@ def last_to_go_on_from(run: Path) -> tuple[Path, int] | None:
 
 
 def _whole(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Checkpoints that are as they were written, with what was written beside them, the last one first."""
-    damages = []
+    """Checkpoints that are as they were written, with what was written beside them, the last one first.
+
+    Raises: CheckpointError if all are damaged, or the run's vocabulary is not that of a whole one.
+    """
+    damages, vocabulary = [], vocabulary_digest(run)
     for folder in reversed(_complete(run)):
         if damage := _damage(folder):
             damages.append(damage)
             continue
         for words in damages:
             print(f"{words}; {folder.name} is taken in its place", file=sys.stderr)
-        damages = []
-        yield folder, _described(folder)
+        damages, description = [], _described(folder)
+        if description["vocabulary"] != vocabulary:
+            raise CheckpointError(
+                f"{run / 'vocabulary'}: is not the one that {folder.name} was trained with, so that its rows "
+                "would stand for others. Bring the files back, or train anew elsewhere"
+            )
+        yield folder, description
     if damages:
         raise CheckpointError(f"{damages[0]}. Train anew elsewhere")
 
@@ -120,13 +130,16 @@ def _damage(checkpoint: Path) -> str | None:
     not have touched.
     """
     try:
-        files = _described(checkpoint)["files"]
+        description = _described(checkpoint)
+        files = description["files"]
         for name, digest in files.items():
             if not (checkpoint / name).is_file():
                 return f"{checkpoint}: {name} is missing"
             if _digest(checkpoint / name) != digest:
                 return f"{checkpoint}: {name} is not as it was written"
         others = {path.name for path in checkpoint.iterdir()} - {STATE, *files}
+        if "vocabulary" not in description:
+            return f"{checkpoint / STATE}: is of an older version, which kept no hash of the vocabulary"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{checkpoint / STATE}: cannot be read ({str(error) or type(error).__name__})"
     return f"{checkpoint}: {min(others)} does not belong to it" if others else None

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
 from trainer.config import Config
-from trainer.data.dataset import Dataset, Vocabulary, copy_vocabulary, open_vocabulary
+from trainer.data.dataset import Dataset
 from trainer.data.inputs import Inputs, open_inputs, save_inputs
+from trainer.data.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
 from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation.evaluate import Evaluation
 from trainer.model.served import Served, SideBySide
@@ -127,6 +129,22 @@ def owned(run: Path, world: World) -> Iterator[None]:
         if lock.is_locked:
             (run / ".lock").unlink(missing_ok=True)
             lock.release()
+
+
+def check_same_data(run: Path, dataset: Dataset) -> None:
+    """Refuse data whose rows mean others than in the training, or of which more was known then.
+
+    Raises: CheckpointError naming the run.
+    """
+    then, now = open_vocabulary(run), dataset.known("test")
+    same = (
+        then.user_ids.equals(dataset.user_ids)
+        and then.item_ids.equals(dataset.item_ids)
+        and np.array_equal(then.known.offsets, now.offsets)
+        and np.array_equal(then.known.values, now.values)
+    )
+    if not same:
+        raise CheckpointError(f"{run}: its data have changed since the training. Train anew")
 
 
 def drop_later_records(run: Path, step: int) -> None:

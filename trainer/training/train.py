@@ -23,6 +23,7 @@ from trainer.training.layout import check_sharding, follow_plan
 from trainer.training.progress import Progress
 from trainer.training.runs import (
     METRICS,
+    check_same_data,
     describe_run,
     drop_later_records,
     evaluation_report,
@@ -49,6 +50,8 @@ def train(config: Config) -> Path | None:
 def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started: float) -> Path | None:
     """The training in a run folder that is this one's alone."""
     last = world.on_first(lambda: last_to_go_on_from(run))
+    if last is not None:
+        world.on_first(lambda: check_same_data(run, dataset))
     prepared = time.perf_counter()
     config, choice = _settle(config, dataset, world)
     chosen = time.perf_counter()
