@@ -21,7 +21,7 @@ ROOMS = {
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
         *("checkpoint", "progress", "stopping", "by_size", "search", "closed_form", "layout", "initial"),
-        *("assembly", "fit", "choose", "runs", "words", "train", "measure"),
+        *("assembly", "fit", "choose", "runs", "grown", "words", "train", "measure"),
         *("what_if", "what_helps", "plan_words", "plan_command"),
     ),
     "serving": ("recommend",),

@@ -168,13 +168,14 @@ def _plan(arguments: list[str]) -> None:
 
 def _config(prog: str, arguments: list[str]) -> "Config | None":
     """Configuration of the options; None where they ask for help or for the configuration itself."""
-    from trainer.options import config_text, make_parser, parse_config
+    from trainer.continuing import asked_config
+    from trainer.options import config_text, make_parser
 
     if "--help" in arguments or "-h" in arguments:
         print(_commands_help())
         make_parser(prog).print_help()
         return None
-    config = parse_config([argument for argument in arguments if argument != "--print_config"])
+    config = asked_config([argument for argument in arguments if argument != "--print_config"])
     if "--print_config" in arguments:
         print(config_text(config), end="")
         return None

@@ -229,6 +229,10 @@ class RunConfig:
     """Steps between checkpoints from which a training goes on after a crash (0: it begins anew)."""
     keep_last: int = 2
     """How many of these checkpoints stay, the last ones."""
+    origin: str | None = None
+    """Run folder whose vectors known users and items begin with; `--from RUN` sets it."""
+    removed: Literal["drop", "keep"] = "drop"
+    """What of `origin` the training part lacks now: it is dropped, or keeps its vectors and can be served."""
     choose: bool = True
     """Choose what is null and no size decides on a validation part; otherwise take fixed values."""
     tensorboard: bool = True

@@ -70,6 +70,7 @@ def _of_run(config: Config) -> Iterator[Rule]:
         "needs --run.patience 0: patience keeps the best weights, and these alone",
         not (run.save_every and run.patience),
     )
+    yield "run.removed", "needs --from RUN", run.removed == "drop" or run.origin is not None
     yield "run.seed", "a whole number from 0 to 2147483647 is needed", 0 <= run.seed < 2**31
 
 

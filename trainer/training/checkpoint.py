@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed.checkpoint as distributed_checkpoint
 from torch import nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from trainer.data.vocabulary import vocabulary_digest
 from trainer.errors import CheckpointError
@@ -166,6 +168,26 @@ def load(checkpoint: Path, model: nn.Module, states: dict[str, Any] | None = Non
             f"{checkpoint}: does not hold this model ({_reason(error)}). It is damaged, or its tables or its "
             "data have changed since the training; train anew"
         ) from error
+
+
+def entries(checkpoint: Path) -> dict[str, torch.Size]:
+    """Shape of every tensor in a checkpoint, by its key.
+
+    Args: checkpoint: as `newest` gives it, so that its files are as they were written.
+    """
+    kept = distributed_checkpoint.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    return {key: entry.size for key, entry in kept.items() if isinstance(entry, TensorStorageMetadata)}
+
+
+def read_entry(checkpoint: Path, key: str) -> torch.Tensor:
+    """One tensor of a checkpoint, whole, read by this process alone; see `entries`."""
+    reader = distributed_checkpoint.FileSystemReader(checkpoint)
+    entry = reader.read_metadata().state_dict_metadata[key]
+    assert isinstance(entry, TensorStorageMetadata)
+    tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
+    with _quiet():
+        distributed_checkpoint.load({key: tensor}, storage_reader=reader, no_dist=True)
+    return tensor
 
 
 def _reason(error: BaseException) -> str:

@@ -14,26 +14,29 @@ from trainer.data.prepare import prepare_data
 from trainer.evaluation.neighbours import check_size
 from trainer.options import changes
 from trainer.parallel.world import World, join_world
-from trainer.training.assembly import assemble, batch_plan
+from trainer.training.assembly import Parts, assemble, batch_plan
 from trainer.training.by_size import by_size, settled
 from trainer.training.checkpoint import last_to_go_on_from, load, newest, save
 from trainer.training.choose import Choice, choose
 from trainer.training.fit import fit, go_on, measure, protocol
+from trainer.training.grown import Growth, open_origin, take_over
 from trainer.training.layout import check_sharding, follow_plan
 from trainer.training.progress import Progress
 from trainer.training.runs import (
+    GROWTH,
     METRICS,
     check_same_data,
     describe_run,
     drop_later_records,
     evaluation_report,
+    growth_report,
     owned,
     refuse_finished_run,
     run_folder,
     write_text,
 )
 from trainer.training.stopping import Course, Stopwatch
-from trainer.training.words import choice_words, closing_words, opening_words, size_words
+from trainer.training.words import choice_words, closing_words, growth_words, opening_words, size_words
 
 
 def train(config: Config) -> Path | None:
@@ -57,6 +60,7 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
     chosen = time.perf_counter()
     watch = Stopwatch()
     parts = assemble(config, dataset, world)
+    growth = _begin_as_before(run, config, dataset, parts, world) if last is None else None
     source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
     world.on_first(lambda: describe_run(run, config, dataset, parts))
     steps, start = settled(config.run.epochs) * source.steps_per_epoch, 0
@@ -66,6 +70,8 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
     world.on_first(lambda: drop_later_records(run, start))
     with Progress(run, steps, world.is_first, config.run.tensorboard) as progress:
         progress.say(opening_words(dataset, parts, source.plan, world, run))
+        if growth:
+            progress.say(growth_words(growth, dataset.item_name))
         if start:
             progress.say(f"Going on after step {start:,} of {steps:,}.")
         course = fit(config, dataset, parts, source, world, progress, run, watch, start)
@@ -78,7 +84,7 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
         seconds["evaluate"] = time.perf_counter() - measuring
         if evaluation is not None:
             report = evaluation_report(run, step, evaluation) | course.report()
-            report |= (choice.report() if choice else {}) | {"seconds": seconds}
+            report |= (choice.report() if choice else {}) | growth_report(run) | {"seconds": seconds}
             write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
             progress.say(closing_words(dataset, evaluation, seconds, course))
     return run if world.is_first else None
@@ -104,6 +110,17 @@ def _settle(config: Config, dataset: Dataset, world: World) -> tuple[Config, Cho
     if world.is_first and choice:
         print(choice_words(changes(sized, config), choice), flush=True)
     return config, choice
+
+
+def _begin_as_before(
+    run: Path, config: Config, dataset: Dataset, parts: Parts, world: World
+) -> Growth | None:
+    """Give the model what the run in `run.origin` knows, where one is named, before the first step."""
+    if config.run.origin is None:
+        return None
+    growth = take_over(open_origin(Path(config.run.origin), config, world), config, dataset, parts)
+    world.on_first(lambda: write_text(run / GROWTH, json.dumps(growth.report(), indent=2) + "\n"))
+    return growth
 
 
 def keep_weights(run: Path, course: Course, model: nn.Module, world: World) -> int:
