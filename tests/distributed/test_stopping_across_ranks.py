@@ -63,6 +63,6 @@ def train_until_it_stops(world, config, folder, run):
     world.on_first(lambda: Path(run).mkdir())
     source = source_of(config, dataset, parts)
     course = fit(config, dataset, parts, source, world, Silent(), run)
-    step = keep_weights(run, course, parts.model, world)
+    step = keep_weights(run, config, course, parts, world)
     figures = [(each.step, each.figure) for each in course.validations]
     return figures, step, validate(config, dataset, parts, world)

@@ -32,13 +32,15 @@ def save(
     model: nn.Module,
     world: World,
     states: dict[str, Any] | None = None,
+    finished: bool = False,
 ) -> Path:
     """Write the model's weights after `step` steps; published by a rename when every rank has written.
 
     Args:
         run: run folder.
         model: sharded model, on every rank alike.
-        states: of the optimizers, see `trainer.parallel.optimizer_state`; None: the training is over.
+        states: of the optimizers, see `trainer.parallel.optimizer_state`; None: they are not kept.
+        finished: the training is over, so that it does not go on from here.
     Returns: the checkpoint's folder.
     """
     final = run / FOLDER / f"step-{step:09d}"
@@ -46,7 +48,7 @@ def save(
     world.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
     with _quiet():
         distributed_checkpoint.save(whole_state(model) | (states or {}), checkpoint_id=partial)
-    description = {"step": step, "resumable": states is not None}
+    description = {"step": step, "resumable": states is not None and not finished}
     world.on_first(lambda: _publish(partial, final, description | {"vocabulary": vocabulary_digest(run)}))
     return final
 

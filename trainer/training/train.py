@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from trainer.config import Config
 from trainer.data.batches import Batches
@@ -13,6 +12,7 @@ from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.prepare import prepare_data
 from trainer.evaluation.neighbours import check_size
 from trainer.options import changes
+from trainer.parallel.optimizer_state import optimizer_state
 from trainer.parallel.world import World, join_world
 from trainer.training.assembly import Parts, assemble, batch_plan
 from trainer.training.by_size import by_size, settled
@@ -79,7 +79,7 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
         if course.validations:
             seconds |= {"validate": watch.pauses, "to_99_percent_of_best": course.seconds_to(0.99)}
         measuring = time.perf_counter()
-        step = keep_weights(run, course, parts.model, world)
+        step = keep_weights(run, config, course, parts, world)
         evaluation = measure(parts, dataset, world, protocol(config))
         seconds["evaluate"] = time.perf_counter() - measuring
         if evaluation is not None:
@@ -123,13 +123,17 @@ def _begin_as_before(
     return growth
 
 
-def keep_weights(run: Path, course: Course, model: nn.Module, world: World) -> int:
+def keep_weights(run: Path, config: Config, course: Course, parts: Parts, world: World) -> int:
     """Leave the best weights, or the last where there is no patience, in the run and in the model.
+
+    Where states are kept on the way, the last ones stay too: another training may begin with them.
 
     Returns: the step that they are of.
     """
+    model, name = parts.model, config.optimizer.name
     if not course.patience:
-        save(run, course.steps, model, world)
+        states = optimizer_state(model, parts.optimizer, name) if config.run.save_every else None
+        save(run, course.steps, model, world, states, finished=True)
         return course.steps
     checkpoint, step = newest(run)
     if step != course.validations[-1].step:
