@@ -11,7 +11,7 @@ ROOMS = {
     "data": (
         *("source", "rows", "movielens", "tables", "synthetic", "download"),
         *("features", "split", "storage", "encode", "dataset", "vocabulary"),
-        *("candidates", "history", "inputs", "prepare", "batches"),
+        *("candidates", "history", "inputs", "prepare", "extend", "batches"),
     ),
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
     "parallel": (

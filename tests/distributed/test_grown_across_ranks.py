@@ -34,7 +34,10 @@ BASE = (
 
 @dataclass
 class Sides:
-    """A data set of 50 users and 30 items, and one which has lost 10 of each and won 15 and 12."""
+    """A data set of 50 users and 30 items, and one which has lost 10 of each and won 15 and 12.
+
+    Of the former a user and an item with attributes of their own are in the test part alone.
+    """
 
     before: Path
     after: Path
@@ -43,24 +46,31 @@ class Sides:
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
     cache = tmp_path_factory.mktemp("cache")
-    before = world_of(cache, "before", range(1000, 1050), range(1, 31), [f"label {n}" for n in range(6)])
-    after = world_of(cache, "after", range(1010, 1065), range(11, 43), [f"label {n}" for n in range(-2, 4)])
+    before = world_of(cache, "before", range(1000, 1050), range(1, 31), 0, held_out=(1020, 20))
+    after = world_of(cache, "after", range(1010, 1065), range(11, 43), 2)
     return Sides(before, after)
 
 
-def world_of(cache: Path, name: str, users: range, items: range, labels: list[str]) -> Path:
+def world_of(
+    cache: Path, name: str, users: range, items: range, shift: int, held_out: tuple[int, int] = (-1, -1)
+) -> Path:
     generator = np.random.default_rng(len(name))
     owners, owned = np.nonzero(generator.random((len(users), len(items))) < 0.25)
     order = generator.permutation(len(owners))  # so that rows, in order of appearance, differ
-    interactions = pa.record_batch({"user_id": users[0] + owners[order], "item_id": items[0] + owned[order]})
-    source = SourceTables(
-        iter([interactions]),
-        users=pa.table(
-            {"user_id": list(users), "group": [f"group {user % 7 + len(name)}" for user in users]}
-        ),
-        items=pa.table({"item_id": list(items), "labels": [[labels[item % 6]] for item in items]}),
+    owners, owned = users[0] + owners[order], items[0] + owned[order]
+    is_test = (generator.random(len(owners)) < 0.2) | (owners == held_out[0]) | (owned == held_out[1])
+    train, test = (
+        pa.record_batch({"user_id": owners[part], "item_id": owned[part]}) for part in (~is_test, is_test)
     )
-    settings: dict[str, Any] = {"min_value": None, "k_core": 0, "split": "random", "split_seed": 1}
+    groups = ["rare" if user == 1020 else f"group {user % 7 + shift}" for user in users]
+    labels = [["rare" if item == 20 else f"label {item % 6 + shift}"] for item in items]
+    source = SourceTables(
+        iter([train]),
+        iter([test]),
+        users=pa.table({"user_id": list(users), "group": groups}),
+        items=pa.table({"item_id": list(items), "labels": labels}),
+    )
+    settings: dict[str, Any] = {"min_value": None, "k_core": 0, "split": "given", "split_seed": 1}
     return prepare(lambda: source, {}, cache, name=name, test_size=0.2, validation_size=0, **settings)
 
 
@@ -140,7 +150,8 @@ def test_known_rows_go_on_bit_by_bit_and_new_ones_start_as_in_a_fresh_training(
     optimizer, before, after, sides, tmp_path
 ):
     def planned(kind: str) -> Config:
-        return configured(BASE, f"--optimizer.name {optimizer} --sharding.kind {kind}")
+        decay = "--optimizer.weight_decay 0.01" if optimizer == "adam" else ""
+        return configured(BASE, decay, f"--optimizer.name {optimizer} --sharding.kind {kind}")
 
     config, run = planned(after[1]), tmp_path / "run"
     old = whole(run_on_ranks(before[0], begin, planned(before[1]), sides.before, run))
@@ -170,8 +181,8 @@ def test_known_rows_go_on_bit_by_bit_and_new_ones_start_as_in_a_fresh_training(
     growth = taken[0][1]
     assert growth is not None
     assert growth.states
-    assert (growth.users.known, growth.users.new, growth.users.removed) == (40, 15, 10)
-    assert (growth.items.known, growth.items.new, growth.items.removed) == (20, 12, 10)
+    assert (growth.users.known, growth.users.new, growth.users.dropped) == (40, 15, 10)
+    assert (growth.items.known, growth.items.new, growth.items.dropped) == (20, 12, 10)
 
 
 def test_states_of_another_shape_are_left_out(sides, tmp_path):

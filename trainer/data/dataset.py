@@ -62,6 +62,8 @@ class Dataset:
         user_features: by name; `user_count + 1` rows, the last one unknown.
         item_features: by name; `item_count` rows.
         report: what was read, dropped and kept.
+        kept_users, kept_items: (n,) int64 rows that look up vectors of their own and are not in the training
+            part; see `trainer.data.extend`.
     """
 
     folder: Path
@@ -79,14 +81,23 @@ class Dataset:
     user_features: dict[str, Feature]
     item_features: dict[str, Feature]
     report: dict[str, int | float | str]
+    kept_users: np.ndarray
+    kept_items: np.ndarray
 
     def known(self, split: str) -> Ragged:
         """Items a user had before `split`: for `test` training and validation, otherwise training alone.
 
         Returns: `user_count + 1` rows, item rows ascending within a user; the last row is empty.
         """
-        earlier = "known" if split == "test" and len(self.validation) else "train"
-        return storage.map_ragged(self.folder, f"by_user_{earlier}")
+        return self._by_user("known" if split == "test" else "train")
+
+    def history(self) -> Ragged:
+        """Items that the towers look up for a user: training items; of one who is kept, what he had then."""
+        return self._by_user("history")
+
+    def _by_user(self, name: str) -> Ragged:
+        own = (self.folder / f"by_user_{name}_offsets.npy").exists()
+        return storage.map_ragged(self.folder, f"by_user_{name if own else 'train'}")
 
     def held_out(self, split: str) -> Ragged:
         """Items of `split` by user, of the same shape as `known`."""
@@ -192,6 +203,8 @@ def open_dataset(folder: Path) -> Dataset:
         user_features=user_features,
         item_features=item_features,
         report=meta["report"],
+        kept_users=_kept(folder, "user"),
+        kept_items=_kept(folder, "item"),
     )
 
 
@@ -271,12 +284,13 @@ def _write_attributes(
         if side == "item" and name == "title":
             titles = aligned[name].cast(pa.string()).combine_chunks()
         elif name != f"{side}_id" and (feature := categorise(name, aligned[name])):
-            _write_feature(folder, side, len(features), feature)
+            write_feature(folder, side, len(features), feature)
             features.append(name)
     return features, titles
 
 
-def _write_feature(folder: Path, side: str, number: int, feature: Feature) -> None:
+def write_feature(folder: Path, side: str, number: int, feature: Feature) -> None:
+    """Save the feature with that number of a side."""
     storage.write_ragged(folder, f"{side}_feature_{number}", feature.bags)
     storage.write_column(folder, f"{side}_categories_{number}", feature.categories)
 
@@ -286,6 +300,11 @@ def _map_part(folder: Path, part: str) -> Interactions:
     assert users is not None
     assert items is not None
     return Interactions(users, items, values, timestamps)
+
+
+def _kept(folder: Path, side: str) -> np.ndarray:
+    rows = storage.map_array(folder, f"kept_{side}s")
+    return np.empty(0, np.int64) if rows is None else rows
 
 
 def row_of(ids: pa.Array, raw_id: str | int) -> int | None:

@@ -69,6 +69,11 @@ def prune(run: Path, keep: int) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has a checkpoint, be it damaged."""
+    return bool(_complete(run))
+
+
 def newest(run: Path) -> tuple[Path, int]:
     """Folder and step of a run's last whole checkpoint; says so where a later one is damaged.
 

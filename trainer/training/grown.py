@@ -11,20 +11,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from trainer.config import Config
 from trainer.continuing import check_shape
 from trainer.data.dataset import Dataset, Interactions
+from trainer.data.extend import extend, places
 from trainer.data.inputs import USER, USER_HISTORY, Inputs
+from trainer.data.prepare import prepare_data
 from trainer.data.vocabulary import Vocabulary, open_vocabulary
 from trainer.parallel.optimizer_state import PREFIX, UNTRAINED, create_states, optimizer_state, set_step
 from trainer.parallel.state import table_name, whole_state
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
-from trainer.training.checkpoint import entries, newest, read_entry
+from trainer.training.checkpoint import entries, has_checkpoint, newest, read_entry
 from trainer.training.runs import LEARNED, run_config, run_inputs
 
 ROWS_AT_ONCE = 65_536
@@ -44,11 +45,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Matched:
-    """How ids of a run and of a data set meet: in both, in the data set alone, in the run alone."""
+    """How many ids a run and a data set share, how many are new, and what became of the run's others."""
 
     known: int
     new: int
-    removed: int
+    dropped: int
+    kept: int
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,6 @@ class Growth:
     Attributes:
         run: the earlier run.
         users, items: how their ids meet.
-        kept: whether removed ones stay.
         states: whether the optimizer's states are taken over; `why_not`: the reason, in words.
         told: interactions of the measured part, of `measured`, that the earlier run had before its test part.
     """
@@ -66,7 +67,6 @@ class Growth:
     run: str
     users: Matched
     items: Matched
-    kept: bool
     states: bool
     why_not: str
     told: int
@@ -89,25 +89,38 @@ def open_origin(run: Path, config: Config, world: World) -> Origin:
     return Origin(run, then, checkpoint, open_vocabulary(run), *run_inputs(run, LEARNED))
 
 
+def prepare_with_kept(config: Config, run: Path | None) -> Path:
+    """Folder of the prepared data, with what is kept of an earlier run where the configuration says so.
+
+    Args: run: the training's own folder, if it has one: with a checkpoint, the earlier run may be gone.
+    Raises: CheckpointError, DataError if the run or the data are at fault.
+    """
+    folder = prepare_data(config.data)
+    if config.run.removed == "drop" or config.run.origin is None:
+        return folder
+    source = run if run and has_checkpoint(run) else Path(config.run.origin)
+    newest(source)  # it is as it was written
+    return extend(folder, open_vocabulary(source), *run_inputs(source, LEARNED))
+
+
 def take_over(origin: Origin, config: Config, dataset: Dataset, parts: Parts) -> Growth:
     """Give known users, items and attribute values their vectors and optimizer's states; others stay as new.
 
     Args: parts: with initial values, before the first step, on every rank alike.
     """
-    users = _places(dataset.user_ids, origin.vocabulary.user_ids)
-    items = _places(dataset.item_ids, origin.vocabulary.item_ids)
+    users = places(dataset.user_ids, origin.vocabulary.user_ids)
+    items = places(dataset.item_ids, origin.vocabulary.item_ids)
     rows = _rows_by_table(origin, config, dataset, users, items)
     kept = entries(origin.checkpoint)
     for key, value in whole_state(parts.model).items():
         if _is_taken_over(key, origin.config, config):
             _fill(value, origin, _then(key, origin, dataset), rows.get(str(table_name(key))))
-    why_not = _states(origin, config, dataset, parts, rows, kept)
+    why_not = _states(origin, config, dataset, parts, _without_kept(rows, dataset), kept)
     measured: Interactions = getattr(dataset, config.evaluation.split)
     return Growth(
         run=str(origin.run),
-        users=_matched(users, origin.vocabulary.user_ids),
-        items=_matched(items, origin.vocabulary.item_ids),
-        kept=config.run.removed == "keep",
+        users=_matched(users, origin.vocabulary.user_ids, int(dataset.report.get("kept_users", 0))),
+        items=_matched(items, origin.vocabulary.item_ids, int(dataset.report.get("kept_items", 0))),
         states=not why_not,
         why_not=why_not,
         told=_told(origin.vocabulary, users[measured.users], items[measured.items]),
@@ -143,6 +156,17 @@ def _states(
     return "" if suit else f"those of {origin.run} have another shape"
 
 
+def _without_kept(rows: dict[str, np.ndarray], dataset: Dataset) -> dict[str, np.ndarray]:
+    """Without what training does not visit: of a state that is zero, no optimizer moves it."""
+    name = dataset.item_name
+    kept = {USER: dataset.kept_users, name: dataset.kept_items, f"{name}_bias": dataset.kept_items}
+    found = dict(rows)
+    for table in kept.keys() & rows.keys():
+        found[table] = rows[table].copy()
+        found[table][kept[table]] = -1
+    return found
+
+
 def _rows_by_table(
     origin: Origin, config: Config, dataset: Dataset, users: np.ndarray, items: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -161,27 +185,20 @@ def _rows_by_table(
         (name, config.model.item_features, dataset.item_features, then.item_categories),
     ):
         for feature in names:
-            places = _places(features[feature].categories, before[feature])
-            rows[f"{side}_{feature}"] = np.append(places, len(before[feature]))
+            codes = places(features[feature].categories, before[feature])
+            rows[f"{side}_{feature}"] = np.append(codes, len(before[feature]))
     return rows
 
 
-def _trained(places: np.ndarray, column: Any) -> np.ndarray:
-    """`places` with -1 for ids whose own row nothing looked up."""
-    own = np.append(column[: len(column)] == np.arange(len(column)), False)
-    return np.where(own[places], places, -1)
+def _trained(rows: np.ndarray, column: Any) -> np.ndarray:
+    """`rows` with -1 for ids whose own row nothing looked up."""
+    own = np.append(column == np.arange(len(column)), False)
+    return np.where(own[rows], rows, -1)
 
 
-def _places(ids: pa.Array, before: pa.Array) -> np.ndarray:
-    """Row in `before` of each of `ids`, -1 where there is none; ids of another type are compared as text."""
-    if ids.type != before.type:
-        ids, before = ids.cast(pa.string()), before.cast(pa.string())
-    return pc.fill_null(pc.index_in(ids, value_set=before), -1).to_numpy().astype(np.int64)
-
-
-def _matched(places: np.ndarray, before: pa.Array) -> Matched:
-    known = int(np.count_nonzero(places >= 0))
-    return Matched(known, len(places) - known, len(before) - known)
+def _matched(places: np.ndarray, before: pa.Array, kept: int) -> Matched:
+    found = int(np.count_nonzero(places >= 0))
+    return Matched(found - kept, len(places) - found, len(before) - found, kept)
 
 
 def _is_taken_over(key: str, before: Config, now: Config) -> bool:

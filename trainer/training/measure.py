@@ -10,7 +10,6 @@ import numpy as np
 
 from trainer.config import Config
 from trainer.data.dataset import Dataset, open_dataset
-from trainer.data.prepare import prepare_data
 from trainer.errors import ConfigError
 from trainer.evaluation.compare import paired_bootstrap
 from trainer.evaluation.evaluate import Evaluation, Protocol
@@ -18,6 +17,7 @@ from trainer.parallel.world import World, join_world
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import load, newest
 from trainer.training.fit import measure, protocol
+from trainer.training.grown import prepare_with_kept
 from trainer.training.runs import check_same_data, evaluation_report, run_config
 from trainer.training.words import comparison_words, evaluation_words
 
@@ -90,7 +90,7 @@ class _Opened:
 
 def _open(run: Path, config: Config, world: World) -> _Opened:
     checkpoint, step = newest(run)
-    dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
     world.on_first(lambda: check_same_data(run, dataset))
     return _Opened(run, config, checkpoint, step, dataset)
 

@@ -9,7 +9,6 @@ import numpy as np
 from trainer.config import Config
 from trainer.data.batches import Batches
 from trainer.data.dataset import Dataset, open_dataset
-from trainer.data.prepare import prepare_data
 from trainer.evaluation.neighbours import check_size
 from trainer.options import changes
 from trainer.parallel.optimizer_state import optimizer_state
@@ -19,7 +18,7 @@ from trainer.training.by_size import by_size, settled
 from trainer.training.checkpoint import last_to_go_on_from, load, newest, save
 from trainer.training.choose import Choice, choose
 from trainer.training.fit import fit, go_on, measure, protocol
-from trainer.training.grown import Growth, open_origin, take_over
+from trainer.training.grown import Growth, open_origin, prepare_with_kept, take_over
 from trainer.training.layout import check_sharding, follow_plan
 from trainer.training.progress import Progress
 from trainer.training.runs import (
@@ -94,7 +93,8 @@ def _prepared(config: Config, world: World) -> Dataset:
     """The data set, once it is known that the training can begin and end: preparing may take long."""
     check_sharding(config, world.device.type)
     world.on_first(lambda: refuse_finished_run(config))
-    dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
+    run = Path(config.run.dir) if config.run.dir else None
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
     for name in config.evaluation.baselines:
         check_size(name, dataset.item_count)
     return dataset

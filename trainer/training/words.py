@@ -82,8 +82,9 @@ def correction_words(plan: BatchPlan) -> str | None:
 def growth_words(growth: Growth, item_name: str) -> str:
     """What was taken over from an earlier run, and a warning where it had seen what is to be measured."""
     sides = [
-        f"{side.known:,} of {side.known + side.removed:,} {name}s known, {side.new:,} new, "
-        f"{side.removed:,} {'kept' if growth.kept else 'dropped'}"
+        f"{side.known:,} of {side.known + side.dropped + side.kept:,} {name}s known, {side.new:,} new, "
+        + (f"{side.kept:,} kept, " if side.kept else "")
+        + f"{side.dropped:,} dropped"
         for side, name in ((growth.users, "user"), (growth.items, item_name))
     ]
     states = (
