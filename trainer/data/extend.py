@@ -79,7 +79,7 @@ def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_input
     Args:
         folder: of the prepared data set.
         vocabulary, user_inputs, item_inputs: of the earlier run, by its own rows.
-    Raises: DataError if ids of the run are no ids of this data set's type.
+    Raises: DataError if ids or values of the run are of a type that this data set's cannot hold.
     """
     dataset = open_dataset(folder)
     of_users, of_items = dataset.known("train").lengths()[:-1], np.zeros(dataset.item_count, np.int64)
@@ -122,13 +122,7 @@ def _side(dataset: Dataset, before: _Then, interactions: np.ndarray) -> _Side:
     ids_now: pa.Array = getattr(dataset, f"{side}_ids")
     now = places(before.ids, ids_now)
     then = np.flatnonzero((now < 0) & trained)
-    try:
-        ids = before.ids.take(pa.array(then)).cast(ids_now.type)
-    except pa.ArrowInvalid:
-        raise DataError(
-            f"--run.removed keep: {side} ids were {before.ids.type} and are {ids_now.type} now. Write them "
-            "as before, or use --run.removed drop"
-        ) from None
+    ids = _as(ids_now.type, before.ids.take(pa.array(then)), f"{side} ids")
     silent = now[(now >= 0) & trained]
     kept = np.sort(silent[interactions[silent] == 0])
     now[then] = len(ids_now) + np.arange(len(then))
@@ -153,7 +147,7 @@ def _feature(
     if isinstance(column, Ragged) and categories is not None:
         codes_now = places(categories, feature.categories)
         alone = codes_now < 0
-        gone = categories.filter(pa.array(alone)).cast(feature.categories.type)
+        gone = _as(feature.categories.type, categories.filter(pa.array(alone)), f"values of {feature.name}")
         codes_now[alone] = len(feature.categories) + np.arange(len(gone))
         all_categories = pa.concat_arrays([feature.categories, gone])
         lengths, before = column.take(then)
@@ -164,6 +158,16 @@ def _feature(
     bags = Ragged(feature.bags.offsets, values.astype(np.int32))
     added = Ragged(np.append(0, np.cumsum(lengths)), codes.astype(np.int32))
     return Feature(feature.name, all_categories, _with_rows(bags, added, has_unknown_row))
+
+
+def _as(kind: pa.DataType, values: pa.Array, what: str) -> pa.Array:
+    try:
+        return values.cast(kind)
+    except pa.ArrowInvalid:
+        raise DataError(
+            f"--run.removed keep: {what} were {values.type} and are {kind} now. Write them as before, or use "
+            "--run.removed drop"
+        ) from None
 
 
 def _with_rows(ragged: Ragged, added: Ragged, before_last: bool) -> Ragged:
