@@ -1,6 +1,7 @@
 """Measures beyond accuracy, by arithmetic written out and against other ways to compute them."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from scipy.sparse import csr_array
@@ -138,15 +139,17 @@ def test_ndcg_of_the_group_of_all_items_is_plain_ndcg():
 
 
 def test_the_unknown_category_is_none_and_a_repeated_one_counts_once():
-    feature = Feature("genres", 3, bags([0, 1], [2], [1, 1], []))  # 2, the last, is unknown
+    feature = Feature(
+        "genres", pa.array(["a", "b"]), bags([0, 1], [2], [1, 1], [])
+    )  # 2, the last, is unknown
     assert known_categories(feature).toarray().tolist() == [[1, 1], [0, 0], [0, 1], [0, 0]]
 
 
 def world():
     """Three users with 4, 2 and 1 training interactions, four items with 3, 2, 2 and 0, two attributes."""
     features = {
-        "year": Feature("year", 3, bags([0], [1], [1], [0])),
-        "genres": Feature("genres", 3, bags([0, 1], [0], [1], [])),
+        "year": Feature("year", pa.array([1990, 2000]), bags([0], [1], [1], [0])),
+        "genres": Feature("genres", pa.array(["a", "b"]), bags([0, 1], [0], [1], [])),
     }
     return background(torch.tensor([3, 2, 2, 0]), np.array([4, 0, 2, 1]), np.array([0, 2, 3]), features)
 

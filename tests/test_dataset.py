@@ -12,8 +12,9 @@ import pyarrow.csv
 import pytest
 
 from trainer.data import encode
-from trainer.data.dataset import copy_vocabulary, open_dataset, open_vocabulary, prepare
+from trainer.data.dataset import open_dataset, prepare
 from trainer.data.source import BadRows, SourceTables
+from trainer.data.vocabulary import copy_vocabulary, open_vocabulary
 from trainer.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]

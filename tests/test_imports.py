@@ -10,8 +10,8 @@ HALL = ("errors", "config", "rules", "options", "continuing")
 ROOMS = {
     "data": (
         *("source", "rows", "movielens", "tables", "synthetic", "download"),
-        *("features", "split", "storage", "encode", "dataset"),
-        *("candidates", "history", "inputs", "prepare", "batches"),
+        *("features", "split", "storage", "encode", "dataset", "vocabulary"),
+        *("candidates", "history", "inputs", "prepare", "extend", "batches"),
     ),
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
     "parallel": (
@@ -21,7 +21,7 @@ ROOMS = {
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
         *("stopping", "checkpoint", "progress", "by_size", "search", "closed_form", "layout", "initial"),
-        *("assembly", "records", "saving", "fit", "choose", "runs", "words", "train", "measure"),
+        *("assembly", "records", "saving", "fit", "choose", "runs", "grown", "words", "train", "measure"),
         *("what_if", "what_helps", "plan_words", "plan_command"),
     ),
     "serving": ("recommend",),

@@ -42,10 +42,15 @@ def test_patience_is_over_after_so_many_validations_without_a_new_best(figures, 
 
 
 def test_a_figure_is_a_new_best_only_above_all_before_it() -> None:
-    made = course([], 0)
-    news = [made.add(step, 1.0, figure) for step, figure in enumerate([0.0, 0.2, 0.1, 0.2, 0.3], start=1)]
+    made, news, second = course([], 0), [], []
+    for step, figure in enumerate([0.0, 0.2, 0.1, 0.2, 0.3], start=1):
+        made.add(step, 1.0, figure)
+        news.append(made.is_among_best(step, 1))
+        second.append(made.is_among_best(step, 2))
     assert news == [True, True, False, False, True]
+    assert second == [True, True, True, True, True]
     assert made.best.step == 5
+    assert not made.is_among_best(6, 9)  # nothing was measured then
 
 
 def test_of_equal_figures_the_first_is_the_best() -> None:

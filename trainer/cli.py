@@ -95,12 +95,11 @@ def _train(arguments: list[str]) -> None:
 
 def _as_the_run_has_it(config: "Config", arguments: list[str]) -> "Config":
     """The configuration, or that of the run in its folder, which goes on."""
-    from trainer.continuing import continued_config, restarted_run
-    from trainer.options import parse_config
+    from trainer.continuing import asked_config, continued_config, restarted_run
 
     if config.run.dir is None and (run := restarted_run()):
         arguments = [*arguments, "--run.dir", str(run)]
-        config = parse_config(arguments)
+        config = asked_config(arguments)
     file = Path(config.run.dir or "") / "config.yaml"
     return continued_config(file, arguments) if config.run.dir and file.is_file() else config
 
@@ -178,13 +177,14 @@ def _plan(arguments: list[str]) -> None:
 
 def _config(prog: str, arguments: list[str]) -> "Config | None":
     """Configuration of the options; None where they ask for help or for the configuration itself."""
-    from trainer.options import config_text, make_parser, parse_config
+    from trainer.continuing import asked_config
+    from trainer.options import config_text, make_parser
 
     if "--help" in arguments or "-h" in arguments:
         print(_commands_help())
         make_parser(prog).print_help()
         return None
-    config = parse_config([argument for argument in arguments if argument != "--print_config"])
+    config = asked_config([argument for argument in arguments if argument != "--print_config"])
     if "--print_config" in arguments:
         print(config_text(config), end="")
         return None

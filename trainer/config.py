@@ -237,6 +237,10 @@ class RunConfig:
     """Metric of the validation part that tells which weights are best, at the first `evaluation.k`."""
     on_save_failure: Literal["continue", "stop"] = "continue"
     """What a training does when a checkpoint on the way cannot be written, as on a full disk."""
+    origin: str | None = None
+    """Run folder whose vectors known users and items begin with; `--from RUN` sets it."""
+    removed: Literal["drop", "keep"] = "drop"
+    """What of `origin` the training part lacks now: it is dropped, or keeps its vectors and can be served."""
     choose: bool = True
     """Choose what is null and no size decides on a validation part; otherwise take fixed values."""
     tensorboard: bool = True

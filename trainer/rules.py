@@ -72,6 +72,7 @@ def _of_run(config: Config) -> Iterator[Rule]:
         not run.keep_best or _validates(config),
     )
     yield "timeout", "seconds above 0 are needed", config.timeout > 0
+    yield "run.removed", "needs --from RUN", run.removed == "drop" or run.origin is not None
     yield "run.seed", "a whole number from 0 to 2147483647 is needed", 0 <= run.seed < 2**31
 
 

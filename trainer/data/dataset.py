@@ -48,32 +48,6 @@ class Interactions:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """What recommending needs to know of a data set, without the data set.
-
-    Attributes:
-        user_ids, item_ids: raw ids (int64 or string) in row order.
-        titles: (items,) strings, null where unknown, or None.
-        item_name: what an item is called, e.g. `movie`.
-        known: items of each user before the test part (users + 1 rows, the last one empty).
-    """
-
-    user_ids: pa.Array
-    item_ids: pa.Array
-    titles: pa.Array | None
-    item_name: str
-    known: Ragged
-
-    def user_row(self, raw_id: str | int) -> int | None:
-        """Row of a user, or None; ids from a command line are text, so "1" finds the integer 1."""
-        return _row_of(self.user_ids, raw_id)
-
-    def item_row(self, raw_id: str | int) -> int | None:
-        """Row of an item, or None."""
-        return _row_of(self.item_ids, raw_id)
-
-
-@dataclass(frozen=True)
 class Dataset:
     """A prepared data set; see `prepare`.
 
@@ -88,6 +62,8 @@ class Dataset:
         user_features: by name; `user_count + 1` rows, the last one unknown.
         item_features: by name; `item_count` rows.
         report: what was read, dropped and kept.
+        kept_users, kept_items: (n,) int64 rows that look up vectors of their own and are not in the training
+            part; see `trainer.data.extend`.
     """
 
     folder: Path
@@ -105,14 +81,23 @@ class Dataset:
     user_features: dict[str, Feature]
     item_features: dict[str, Feature]
     report: dict[str, int | float | str]
+    kept_users: np.ndarray
+    kept_items: np.ndarray
 
     def known(self, split: str) -> Ragged:
         """Items a user had before `split`: for `test` training and validation, otherwise training alone.
 
         Returns: `user_count + 1` rows, item rows ascending within a user; the last row is empty.
         """
-        earlier = "known" if split == "test" and len(self.validation) else "train"
-        return storage.map_ragged(self.folder, f"by_user_{earlier}")
+        return self._by_user("known" if split == "test" else "train")
+
+    def history(self) -> Ragged:
+        """Items that the towers look up for a user: training items; of one who is kept, what he had then."""
+        return self._by_user("history")
+
+    def _by_user(self, name: str) -> Ragged:
+        own = (self.folder / f"by_user_{name}_offsets.npy").exists()
+        return storage.map_ragged(self.folder, f"by_user_{name if own else 'train'}")
 
     def held_out(self, split: str) -> Ragged:
         """Items of `split` by user, of the same shape as `known`."""
@@ -120,11 +105,11 @@ class Dataset:
 
     def user_row(self, raw_id: str | int) -> int | None:
         """Row of a user, or None; ids from a command line are text, so "1" finds the integer 1."""
-        return _row_of(self.user_ids, raw_id)
+        return row_of(self.user_ids, raw_id)
 
     def item_row(self, raw_id: str | int) -> int | None:
         """Row of an item, or None."""
-        return _row_of(self.item_ids, raw_id)
+        return row_of(self.item_ids, raw_id)
 
 
 def prepare(
@@ -192,10 +177,12 @@ def open_dataset(folder: Path) -> Dataset:
     item_ids, titles = storage.map_ids(folder, "item")
     user_features, item_features = (
         {
-            feature["name"]: Feature(
-                feature["name"], feature["size"], storage.map_ragged(folder, f"{side}_feature_{number}")
+            name: Feature(
+                name,
+                storage.map_column(folder, f"{side}_categories_{number}"),
+                storage.map_ragged(folder, f"{side}_feature_{number}"),
             )
-            for number, feature in enumerate(meta[f"{side}_features"])
+            for number, name in enumerate(meta[f"{side}_features"])
         }
         for side in ("user", "item")
     )
@@ -216,35 +203,8 @@ def open_dataset(folder: Path) -> Dataset:
         user_features=user_features,
         item_features=item_features,
         report=meta["report"],
-    )
-
-
-def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
-    """Write `folder`/vocabulary: what `open_vocabulary` needs when the data set is no longer there.
-
-    Nothing is done if it is there already; that of another data set is replaced.
-    """
-    target = folder / "vocabulary"
-    if storage.is_whole(target) and storage.read_meta(target, "")["key"] == dataset.key:
-        return
-    with storage.published(target) as temporary:
-        storage.write_ids(temporary, "user", dataset.user_ids, None)
-        storage.write_ids(temporary, "item", dataset.item_ids, dataset.titles)
-        storage.write_ragged(temporary, "by_user_known", dataset.known("test"))
-        storage.write_meta(temporary, {"key": dataset.key, "item_name": dataset.item_name})
-
-
-def open_vocabulary(folder: Path) -> Vocabulary:
-    """Memory-map the vocabulary that `copy_vocabulary` wrote into `folder`.
-
-    Raises: DataError if a file of it is missing or truncated.
-    """
-    target = folder / "vocabulary"
-    meta = storage.read_meta(target, "Train the run anew, into another folder")
-    user_ids, _ = storage.map_ids(target, "user")
-    item_ids, titles = storage.map_ids(target, "item")
-    return Vocabulary(
-        user_ids, item_ids, titles, meta["item_name"], storage.map_ragged(target, "by_user_known")
+        kept_users=_kept(folder, "user"),
+        kept_items=_kept(folder, "item"),
     )
 
 
@@ -313,19 +273,26 @@ def _write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.
 
 def _write_attributes(
     folder: Path, side: str, ids: pa.Array, table: pa.Table | None
-) -> tuple[list[dict], pa.Array | None]:
-    """Write the features of a side's ids; returns their names and sizes, and the titles if there are any."""
+) -> tuple[list[str], pa.Array | None]:
+    """Write the features of a side's ids; returns their names, and the titles if there are any."""
     if table is None:
         return [], None
     aligned = align(ids, table, f"{side}_id")
-    features, titles = [], None
+    features: list[str] = []
+    titles = None
     for name in aligned.column_names:
         if side == "item" and name == "title":
             titles = aligned[name].cast(pa.string()).combine_chunks()
         elif name != f"{side}_id" and (feature := categorise(name, aligned[name])):
-            storage.write_ragged(folder, f"{side}_feature_{len(features)}", feature.bags)
-            features.append({"name": name, "size": feature.size})
+            write_feature(folder, side, len(features), feature)
+            features.append(name)
     return features, titles
+
+
+def write_feature(folder: Path, side: str, number: int, feature: Feature) -> None:
+    """Save the feature with that number of a side."""
+    storage.write_ragged(folder, f"{side}_feature_{number}", feature.bags)
+    storage.write_column(folder, f"{side}_categories_{number}", feature.categories)
 
 
 def _map_part(folder: Path, part: str) -> Interactions:
@@ -335,7 +302,12 @@ def _map_part(folder: Path, part: str) -> Interactions:
     return Interactions(users, items, values, timestamps)
 
 
-def _row_of(ids: pa.Array, raw_id: str | int) -> int | None:
+def _kept(folder: Path, side: str) -> np.ndarray:
+    rows = storage.map_array(folder, f"kept_{side}s")
+    return np.empty(0, np.int64) if rows is None else rows
+
+
+def row_of(ids: pa.Array, raw_id: str | int) -> int | None:
     """Position of a raw id, by a scan of some milliseconds a million ids."""
     text = str(raw_id)
     if pa.types.is_int64(ids.type):

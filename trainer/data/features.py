@@ -40,13 +40,18 @@ class Feature:
 
     Attributes:
         name: its column.
-        size: rows of its table; the last one, `size - 1`, stands for unknown.
+        categories: (size - 1,) integers or strings, what the codes stand for.
         bags: category codes of each user or item row; a single-valued attribute has bags of one.
     """
 
     name: str
-    size: int
+    categories: pa.Array
     bags: Ragged
+
+    @property
+    def size(self) -> int:
+        """Rows of its table; the last one, `size - 1`, stands for unknown."""
+        return len(self.categories) + 1
 
 
 def align(ids: pa.Array, table: pa.Table, id_column: str) -> pa.Table:
@@ -95,4 +100,4 @@ def categorise(name: str, column: pa.ChunkedArray) -> Feature | None:
     values = np.full(lengths.sum(), unknown, np.int32)
     given = np.repeat(array.is_valid().to_numpy(zero_copy_only=False), lengths) if is_list else slice(None)
     values[given] = codes
-    return Feature(name, unknown + 1, Ragged(np.concatenate([[0], np.cumsum(lengths)]), values))
+    return Feature(name, categories, Ragged(np.concatenate([[0], np.cumsum(lengths)]), values))

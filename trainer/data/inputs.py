@@ -27,10 +27,12 @@ USER_HISTORY = "user_history"
 def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, history: bool = False) -> Inputs:
     """Query features: the user's id, the training items, then attributes; each named after its table.
 
-    A user without training interactions looks up the row that is reserved for unknown users, and no items.
+    A user without training interactions looks up the row that is reserved for unknown users, and no items,
+    unless he is kept from an earlier run.
     """
-    rows, items = np.arange(dataset.user_count + 1, dtype=np.int32), dataset.known("train")
-    rows[items.lengths() == 0] = dataset.user_count
+    rows, items = np.arange(dataset.user_count + 1, dtype=np.int32), dataset.history()
+    rows[dataset.known("train").lengths() == 0] = dataset.user_count
+    rows[dataset.kept_users] = dataset.kept_users
     attributes = {f"user_{name}": dataset.user_features[name].bags for name in features}
     return ({USER: rows} if ids else {}) | ({USER_HISTORY: items} if history else {}) | attributes
 
@@ -39,10 +41,11 @@ def item_inputs(dataset: Dataset, features: Sequence[str], bias: bool) -> Inputs
     """Candidate features: the item's id, then attributes, then the id once more for the bias table.
 
     An item without training interactions looks up row `item_count`, which is reserved for such items: what
-    tells them apart is their attributes.
+    tells them apart is their attributes. Those that are kept from an earlier run have their own.
     """
     name, ids = dataset.item_name, np.arange(dataset.item_count, dtype=np.int32)
     ids[np.bincount(dataset.train.items, minlength=dataset.item_count) == 0] = dataset.item_count
+    ids[dataset.kept_items] = dataset.kept_items
     attributes = {f"{name}_{feature}": dataset.item_features[feature].bags for feature in features}
     return {name: ids} | attributes | ({f"{name}_bias": ids} if bias else {})
 

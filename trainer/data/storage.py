@@ -13,7 +13,7 @@ import pyarrow as pa
 from trainer.data.features import Ragged
 from trainer.errors import DataError
 
-FORMAT = 2  # of the files; part of a prepared data set's key, so that one in an older format is made anew
+FORMAT = 3  # of the files; part of a prepared data set's key, so that one in an older format is made anew
 
 
 @contextmanager
@@ -109,6 +109,18 @@ def write_ids(folder: Path, side: str, ids: pa.Array, titles: pa.Array | None) -
     batch = pa.record_batch(columns)
     with pa.ipc.new_file(folder / f"{side}s.arrow", batch.schema) as file:
         file.write_batch(batch)
+
+
+def write_column(folder: Path, name: str, values: pa.Array) -> None:
+    """Save one column as an Arrow file."""
+    batch = pa.record_batch({"value": values})
+    with pa.ipc.new_file(folder / f"{name}.arrow", batch.schema) as file:
+        file.write_batch(batch)
+
+
+def map_column(folder: Path, name: str) -> pa.Array:
+    """What `write_column` saved, memory-mapped."""
+    return pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).get_batch(0).column("value")
 
 
 def map_ids(folder: Path, side: str) -> tuple[pa.Array, pa.Array | None]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from trainer.data.dataset import Vocabulary
+from trainer.data.vocabulary import Vocabulary
 from trainer.errors import UserError
 from trainer.evaluation.topk import ItemLists, top_k
 from trainer.model.served import candidate_vectors, query_from_history, query_vectors

@@ -13,9 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed.checkpoint as distributed_checkpoint
 from torch import nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from trainer.data.vocabulary import vocabulary_digest
 from trainer.errors import CheckpointError, SaveError
 from trainer.parallel.state import whole_state
 from trainer.parallel.world import World
@@ -77,7 +80,7 @@ def save(
     try:
         with _quiet():
             distributed_checkpoint.save(whole_state(model) | (states or {}), checkpoint_id=partial)
-        world.on_first(lambda: _publish(partial, final, described))
+        world.on_first(lambda: _publish(partial, final, described | {"vocabulary": vocabulary_digest(run)}))
     except (distributed_checkpoint.api.CheckpointException, SaveError) as error:
         world.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
         raise SaveError(
@@ -108,6 +111,11 @@ def prune(run: Path, keep_last: int, keep_best: int = 0) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has a checkpoint, be it damaged."""
+    return bool(_complete(run))
+
+
 def newest(run: Path, preferred: int | None = None) -> Saved:
     """A run's last whole checkpoint; says so where a later one is damaged.
 
@@ -132,17 +140,23 @@ def last_to_go_on_from(run: Path) -> Saved | None:
 
 
 def _whole(run: Path, preferred: int | None = None) -> Iterator[Saved]:
-    """Checkpoints that are as they were written, the preferred one first, then from the last back."""
-    damages = []
-    for folder in sorted(_complete(run), key=lambda each: (each == folder_of(run, preferred or 0), each))[
-        ::-1
-    ]:
+    """Checkpoints that are as they were written, the preferred one first, then from the last back.
+
+    Raises: CheckpointError if all are damaged, or the run's vocabulary is not that of a whole one.
+    """
+    damages, vocabulary, first = [], vocabulary_digest(run), folder_of(run, preferred or 0)
+    for folder in sorted(_complete(run), key=lambda each: (each == first, each), reverse=True):
         if damage := _damage(folder):
             damages.append(damage)
             continue
         for words in damages:
             print(f"{words}; {folder.name} is taken in its place", file=sys.stderr)
         damages = []
+        if _described(folder)["vocabulary"] != vocabulary:
+            raise CheckpointError(
+                f"{run / 'vocabulary'}: is not the one that {folder.name} was trained with, so that its rows "
+                "would stand for others. Bring the files back, or train anew elsewhere"
+            )
         yield _opened(folder)
     if damages:
         raise CheckpointError(f"{damages[0]}. Train anew elsewhere")
@@ -161,7 +175,9 @@ def _described(checkpoint: Path) -> dict[str, Any]:
     Raises: ValueError if it is not as it was written.
     """
     described = json.loads((checkpoint / STATE).read_text())
-    own = described.pop("own_sha256")
+    own = described.pop("own_sha256", None)
+    if own is None:
+        raise ValueError("of an older version")
     if own != _digest_of(described):
         raise ValueError("not as it was written")
     return described
@@ -184,9 +200,10 @@ def _damage(checkpoint: Path) -> str | None:
     not have touched.
     """
     try:
+        described = _described(checkpoint)
         if folder_of(checkpoint.parents[1], _opened(checkpoint).step) != checkpoint:
             return f"{checkpoint}: is another step's"
-        files = _described(checkpoint)["files"]
+        files = described["files"]
         for name, digest in files.items():
             if not (checkpoint / name).is_file():
                 return f"{checkpoint}: {name} is missing"
@@ -219,6 +236,26 @@ def load(checkpoint: Path, model: nn.Module, states: dict[str, Any] | None = Non
             f"{checkpoint}: does not hold this model ({_reason(error)}). It is damaged, or its tables or its "
             "data have changed since the training; train anew"
         ) from error
+
+
+def entries(checkpoint: Path) -> dict[str, torch.Size]:
+    """Shape of every tensor in a checkpoint, by its key.
+
+    Args: checkpoint: as `newest` gives it, so that its files are as they were written.
+    """
+    kept = distributed_checkpoint.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    return {key: entry.size for key, entry in kept.items() if isinstance(entry, TensorStorageMetadata)}
+
+
+def read_entry(checkpoint: Path, key: str) -> torch.Tensor:
+    """One tensor of a checkpoint, whole, read by this process alone; see `entries`."""
+    reader = distributed_checkpoint.FileSystemReader(checkpoint)
+    entry = reader.read_metadata().state_dict_metadata[key]
+    assert isinstance(entry, TensorStorageMetadata)
+    tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
+    with _quiet():
+        distributed_checkpoint.load({key: tensor}, storage_reader=reader, no_dist=True)
+    return tensor
 
 
 def _reason(error: BaseException) -> str:

@@ -19,7 +19,7 @@ def item_table(dataset_item_name: str) -> str:
 def closed_inputs(dataset: Dataset) -> tuple[Inputs, Inputs]:
     """What the closed-form towers look up: the items of a user's training history, and the item itself."""
     return (
-        {HISTORY: dataset.known("train")},
+        {HISTORY: dataset.history()},
         {item_table(dataset.item_name): np.arange(dataset.item_count, dtype=np.int32)},
     )
 

@@ -9,16 +9,16 @@ from typing import Any, Literal
 import numpy as np
 
 from trainer.config import Config
-from trainer.data.dataset import Dataset, open_dataset, open_vocabulary
-from trainer.data.prepare import prepare_data
-from trainer.errors import CheckpointError, ConfigError
+from trainer.data.dataset import Dataset, open_dataset
+from trainer.errors import ConfigError
 from trainer.evaluation.compare import paired_bootstrap
 from trainer.evaluation.evaluate import Evaluation, Protocol
 from trainer.parallel.world import World, join_world
 from trainer.training.assembly import assemble
 from trainer.training.checkpoint import load, newest
 from trainer.training.fit import measure, protocol
-from trainer.training.runs import evaluation_report, finished_step, run_config
+from trainer.training.grown import prepare_with_kept
+from trainer.training.runs import check_same_data, evaluation_report, finished_step, run_config
 from trainer.training.words import comparison_words, evaluation_words
 
 
@@ -90,8 +90,8 @@ class _Opened:
 
 def _open(run: Path, config: Config, world: World) -> _Opened:
     saved = newest(run, finished_step(run))
-    dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
-    world.on_first(lambda: _check_data(run, dataset))
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
+    world.on_first(lambda: check_same_data(run, dataset))
     return _Opened(run, config, saved.folder, saved.step, dataset)
 
 
@@ -99,19 +99,6 @@ def _measured(opened: _Opened, world: World, how: Protocol) -> Evaluation | None
     parts = assemble(opened.config, opened.dataset, world)
     load(opened.checkpoint, parts.model)
     return measure(parts, opened.dataset, world, how)
-
-
-def _check_data(run: Path, dataset: Dataset) -> None:
-    """Refuse data whose rows mean others than in the training, or of which more was known then."""
-    then, now = open_vocabulary(run), dataset.known("test")
-    same = (
-        then.user_ids.equals(dataset.user_ids)
-        and then.item_ids.equals(dataset.item_ids)
-        and np.array_equal(then.known.offsets, now.offsets)
-        and np.array_equal(then.known.values, now.values)
-    )
-    if not same:
-        raise CheckpointError(f"{run}: its data have changed since the training. Train anew")
 
 
 def _check_same(opened: _Opened, other: _Opened, split: str) -> None:

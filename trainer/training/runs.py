@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
 from trainer.config import Config
 from trainer.continuing import LAUNCH, RUNS, launch_id
-from trainer.data.dataset import Dataset, Vocabulary, copy_vocabulary, open_vocabulary
+from trainer.data.dataset import Dataset
 from trainer.data.inputs import Inputs, open_inputs, save_inputs
+from trainer.data.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
 from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation.evaluate import Evaluation
 from trainer.model.served import Served, SideBySide
@@ -28,7 +30,8 @@ from trainer.training.closed_form import HISTORY, make_closed_towers
 from trainer.training.layout import make_towers
 
 CONFIG, PLAN, METRICS, RECORDS = "config.yaml", "plan.json", "metrics.json", "metrics.jsonl"
-PARTS = ("learned", "closed")
+GROWTH = "growth.json"
+LEARNED, CLOSED = "learned", "closed"
 USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
 
 
@@ -101,7 +104,7 @@ def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> N
     }
     save_plan(parts.plan, run / PLAN)
     copy_vocabulary(dataset, run)
-    for name, part in zip(PARTS, parts.served, strict=False):
+    for name, part in zip((LEARNED, CLOSED), parts.served, strict=False):
         save_inputs(run / f"{name}_{USER_INPUTS}", part.user_inputs)
         save_inputs(run / f"{name}_{ITEM_INPUTS}", part.item_inputs)
     # The run has the plan itself: the file may be gone, and other ranks need another plan.
@@ -130,6 +133,22 @@ def owned(run: Path, world: World) -> Iterator[None]:
         if lock.is_locked:
             (run / ".lock").unlink(missing_ok=True)
             lock.release()
+
+
+def check_same_data(run: Path, dataset: Dataset) -> None:
+    """Refuse data whose rows mean others than in the training, or of which more was known then.
+
+    Raises: CheckpointError naming the run.
+    """
+    then, now = open_vocabulary(run), dataset.known("test")
+    same = (
+        then.user_ids.equals(dataset.user_ids)
+        and then.item_ids.equals(dataset.item_ids)
+        and np.array_equal(then.known.offsets, now.offsets)
+        and np.array_equal(then.known.values, now.values)
+    )
+    if not same:
+        raise CheckpointError(f"{run}: its data have changed since the training. Train anew")
 
 
 def drop_later_records(run: Path, step: int) -> None:
@@ -182,7 +201,7 @@ def open_run(run: Path) -> TrainedRun:
     vocabulary = open_vocabulary(run)
     tables = {table["name"]: table for table in _tables(run)}
     rows = {name: table["rows"] for name, table in tables.items()}
-    users, items = _inputs(run, "learned")
+    users, items = run_inputs(run, LEARNED)
     learned = make_towers(
         config,
         {table: rows[table] for table in users},
@@ -196,11 +215,12 @@ def open_run(run: Path) -> TrainedRun:
     load(saved.folder, model)
     served = [Served(model.learned, users, items)]
     if model.closed is not None:
-        served.append(Served(model.closed, *_inputs(run, "closed")))
+        served.append(Served(model.closed, *run_inputs(run, CLOSED)))
     return TrainedRun(served, vocabulary, config.loss.name)
 
 
-def _inputs(run: Path, part: str) -> tuple[Inputs, Inputs]:
+def run_inputs(run: Path, part: str) -> tuple[Inputs, Inputs]:
+    """What users and items look up in the towers of a part."""
     return open_inputs(run / f"{part}_{USER_INPUTS}"), open_inputs(run / f"{part}_{ITEM_INPUTS}")
 
 
@@ -219,6 +239,12 @@ def _tables(run: Path) -> list[dict[str, Any]]:
         return json.loads((run / PLAN).read_text())["tables"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{run / PLAN}: cannot be read ({error}). Train anew elsewhere") from None
+
+
+def growth_report(run: Path) -> dict[str, Any]:
+    """What a run began with, where it began with another one's vectors."""
+    path = run / GROWTH
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def evaluation_report(run: Path, step: int, evaluation: Evaluation) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import numpy as np
 from trainer.config import Config
 from trainer.data.batches import Batches
 from trainer.data.dataset import Dataset, open_dataset
-from trainer.data.prepare import prepare_data
 from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.neighbours import check_size
 from trainer.options import changes
@@ -19,20 +18,31 @@ from trainer.training.by_size import by_size, settled
 from trainer.training.checkpoint import last_to_go_on_from
 from trainer.training.choose import Choice, choose
 from trainer.training.fit import fit, measure, protocol
+from trainer.training.grown import Growth, open_origin, prepare_with_kept, take_over
 from trainer.training.layout import check_sharding, follow_plan
 from trainer.training.progress import Progress
 from trainer.training.runs import (
+    GROWTH,
     METRICS,
+    check_same_data,
     describe_run,
     drop_later_records,
     evaluation_report,
+    growth_report,
     owned,
     refuse_finished_run,
     run_folder,
     write_text,
 )
 from trainer.training.saving import go_on, keep_outcome
-from trainer.training.words import choice_words, closing_words, opening_words, paused_words, size_words
+from trainer.training.words import (
+    choice_words,
+    closing_words,
+    growth_words,
+    opening_words,
+    paused_words,
+    size_words,
+)
 
 
 def train(config: Config) -> Path | None:
@@ -52,10 +62,13 @@ def train(config: Config) -> Path | None:
 def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started: float) -> Path | None:
     """The training in a run folder that is this one's alone."""
     saved = world.on_first(lambda: last_to_go_on_from(run))
+    if saved is not None:
+        world.on_first(lambda: check_same_data(run, dataset))
     prepared = time.perf_counter()
     config, choice = _settle(config, dataset, world)
     chosen = time.perf_counter()
     parts = assemble(config, dataset, world)
+    growth = _begin_as_before(run, config, dataset, parts, world) if saved is None else None
     source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
     world.on_first(lambda: describe_run(run, config, dataset, parts))
     steps, start = settled(config.run.epochs) * source.steps_per_epoch, saved.step if saved else 0
@@ -64,6 +77,8 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
     world.on_first(lambda: drop_later_records(run, start))
     with Progress(run, steps, world.is_first, config.run.tensorboard) as progress:
         progress.say(opening_words(dataset, parts, source.plan, world, run))
+        if growth:
+            progress.say(growth_words(growth, dataset.item_name))
         if start:
             progress.say(f"Going on after step {start:,} of {steps:,}.")
         course, watch = fit(config, dataset, parts, source, world, progress, run, saved)
@@ -77,7 +92,7 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
         evaluation, seconds["evaluate"] = _measured(config, dataset, parts, world)
         if evaluation is not None:
             report = evaluation_report(run, step, evaluation) | course.report()
-            report |= (choice.report() if choice else {}) | {"seconds": seconds}
+            report |= (choice.report() if choice else {}) | growth_report(run) | {"seconds": seconds}
             write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
             progress.say(closing_words(dataset, evaluation, seconds, course))
     return run if world.is_first else None
@@ -95,7 +110,8 @@ def _prepared(config: Config, world: World) -> Dataset:
     """The data set, once it is known that the training can begin and end: preparing may take long."""
     check_sharding(config, world.device.type)
     world.on_first(lambda: refuse_finished_run(config))
-    dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
+    run = Path(config.run.dir) if config.run.dir else None
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
     for name in config.evaluation.baselines:
         check_size(name, dataset.item_count)
     return dataset
@@ -111,3 +127,14 @@ def _settle(config: Config, dataset: Dataset, world: World) -> tuple[Config, Cho
     if world.is_first and choice:
         print(choice_words(changes(sized, config), choice), flush=True)
     return config, choice
+
+
+def _begin_as_before(
+    run: Path, config: Config, dataset: Dataset, parts: Parts, world: World
+) -> Growth | None:
+    """Give the model what the run in `run.origin` knows, where one is named, before the first step."""
+    if config.run.origin is None:
+        return None
+    growth = take_over(open_origin(Path(config.run.origin), config, world), config, dataset, parts)
+    world.on_first(lambda: write_text(run / GROWTH, json.dumps(growth.report(), indent=2) + "\n"))
+    return growth

@@ -12,6 +12,7 @@ from trainer.evaluation.table import comparison, results_table, verdict
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
 from trainer.training.choose import Choice, Mixture
+from trainer.training.grown import Growth
 from trainer.training.stopping import Course
 
 
@@ -76,6 +77,29 @@ def correction_words(plan: BatchPlan) -> str | None:
         "Warning: without correction popular items are pushed down for being frequent candidates (ml-100k "
         "in steps of 1,024 interactions: ndcg@10 0.437 against 0.444 with it); use --loss.logq true."
     )
+
+
+def growth_words(growth: Growth, item_name: str) -> str:
+    """What was taken over from an earlier run, and a warning where it had seen what is to be measured."""
+    sides = [
+        f"{side.known:,} of {side.known + side.dropped + side.kept:,} {name}s known, {side.new:,} new, "
+        + (f"{side.kept:,} kept, " if side.kept else "")
+        + f"{side.dropped:,} dropped"
+        for side, name in ((growth.users, "user"), (growth.items, item_name))
+    ]
+    states = (
+        "optimizer states taken over" if growth.states else f"optimizer states from zero: {growth.why_not}"
+    )
+    lines = [_wrapped(f"From {growth.run}: {'; '.join([*sides, states])}.")]
+    if growth.told:
+        lines.append(
+            _wrapped(
+                f"Warning: {growth.told:,} of the {growth.measured:,} interactions to be found are among "
+                "those that this run was trained on, so that the figures flatter; a part that is later in "
+                "time, or given, has none of them."
+            )
+        )
+    return "\n".join(lines)
 
 
 def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float], course: Course) -> str:
