@@ -21,6 +21,7 @@ from torchrec.distributed.planner.types import (
     ShardingOption,
     Storage,
 )
+from torchrec.types import DataType
 
 from trainer.errors import ConfigError
 from trainer.parallel.hardware import GIGA, Hardware
@@ -90,6 +91,22 @@ def compute_kernel(optimizer: str, sharding: str, device: str) -> str:
             )
         return "dense"
     return "fused"
+
+
+def check_dtype(dtype: str, optimizer: str, sharding: str, device: str) -> None:
+    """Refuse tables of a type that the kernel cannot train, or could not train well.
+
+    Raises: ConfigError for the type, or as `compute_kernel`.
+    """
+    if compute_kernel(optimizer, sharding, device) == "fused" or dtype == "float32":
+        return
+    copied = sharding == "data_parallel"
+    place = "--sharding.kind data_parallel" if copied else f"--optimizer.name {optimizer} on CPU"
+    other = "another kind of sharding" if copied else f"one of {', '.join(FUSED_ON_CPU)}"
+    raise ConfigError(
+        f"--model.table_dtype {dtype}: not with {place}, whose dense kernel keeps gradients and optimizer "
+        f"state in the tables' type. Use {other}, or float32"
+    )
 
 
 def optimizer_bytes(optimizer: str, kernel: str, rows: int, columns: int) -> int:
@@ -185,6 +202,7 @@ def _constraints(
             # A bag without an id costs what one with an id does.
             pooling_factors=[max(wish.pooling_factor, 1.0)],
             batch_sizes=[max(1, -(-int(wish.bags) // world_size))],
+            output_dtype=DataType.FP32,
         )
     return constraints
 

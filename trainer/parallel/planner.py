@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 from torchrec import EmbeddingBagConfig
 from torchrec.distributed.planner.types import ShardingOption
+from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS
 
 from trainer.model.partitions import whole_table
 from trainer.parallel.hardware import Hardware
@@ -100,7 +101,7 @@ def _table(
         for shard in placed.shards:
             (row, column), (rows, columns) = shard.offset, shard.size
             beside = optimizer_bytes(optimizer, kernel, rows, columns)
-            weights = rows * columns * 4
+            weights = rows * columns * DATA_TYPE_NUM_BITS[config.data_type] // 8
             assert shard.rank is not None
             shards.append(Shard(shard.rank, first_row + row, column, rows, columns, weights, beside))
         first_row += part.num_embeddings

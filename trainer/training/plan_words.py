@@ -66,9 +66,9 @@ def _figures(before: Plan, after: Plan) -> str:
 
 
 def _tables(plan: Plan) -> list[str]:
-    rows = [("table", "rows", "dim", "sharding", "weights", "state", "ids/step")]
+    rows = [("table", "rows", "dim", "type", "sharding", "weights", "state", "ids/step")]
     rows += [_table(table) for table in plan.tables[:SHOWN_TABLES]]
-    lines = _aligned(rows, left=(0, 3))
+    lines = _aligned(rows, left=(0, 3, 4))
     left_out = plan.tables[SHOWN_TABLES:]
     if left_out:
         size = sum(shard.weight_bytes for table in left_out for shard in table.shards)
@@ -81,6 +81,7 @@ def _table(table: Table) -> tuple[str, ...]:
         table.name,
         f"{table.rows:,}",
         str(table.dim),
+        table.dtype,
         table.sharding,
         bytes_in_words(sum(shard.weight_bytes for shard in table.shards)),
         bytes_in_words(sum(shard.optimizer_bytes for shard in table.shards)),
