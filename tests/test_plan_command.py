@@ -12,6 +12,7 @@ import yaml
 from tests import worlds
 from trainer.cli import main
 from trainer.parallel.words import bytes_in_words, milliseconds_in_words
+from trainer.training import what_helps
 
 WHAT_IF = ("--rows", "user=2e5", "--rows", "movie=1e4", "--dim", "64", "--optimizer.name", "adagrad")
 """51 MB and 2.6 MB of weights, and as much of state."""
@@ -197,6 +198,44 @@ def test_the_smallest_world_is_found_for_each_kind_of_cut(refused, tmp_path: Pat
     ]
 
 
+@pytest.mark.parametrize(
+    ("device", "memory", "start", "expected"),
+    [
+        # 108 MB in all, of which a rank takes 21 MB: not 2 or 4 ranks, which fill hosts of 2, but 6.
+        ("cpu", 50 * MB, 2, "--sharding.kind row_partitioned --world-size 6 --local-world-size 2"),
+        # A rank takes 42.5 MB: 3 of the 4 GPUs of a host.
+        ("cuda", 50 * MB, 1, "--sharding.kind row_wise --world-size 3"),
+        # 11.9 MB: 10 ranks at the least, and whole hosts of 4 are 12.
+        ("cuda", 14 * MB, 1, "--sharding.kind row_wise --world-size 12"),
+    ],
+)
+def test_no_smaller_world_holds_the_tables(
+    refused, tmp_path, monkeypatch, device, memory, start, expected
+) -> None:
+    command = [*WHAT_IF, *hardware(tmp_path, device, memory), "--batches.size", "16", "--loss.samples", "16"]
+    assert expected in [options for options, *_ in remedies(refused(*command, "--world-size", str(start)))]
+    words = shlex.split(expected)
+    place, host = words.index("--world-size") + 1, 2 if device == "cpu" else 4
+    one_host = range(start, host) if device == "cuda" else ()
+    monkeypatch.setattr(what_helps, "SEARCH_SECONDS", 0)  # for what does not fit, no more than that
+    for smaller in (*one_host, *range(host, int(words[place]), host)):
+        if smaller < int(words[place]):
+            assert "do not fit" in refused(*command, *words[:place], str(smaller), *words[place + 1 :])
+
+
+def test_a_smaller_type_is_offered_where_a_kernel_has_it(refused, tmp_path: Path) -> None:
+    def offered(device: str, *more: str) -> dict[str, str]:
+        small = ("--loss.samples", "16", "--batches.size", "16", "--world-size", "1")
+        message = refused(*WHAT_IF, *hardware(tmp_path, device, 110 * MB), *small, *more)
+        return {options: size for options, size, _ in remedies(message) if "float16" in options}
+
+    # (200,000 + 10,000) x 64 + 10,000 x 4 values of 2 and 4 bytes, and 10,000 vectors on their way.
+    for device in ("cpu", "cuda"):
+        assert offered(device) == {"--model.table_dtype float16": "83.8 MB"}
+    assert offered("cpu", "--optimizer.name", "adam") == {}
+    assert offered("cuda", "--model.table_dtype", "float16", "--optimizer.name", "adam") == {}
+
+
 def test_narrower_tables_keep_the_optimizer_that_was_decided_for_wide_ones(refused, tmp_path: Path) -> None:
     # 27 million values are too many for Adam, and half of them would not be.
     rows = ("--rows", "user=2e5", "--rows", "movie=1e4", "--dim", "128", "--loss.samples", "16")
@@ -236,7 +275,9 @@ def test_small_gains_are_not_advised(shown) -> None:
 
 
 def test_a_cut_that_changes_the_optimizer_is_said_to(shown) -> None:
-    text = " ".join(shown("--rows", "user=1e6", "--rows", "movie=1e5", "--dim", "64").split())
+    command = ("--rows", "user=1e6", "--rows", "movie=1e5", "--dim", "64", "--world-size", "4")
+    assert "(values then keep 11 bits of 24)" in " ".join(shown(*command).split())
+    text = " ".join(shown(*command, "--model.table_dtype", "float16").split())
     assert "column_wise" in text
     assert "(each part of a row then has its own statistic)" in text
 
