@@ -14,7 +14,7 @@ from trainer.data.prepare import prepare_data
 from trainer.evaluation.neighbours import check_size
 from trainer.options import changes
 from trainer.parallel.world import World, join_world
-from trainer.training.assembly import assemble, batch_plan
+from trainer.training.assembly import assemble, batch_plan, check_followed_plan
 from trainer.training.by_size import by_size, settled
 from trainer.training.checkpoint import last_to_go_on_from, load, newest, save
 from trainer.training.choose import Choice, choose
@@ -88,6 +88,7 @@ def _prepared(config: Config, world: World) -> Dataset:
     dataset = open_dataset(world.on_each_host(lambda: prepare_data(config.data)))
     for name in config.evaluation.baselines:
         check_size(name, dataset.item_count)
+    check_followed_plan(config, dataset, world)
     return dataset
 
 
