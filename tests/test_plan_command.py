@@ -326,7 +326,7 @@ def test_a_picture_is_an_svg_and_stands_beside_what_is_printed(shown, tmp_path: 
     ("options", "words"),
     [
         ("--hardware h101", "--hardware h101: unknown; known are cpu, t4-16g, "),
-        ("--hardware h101", "Did you mean h100-80g?"),
+        ("--hardware h101", "Did you mean h100-80g or "),
         ("--hardware nowhere.yaml", "--hardware nowhere.yaml: cannot be read"),
         ("--rows user=2.5", "--rows user=2.5: a table and a whole number from 1 up are needed, as user=2e9"),
         ("--rows user=0", "a whole number from 1 up"),
