@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from trainer.errors import ConfigError
+from trainer.parallel.capacity import capacity
 from trainer.parallel.hardware import GIGA, KNOWN, named_hardware, this_gpu
-from trainer.parallel.placement import capacity
 
 OWN = """
 device: cuda

@@ -15,7 +15,7 @@ ROOMS = {
     ),
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
     "parallel": (
-        *("world", "words", "hardware", "plan", "traffic", "placement", "planner", "follow"),
+        *("world", "words", "hardware", "plan", "traffic", "capacity", "placement", "planner", "follow"),
         *("state", "optimizer_state", "shard", "compare_plans", "bars", "svg", "picture"),
     ),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),

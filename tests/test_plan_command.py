@@ -236,6 +236,53 @@ def test_a_smaller_type_is_offered_where_a_kernel_has_it(refused, tmp_path: Path
     assert offered("cuda", "--model.table_dtype", "float16", "--optimizer.name", "adam") == {}
 
 
+CACHES = (
+    *("--rows", "user=1.5e5", "--rows", "movie=1.5e5", "--dim", "64", "--optimizer.name", "sgd"),
+    *("--loss.samples", "16", "--batches.size", "16", "--sharding.uvm_caching", "true"),
+)
+"""Two tables of 150,000 x 64 values, 38.4 MB each."""
+
+
+def test_memory_of_the_host_is_shown_beside_that_of_the_device(shown, tmp_path: Path) -> None:
+    # 34 MB of each GPU, and as much of its host: less than a table.
+    gpu = [*hardware(tmp_path, "cuda", 40 * MB)]
+    file = Path(gpu[1])
+    file.write_text(file.read_text().replace("host_memory: 0.04", "host_memory: 0.06"))
+    command = (*CACHES, *gpu, "--world-size", "2")
+    ranks = json.loads(shown(*command, "--json"))["ranks"]
+    held, there = [150_000 * 64 * 4] * 2, [0.85 * 60 * 10**6] * 2
+    assert [load["host_bytes"] for load in ranks] == held
+    assert [load["host_capacity_bytes"] for load in ranks] == there
+    text = shown(*command)
+    assert re.search(r"rank +behind a cache in its host +of capacity\n0-1 +38\.4 MB +75\.3%\n", text)
+    assert "behind a cache" not in shown(*CACHES, "--hardware", "h100-80g")
+    on_cpu = json.loads(shown(*WHAT_IF, "--hardware", "cpu", "--json"))["ranks"]
+    assert {(load["host_bytes"], load["host_capacity_bytes"]) for load in on_cpu} == {(0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        # Each fits behind a cache, and both together do not: 76.8 MB and 2.4 MB of biases.
+        (60 * MB, "behind caches they take 79.2 MB of the hosts' memory, of which a rank has 51 MB"),
+        (40 * MB, "; behind a cache user takes 38.4 MB of a host, of which a rank has 34 MB"),
+    ],
+)
+def test_what_does_not_fit_in_the_host_is_refused(shown, refused, tmp_path: Path, host, words) -> None:
+    gpu = hardware(tmp_path, "cuda", 40 * MB)
+    file = Path(gpu[1])
+    file.write_text(file.read_text().replace("host_memory: 0.04", f"host_memory: {host}"))
+    command = [*CACHES, *gpu, "--world-size", "1"]
+    message = refused(*command)
+    assert words in message.splitlines()[0]
+    found = remedies(message)
+    assert found
+    for options, fullest, step in found:
+        plan = json.loads(shown(*command, *shlex.split(options), "--json"))
+        assert figures(plan) == (fullest, step), options
+        assert all(load["host_bytes"] <= load["host_capacity_bytes"] for load in plan["ranks"])
+
+
 def test_narrower_tables_keep_the_optimizer_that_was_decided_for_wide_ones(refused, tmp_path: Path) -> None:
     # 27 million values are too many for Adam, and half of them would not be.
     rows = ("--rows", "user=2e5", "--rows", "movie=1e4", "--dim", "128", "--loss.samples", "16")

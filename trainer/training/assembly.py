@@ -17,9 +17,9 @@ from trainer.errors import ConfigError
 from trainer.model.low_rank import closed_form_files
 from trainer.model.served import Served, SideBySide
 from trainer.model.towers import TwoTowers
+from trainer.parallel.capacity import TooLargeError
 from trainer.parallel.follow import partitions_of, sharding_plan
 from trainer.parallel.hardware import hardware_here
-from trainer.parallel.placement import TooLargeError
 from trainer.parallel.plan import Plan
 from trainer.parallel.shard import fill_tables, shard
 from trainer.parallel.world import World

@@ -20,7 +20,8 @@ def plan_words(plan: Plan, source: str) -> str:
     hosts = plan.world_size // plan.local_world_size
     where = f"{counted(plan.world_size, 'rank')} of {plan.hardware}, {counted(hosts, 'host')}"
     lines = [where, *(textwrap.wrap(source, WIDTH, initial_indent="  ", subsequent_indent="  "))]
-    lines += ["", *_tables(plan), "", *_places(plan), "", *_ranks(plan), "", *_wrapped(_costs(plan))]
+    lines += ["", *_tables(plan), "", *_places(plan), "", *_ranks(plan)]
+    lines += [*_hosts(plan), "", *_wrapped(_costs(plan))]
     return "\n".join(lines)
 
 
@@ -135,6 +136,23 @@ def _ranks(plan: Plan) -> list[str]:
         note = [f"(the {SHOWN_RANKS // 2} fullest and the {SHOWN_RANKS // 2} emptiest of them)"]
     header = ("rank", "bytes", "of capacity", "ids/step", "sent", "received", "compute", "moving")
     return _aligned([header, *((name, *_load(load)) for name, load in groups)], left=(0,)) + note
+
+
+def _hosts(plan: Plan) -> list[str]:
+    """What ranks keep in their hosts' memory behind caches, where they do, the fullest first."""
+    held = sorted(plan.ranks, key=lambda load: -load.host_bytes)
+    groups = [
+        (ranks_in_words(load.rank for load in group), group[0])
+        for size, alike in groupby(held, key=lambda load: load.host_bytes)
+        if size and (group := list(alike))
+    ]
+    if not groups:
+        return []
+    rows = [
+        (name, bytes_in_words(load.host_bytes), _percent(load.host_bytes / load.host_capacity_bytes))
+        for name, load in groups[:SHOWN_RANKS]
+    ]
+    return ["", *_aligned([("rank", "behind a cache in its host", "of capacity"), *rows], left=(0,))]
 
 
 def _load(load: RankLoad) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.options import check
+from trainer.parallel.capacity import TooLargeError
 from trainer.parallel.hardware import KNOWN
-from trainer.parallel.placement import TooLargeError
 from trainer.parallel.plan import Plan
 from trainer.training.by_size import settled
 from trainer.training.layout import lay_out, table_values
