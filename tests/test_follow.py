@@ -18,6 +18,7 @@ from trainer.parallel.hardware import KNOWN
 from trainer.parallel.placement import Wish
 from trainer.parallel.plan import Plan, open_plan, save_plan
 from trainer.parallel.planner import make_plan
+from trainer.training import train
 
 TABLES = [("user", 10, 8), ("item", 6, 8)]
 KINDS = ("table_wise", "column_wise", "table_column_wise", "data_parallel")
@@ -331,4 +332,15 @@ def test_train_refuses_a_plan_that_does_not_suit_in_one_line(change, words, plan
     error = capsys.readouterr().err
     assert re.match(f"error: {re.escape(str(path))}: {words}", error), error
     assert error.count("\n") == 1
-    assert not list(run.glob("*"))  # not a run that other commands would open
+    assert not run.exists()
+
+
+def test_a_plan_that_does_not_suit_is_refused_before_anything_is_chosen(planned_case, tmp_path, monkeypatch):
+    options, made = planned_case
+    path = tmp_path / "plan.json"
+    path.write_text(made.read_text())
+    monkeypatch.setattr(train, "choose", lambda *_: pytest.fail("something is chosen"))
+    command = ["train", *options, "--run.choose", "true", "--run.dir", str(tmp_path / "run")]
+    for wrong in (["--model.dim", "12"], ["--model.item_bias", "false"], ["--optimizer.name", "adam"]):
+        assert main([*command, "--sharding.plan", str(path), *wrong]) == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["plan.json"]

@@ -1,5 +1,6 @@
 """Sharding plans, made without a process group."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import torch.distributed
 from tests import layouts
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
-from trainer.parallel.placement import TooLargeError, compute_kernel
+from trainer.parallel.capacity import TooLargeError
+from trainer.parallel.placement import compute_kernel
 from trainer.parallel.plan import as_dict, open_plan, save_plan
 
 KINDS = ["table_wise", "column_wise", "data_parallel"]
@@ -106,6 +108,15 @@ def test_a_plan_is_the_same_each_time_and_comes_back_from_its_file(sharding: str
     plan = layouts.planned(towers(), sharding, 3)
     assert plan == layouts.planned(towers(), sharding, 3)
     save_plan(plan, tmp_path / "plan.json")
+    assert open_plan(tmp_path / "plan.json") == plan
+
+
+def test_a_plan_that_knows_nothing_of_hosts_can_be_opened(tmp_path: Path) -> None:
+    plan = layouts.planned(towers(), "table_wise", 3)
+    content = as_dict(plan)
+    for load in content["ranks"]:
+        del load["host_bytes"], load["host_capacity_bytes"]
+    (tmp_path / "plan.json").write_text(json.dumps(content))
     assert open_plan(tmp_path / "plan.json") == plan
 
 

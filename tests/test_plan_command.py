@@ -12,6 +12,7 @@ import yaml
 from tests import worlds
 from trainer.cli import main
 from trainer.parallel.words import bytes_in_words, milliseconds_in_words
+from trainer.training import what_helps
 
 WHAT_IF = ("--rows", "user=2e5", "--rows", "movie=1e4", "--dim", "64", "--optimizer.name", "adagrad")
 """51 MB and 2.6 MB of weights, and as much of state."""
@@ -197,6 +198,91 @@ def test_the_smallest_world_is_found_for_each_kind_of_cut(refused, tmp_path: Pat
     ]
 
 
+@pytest.mark.parametrize(
+    ("device", "memory", "start", "expected"),
+    [
+        # 108 MB in all, of which a rank takes 21 MB: not 2 or 4 ranks, which fill hosts of 2, but 6.
+        ("cpu", 50 * MB, 2, "--sharding.kind row_partitioned --world-size 6 --local-world-size 2"),
+        # A rank takes 42.5 MB: 3 of the 4 GPUs of a host.
+        ("cuda", 50 * MB, 1, "--sharding.kind row_wise --world-size 3"),
+        # 11.9 MB: 10 ranks at the least, and whole hosts of 4 are 12.
+        ("cuda", 14 * MB, 1, "--sharding.kind row_wise --world-size 12"),
+    ],
+)
+def test_no_smaller_world_holds_the_tables(
+    refused, tmp_path, monkeypatch, device, memory, start, expected
+) -> None:
+    command = [*WHAT_IF, *hardware(tmp_path, device, memory), "--batches.size", "16", "--loss.samples", "16"]
+    assert expected in [options for options, *_ in remedies(refused(*command, "--world-size", str(start)))]
+    words = shlex.split(expected)
+    place, host = words.index("--world-size") + 1, 2 if device == "cpu" else 4
+    one_host = range(start, host) if device == "cuda" else ()
+    monkeypatch.setattr(what_helps, "SEARCH_SECONDS", 0)  # for what does not fit, no more than that
+    for smaller in (*one_host, *range(host, int(words[place]), host)):
+        if smaller < int(words[place]):
+            assert "do not fit" in refused(*command, *words[:place], str(smaller), *words[place + 1 :])
+
+
+def test_a_smaller_type_is_offered_where_a_kernel_has_it(refused, tmp_path: Path) -> None:
+    def offered(device: str, *more: str) -> dict[str, str]:
+        small = ("--loss.samples", "16", "--batches.size", "16", "--world-size", "1")
+        message = refused(*WHAT_IF, *hardware(tmp_path, device, 110 * MB), *small, *more)
+        return {options: size for options, size, _ in remedies(message) if "float16" in options}
+
+    # (200,000 + 10,000) x 64 + 10,000 x 4 values of 2 and 4 bytes, and 10,000 vectors on their way.
+    for device in ("cpu", "cuda"):
+        assert offered(device) == {"--model.table_dtype float16": "83.8 MB"}
+    assert offered("cpu", "--optimizer.name", "adam") == {}
+    assert offered("cuda", "--model.table_dtype", "float16", "--optimizer.name", "adam") == {}
+
+
+CACHES = (
+    *("--rows", "user=1.5e5", "--rows", "movie=1.5e5", "--dim", "64", "--optimizer.name", "sgd"),
+    *("--loss.samples", "16", "--batches.size", "16", "--sharding.uvm_caching", "true"),
+)
+"""Two tables of 150,000 x 64 values, 38.4 MB each."""
+
+
+def test_memory_of_the_host_is_shown_beside_that_of_the_device(shown, tmp_path: Path) -> None:
+    # 34 MB of each GPU, and as much of its host: less than a table.
+    gpu = [*hardware(tmp_path, "cuda", 40 * MB)]
+    file = Path(gpu[1])
+    file.write_text(file.read_text().replace("host_memory: 0.04", "host_memory: 0.06"))
+    command = (*CACHES, *gpu, "--world-size", "2")
+    ranks = json.loads(shown(*command, "--json"))["ranks"]
+    held, there = [150_000 * 64 * 4] * 2, [0.85 * 60 * 10**6] * 2
+    assert [load["host_bytes"] for load in ranks] == held
+    assert [load["host_capacity_bytes"] for load in ranks] == there
+    text = shown(*command)
+    assert re.search(r"rank +behind a cache in its host +of capacity\n0-1 +38\.4 MB +75\.3%\n", text)
+    assert "behind a cache" not in shown(*CACHES, "--hardware", "h100-80g")
+    on_cpu = json.loads(shown(*WHAT_IF, "--hardware", "cpu", "--json"))["ranks"]
+    assert {(load["host_bytes"], load["host_capacity_bytes"]) for load in on_cpu} == {(0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        # Each fits behind a cache, and both together do not: 76.8 MB and 2.4 MB of biases.
+        (60 * MB, "behind caches they take 79.2 MB of the hosts' memory, of which a rank has 51 MB"),
+        (40 * MB, "; behind a cache user takes 38.4 MB of a host, of which a rank has 34 MB"),
+    ],
+)
+def test_what_does_not_fit_in_the_host_is_refused(shown, refused, tmp_path: Path, host, words) -> None:
+    gpu = hardware(tmp_path, "cuda", 40 * MB)
+    file = Path(gpu[1])
+    file.write_text(file.read_text().replace("host_memory: 0.04", f"host_memory: {host}"))
+    command = [*CACHES, *gpu, "--world-size", "1"]
+    message = refused(*command)
+    assert words in message.splitlines()[0]
+    found = remedies(message)
+    assert found
+    for options, fullest, step in found:
+        plan = json.loads(shown(*command, *shlex.split(options), "--json"))
+        assert figures(plan) == (fullest, step), options
+        assert all(load["host_bytes"] <= load["host_capacity_bytes"] for load in plan["ranks"])
+
+
 def test_narrower_tables_keep_the_optimizer_that_was_decided_for_wide_ones(refused, tmp_path: Path) -> None:
     # 27 million values are too many for Adam, and half of them would not be.
     rows = ("--rows", "user=2e5", "--rows", "movie=1e4", "--dim", "128", "--loss.samples", "16")
@@ -236,7 +322,9 @@ def test_small_gains_are_not_advised(shown) -> None:
 
 
 def test_a_cut_that_changes_the_optimizer_is_said_to(shown) -> None:
-    text = " ".join(shown("--rows", "user=1e6", "--rows", "movie=1e5", "--dim", "64").split())
+    command = ("--rows", "user=1e6", "--rows", "movie=1e5", "--dim", "64", "--world-size", "4")
+    assert "(values then keep 11 bits of 24)" in " ".join(shown(*command).split())
+    text = " ".join(shown(*command, "--model.table_dtype", "float16").split())
     assert "column_wise" in text
     assert "(each part of a row then has its own statistic)" in text
 
@@ -285,7 +373,7 @@ def test_a_picture_is_an_svg_and_stands_beside_what_is_printed(shown, tmp_path: 
     ("options", "words"),
     [
         ("--hardware h101", "--hardware h101: unknown; known are cpu, t4-16g, "),
-        ("--hardware h101", "Did you mean h100-80g?"),
+        ("--hardware h101", "Did you mean h100-80g or "),
         ("--hardware nowhere.yaml", "--hardware nowhere.yaml: cannot be read"),
         ("--rows user=2.5", "--rows user=2.5: a table and a whole number from 1 up are needed, as user=2e9"),
         ("--rows user=0", "a whole number from 1 up"),

@@ -84,6 +84,8 @@ class ModelConfig:
 
     dim: int | None = None
     """Width of tables and towers (a multiple of 4); by default 128, or 256 from 300,000 interactions."""
+    table_dtype: Literal["float32", "float16"] = "float32"
+    """Type of the tables' values, 4 or 2 bytes each; pooled vectors and optimizer state stay float32."""
     similarity: Literal["cosine", "dot"] = "cosine"
     """Score: dot product of unit vectors divided by the temperature, or of the plain vectors."""
     temperature: float | None = None
@@ -149,7 +151,7 @@ class OptimizerConfig:
     """How tables and dense layers are updated."""
 
     name: Literal["auto", "rowwise_adagrad", "adagrad", "sgd", "adam"] = "auto"
-    """Optimizer of the tables; `auto` is `adam` while they are small (64 MiB), then `rowwise_adagrad`."""
+    """Optimizer of the tables; `auto` is `adam` while float32 and small (64 MiB), else `rowwise_adagrad`."""
     learning_rate: float | None = None
     """Peak learning rate of the tables; by default by the optimizer."""
     table_learning_rates: dict[str, float] = field(default_factory=dict)

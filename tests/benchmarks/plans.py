@@ -1,6 +1,6 @@
 """What a sharding plan predicts beside what a training really takes: memory, and step time with traffic.
 
-    python -m tests.benchmarks.plans memory [--rows 2000000] [--dim 128] [--json FILE]
+    python -m tests.benchmarks.plans memory [--rows 2000000] [--dim 128] [--dtype float16] [--json FILE]
     python -m tests.benchmarks.plans steps [--root DIR] [--json FILE]
 
 `memory` lays out two tables of 1 GB and trains a few steps on 1, 2 and 4 ranks: resident bytes that each rank
@@ -42,10 +42,10 @@ KINDS = ("table_wise", "column_wise", "row_partitioned", "data_parallel")
 BATCH, WARM_STEPS, STEPS = 4096, 5, 40
 
 
-def added_memory(world: World, kind: str, optimizer: str, rows: int, dim: int) -> dict[str, int]:
+def added_memory(world: World, kind: str, optimizer: str, rows: int, dim: int, dtype: str) -> dict[str, int]:
     """Bytes that the plan of two tables gives this rank, and those that became resident."""
     parts = dict.fromkeys(("user", "item"), world.size) if kind == "row_partitioned" else {}
-    towers = TwoTowers({"user": rows}, {"item": rows}, dim, partitions=parts)
+    towers = TwoTowers({"user": rows}, {"item": rows}, dim, partitions=parts, table_dtype=dtype)
     wish = Wish(("table_wise" if parts else kind,), BATCH)
     wishes = {"user": wish, "item": wish}
     plan = make_plan(towers, wishes, optimizer, this_cpu(), world.size, world.size)
@@ -76,12 +76,13 @@ def added_memory(world: World, kind: str, optimizer: str, rows: int, dim: int) -
     return {"planned": plan.ranks[world.rank].bytes, "measured": added}
 
 
-def memory(rows: int, dim: int) -> list[dict[str, Any]]:
+def memory(rows: int, dim: int, dtype: str) -> list[dict[str, Any]]:
     """A line for each world size, sharding and optimizer."""
     cases = [(size, kind, "rowwise_adagrad") for size in (1, 2, 4) for kind in KINDS[:3]]
+    dense = [(1, "table_wise", "adam"), (2, "data_parallel", "sgd")] if dtype == "float32" else []
     found = []
-    for size, kind, optimizer in [*cases, (1, "table_wise", "adam"), (2, "data_parallel", "sgd")]:
-        ranks = run_on_ranks(size, added_memory, kind, optimizer, rows, dim)
+    for size, kind, optimizer in [*cases, *dense]:
+        ranks = run_on_ranks(size, added_memory, kind, optimizer, rows, dim, dtype)
         for rank, figures in enumerate(ranks):
             ratio = figures["measured"] / figures["planned"] if figures["planned"] else None
             line = {"ranks": size, "sharding": kind, "optimizer": optimizer, "rank": rank}
@@ -159,10 +160,12 @@ def main() -> None:
     parser.add_argument("what", choices=["memory", "steps"])
     parser.add_argument("--rows", type=int, default=2_000_000, help="of each of the two tables")
     parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the tables")
     parser.add_argument("--root", default="data", help="holds ml-100k")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found = memory(options.rows, options.dim) if options.what == "memory" else steps(options.root)
+    of_memory = options.what == "memory"
+    found = memory(options.rows, options.dim, options.dtype) if of_memory else steps(options.root)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
 

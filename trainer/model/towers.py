@@ -10,11 +10,14 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec.types import DataType
 
 from trainer.model.partitions import MARK, part_names, split_by_rows
 
 BIAS_DIM = 4
 """Width of the item bias table, the narrowest that FBGEMM takes; the bias is the mean of a row."""
+DATA_TYPES = {"float32": DataType.FP32, "float16": DataType.FP16}
+"""Types of table values in TorchRec's terms, those that FBGEMM trains."""
 
 
 class Tower(nn.Module):
@@ -31,6 +34,7 @@ class Tower(nn.Module):
         hidden: list[int],
         combine: str = "sum",
         partitions: Mapping[str, int] | None = None,
+        table_dtype: str = "float32",
     ) -> None:
         """Tables on the meta device; `trainer.parallel.shard` gives them memory and values.
 
@@ -41,6 +45,7 @@ class Tower(nn.Module):
             hidden: widths of the dense layers before the output.
             combine: `sum` (every table is `dim` wide) or `concat` (the features share `dim` evenly).
             partitions: how many tables a feature's is cut into, by name; see `trainer.model.partitions`.
+            table_dtype: of the tables' values, see `DATA_TYPES`.
         """
         super().__init__()
         self.features = [name for name in tables if name != bias_table]
@@ -59,6 +64,7 @@ class Tower(nn.Module):
                     embedding_dim=self.widths[name],
                     feature_names=[part],
                     init_fn=_leave,
+                    data_type=DATA_TYPES[table_dtype],
                 )
                 for name, rows in tables.items()
                 for part, size in cut.get(name, {name: rows}).items()
@@ -112,6 +118,7 @@ class TwoTowers(nn.Module):
         hidden: list[int] | None = None,
         combine: str = "sum",
         partitions: Mapping[str, int] | None = None,
+        table_dtype: str = "float32",
     ) -> None:
         """Towers without values in their tables.
 
@@ -126,13 +133,14 @@ class TwoTowers(nn.Module):
             combine: `sum` of a tower's features, or `concat`: each takes an equal part of `dim`, which is a
                 multiple of 4.
             partitions: how many tables a feature's table is cut into, by name of either side.
+            table_dtype: of the values of all tables, `float32` or `float16`; outputs are float32.
         """
         super().__init__()
         cut = partitions or {}
         users = {name: parts for name, parts in cut.items() if name in user_tables}
         items = {name: parts for name, parts in cut.items() if name in item_tables}
-        self.query = Tower(user_tables, dim, None, hidden or [], combine, users)
-        self.candidate = Tower(item_tables, dim, item_bias, hidden or [], combine, items)
+        self.query = Tower(user_tables, dim, None, hidden or [], combine, users, table_dtype)
+        self.candidate = Tower(item_tables, dim, item_bias, hidden or [], combine, items, table_dtype)
         self.unit = similarity == "cosine"
         self.output_dim = dim + (item_bias is not None)
         log_temperature = torch.tensor(math.log(temperature if self.unit else 1.0))

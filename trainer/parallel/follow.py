@@ -9,7 +9,9 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSha
 
 from trainer.errors import ConfigError
 from trainer.model.partitions import part_number, partition_sizes, whole_table
-from trainer.parallel.placement import CACHED, SHARDINGS, compute_kernel, embedding_configs
+from trainer.model.towers import DATA_TYPES
+from trainer.parallel.capacity import CACHED
+from trainer.parallel.placement import SHARDINGS, check_dtype, compute_kernel, embedding_configs
 from trainer.parallel.plan import Plan, Shard, Table
 from trainer.parallel.planner import PARTITIONED
 from trainer.parallel.words import counted
@@ -35,6 +37,8 @@ def sharding_plan(plan: Plan, towers: nn.Module, device: str, local_world_size: 
             compute_kernel=table.kernel,
             ranks=[shard.rank for shard in shards],
             sharding_spec=_spec(table, shards, device, local_world_size),
+            # A GPU's own dice would make results depend on the plan; on CPU FBGEMM rounds to the nearest.
+            stochastic_rounding=False,
         )
     return ShardingPlan(dict(modules))
 
@@ -64,6 +68,7 @@ def check_plan(
     device: str,
     world_size: int,
     local_world_size: int,
+    table_dtype: str = "float32",
 ) -> None:
     """Refuse a plan that is not one for these tables, this world and this device.
 
@@ -71,6 +76,7 @@ def check_plan(
         place: file that the plan is from.
         tables: name, rows and width of each of the model's, partitions put together.
         local_world_size: ranks of each host here.
+        table_dtype: of all tables' values.
     Raises: ConfigError naming the first difference.
     """
     check_world_size(plan, place, world_size)
@@ -84,22 +90,28 @@ def check_plan(
                 raise ConfigError(
                     f"{place}: {name} has {what} {theirs:,}, the model's has {ours:,}. Plan anew"
                 )
-        _check_table(table, place, optimizer, device, world_size)
+        _check_table(table, place, optimizer, device, world_size, table_dtype)
         _check_cut(table, place, world_size, local_world_size)
     if planned:
         raise ConfigError(f"{place}: has a table {next(iter(planned))}, which the model has not. Plan anew")
 
 
-def _check_table(table: Table, place: str, optimizer: str, device: str, world_size: int) -> None:
-    name = table.name
-    if table.dtype != "fp32":
-        raise ConfigError(f"{place}: {name} is of {table.dtype}, the model's of fp32. Plan anew")
+def _check_table(
+    table: Table, place: str, optimizer: str, device: str, world_size: int, table_dtype: str
+) -> None:
+    name, dtype = table.name, DATA_TYPES[table_dtype].value.lower()
+    if table.dtype != dtype:
+        raise ConfigError(
+            f"{place}: {name} is of {table.dtype}, the model's of {dtype}. Plan anew, or give the "
+            "--model.table_dtype that it was planned with"
+        )
     if table.sharding not in (*SHARDINGS, PARTITIONED):
         known = ", ".join((*SHARDINGS, PARTITIONED))
         raise ConfigError(f"{place}: {name} is {table.sharding}; known are {known}. Plan anew")
     sharding = "table_wise" if table.sharding == PARTITIONED else table.sharding
     try:
         kernel = compute_kernel(optimizer, sharding, device)
+        check_dtype(table_dtype, optimizer, sharding, device)
     except ConfigError as error:
         raise ConfigError(f"{place}: {name} is {table.sharding}: {error}") from None
     if table.kernel != kernel and not (table.kernel == CACHED and device == "cuda" and kernel == "fused"):

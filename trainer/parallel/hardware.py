@@ -18,6 +18,9 @@ GIGA = 10**9
 CPU_GB_PER_S_A_CORE = 10.0
 GLOO_GB_PER_S = 1.0
 
+MAKES = r"nvidia|tesla|sxm\d?|pcie|hbm\d?e?"
+"""Words of a driver's name for a device that tell nothing here."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -70,17 +73,25 @@ KNOWN = {
 def named_hardware(name: str) -> Hardware:
     """The device of that name, this machine's processors (`cpu`), or what a YAML file says.
 
+    Args: name: in any case, and as drivers report it: `NVIDIA H100 80GB HBM3` is `h100-80g`.
     Raises: ConfigError for an unknown name, or a file that cannot be used.
     """
-    if name == "cpu":
-        return this_cpu()
-    if name in KNOWN:
-        return KNOWN[name]
     if name.endswith((".yaml", ".yml")):
         return _from_file(Path(name))
-    near = difflib.get_close_matches(name, ["cpu", *KNOWN], n=1, cutoff=0.4)
-    hint = f"Did you mean {near[0]}?" if near else "A file of your own ends in .yaml"
+    plain = _plain(name)
+    if plain == "cpu":
+        return this_cpu()
+    if plain in KNOWN:
+        return KNOWN[plain]
+    near = difflib.get_close_matches(plain, ["cpu", *KNOWN], n=3, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "A file of your own ends in .yaml"
     raise ConfigError(f"--hardware {name}: unknown; known are cpu, {', '.join(KNOWN)}. {hint}")
+
+
+def _plain(name: str) -> str:
+    """A device's name without its vendor and the make of its socket and memory."""
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word and not re.fullmatch(MAKES, word)]
+    return re.sub(r"(?<=\d)gb$", "g", "-".join(words))
 
 
 def hardware_here(device: str) -> Hardware:
@@ -122,7 +133,10 @@ def this_gpu(memory_bytes: int, name: str) -> Hardware:
     namesakes = [each for each in KNOWN.values() if each.name.split("-")[0].upper() in words]
     if namesakes:
         alike = min(namesakes, key=lambda hardware: abs(hardware.memory * GIGA - memory_bytes))
-    return replace(alike, memory=memory_bytes / GIGA, source=f"measured here: {name}; speeds: {alike.source}")
+    speeds = "speeds" if namesakes else f"speeds, as it is not known, of {alike.name}"
+    return replace(
+        alike, memory=memory_bytes / GIGA, source=f"measured here: {name}; {speeds}: {alike.source}"
+    )
 
 
 def _from_file(path: Path) -> Hardware:

@@ -6,6 +6,7 @@ in the other. The tables of a closed form, which nothing trains, are left out.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -127,6 +128,7 @@ def _sharded(
         Shard(tensor.view(shards[place].shard_sizes), shards[place])
         for place, tensor in zip(places, tensors, strict=True)
     ]
-    properties = weights.metadata().tensor_properties
+    # Of float16 tables, too, the states are float32.
+    properties = replace(weights.metadata().tensor_properties, dtype=torch.float32)
     metadata = ShardedTensorMetadata(shards_metadata=shards, size=size, tensor_properties=properties)
     return ShardedTensor._init_from_local_shards_and_global_metadata(local, metadata)

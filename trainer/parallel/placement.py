@@ -21,33 +21,17 @@ from torchrec.distributed.planner.types import (
     ShardingOption,
     Storage,
 )
+from torchrec.types import DataType
 
 from trainer.errors import ConfigError
+from trainer.parallel.capacity import CACHED, capacity, host_capacity, too_large
 from trainer.parallel.hardware import GIGA, Hardware
-from trainer.parallel.words import bytes_in_words, counted
 
 FUSED_ON_CPU = ("rowwise_adagrad", "adagrad", "sgd")
 CPU_SHARDINGS = ("table_wise", "column_wise", "table_column_wise", "data_parallel")
 SHARDINGS = (*CPU_SHARDINGS, "row_wise", "table_row_wise")
-CACHED = "fused_uvm_caching"
-RESERVED = 0.15
-"""Share of a device's memory that is left to dense layers, activations and libraries."""
 PLANNING_SECONDS = 20
 """How long the planner may look for something better, where there is a choice."""
-
-
-class TooLargeError(ConfigError):
-    """No placement holds the tables.
-
-    Attributes:
-        total: bytes of all shards at the least.
-        available: bytes that tables may take on a rank.
-        largest: name and bytes of the largest shard.
-    """
-
-    def __init__(self, message: str, total: int, available: int, largest: tuple[str, int]) -> None:
-        super().__init__(message)
-        self.total, self.available, self.largest = total, available, largest
 
 
 @dataclass(frozen=True)
@@ -90,6 +74,22 @@ def compute_kernel(optimizer: str, sharding: str, device: str) -> str:
             )
         return "dense"
     return "fused"
+
+
+def check_dtype(dtype: str, optimizer: str, sharding: str, device: str) -> None:
+    """Refuse tables of a type that the kernel cannot train, or could not train well.
+
+    Raises: ConfigError for the type, or as `compute_kernel`.
+    """
+    if compute_kernel(optimizer, sharding, device) == "fused" or dtype == "float32":
+        return
+    copied = sharding == "data_parallel"
+    place = "--sharding.kind data_parallel" if copied else f"--optimizer.name {optimizer} on CPU"
+    other = "another kind of sharding" if copied else f"one of {', '.join(FUSED_ON_CPU)}"
+    raise ConfigError(
+        f"--model.table_dtype {dtype}: not with {place}, whose dense kernel keeps gradients and optimizer "
+        f"state in the tables' type. Use {other}, or float32"
+    )
 
 
 def optimizer_bytes(optimizer: str, kernel: str, rows: int, columns: int) -> int:
@@ -138,30 +138,19 @@ def place(
         planner.plan(towers, [EmbeddingBagCollectionSharder()])
     except PlannerError as error:
         options = enumerator.last_stored_search_space or []
-        raise _does_not_fit(options, topology, hardware) from error
+        raise too_large(options, hardware, world_size, local_world_size) from error
     return found
-
-
-def capacity(hardware: Hardware, local_world_size: int) -> int:
-    """Bytes that tables may take on one rank."""
-    memory = hardware.memory / (local_world_size if hardware.device == "cpu" else 1)
-    return int((1 - RESERVED) * memory * GIGA)
-
-
-def on_device(storage: Storage, device: str) -> int:
-    """Bytes of a device's own memory."""
-    return int(storage.ddr if device == "cpu" else storage.hbm)
 
 
 def _topology(hardware: Hardware, world_size: int, local_world_size: int) -> Topology:
     on_cpu, per_ms = hardware.device == "cpu", GIGA / 1000
-    host = hardware.host_memory * (1 / local_world_size if on_cpu else 1)
+    own = capacity(hardware, local_world_size)
     return Topology(
         world_size=world_size,
         local_world_size=local_world_size,
         compute_device=hardware.device,
-        hbm_cap=None if on_cpu else capacity(hardware, local_world_size),
-        ddr_cap=int((1 - RESERVED) * host * GIGA),
+        hbm_cap=None if on_cpu else own,
+        ddr_cap=own if on_cpu else host_capacity(hardware),
         hbm_mem_bw=hardware.memory_speed * per_ms,
         ddr_mem_bw=hardware.memory_speed * per_ms / (local_world_size if on_cpu else 1),
         hbm_to_ddr_mem_bw=hardware.link_speed * per_ms,
@@ -185,6 +174,7 @@ def _constraints(
             # A bag without an id costs what one with an id does.
             pooling_factors=[max(wish.pooling_factor, 1.0)],
             batch_sizes=[max(1, -(-int(wish.bags) // world_size))],
+            output_dtype=DataType.FP32,
         )
     return constraints
 
@@ -225,14 +215,14 @@ class _Storage(EmbeddingStorageEstimator):
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
         super().estimate(sharding_options, sharder_data_map)
         for option in sharding_options:
-            in_host = self._device == "cpu" or option.compute_kernel == CACHED
+            ddr = self._device == "cpu" or option.compute_kernel == CACHED
             kernel = compute_kernel(self._optimizer, option.sharding_type, self._device)
             sizes: dict[tuple[int, ...], Storage] = {}
             for shard in option.shards:
                 size = tuple(shard.size)
                 if size not in sizes:
                     beside = optimizer_bytes(self._optimizer, kernel, *size)
-                    added = Storage(hbm=0, ddr=beside) if in_host else Storage(hbm=beside, ddr=0)
+                    added = Storage(hbm=0, ddr=beside) if ddr else Storage(hbm=beside, ddr=0)
                     assert shard.storage is not None
                     sizes[size] = shard.storage + added
                 shard.storage = sizes[size]
@@ -262,35 +252,3 @@ class _Pinned(GreedyPerfPartitioner):
                 device.perf += shard.perf
         super().partition([option for option in proposal if option.name not in self._ranks], left)
         return proposal
-
-
-def _does_not_fit(options: list[ShardingOption], topology: Topology, hardware: Hardware) -> TooLargeError:
-    """What the least demanding option of each table would need, and what there is."""
-    device, world_size = hardware.device, topology.world_size
-    host = topology.devices[0].storage.ddr
-    options = [
-        # What no host can hold behind a cache is no option.
-        option
-        for option in options
-        if option.compute_kernel != CACHED
-        or all(shard.storage is not None and shard.storage.ddr <= host for shard in option.shards)
-    ]
-    smallest: dict[str, list[int]] = {}
-    for option in options:
-        sizes = [on_device(shard.storage, device) for shard in option.shards if shard.storage]
-        if option.name not in smallest or max(sizes) < max(smallest[option.name]):
-            smallest[option.name] = sizes
-    largest = max(((name, max(sizes)) for name, sizes in smallest.items()), key=lambda entry: entry[1])
-    total = sum(sum(sizes) for sizes in smallest.values())
-    available = capacity(hardware, topology.local_world_size)
-    needed = max(total // world_size, largest[1])
-    uneven = "" if needed > available else "; pieces of that size leave gaps"
-    return TooLargeError(
-        f"the tables do not fit on {counted(world_size, 'rank')} of {hardware.name}: a rank needs "
-        f"{bytes_in_words(needed)} at the least, and has {bytes_in_words(available)} for tables (all are "
-        f"{bytes_in_words(total)}; the largest piece, of {largest[0]}, is "
-        f"{bytes_in_words(largest[1])}{uneven})",
-        total,
-        available,
-        largest,
-    )

@@ -73,6 +73,9 @@ class RankLoad:
         lookups: ids looked up.
         bytes_sent, bytes_received: between it and other ranks.
         compute_ms, communication_ms: estimated time of lookups and updates, and of moving ids and vectors.
+        host_bytes: of tables and optimizer state that live in a GPU's host, behind a cache.
+        host_capacity_bytes: of the host's memory that such tables may take for this rank; 0 on CPU, where
+            `capacity_bytes` is the host's.
     """
 
     rank: int
@@ -83,6 +86,8 @@ class RankLoad:
     bytes_received: int
     compute_ms: float
     communication_ms: float
+    host_bytes: int = 0
+    host_capacity_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,12 @@ import numpy as np
 from torch import nn
 from torchrec import EmbeddingBagConfig
 from torchrec.distributed.planner.types import ShardingOption
+from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS
 
 from trainer.model.partitions import whole_table
+from trainer.parallel.capacity import CACHED, capacity, host_capacity, in_host, on_device
 from trainer.parallel.hardware import Hardware
-from trainer.parallel.placement import (
-    CACHED,
-    Wish,
-    capacity,
-    compute_kernel,
-    embedding_configs,
-    on_device,
-    optimizer_bytes,
-    place,
-)
+from trainer.parallel.placement import Wish, compute_kernel, embedding_configs, optimizer_bytes, place
 from trainer.parallel.plan import Plan, RankLoad, Shard, Table
 from trainer.parallel.traffic import Traffic, add_candidates, add_table
 
@@ -100,7 +93,7 @@ def _table(
         for shard in placed.shards:
             (row, column), (rows, columns) = shard.offset, shard.size
             beside = optimizer_bytes(optimizer, kernel, rows, columns)
-            weights = rows * columns * 4
+            weights = rows * columns * DATA_TYPE_NUM_BITS[config.data_type] // 8
             assert shard.rank is not None
             shards.append(Shard(shard.rank, first_row + row, column, rows, columns, weights, beside))
         first_row += part.num_embeddings
@@ -127,7 +120,7 @@ def _loads(
     local_world_size: int,
     candidate_bytes: float,
 ) -> tuple[RankLoad, ...]:
-    sizes, lookups, compute, communication = (np.zeros(world_size) for _ in range(4))
+    sizes, behind, lookups, compute, communication = (np.zeros(world_size) for _ in range(5))
     for option in options:
         for shard in option.shards:
             assert shard.rank is not None
@@ -135,10 +128,11 @@ def _loads(
             assert shard.perf is not None
             perf = shard.perf
             sizes[shard.rank] += on_device(shard.storage, hardware.device)
+            behind[shard.rank] += in_host(shard.storage, hardware.device)
             compute[shard.rank] += perf.fwd_compute + perf.bwd_compute + perf.prefetch_compute
+            moving = perf.fwd_comms + perf.bwd_comms + perf.input_dist_comms
             # The estimator has a rank alone send to itself.
-            if world_size > 1:
-                communication[shard.rank] += perf.fwd_comms + perf.bwd_comms + perf.input_dist_comms
+            communication[shard.rank] += moving if world_size > 1 else 0
     for table in tables:
         for piece in table.shards:
             copies = world_size if table.sharding == "data_parallel" else 1
@@ -155,6 +149,8 @@ def _loads(
             bytes_received=round(traffic.received[rank]),
             compute_ms=round(float(compute[rank]), 4),
             communication_ms=round(float(communication[rank]), 4),
+            host_bytes=int(behind[rank]),
+            host_capacity_bytes=host_capacity(hardware),
         )
         for rank in range(world_size)
     )

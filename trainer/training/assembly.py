@@ -17,13 +17,13 @@ from trainer.errors import ConfigError
 from trainer.model.low_rank import closed_form_files
 from trainer.model.served import Served, SideBySide
 from trainer.model.towers import TwoTowers
+from trainer.parallel.capacity import TooLargeError
 from trainer.parallel.follow import partitions_of, sharding_plan
 from trainer.parallel.hardware import hardware_here
-from trainer.parallel.placement import TooLargeError
 from trainer.parallel.plan import Plan
 from trainer.parallel.shard import fill_tables, shard
 from trainer.parallel.world import World
-from trainer.training.by_size import settled
+from trainer.training.by_size import by_size, settled, with_fixed_values
 from trainer.training.closed_form import HISTORY, closed_inputs, item_table
 from trainer.training.initial import START_NORM, closed_form_start, normal_values, popularity_bias, scaled
 from trainer.training.layout import Sizes, lay_out, make_all_towers, sizes_of
@@ -124,6 +124,20 @@ def _plan(config: Config, sizes: Sizes, world: World) -> Plan:
             f"--sharding.kind {config.sharding.kind}: {error}. What would fit says: python -m trainer plan "
             f"--world-size {world.size}, with the same options"
         ) from None
+
+
+def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
+    """Refuse a plan file that does not suit the training, before anything is chosen or written.
+
+    Args: config: see `trainer.training.layout.follow_plan`; what it leaves open changes no table.
+    Raises: ConfigError, on every rank, naming the first difference.
+    """
+    if config.sharding.plan is None:
+        return
+    users = int(np.count_nonzero(dataset.known("train").lengths()))
+    filled = with_fixed_values(by_size(config, users, dataset.item_count, len(dataset.train)))
+    sizes = sizes_of(filled, dataset, *make_inputs(filled, dataset))
+    world.on_first(lambda: _plan(filled, sizes, world))
 
 
 def batch_plan(config: Config) -> BatchPlan:

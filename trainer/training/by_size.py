@@ -90,6 +90,8 @@ def _optimizer(config: Config, model: ModelConfig, rows: int) -> OptimizerConfig
     # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.
     small = rows * settled(model.dim) <= DENSE_VALUES and config.batches.rows == "user"
     dense = {config.sharding.kind, *config.sharding.tables.values()} <= ADAM_SHARDINGS
+    # A dense kernel, as Adam's on CPU, trains float32 alone.
+    dense = dense and model.table_dtype == "float32"
     automatic = "adam" if small and dense else "rowwise_adagrad"
     name = automatic if given.name == "auto" else given.name
     rate, tables = RATES[name]

@@ -25,8 +25,12 @@ def closed_inputs(dataset: Dataset) -> tuple[Inputs, Inputs]:
 
 
 def make_closed_towers(
-    item_name: str, item_count: int, rank: int, partitions: Mapping[str, int] | None = None
+    item_name: str,
+    item_count: int,
+    rank: int,
+    partitions: Mapping[str, int] | None = None,
+    table_dtype: str = "float32",
 ) -> TwoTowers:
     """Towers of a history table and an item table, scored by their dot product."""
-    items = {item_table(item_name): item_count}
-    return TwoTowers({HISTORY: item_count}, items, rank, similarity="dot", partitions=partitions)
+    users, items = {HISTORY: item_count}, {item_table(item_name): item_count}
+    return TwoTowers(users, items, rank, similarity="dot", partitions=partitions, table_dtype=table_dtype)

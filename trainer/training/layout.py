@@ -17,7 +17,7 @@ from trainer.model.served import SideBySide
 from trainer.model.towers import TwoTowers
 from trainer.parallel.follow import check_plan, check_world_size
 from trainer.parallel.hardware import Hardware
-from trainer.parallel.placement import SHARDINGS, Wish, compute_kernel
+from trainer.parallel.placement import SHARDINGS, Wish, check_dtype
 from trainer.parallel.plan import Plan, open_plan
 from trainer.parallel.planner import PARTITIONED, make_plan
 from trainer.training.by_size import settled
@@ -90,8 +90,12 @@ def make_towers(
     item_tables: Mapping[str, int],
     item_name: str,
     partitions: Mapping[str, int] | None = None,
+    table_dtype: str | None = None,
 ) -> TwoTowers:
-    """Towers without values in their tables, whose rows are given by name."""
+    """Towers without values in their tables, whose rows are given by name.
+
+    Args: table_dtype: None: as the configuration has it.
+    """
     torch.manual_seed(config.run.seed)  # of the dense layers
     model = config.model
     return TwoTowers(
@@ -105,6 +109,7 @@ def make_towers(
         hidden=model.hidden,
         combine=model.combine,
         partitions=dict(partitions or {}),
+        table_dtype=table_dtype or model.table_dtype,
     )
 
 
@@ -119,12 +124,13 @@ def lay_out(config: Config, sizes: Sizes, hardware: Hardware, world_size: int, l
         given = open_plan(Path(config.sharding.plan))
         widths = _widths(config, sizes)
         tables = [(name, count, widths[name]) for name, count in rows.items()]
-        check_plan(given, config.sharding.plan, tables, optimizer, device, world_size, local_world_size)
+        place, dtype = config.sharding.plan, config.model.table_dtype
+        check_plan(given, place, tables, optimizer, device, world_size, local_world_size, dtype)
         return given
     sharding = _with_table_names(config.sharding, list(rows), sizes.item_name)
     partitions = _partitions(sharding, rows, world_size)
     towers = make_all_towers(config, sizes, partitions)
-    wishes = {name: _wish(sharding, sizes, name, optimizer, device, world_size) for name in rows}
+    wishes = {name: _wish(config, sharding, sizes, name, device, world_size) for name in rows}
     exchanged = sizes.candidates * towers.learned.output_dim * 4 if sizes.gathered else 0
     return make_plan(towers, wishes, optimizer, hardware, world_size, local_world_size, exchanged)
 
@@ -136,7 +142,10 @@ def make_all_towers(config: Config, sizes: Sizes, partitions: Mapping[str, int])
     """
     rank = settled(config.model.low_rank)
     learned = make_towers(config, sizes.user_tables, sizes.item_tables, sizes.item_name, partitions)
-    closed = make_closed_towers(sizes.item_name, sizes.closed_items, rank, partitions) if rank else None
+    closed = None
+    if rank:
+        dtype = config.model.table_dtype
+        closed = make_closed_towers(sizes.item_name, sizes.closed_items, rank, partitions, dtype)
     return SideBySide(learned, closed)
 
 
@@ -197,7 +206,7 @@ def _partitions(sharding: ShardingConfig, rows: Mapping[str, int], world_size: i
 
 
 def _wish(
-    sharding: ShardingConfig, sizes: Sizes, name: str, optimizer: str, device: str, world_size: int
+    config: Config, sharding: ShardingConfig, sizes: Sizes, name: str, device: str, world_size: int
 ) -> Wish:
     kind = sharding.tables.get(name, sharding.kind)
     ranks = tuple(sharding.ranks.get(name, ()))
@@ -212,7 +221,7 @@ def _wish(
         raise ConfigError("--sharding.uvm_caching true: caches need a GPU. Use --device cuda")
     bags = 0 if name in (HISTORY, item_table(sizes.item_name)) else sizes.candidates
     return Wish(
-        shardings=_permitted(kind, optimizer, device),
+        shardings=_permitted(kind, config, device),
         bags=sizes.rows if name in sizes.user_tables else bags,
         pooling_factor=sizes.pooling.get(name, 1.0),
         ranks=ranks,
@@ -221,13 +230,13 @@ def _wish(
 
 
 def check_sharding(config: Config, device: str) -> None:
-    """Refuse kinds of sharding that optimizer or device do not have, before anything is prepared.
+    """Refuse kinds of sharding that optimizer, type or device do not have, before anything is prepared.
 
     Raises: ConfigError naming those that they have.
     """
     sharding = config.sharding
     for kind in (sharding.kind, *sharding.tables.values()) if sharding.plan is None else ():
-        _permitted(kind, config.optimizer.name, device)
+        _permitted(kind, config, device)
 
 
 def follow_plan(config: Config, world_size: int) -> Config:
@@ -249,23 +258,25 @@ def follow_plan(config: Config, world_size: int) -> Config:
     )
 
 
-def _permitted(kind: str, optimizer: str, device: str) -> tuple[str, ...]:
+def _permitted(kind: str, config: Config, device: str) -> tuple[str, ...]:
     """TorchRec's kinds of sharding behind a word of the configuration.
 
-    Raises: ConfigError for one that optimizer or device do not have.
+    Raises: ConfigError for one that optimizer, type of the tables or device do not have.
     """
+    optimizer, dtype = config.optimizer.name, config.model.table_dtype
     if kind != "auto":
         kind = "table_wise" if kind == PARTITIONED else kind
-        compute_kernel(optimizer, kind, device)
+        check_dtype(dtype, optimizer, kind, device)
         return (kind,)
+    check_dtype(dtype, optimizer, "table_wise", device)  # where that is not, nothing is
     # One state a row and shard: cut by columns, row-wise Adagrad would be another optimizer.
     other = ("column_wise", "table_column_wise") if optimizer == "rowwise_adagrad" else ()
-    return tuple(name for name in SHARDINGS if name not in other and _runs(optimizer, name, device))
+    return tuple(name for name in SHARDINGS if name not in other and _runs(dtype, optimizer, name, device))
 
 
-def _runs(optimizer: str, sharding: str, device: str) -> bool:
+def _runs(dtype: str, optimizer: str, sharding: str, device: str) -> bool:
     try:
-        compute_kernel(optimizer, sharding, device)
+        check_dtype(dtype, optimizer, sharding, device)
     except ConfigError:
         return False
     return True

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from trainer.config import Config
 from trainer.errors import ConfigError
+from trainer.parallel.capacity import TooLargeError
 from trainer.parallel.compare_plans import compare_plans, comparison_text
 from trainer.parallel.picture import picture
-from trainer.parallel.placement import TooLargeError
 from trainer.parallel.plan import Plan, as_dict, open_plan, save_plan
 from trainer.training.choose import closed_form_is_open
 from trainer.training.layout import follow_plan

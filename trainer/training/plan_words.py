@@ -20,7 +20,8 @@ def plan_words(plan: Plan, source: str) -> str:
     hosts = plan.world_size // plan.local_world_size
     where = f"{counted(plan.world_size, 'rank')} of {plan.hardware}, {counted(hosts, 'host')}"
     lines = [where, *(textwrap.wrap(source, WIDTH, initial_indent="  ", subsequent_indent="  "))]
-    lines += ["", *_tables(plan), "", *_places(plan), "", *_ranks(plan), "", *_wrapped(_costs(plan))]
+    lines += ["", *_tables(plan), "", *_places(plan), "", *_ranks(plan)]
+    lines += [*_hosts(plan), "", *_wrapped(_costs(plan))]
     return "\n".join(lines)
 
 
@@ -66,9 +67,9 @@ def _figures(before: Plan, after: Plan) -> str:
 
 
 def _tables(plan: Plan) -> list[str]:
-    rows = [("table", "rows", "dim", "sharding", "weights", "state", "ids/step")]
+    rows = [("table", "rows", "dim", "type", "sharding", "weights", "state", "ids/step")]
     rows += [_table(table) for table in plan.tables[:SHOWN_TABLES]]
-    lines = _aligned(rows, left=(0, 3))
+    lines = _aligned(rows, left=(0, 3, 4))
     left_out = plan.tables[SHOWN_TABLES:]
     if left_out:
         size = sum(shard.weight_bytes for table in left_out for shard in table.shards)
@@ -81,6 +82,7 @@ def _table(table: Table) -> tuple[str, ...]:
         table.name,
         f"{table.rows:,}",
         str(table.dim),
+        table.dtype,
         table.sharding,
         bytes_in_words(sum(shard.weight_bytes for shard in table.shards)),
         bytes_in_words(sum(shard.optimizer_bytes for shard in table.shards)),
@@ -134,6 +136,23 @@ def _ranks(plan: Plan) -> list[str]:
         note = [f"(the {SHOWN_RANKS // 2} fullest and the {SHOWN_RANKS // 2} emptiest of them)"]
     header = ("rank", "bytes", "of capacity", "ids/step", "sent", "received", "compute", "moving")
     return _aligned([header, *((name, *_load(load)) for name, load in groups)], left=(0,)) + note
+
+
+def _hosts(plan: Plan) -> list[str]:
+    """What ranks keep in their hosts' memory behind caches, where they do, the fullest first."""
+    held = sorted(plan.ranks, key=lambda load: -load.host_bytes)
+    groups = [
+        (ranks_in_words(load.rank for load in group), group[0])
+        for size, alike in groupby(held, key=lambda load: load.host_bytes)
+        if size and (group := list(alike))
+    ]
+    if not groups:
+        return []
+    rows = [
+        (name, bytes_in_words(load.host_bytes), _percent(load.host_bytes / load.host_capacity_bytes))
+        for name, load in groups[:SHOWN_RANKS]
+    ]
+    return ["", *_aligned([("rank", "behind a cache in its host", "of capacity"), *rows], left=(0,))]
 
 
 def _load(load: RankLoad) -> tuple[str, ...]:

@@ -207,6 +207,7 @@ def open_run(run: Path) -> TrainedRun:
         {table: rows[table] for table in users},
         {table: rows[table] for table in items},
         vocabulary.item_name,
+        table_dtype="float32",  # which holds every float16 exactly, and is served without a kernel of its own
     )
     closed = None
     if HISTORY in tables:

@@ -13,7 +13,7 @@ from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.neighbours import check_size
 from trainer.options import changes
 from trainer.parallel.world import World, join_world
-from trainer.training.assembly import Parts, assemble, batch_plan
+from trainer.training.assembly import Parts, assemble, batch_plan, check_followed_plan
 from trainer.training.by_size import by_size, settled
 from trainer.training.checkpoint import last_to_go_on_from
 from trainer.training.choose import Choice, choose
@@ -114,6 +114,7 @@ def _prepared(config: Config, world: World) -> Dataset:
     dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
     for name in config.evaluation.baselines:
         check_size(name, dataset.item_count)
+    check_followed_plan(config, dataset, world)
     return dataset
 
 

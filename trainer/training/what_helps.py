@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.options import check
+from trainer.parallel.capacity import TooLargeError
 from trainer.parallel.hardware import KNOWN
-from trainer.parallel.placement import TooLargeError
 from trainer.parallel.plan import Plan
 from trainer.training.by_size import settled
 from trainer.training.layout import lay_out, table_values
@@ -31,6 +32,7 @@ LEAST_MS, LEAST_SHARE = 0.05, 0.01
 
 Edits: TypeAlias = Mapping[str, Any]
 """Changes of the configuration by dotted key, as the command line has them."""
+SMALLER: Edits = {"model.table_dtype": "float16"}
 Cut: TypeAlias = Callable[[int], Edits | None]
 """Changes that cut tables for so many ranks; None where there are none."""
 
@@ -63,8 +65,8 @@ def plan_of(case: Case) -> Plan:
 
 
 def alternatives(case: Case) -> list[Change]:
-    """The largest or all tables under other kinds of sharding that hardware and optimizer have."""
-    return _found(_alternatives(case) if case.world_size > 1 else ())
+    """Tables of a smaller type, and the largest or all under other kinds of sharding, where these exist."""
+    return _found(_alternatives(case))
 
 
 def best_change(plan: Plan, changes: list[Change]) -> Change | None:
@@ -86,7 +88,9 @@ def remedies(case: Case) -> list[Change]:
 
 
 def _alternatives(case: Case) -> Iterator[Change | None]:
-    for kind in _kinds(case):
+    if case.config.model.table_dtype == "float32":
+        yield _changed(case, SMALLER)
+    for kind in _kinds(case) if case.world_size > 1 else ():
         for edits in (_largest_sharded(case, kind), _all_sharded(case, kind)):
             if edits is not None:
                 yield _changed(case, edits)
@@ -101,6 +105,8 @@ def _remedies(case: Case) -> Iterator[Change | None]:
             yield few
             yield every if not few or (every and every.plan.world_size < few.plan.world_size) else None
             least = min([least, *(change.plan.world_size for change in (few, every) if change)])
+    if case.config.model.table_dtype == "float32":
+        yield _here_or_larger(case, SMALLER, least)
     for width in _narrower(settled(case.config.model.dim)):
         narrower = _here_or_larger(case, {"model.dim": width}, least)
         yield narrower
@@ -194,9 +200,18 @@ def _planned(case: Case, edits: Edits, world_size: int | None = None) -> Change:
     options = " ".join([*(f"--{key} {_word(value)}" for key, value in edits.items()), *words])
     changed = replace(case, asked=asked, config=config, world_size=size, local_world_size=local)
     plan = plan_of(changed)
+    return Change(options, plan, _note(case, config, plan))
+
+
+def _note(case: Case, config: Config, plan: Plan) -> str:
+    """What a change means for the model, beside what it is to do."""
+    notes = []
+    if config.model.table_dtype != case.config.model.table_dtype:
+        notes.append("values then keep 11 bits of 24")
     cut = any("column_wise" in table.sharding and len(table.shards) > 1 for table in plan.tables)
-    statistic = cut and config.optimizer.name == "rowwise_adagrad"
-    return Change(options, plan, "each part of a row then has its own statistic" if statistic else "")
+    if cut and config.optimizer.name == "rowwise_adagrad":
+        notes.append("each part of a row then has its own statistic")
+    return "; ".join(notes)
 
 
 def _hosts(case: Case, world_size: int) -> tuple[int, list[str]]:
@@ -212,24 +227,51 @@ def _hosts(case: Case, world_size: int) -> tuple[int, list[str]]:
 
 
 def _smallest_world(case: Case, cut: Cut) -> Change | None:
-    """The changes of `cut` at the smallest of the doubled world sizes at which the tables fit."""
-    size, before = case.world_size, None
+    """The changes of `cut` at the smallest world size at which the tables fit."""
+    size, before, least = case.world_size, None, case.world_size
     while size <= MOST_RANKS:
         edits = cut(size)
         if edits is None:
             return None
         try:
-            return _planned(case, edits, size)
+            return _smaller_world(case, cut, least, _planned(case, edits, size))
         except TooLargeError as error:
             uncut = error.largest if error.largest[1] > error.available else None
             if uncut and uncut == before:
                 return None
             before = uncut
             # Below that even the most even placement does not fit.
+            least = max(size + 1, -(-error.total // error.available))
             size *= 2 ** max(1, math.ceil(math.log2(error.total / (size * error.available))))
         except ConfigError:
             return None
     return None
+
+
+def _smaller_world(case: Case, cut: Cut, least: int, found: Change) -> Change:
+    """The changes of `cut` at a world size from `least` on, or else those found at a larger one."""
+    sizes = [size for size in _world_sizes(case, found.plan.world_size) if size >= least]
+    low, high, stride = 0, len(sizes), 1
+    while low < high:
+        # The least is often enough, and plans of few ranks are made sooner: strides grow from there.
+        middle = min(low + stride - 1, (low + high) // 2)
+        edits = cut(sizes[middle])
+        change = _changed(case, edits, sizes[middle]) if edits is not None else None
+        if change:
+            found, high = change, middle
+        else:
+            low, stride = middle + 1, 2 * stride
+    return found
+
+
+def _world_sizes(case: Case, end: int) -> list[int]:
+    """World sizes below `end` and above the case's: ranks of one host, then whole hosts."""
+    grows = case.hardware.device != "cpu" and case.local_world_size == ranks_of_host(
+        case.hardware, case.world_size
+    )
+    host = case.hardware.devices if grows else case.local_world_size
+    one = range(case.world_size + 1, min(host, end)) if grows else range(0)
+    return [*one, *range(host * (case.world_size // host + 1), end, host)]
 
 
 def _too_many(case: Case, edits: Edits, world_size: int) -> bool:
@@ -252,8 +294,11 @@ def _here_or_larger(case: Case, edits: Edits, least: int) -> Change | None:
             return None  # cutting by rows does it without these
         if with_rows := _changed(case, {**edits, **(cut(case.world_size) or {})}):
             return with_rows
-    larger = _smallest_world(case, lambda size: {**edits, **(few(size) or every(size) or {})})
-    return larger if larger and larger.plan.world_size < least else None
+    # Every table cut takes the fewest ranks, where it is not too many pieces.
+    for cut in (every, few):
+        if larger := _smallest_world(case, lambda size, cut=cut: {**edits, **(cut(size) or {})}):
+            return larger if larger.plan.world_size < least else None
+    return None
 
 
 def _narrower(dim: int) -> list[int]:
