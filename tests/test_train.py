@@ -25,6 +25,7 @@ from trainer.parallel.world import join_world
 from trainer.training import fit as loop
 from trainer.training import runs, train
 from trainer.training.assembly import assemble, batch_plan, make_inputs
+from trainer.training.checkpoint import newest
 from trainer.training.fit import fit, make_loss, train_step
 from trainer.training.progress import Progress
 from trainer.training.runs import open_run, run_folder
@@ -231,9 +232,32 @@ def test_a_training_whose_loss_is_no_number_ends_at_the_next_record(tmp_path: Pa
     data = worlds.options(tmp_path, TRAIN, WITHHELD)
     options = [*diverging, "--optimizer.table_learning_rates", "{}", "--run.log_every", "10"]
     assert main([*data, *worlds.QUICK, "--device", "cpu", "--run.dir", str(run), *options]) == 2
-    assert capsys.readouterr().err.startswith("error: step 10: the loss is nan, expected a finite number;")
+    # 4 steps an epoch.
+    words = "weights of item, item_bias, user are NaN or infinite, expected a finite number; the model has"
+    expected = f"error: step 5 (epoch 2, batch 1): the loss is NaN or infinite and {words} diverged."
+    assert capsys.readouterr().err.startswith(expected)
     assert not (run / "checkpoints").exists()
     assert records(run) == []
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path, monkeypatch, capsys) -> None:
+    taken, step = [0], loop.train_step
+
+    def spoiling(model, *arguments):
+        taken[0] += 1
+        loss = step(model, *arguments)
+        if taken[0] == 7:
+            (key,) = (key for key in model.state_dict() if "bags.item.weight" in key)
+            model.state_dict()[key].local_shards()[0].tensor[-1, 0] = torch.inf  # of the row that none trains
+        return loss
+
+    monkeypatch.setattr(loop, "train_step", spoiling)
+    options = [*worlds.options(tmp_path, TRAIN, WITHHELD), "--run.save_every", "5"]
+    run = tmp_path / "run"
+    assert main([*options, *worlds.QUICK, "--device", "cpu", "--run.dir", str(run)]) == 2
+    words = "error: step 10 (epoch 3, batch 2): weights of item are NaN or infinite"
+    assert capsys.readouterr().err.startswith(words)
+    assert newest(run).step == 5
 
 
 def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Path, monkeypatch) -> None:

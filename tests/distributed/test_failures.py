@@ -11,23 +11,57 @@ import psutil
 import pytest
 
 from trainer import cli
+from trainer.training.checkpoint import last_to_go_on_from
 
 pytestmark = pytest.mark.distributed
 
 ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+TORCHRUN, RANKS = ["-m", "torch.distributed.run"], [str(ROOT / "launch" / "ranks.py")]
 SLOW_FIRST_RANK = """
 import os, sys, time
 time.sleep(2 if os.environ["RANK"] == "0" else 0)
 from trainer.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+SLOW_PREPARING = """
+import sys, time
+from trainer.training import train
+def slow(*_):
+    print("preparing", flush=True)
+    time.sleep(60)
+train.prepare_with_kept = slow
+from trainer.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+STUCK_SECOND_RANK = """
+import os, sys, time
+from trainer import cli
+from trainer.training import fit
+step = fit.train_step
+def stuck(*arguments):
+    time.sleep(12 if os.environ["RANK"] == "1" else 0)
+    return step(*arguments)
+fit.train_step, cli.FIRST_RANK_SECONDS = stuck, 0
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
-def start(folder, options, program="-m trainer"):
+def start(folder, options, program="-m trainer", launcher=TORCHRUN):
     """A training on two ranks that works in `folder`, in a process group of its own."""
     return subprocess.Popen(
-        [*TORCHRUN, *program.split(), "train", "--device", "cpu", "--data.cache", "cache", *options.split()],
+        [
+            sys.executable,
+            *launcher,
+            "--standalone",
+            "--nproc_per_node=2",
+            *program.split(),
+            "train",
+            "--device",
+            "cpu",
+            "--data.cache",
+            "cache",
+            *options.split(),
+        ],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -97,21 +131,47 @@ def test_a_rank_that_is_at_fault_alone_says_so(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: no-such-command: no such command.")
 
 
-@pytest.mark.parametrize("receiver", ["torchrun", "all"])
-def test_an_interrupt_ends_all_ranks(receiver, tmp_path):
-    endless = "--run.choose false --run.epochs 1000000 --run.log_every 5"
-    training = start(tmp_path, f"--data.name synthetic --run.dir run {endless}")
+@pytest.mark.parametrize("receiver", ["launcher", "all"])
+def test_an_interrupt_pauses_all_ranks_and_the_same_command_goes_on(receiver, tmp_path):
+    endless = "--data.name synthetic --run.dir run --run.choose false --run.epochs 1000000 --run.log_every 5"
+    training = start(tmp_path, endless, launcher=RANKS)
     try:
         assert any(line.startswith("epoch") for line in training.stdout)
         ranks = psutil.Process(training.pid).children(recursive=True)
         assert len(ranks) >= 2
-        # Control-C in a terminal reaches every process; a batch system may tell torchrun alone.
-        send, target = (os.kill, training.pid) if receiver == "torchrun" else (os.killpg, training.pid)
+        # Control-C in a terminal reaches every process; a batch system may tell the launcher alone.
+        send, target = (os.kill, training.pid) if receiver == "launcher" else (os.killpg, training.pid)
         send(target, signal.SIGINT)
-        _, errors = end(training)
+        output, errors = end(training)
     finally:
         if training.poll() is None:
             os.killpg(training.pid, signal.SIGKILL)
-    assert errors.splitlines().count("interrupted") == 1
-    assert "KeyboardInterrupt" not in errors
+    assert training.returncode == 0
+    assert output.splitlines()[-1] == "Go on with: python -m trainer train --run.dir run"
+    assert errors == ""
     assert not any(rank.is_running() for rank in ranks)
+    saved = last_to_go_on_from(tmp_path / "run")
+    assert saved.step >= 5
+    output, _ = end(start(tmp_path, "--run.dir run --run.epochs 1", launcher=RANKS))
+    assert f"Going on after step {saved.step:,} of" in output
+
+
+def test_an_interrupt_before_the_first_step_ends_all_ranks(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_PREPARING)
+    training = start(tmp_path, "--data.name synthetic", "slow.py", launcher=RANKS)
+    assert any(line == "preparing\n" for line in training.stdout)
+    os.kill(training.pid, signal.SIGINT)
+    _, errors = end(training)
+    assert training.returncode == 130
+    assert errors.splitlines() == ["interrupted"]
+
+
+def test_ranks_do_not_wait_for_a_silent_one_for_ever(tmp_path):
+    (tmp_path / "stuck.py").write_text(STUCK_SECOND_RANK)
+    options = "--data.name synthetic --run.choose false --timeout 2"
+    _, errors = end(start(tmp_path, options, "stuck.py", launcher=RANKS))
+    (line,) = error_lines(errors)
+    assert re.fullmatch(
+        r"error: rank 0 has lost the others \(Timed out waiting 2000ms for \w+ operation to complete\)", line
+    )
+    assert "Traceback" not in errors

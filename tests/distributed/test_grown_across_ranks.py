@@ -96,7 +96,7 @@ def begin(world: World, config: Config, folder: Path, run: Path) -> list[Shard]:
     world.on_first(lambda: run.mkdir())
     world.on_first(lambda: describe_run(run, config, dataset, parts))
     states = optimizer_state(parts.model, parts.optimizer, config.optimizer.name)
-    save(run, 8, parts.model, world, states, finished=True)
+    save(run, 8, parts.model, world, states)
     return state_of(parts, config)
 
 

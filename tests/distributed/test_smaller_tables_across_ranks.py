@@ -18,7 +18,7 @@ from trainer.training.fit import fit
 from trainer.training.runs import describe_run, open_run
 
 HALF = "--model.table_dtype float16"
-MORE = f"{HALF} --model.history true --model.hidden 8 --run.log_every 1"
+MORE = f"{HALF} --model.history true --model.hidden 8 --run.log_every 1 --run.save_every 4"
 
 
 @pytest.fixture(scope="module")

@@ -72,9 +72,9 @@ def check_finite(meter: Meter, course: Course, model: nn.Module, world: World, w
     if bad is None and not tables:
         return
     step = bad or meter.step
-    faults = [] if bad is None else ["the loss is no finite number"]
+    faults = [] if bad is None else ["the loss is NaN or infinite"]
     if tables:
-        faults.append(f"weights of {', '.join(tables)} are no finite numbers")
+        faults.append(f"weights of {', '.join(tables)} are NaN or infinite")
     epoch, batch = divmod(step - 1, course.epoch_steps)
     raise diverged(f"step {step} (epoch {epoch + 1}, batch {batch + 1})", " and ".join(faults))
 
