@@ -170,8 +170,6 @@ def test_ranks_do_not_wait_for_a_silent_one_for_ever(tmp_path):
     (tmp_path / "stuck.py").write_text(STUCK_SECOND_RANK)
     options = "--data.name synthetic --run.choose false --timeout 2"
     _, errors = end(start(tmp_path, options, "stuck.py", launcher=RANKS))
-    (line,) = error_lines(errors)
-    assert re.fullmatch(
-        r"error: rank 0 has lost the others \(Timed out waiting 2000ms for \w+ operation to complete\)", line
-    )
+    lost = r"error: rank 0 has lost the others \(Timed out waiting 2000ms for \w+ operation to complete\)"
+    assert re.fullmatch(lost, error_lines(errors)[0])
     assert "Traceback" not in errors

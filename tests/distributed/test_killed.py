@@ -23,8 +23,9 @@ pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = int(os.environ.get("SHARDTOWER_KILLS", "2"))
 TRAINING = (
-    "--device cpu --data.name synthetic --data.cache cache --run.choose false --model.dim 16 --model.hidden 8",
-    "--batches.size 64 --run.epochs 5 --run.save_every 4 --run.tensorboard false --optimizer.name adam",
+    "--device cpu --data.name synthetic --data.cache cache --run.choose false --run.tensorboard false",
+    "--model.dim 16 --model.hidden 8 --batches.size 64 --optimizer.name adam",
+    "--run.epochs 5 --run.save_every 4",
 )
 STEPS, SAVES = 80, 19
 """Of a training: 1,000 users in steps of 64, five times; a checkpoint after every fourth step but the last."""

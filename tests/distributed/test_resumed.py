@@ -73,7 +73,7 @@ class Stopping(Losses):
             raise EnoughError
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize(
     ("optimizer", "kind"),
     [

@@ -12,6 +12,7 @@ from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimi
 from torchrec import optim
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
@@ -70,7 +71,12 @@ def shard(
             options = settings | {"lr": learning_rates[str(table_name(key))]}
             apply_optimizer_in_backward(_FUSED[optimizer], [parameter], options)
     sharders = cast(list[ModuleSharder[nn.Module]], [EmbeddingBagCollectionSharder()])
-    model = DistributedModelParallel(towers, device=device, plan=plan, sharders=sharders)
+    # By default the gradients are laid out anew after the first step, and then add up in another order: a
+    # training that goes on would not do to the last bit what an unbroken one does.
+    wrapper = DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True)
+    model = DistributedModelParallel(
+        towers, device=device, plan=plan, sharders=sharders, data_parallel_wrapper=wrapper
+    )
     optimizers: list[KeyedOptimizer | tuple[str, KeyedOptimizer]] = [model.fused_optimizer]
     trainable = dict(in_backward_optimizer_filter(model.named_parameters()))
     tables = {key: value for key, value in trainable.items() if table_name(key) and value.numel()}
