@@ -1,6 +1,6 @@
 """Ranks that are killed at any moment: the launcher starts them again, and the training ends as ever.
 
-SHARDTOWER_KILLS=20 sets how many moments are tried (2 by default), every other one inside a save.
+SHARDTOWER_KILLS=20 sets how many moments are tried (1 by default), the first and every other one inside a save.
 """
 
 import os
@@ -21,14 +21,14 @@ from trainer.training.checkpoint import entries, newest, read_entry
 pytestmark = pytest.mark.distributed
 
 ROOT = Path(__file__).resolve().parents[2]
-MOMENTS = int(os.environ.get("SHARDTOWER_KILLS", "2"))
+MOMENTS = int(os.environ.get("SHARDTOWER_KILLS", "1"))
 TRAINING = (
     "--device cpu --data.name synthetic --data.cache cache --run.choose false --run.tensorboard false",
     "--model.dim 16 --model.hidden 8 --batches.size 64 --optimizer.name adam",
     "--run.epochs 5 --run.save_every 4",
 )
 STEPS, SAVES = 80, 19
-"""Of a training: 1,000 users in steps of 64, five times; a checkpoint after every fourth step but the last."""
+"""Of a training: 1,000 users in steps of 64, five times; a checkpoint after every fourth, but for the last."""
 
 
 def start(folder: Path, run: str) -> subprocess.Popen[str]:
@@ -57,13 +57,13 @@ def end(training: subprocess.Popen[str]) -> str:
 
 
 def kill_a_rank(training: subprocess.Popen[str], run: Path, moment: int) -> None:
-    """Kill one rank at a random moment: between two saves, or, where `moment` is odd, inside one."""
-    generator = random.Random(moment)
-    awaited = f"step-{4 * generator.randint(1, SAVES):09d}" + (".partial" if moment % 2 else "")
+    """Kill one rank at a random moment: inside a save where `moment` is even, and otherwise between two."""
+    generator, inside = random.Random(moment), moment % 2 == 0
+    awaited = f"step-{4 * generator.randint(1, SAVES):09d}" + (".partial" if inside else "")
     while not (run / "checkpoints" / awaited).exists():
         assert training.poll() is None, "the training ended before its rank was killed"
         time.sleep(0.0002)
-    time.sleep(generator.uniform(0, 0.02 if moment % 2 else 0.1))
+    time.sleep(generator.uniform(0, 0.02 if inside else 0.1))
     ranks = sorted(psutil.Process(training.pid).children(), key=lambda rank: rank.pid)
     assert len(ranks) == 4
     ranks[generator.randrange(4)].kill()
