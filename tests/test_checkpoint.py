@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as distributed_checkpoint
 
 from tests import layouts
 from trainer.errors import CheckpointError, SaveError
@@ -198,3 +200,33 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
     assert "\n" not in str(error.value)
     # Nor does the library print tracebacks of its own, which it does through the root logger.
     assert not [record for record in caplog.records if record.name == "root"]
+
+
+class _Stranger:
+    """A pickle of this touches a file when it is opened."""
+
+    def __init__(self, touched: Path) -> None:
+        self.touched = touched
+
+    def __reduce__(self):
+        return Path.touch, (self.touched,)
+
+
+def test_metadata_of_a_strangers_hand_run_nothing(world: World, tmp_path: Path) -> None:
+    folder = save(tmp_path, 5, sharded(1), world)
+    touched = tmp_path / "touched"
+    (folder / ".metadata").write_bytes(pickle.dumps(_Stranger(touched)))
+    pickle.loads((folder / ".metadata").read_bytes())
+    assert touched.exists()  # so it would
+    touched.unlink()
+    with pytest.raises(CheckpointError, match="its metadata name .*, which no tensor needs"):
+        opened(folder)
+    assert not touched.exists()
+
+
+def test_an_entry_that_is_no_tensor_is_not_opened(world: World, tmp_path: Path) -> None:
+    # The library opens such entries with torch.load and weights_only=False.
+    folder = tmp_path / "foreign"
+    distributed_checkpoint.save({"log_temperature": {"a": 1}}, checkpoint_id=folder)
+    with pytest.raises(CheckpointError, match="BytesStorageMetadata, which no tensor needs"):
+        opened(folder)

@@ -20,7 +20,17 @@ ROOMS = {
     ),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
-        *("stopping", "checkpoint", "progress", "by_size", "search", "closed_form", "layout", "initial"),
+        *(
+            "stopping",
+            "reader",
+            "checkpoint",
+            "progress",
+            "by_size",
+            "search",
+            "closed_form",
+            "layout",
+            "initial",
+        ),
         *("assembly", "records", "saving", "fit", "choose", "runs", "grown", "words", "train", "measure"),
         *("what_if", "what_helps", "plan_words", "plan_command"),
     ),

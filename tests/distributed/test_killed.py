@@ -1,6 +1,6 @@
 """Ranks that are killed at any moment: the launcher starts them again, and the training ends as ever.
 
-SHARDTOWER_KILLS=20 sets how many moments are tried (1 by default), the first and every other one inside a save.
+SHARDTOWER_KILLS=20 tries so many moments (by default 1), the first and every other one inside a save.
 """
 
 import os
@@ -28,7 +28,7 @@ TRAINING = (
     "--run.epochs 5 --run.save_every 4",
 )
 STEPS, SAVES = 80, 19
-"""Of a training: 1,000 users in steps of 64, five times; a checkpoint after every fourth, but for the last."""
+"""Of a training: 1,000 users in steps of 64, five times; a checkpoint after each fourth step but the last."""
 
 
 def start(folder: Path, run: str) -> subprocess.Popen[str]:

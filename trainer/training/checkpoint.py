@@ -22,6 +22,7 @@ from trainer.data.vocabulary import vocabulary_digest
 from trainer.errors import CheckpointError, SaveError
 from trainer.parallel.state import whole_state
 from trainer.parallel.world import World
+from trainer.training.reader import Reader
 from trainer.training.stopping import Progressed, Validation
 
 FOLDER = "checkpoints"
@@ -196,8 +197,7 @@ def _complete(run: Path) -> list[Path]:
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files, in words; None: they are as they were written.
 
-    They are read before any of them is opened: TorchRec's metadata are a pickle, which a stranger's hand must
-    not have touched.
+    They are read before any of them is opened.
     """
     try:
         described = _described(checkpoint)
@@ -230,7 +230,7 @@ def load(checkpoint: Path, model: nn.Module, states: dict[str, Any] | None = Non
     state = whole_state(model) | (states or {})
     try:
         with _quiet():
-            distributed_checkpoint.load(state, checkpoint_id=checkpoint)
+            distributed_checkpoint.load(state, storage_reader=Reader(checkpoint))
     except (distributed_checkpoint.api.CheckpointException, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(
             f"{checkpoint}: does not hold this model ({_reason(error)}). It is damaged, or its tables or its "
@@ -243,13 +243,13 @@ def entries(checkpoint: Path) -> dict[str, torch.Size]:
 
     Args: checkpoint: as `newest` gives it, so that its files are as they were written.
     """
-    kept = distributed_checkpoint.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    kept = Reader(checkpoint).read_metadata().state_dict_metadata
     return {key: entry.size for key, entry in kept.items() if isinstance(entry, TensorStorageMetadata)}
 
 
 def read_entry(checkpoint: Path, key: str) -> torch.Tensor:
     """One tensor of a checkpoint, whole, read by this process alone; see `entries`."""
-    reader = distributed_checkpoint.FileSystemReader(checkpoint)
+    reader = Reader(checkpoint)
     entry = reader.read_metadata().state_dict_metadata[key]
     assert isinstance(entry, TensorStorageMetadata)
     tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
