@@ -1,7 +1,7 @@
 """Checkpoints read without running what a stranger may have put into them.
 
-The library keeps its metadata as a pickle, which may call anything when it is opened, and opens values that are
-no tensors in the same way. Here metadata are made of the library's own descriptions of tensors alone.
+The library keeps its metadata as a pickle, which may call anything when it is opened, and opens values that
+are no tensors in the same way. Here metadata are made of the library's own descriptions of tensors alone.
 """
 
 import pickle
@@ -41,7 +41,7 @@ class Reader(FileSystemReader):
             with (self._checkpoint / ".metadata").open("rb") as file:
                 metadata = _Unpickler(file).load()
         except (pickle.UnpicklingError, EOFError) as error:
-            raise CheckpointError(f"{self._checkpoint}: {error or 'its metadata are empty'}") from None
+            raise CheckpointError(f"{self._checkpoint.name}: {error or 'its metadata are empty'}") from None
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
