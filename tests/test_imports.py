@@ -21,8 +21,8 @@ ROOMS = {
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
         *("stopping", "reader", "checkpoint", "progress", "by_size", "search", "closed_form", "layout"),
-        *("initial", "assembly", "records", "saving", "fit", "choose", "runs", "grown", "words", "train"),
-        *("measure",),
+        *("initial", "assembly", "records", "background", "saving", "fit", "choose", "runs", "grown"),
+        *("words", "train", "measure"),
         *("what_if", "what_helps", "plan_words", "plan_command"),
     ),
     "serving": ("recommend",),

@@ -231,6 +231,8 @@ class RunConfig:
     """Evaluations without a better metric until it stops, best weights kept (0: last); by default 10."""
     save_every: int = 0
     """Steps between checkpoints from which a training goes on after a crash (0: it begins anew)."""
+    save_async: bool = False
+    """Write them in a thread while the training goes on, which takes a copy of tables and states."""
     keep_last: int = 2
     """How many of these checkpoints stay, the last ones."""
     keep_best: int = 0

@@ -15,6 +15,7 @@ MAY_CHANGE = (
     "run.log_every",
     "run.tensorboard",
     "run.save_every",
+    "run.save_async",
     "run.keep_last",
     "run.keep_best",
     "run.on_save_failure",

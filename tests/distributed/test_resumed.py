@@ -73,6 +73,17 @@ class Stopping(Losses):
             raise EnoughError
 
 
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adam"])
+def test_a_checkpoint_written_meanwhile_holds_the_weights_of_its_own_step(optimizer, folder, tmp_path):
+    config = configured(BASE, f"--optimizer.name {optimizer} --run.save_async true")
+    run_on_ranks(2, begin, config, folder, tmp_path)
+    broken = run_on_ranks(2, end, config, folder, tmp_path)
+    whole = run_on_ranks(2, end, config, folder, None)
+    assert broken[0][1] == whole[0][1]
+    for key, values in whole[1][0].items():
+        assert all(torch.equal(a, b) for a, b in zip(broken[1][0][key], values, strict=True)), key
+
+
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize(
     ("optimizer", "kind"),

@@ -44,6 +44,18 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def copied(state: dict[str, Any]) -> dict[str, Any]:
+    """The same state in memory of its own on CPU, which training leaves as it is."""
+    return {key: _copy(value) for key, value in state.items()}
+
+
+def _copy(value: Any) -> Any:
+    if not isinstance(value, ShardedTensor):
+        return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
+    local = [Shard(_copy(shard.tensor), shard.metadata) for shard in value.local_shards()]
+    return ShardedTensor._init_from_local_shards_and_global_metadata(local, value.metadata())
+
+
 def _put_together(parts: list[ShardedTensor]) -> ShardedTensor:
     """One tensor of the rows of all parts, one below the other, each where it lies."""
     local, everywhere, first_row = [], [], 0

@@ -96,6 +96,14 @@ class World:
         """
         return self._together(work if self.local_rank == 0 else None, self.rank - self.local_rank)
 
+    def on_each(self, work: Callable[[], Result]) -> Result:
+        """This rank's result of `work`, which all ranks do; errors as in `on_each_host`."""
+        return self._together(work, self.rank)
+
+    def new_group(self) -> Any:
+        """A gloo group of all ranks, for collectives of another thread; made on every rank alike."""
+        return dist.new_group(backend="gloo")
+
     def on_first(self, work: Callable[[], Result]) -> Result:
         """Result of `work`, which rank 0 does while the others wait; errors as in `on_each_host`."""
         return self._together(work if self.is_first else None, 0)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as distributed_checkpoint
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from trainer.data.vocabulary import vocabulary_digest
@@ -73,21 +74,63 @@ def save(
     Returns: the checkpoint's folder.
     Raises: SaveError, on every rank, if it cannot be written; nothing is left of it then.
     """
-    final = folder_of(run, step)
-    partial = final.with_suffix(".partial")
-    progressed = progressed or Progressed()
-    described = {"step": step, "resumable": states is not None, **asdict(progressed)}
-    world.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
+    final, described = folder_of(run, step), described_as(step, states, progressed)
+    world.on_first(lambda: clear(final))
     try:
-        with _quiet():
-            distributed_checkpoint.save(whole_state(model) | (states or {}), checkpoint_id=partial)
-        world.on_first(lambda: _publish(partial, final, described | {"vocabulary": vocabulary_digest(run)}))
-    except (distributed_checkpoint.api.CheckpointException, SaveError) as error:
-        world.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
+        write(final, whole_state(model) | (states or {}))
+        world.on_first(lambda: publish(final, described))
+    except SaveError as error:
+        world.on_first(lambda: clear(final))
         raise SaveError(
-            f"{final}: cannot be saved ({_reason(error)}). Make room, or name another --run.dir"
+            f"{final}: cannot be saved ({error}). Make room, or name another --run.dir"
         ) from error
     return final
+
+
+def described_as(step: int, states: dict[str, Any] | None, progressed: Progressed | None) -> dict[str, Any]:
+    """What stands beside a checkpoint's tensors."""
+    return {"step": step, "resumable": states is not None, **asdict(progressed or Progressed())}
+
+
+def clear(final: Path) -> None:
+    """Remove what was left of a checkpoint that was not published."""
+    shutil.rmtree(_partial(final), ignore_errors=True)
+
+
+def write(final: Path, state: dict[str, Any], group: ProcessGroup | None = None) -> None:
+    """Write this rank's part of a checkpoint, together with all others, beside its place.
+
+    Args: group: of all ranks; None: the default one.
+    Raises: SaveError, on every rank, if one cannot write.
+    """
+    try:
+        with _quiet():
+            distributed_checkpoint.save(state, checkpoint_id=_partial(final), process_group=group)
+    except distributed_checkpoint.api.CheckpointException as error:
+        raise SaveError(_reason(error)) from error
+
+
+def publish(final: Path, described: dict[str, Any]) -> None:
+    """Put a checkpoint that all ranks have written in its place, with the hashes of its files.
+
+    Raises: SaveError.
+    """
+    partial = _partial(final)
+    try:
+        files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+        described = described | {"vocabulary": vocabulary_digest(final.parents[1]), "files": files}
+        with (partial / STATE).open("w") as file:
+            file.write(json.dumps(described | {"own_sha256": _digest_of(described)}))
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+    except OSError as error:
+        raise SaveError(error.strerror or str(error)) from error
+
+
+def _partial(final: Path) -> Path:
+    return final.with_suffix(".partial")
 
 
 def prune(run: Path, keep_last: int, keep_best: int = 0) -> None:
@@ -263,20 +306,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, distributed_checkpoint.api.CheckpointException):
         error = next(iter(error.failures.values()))[0]
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _publish(partial: Path, final: Path, described: dict[str, Any]) -> None:
-    try:
-        files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
-        described = described | {"files": files}
-        with (partial / STATE).open("w") as file:
-            file.write(json.dumps(described | {"own_sha256": _digest_of(described)}))
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-    except OSError as error:
-        raise SaveError(error.strerror or str(error)) from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from trainer.training.by_size import settled
 from trainer.training.checkpoint import Saved
 from trainer.training.progress import Progress
 from trainer.training.records import Meter, check_finite, log, log_validation
-from trainer.training.saving import is_due, keep
+from trainer.training.saving import Keeper
 from trainer.training.stopping import Course, Progressed, Stopwatch
 
 
@@ -49,7 +49,7 @@ def fit(
     evaluate_every = settled(config.run.evaluate_every) * course.epoch_steps
     loss_of, meter = make_loss(config), Meter(world, watch)
     every_batch = batches(source, course.steps, world.rank, world.size, world.device, start)
-    with Pause(world, active=run is not None) as pause:
+    with Pause(world, active=run is not None) as pause, Keeper(run, config, parts, world) as keeper:
         for step, batch in enumerate(every_batch, start=start + 1):
             set_learning_rates(parts.optimizer, rate_factor(config, step, course.steps))
             loss = train_step(
@@ -67,13 +67,15 @@ def fit(
                     log_validation(progress, course, figures)
             if pause.agreed():
                 course.paused_at = step
-            if run and is_due(config.run, course, step):
+            if keeper.is_due(course, step):
                 with watch.paused():
                     check_finite(meter, course, parts.model, world, weights=True)
-                    if hindrance := keep(run, step, config, parts, world, course, watch.seconds):
+                    if hindrance := keeper.keep(course, step, watch.seconds):
                         progress.say(hindrance)
             if course.paused_at or course.patience_is_over:
                 break
+        if hindrance := keeper.finish():
+            progress.say(hindrance)
     if meter.rows:
         check_finite(meter, course, parts.model, world)
         log(progress, course, meter, table_rate(config, meter.step, course.steps))

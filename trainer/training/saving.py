@@ -1,40 +1,81 @@
 """When a training keeps its weights, and how it goes on from what it kept."""
 
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from trainer.config import Config, RunConfig
 from trainer.errors import SaveError
 from trainer.parallel.optimizer_state import create_states, optimizer_state, set_step
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
+from trainer.training.background import Background
 from trainer.training.checkpoint import Saved, folder_of, is_published, load, prune, save
 from trainer.training.stopping import Course, Progressed
 
 
-def is_due(run: RunConfig, course: Course, step: int) -> bool:
-    """Whether a checkpoint is to be written after a step."""
-    by_count = run.save_every > 0 and step % run.save_every == 0 and step < course.steps
-    return by_count or course.paused_at == step or course.is_among_best(step, _best_kept(run))
+class Keeper:
+    """Writes a training's checkpoints; made and used on every rank alike."""
 
+    def __init__(self, run: Path | None, config: Config, parts: Parts, world: World) -> None:
+        """For checkpoints in the folder `run`; None: none are written."""
+        self._run, self._config, self._parts, self._world = run, config, parts, world
+        self._background = Background(world) if run and config.run.save_async else None
 
-def keep(
-    run: Path, step: int, config: Config, parts: Parts, world: World, course: Course, seconds: float
-) -> str | None:
-    """Write a checkpoint, and remove older ones once it is whole.
+    def __enter__(self) -> "Keeper":
+        return self
 
-    Args: seconds: of training.
-    Returns: what hindered it; None: nothing.
-    Raises: SaveError, on every rank, if it cannot be written and the training is not to go on without.
-    """
-    with_states = course.paused_at == step or config.run.save_every > 0
-    try:
-        _write(run, step, config, parts, world, Progressed(seconds, course.validations), with_states)
-        world.on_first(lambda: prune(run, config.run.keep_last, _best_kept(config.run)))
-    except SaveError as error:
-        if course.paused_at == step or config.run.on_save_failure == "stop":
-            raise
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._background and error is not None:
+            self._background.wait()
+
+    def is_due(self, course: Course, step: int) -> bool:
+        """Whether a checkpoint is to be written after a step."""
+        settings = self._config.run
+        by_count = settings.save_every > 0 and step % settings.save_every == 0 and step < course.steps
+        due = by_count or course.paused_at == step or course.is_among_best(step, _best_kept(settings))
+        return self._run is not None and due
+
+    def keep(self, course: Course, step: int, seconds: float) -> str | None:
+        """Write a checkpoint, and remove older ones once it is whole.
+
+        Args: seconds: of training.
+        Returns: what hindered it, or the one before that was written meanwhile; None: nothing.
+        Raises: SaveError, on every rank, if it cannot be written and the training is not to go on without.
+        """
+        assert self._run is not None, "then none is due"
+        model, paused = self._parts.model, course.paused_at == step
+        states = states_of(self._config, self._parts) if paused or self._config.run.save_every else None
+        hindrance, progressed = self.finish(), _progressed(course, seconds)
+        if self._background and not paused:
+            self._background.save(self._run, step, model, states, progressed, self._prune)
+            return hindrance
+        try:
+            save(self._run, step, model, self._world, states, progressed)
+            self._world.on_first(self._prune)
+        except SaveError as error:
+            return self._put_up_with(error, paused)
+        return hindrance
+
+    def finish(self) -> str | None:
+        """Wait for what is written meanwhile; returns and raises as `keep`."""
+        try:
+            if self._background:
+                self._background.finish()
+        except SaveError as error:
+            return self._put_up_with(error)
+        return None
+
+    def _put_up_with(self, error: SaveError, paused: bool = False) -> str:
+        if paused or self._config.run.on_save_failure == "stop":
+            raise error
         return f"{error}. The training goes on"
-    return None
+
+    def _prune(self) -> None:
+        assert self._run is not None
+        prune(self._run, self._config.run.keep_last, _best_kept(self._config.run))
 
 
 def keep_outcome(
@@ -52,8 +93,8 @@ def keep_outcome(
         load(folder_of(run, best), parts.model)
         return best
     if not (course.patience and world.on_first(lambda: is_published(run, last))):
-        progressed, with_states = Progressed(seconds, course.validations), config.run.save_every > 0
-        _write(run, last, config, parts, world, progressed, with_states)
+        states = states_of(config, parts) if config.run.save_every else None
+        save(run, last, parts.model, world, states, _progressed(course, seconds))
     return last
 
 
@@ -63,17 +104,17 @@ def go_on(saved: Saved, config: Config, parts: Parts) -> None:
     Raises: CheckpointError if the checkpoint is of another model, or of states that this plan cannot hold.
     """
     create_states(parts.optimizer)
-    load(saved.folder, parts.model, optimizer_state(parts.model, parts.optimizer, config.optimizer.name))
+    load(saved.folder, parts.model, states_of(config, parts))
     set_step(parts.optimizer, saved.step)
 
 
-def _write(
-    run: Path, step: int, config: Config, parts: Parts, world: World, progressed: Progressed, resumable: bool
-) -> None:
-    states = None
-    if resumable:
-        states = optimizer_state(parts.model, parts.optimizer, config.optimizer.name)
-    save(run, step, parts.model, world, states, progressed)
+def states_of(config: Config, parts: Parts) -> dict[str, Any]:
+    """The optimizers' states, see `trainer.parallel.optimizer_state`."""
+    return optimizer_state(parts.model, parts.optimizer, config.optimizer.name)
+
+
+def _progressed(course: Course, seconds: float) -> Progressed:
+    return Progressed(seconds, [*course.validations])
 
 
 def _best_kept(run: RunConfig) -> int:
