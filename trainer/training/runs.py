@@ -152,11 +152,14 @@ def check_same_data(run: Path, dataset: Dataset) -> None:
 
 
 def drop_later_records(run: Path, step: int) -> None:
-    """Remove what was recorded of steps that will be made again."""
-    path = run / RECORDS
+    """Remove what was recorded of steps that will be made again, and what was cut off."""
+    path, kept = run / RECORDS, []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                kept.append(f"{line}\n")
     if path.exists():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        write_text(path, "".join(f"{line}\n" for line in lines))
+        write_text(path, "".join(kept))
 
 
 def write_text(path: Path, text: str) -> None:

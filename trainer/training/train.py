@@ -75,7 +75,7 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
     if saved:
         go_on(saved, config, parts)
     world.on_first(lambda: drop_later_records(run, start))
-    with Progress(run, steps, world.is_first, config.run.tensorboard) as progress:
+    with Progress(run, steps, world.is_first, config.run.tensorboard, start) as progress:
         progress.say(opening_words(dataset, parts, source.plan, world, run))
         if growth:
             progress.say(growth_words(growth, dataset.item_name))
