@@ -119,7 +119,16 @@ class Measured:
     def __init__(self, folder: Path, pairs: tuple[worlds.Pairs, worlds.Pairs], with_new: bool) -> None:
         self.new = sorted({user for user, _ in pairs[1]})[NEW]
         kept = [[pair for pair in part if with_new or pair[0] not in set(self.new)] for part in pairs]
-        settings = ("--model.dim", "32", "--batches.size", "64", "--run.epochs", "20")
+        settings = [
+            "--model.dim",
+            "32",
+            "--batches.size",
+            "64",
+            "--run.epochs",
+            "20",
+            "--run.choose",
+            "false",
+        ]
         self.run = open_run(worlds.trained(folder, *worlds.options(folder, *kept), *settings))
         self.rows = {item: row for row, item in enumerate(self.run.vocabulary.item_ids.to_pylist())}
         self.vectors = candidate_vectors(self.run.served, np.arange(len(self.rows)), CPU)

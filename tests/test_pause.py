@@ -15,6 +15,14 @@ from trainer.training.checkpoint import last_to_go_on_from
 TRAIN, WITHHELD = worlds.checkerboard()
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """As in a terminal: what is started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_heard_once_and_leaves_everything_as_it_was(number):
     before = [signal.getsignal(each) for each in pause.SIGNALS]

@@ -1,6 +1,7 @@
 """Ranks that are killed at any moment: the launcher starts them again, and the training ends as ever.
 
-SHARDTOWER_KILLS=20 tries so many moments (by default 1), the first and every other one inside a save.
+SHARDTOWER_KILLS=20 tries so many moments with 4 ranks, every other one inside a save; by default it is one,
+inside a save, with 2 ranks.
 """
 
 import os
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.distributed
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = int(os.environ.get("SHARDTOWER_KILLS", "1"))
+RANKS = 4 if MOMENTS > 1 else 2
 TRAINING = (
     "--device cpu --data.name synthetic --data.cache cache --run.choose false --run.tensorboard false",
     "--model.dim 16 --model.hidden 8 --batches.size 64 --optimizer.name adam",
@@ -32,8 +34,8 @@ STEPS, SAVES = 80, 19
 
 
 def start(folder: Path, run: str) -> subprocess.Popen[str]:
-    """A training of 4 ranks, which are started again when one dies."""
-    launch = f"{ROOT}/launch/ranks.py --standalone --nproc_per_node=4 --max-restarts 3 -m trainer train"
+    """A training whose ranks are started again when one dies."""
+    launch = f"{ROOT}/launch/ranks.py --standalone --nproc_per_node={RANKS} --max-restarts 3 -m trainer train"
     return subprocess.Popen(
         [sys.executable, *f"{launch} {' '.join(TRAINING)} --run.dir {run}".split()],
         cwd=folder,
@@ -65,8 +67,8 @@ def kill_a_rank(training: subprocess.Popen[str], run: Path, moment: int) -> None
         time.sleep(0.0002)
     time.sleep(generator.uniform(0, 0.02 if inside else 0.1))
     ranks = sorted(psutil.Process(training.pid).children(), key=lambda rank: rank.pid)
-    assert len(ranks) == 4
-    ranks[generator.randrange(4)].kill()
+    assert len(ranks) == RANKS
+    ranks[generator.randrange(RANKS)].kill()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from ranks import outcomes_on_ranks, run_on_ranks
 
-from trainer.errors import DataError
+from trainer.errors import DataError, LostRanksError
 from trainer.parallel.world import World
 
 pytestmark = pytest.mark.distributed
@@ -117,4 +117,4 @@ def test_a_hanging_rank_is_named_and_ended():
 def test_a_failing_rank_ends_the_others_that_wait_for_it():
     outcomes = outcomes_on_ranks(2, fail_on_the_last)
     assert isinstance(outcomes[1], KeyError)
-    assert isinstance(outcomes[0], RuntimeError)  # of gloo: its peer has gone
+    assert isinstance(outcomes[0], LostRanksError)

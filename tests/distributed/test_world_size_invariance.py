@@ -24,14 +24,12 @@ FEATURES = "--model.user_features group --model.item_features labels"
 TRAININGS = {
     "catalogue": "",
     "closed form beside": "--model.low_rank 8",
-    "catalogue, sgd": f"{SGD} --loss.user_weight_power 0",
     "in-batch, sgd": f"--loss.candidates in_batch {SINGLE} {SGD}",
     "in-batch of users": "--loss.candidates in_batch --model.learn_temperature true",
     "sampled, users": f"--loss.candidates sampled --loss.samples 16 {SGD}",
     "sampled, interactions": f"--loss.candidates sampled --loss.samples 16 {SINGLE} "
     "--loss.popularity_power 0.75 --optimizer.name adam",
-    "bpr, sgd": f"--loss.name bpr --loss.candidates in_batch {SINGLE} {SGD}",
-    "bpr, adagrad": f"--loss.name bpr --loss.mask_known false --optimizer.name adagrad {SINGLE}",
+    "bpr, sgd": f"--loss.name bpr --loss.mask_known false --loss.candidates in_batch {SINGLE} {SGD}",
     "mse, adam": f"--loss.name mse {SINGLE} --optimizer.name adam --model.similarity dot "
     "--optimizer.learning_rate 0.05",
     "bce": f"--loss.name bce {SINGLE}",
@@ -41,7 +39,6 @@ TRAININGS = {
     "history, sgd": f"--model.history true {SGD} --loss.user_weight_power 0",
     "history alone, interactions, adagrad": "--model.history true --model.user_id false "
     f"--loss.candidates in_batch --optimizer.name adagrad {SINGLE}",
-    "history, mse": f"--model.history true --loss.name mse {SINGLE} --optimizer.name adam",
     "history, features side by side, ids dropped": "--model.history true --model.user_features group "
     f"--model.item_features labels --model.combine concat --model.dim 24 --model.item_id_dropout 0.3 "
     f"--loss.candidates sampled --loss.samples 16 {SGD}",
@@ -51,7 +48,6 @@ TRAININGS = {
     "columns, adagrad": "--sharding.kind column_wise --model.dim 128 --optimizer.name adagrad",
     "columns, sgd": f"--sharding.kind column_wise --model.dim 128 --loss.candidates in_batch {SINGLE} {SGD}",
     "copies": f"--sharding.kind data_parallel {FEATURES} --model.hidden 8",
-    "copies, sgd": f"--sharding.kind data_parallel --loss.candidates sampled {SGD}",
     "copies, adam, mse": f"--sharding.kind data_parallel --optimizer.name adam --loss.name mse {SINGLE} "
     "--optimizer.weight_decay 0.01",
 }
