@@ -5,12 +5,12 @@ from types import TracebackType
 from typing import Any
 
 from trainer.config import Config, RunConfig
-from trainer.errors import SaveError
+from trainer.errors import CheckpointError, SaveError
 from trainer.parallel.optimizer_state import create_states, optimizer_state, set_step
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
 from trainer.training.background import Background
-from trainer.training.checkpoint import Saved, folder_of, is_published, load, prune, save
+from trainer.training.checkpoint import Saved, entries, folder_of, is_published, load, prune, save
 from trainer.training.stopping import Course, Progressed
 
 
@@ -104,7 +104,13 @@ def go_on(saved: Saved, config: Config, parts: Parts) -> None:
     Raises: CheckpointError if the checkpoint is of another model, or of states that this plan cannot hold.
     """
     create_states(parts.optimizer)
-    load(saved.folder, parts.model, states_of(config, parts))
+    states = states_of(config, parts)
+    if missing := states.keys() - entries(saved.folder).keys():
+        raise CheckpointError(
+            f"{saved.folder}: has no optimizer state {min(missing)}, which {config.optimizer.name} needs under "
+            "this sharding. Go on under the one that the run had (python -m trainer plan RUN shows it)"
+        )
+    load(saved.folder, parts.model, states)
     set_step(parts.optimizer, saved.step)
 
 
