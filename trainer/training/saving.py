@@ -107,8 +107,8 @@ def go_on(saved: Saved, config: Config, parts: Parts) -> None:
     states = states_of(config, parts)
     if missing := states.keys() - entries(saved.folder).keys():
         raise CheckpointError(
-            f"{saved.folder}: has no optimizer state {min(missing)}, which {config.optimizer.name} needs under "
-            "this sharding. Go on under the one that the run had (python -m trainer plan RUN shows it)"
+            f"{saved.folder}: has no optimizer state {min(missing)}, which {config.optimizer.name} needs "
+            "under this sharding. Go on under the run's own, which python -m trainer plan RUN shows"
         )
     load(saved.folder, parts.model, states)
     set_step(parts.optimizer, saved.step)
