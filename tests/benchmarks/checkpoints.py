@@ -1,12 +1,13 @@
 """What checkpoints keep, and what they cost.
 
     python -m tests.benchmarks.checkpoints opened [--json FILE]
-    python -m tests.benchmarks.checkpoints costs [--ranks 2] [--dim 512] [--json FILE]
+    python -m tests.benchmarks.checkpoints costs [--ranks 2] [--rows 1000000] [--dim 128] [--json FILE]
 
-`opened` trains a few steps, saves, opens what was saved at another world size and under another sharding, and
-saves that again: weights and optimizer states must be equal in both checkpoints, bit by bit, or opening must
-be refused. `costs` trains without checkpoints, with checkpoints that the training waits for, and with those
-that a thread writes: seconds that one checkpoint adds, and bytes. Set OMP_NUM_THREADS=1.
+`opened` trains a few steps, saves, opens what was saved at another world size and under another sharding,
+and saves that again: weights and optimizer states must be equal in both checkpoints, bit by bit, or opening
+must be refused. `costs` trains two tables of 1 GB without checkpoints, with checkpoints that the training
+waits for, and with those that a thread writes: seconds that one checkpoint adds, and bytes. Set
+OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -19,20 +20,26 @@ from statistics import median
 from typing import Any
 
 import torch
+from torchrec import KeyedJaggedTensor
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of
 from trainer.config import Config
 from trainer.data.dataset import open_dataset
-from trainer.data.prepare import prepare_data
 from trainer.errors import CheckpointError
-from trainer.options import parse_config
+from trainer.model.towers import TwoTowers
+from trainer.parallel.follow import sharding_plan
+from trainer.parallel.hardware import this_cpu
+from trainer.parallel.placement import Wish
+from trainer.parallel.planner import make_plan
+from trainer.parallel.shard import fill_tables, normal_block, shard
 from trainer.parallel.world import World
 from trainer.training.assembly import assemble
-from trainer.training.by_size import by_size, with_fixed_values
+from trainer.training.background import Background
 from trainer.training.checkpoint import entries, newest, read_entry, save
 from trainer.training.fit import fit
 from trainer.training.saving import go_on, states_of
+from trainer.training.stopping import Progressed
 
 PLACES = (
     *((1, "table_wise"), (4, "table_wise"), (2, "column_wise"), (4, "column_wise")),
@@ -40,7 +47,7 @@ PLACES = (
 )
 """Ranks and sharding; `data_parallel`, and all under Adam, has the dense kernel, the others a fused one."""
 OPTIMIZERS = ("rowwise_adagrad", "adagrad", "adam")
-SAVES, ROUNDS = 6, 5
+BATCH, STEPS, EVERY, ROUNDS = 4096, 600, 200, 3
 
 
 def planned(optimizer: str, kind: str) -> Config:
@@ -98,36 +105,55 @@ def opened(folder: Path) -> dict[str, dict[str, str]]:
     return table
 
 
-def seconds(world: World, config: Config, folder: Path, run: Path) -> float:
-    """Of a whole training, on this rank."""
-    dataset = open_dataset(folder)
-    parts = assemble(config, dataset, world)
-    progress: Any = Losses()
-    source = source_of(config, dataset, parts)
+def seconds(world: World, run: Path, rows: int, dim: int, way: str) -> float:
+    """Of `STEPS` steps on two tables, with a checkpoint after every `EVERY`, until all are written."""
+    towers = TwoTowers({"user": rows}, {"item": rows}, dim)
+    wishes = {name: Wish(("table_wise",), BATCH) for name in ("user", "item")}
+    plan = make_plan(towers, wishes, "rowwise_adagrad", this_cpu(), world.size, world.size)
+    followed = sharding_plan(plan, towers, "cpu", world.local_size)
+    rates = dict.fromkeys(wishes, 0.1)
+    model, optimizer = shard(towers, followed, world.device, "rowwise_adagrad", rates, 0.1, 0)
+    fill_tables(model, lambda table, block: normal_block(0, table, block, dim, 0.1))
+    generator, background = torch.Generator().manual_seed(world.rank), Background(world)
     started = time.perf_counter()
-    fit(config, dataset, parts, source, world, progress, run)
+    for step in range(1, STEPS + 1):
+        ids = torch.randint(rows, (2, BATCH // world.size), generator=generator)
+        ones = torch.ones(ids.shape[1], dtype=torch.int32)
+        queries, items = (
+            KeyedJaggedTensor([name], values, lengths=ones) for name, values in zip(wishes, ids, strict=True)
+        )
+        optimizer.zero_grad()
+        query, candidates = model(queries, items)
+        (query * candidates).sum().backward()
+        optimizer.step()
+        if step % EVERY == 0 and way == "waited for":
+            save(run, step, model, world)
+        elif step % EVERY == 0 and way == "meanwhile":
+            background.finish()
+            background.save(run, step, model, None, Progressed(), lambda: None)
+    background.finish()
     return time.perf_counter() - started
 
 
-def costs(folder: Path, ranks: int, dim: int) -> dict[str, Any]:
-    """Seconds that a checkpoint adds where the training waits for it and where not; medians of rounds."""
-    texts = f"--data.name synthetic --data.cache {folder} --model.dim {dim} --batches.size 64 --run.epochs 6"
-    made = f"{texts} --run.choose false --optimizer.name rowwise_adagrad --run.keep_last 1"
-    data = prepare_data(parse_config(made.split()).data)
-    dataset = open_dataset(data)
-    ways = {"none": "0", "waited for": "16", "meanwhile": "16 --run.save_async true"}
-    found: dict[str, list[float]] = {way: [] for way in ways}
-    size = 0
-    for number in range(ROUNDS):
-        for way, saving in ways.items():
-            config = parse_config([*made.split(), "--run.save_every", *saving.split()])
-            sized = by_size(config, dataset.user_count, dataset.item_count, len(dataset.train))
-            run = folder / f"{way} {number}"
-            found[way].append(max(run_on_ranks(ranks, seconds, with_fixed_values(sized), data, run)))
-            size = sum(file.stat().st_size for file in run.rglob("*.distcp")) or size
+def costs(folder: Path, ranks: int, rows: int, dim: int) -> dict[str, Any]:
+    """Seconds of a step, and those that a checkpoint adds in both ways; medians of rounds."""
+    found: dict[str, list[float]] = {way: [] for way in ("none", "waited for", "meanwhile")}
+    for _ in range(ROUNDS):
+        for way in found:
+            run = folder / "run"
+            found[way].append(max(run_on_ranks(ranks, seconds, run, rows, dim, way, timeout=600)))
+            shutil.rmtree(run, ignore_errors=True)
     middle = {way: median(values) for way, values in found.items()}
-    added = {way: (middle[way] - middle["none"]) / (SAVES - 1) for way in ("waited for", "meanwhile")}
-    return {"bytes": size, "seconds": middle, "seconds_added_by_one": added}
+    added = {way: (middle[way] - middle["none"]) / (STEPS // EVERY) for way in ("waited for", "meanwhile")}
+    step = middle["none"] / STEPS
+    return {
+        "bytes": 2 * rows * dim * 4,
+        "seconds_of_a_step": step,
+        "seconds_added_by_a_checkpoint": added,
+        "step_over_one_without_if_saved_every_1000": {
+            way: 1 + value / 1000 / step for way, value in added.items()
+        },
+    }
 
 
 def main() -> None:
@@ -135,7 +161,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=["opened", "costs"])
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of each of two tables")
+    parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +173,7 @@ def main() -> None:
                     saved, *(f"    {place}: {result}" for place, result in row.items()), sep="\n", flush=True
                 )
         else:
-            figures = costs(Path(folder), options.ranks, options.dim)
+            figures = costs(Path(folder), options.ranks, options.rows, options.dim)
             print(json.dumps(figures, indent=2))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
