@@ -51,7 +51,7 @@ def test_a_broken_run_goes_on_with_the_same_command_and_ends_the_same(broken, ca
     capsys.readouterr()
     assert main(["train", *options]) == 0
     assert "Going on after step 60 of 80." in capsys.readouterr().out
-    assert json.loads((run / "metrics.json").read_text())["model"] == whole_figures(run)
+    assert worlds.figures(run) == whole_figures(run)
     records = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert records == sorted(set(records))
     assert steps(run)[-1] == 80
@@ -61,7 +61,7 @@ def test_a_broken_run_goes_on_with_the_same_command_and_ends_the_same(broken, ca
 def test_the_folder_alone_is_enough(broken):
     run, _ = broken
     assert main(["train", "--run.dir", str(run)]) == 0
-    assert json.loads((run / "metrics.json").read_text())["model"] == whole_figures(run)
+    assert worlds.figures(run) == whole_figures(run)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_an_option_that_would_change_the_training_is_refused_with_both_values(
 def test_another_plan_and_more_records_are_no_change_of_the_training(broken):
     run, options = broken
     assert main(["train", *options, "--sharding.kind", "row_partitioned", "--run.log_every", "1"]) == 0
-    assert json.loads((run / "metrics.json").read_text())["model"] == pytest.approx(whole_figures(run))
+    assert worlds.figures(run) == pytest.approx(whole_figures(run))
 
 
 def test_weights_without_states_are_no_place_to_go_on_from(trained, tmp_path, capsys):
@@ -121,7 +121,27 @@ def test_without_such_checkpoints_a_run_begins_anew(broken, capsys):
     capsys.readouterr()
     assert main(["train", *options]) == 0
     assert "Going on" not in capsys.readouterr().out
-    assert json.loads((run / "metrics.json").read_text())["model"] == whole_figures(run)
+    assert worlds.figures(run) == whole_figures(run)
+
+
+def test_ranks_that_are_started_again_find_the_run_of_their_launch(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this")
+    options = [*worlds.QUICK, *worlds.options(tmp_path, TRAIN, WITHHELD), *OFTEN]
+    assert main(["train", *options]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    expected = worlds.figures(run)
+    (run / "metrics.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "step-000000080")
+    other = tmp_path / "runs" / "another"
+    other.mkdir()
+    (other / ".launch").write_text("that")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    capsys.readouterr()
+    assert main(["train", *options]) == 0
+    assert "Going on after step 60 of 80." in capsys.readouterr().out
+    assert worlds.figures(run) == expected
+    assert sorted((tmp_path / "runs").iterdir()) == sorted([run, other])
 
 
 def test_a_finished_run_is_refused(broken, capsys):
@@ -164,7 +184,7 @@ def test_damage_to_any_file_is_seen_and_the_checkpoint_before_is_taken(damage, f
     if published:
         assert "step-000000060" in captured.err
         assert "step-000000030 is taken in its place" in captured.err
-    assert json.loads((run / "metrics.json").read_text())["model"] == whole_figures(run)
+    assert worlds.figures(run) == whole_figures(run)
 
 
 def test_a_strangers_file_in_a_checkpoint_is_no_part_of_it(broken, capsys):

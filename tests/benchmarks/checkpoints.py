@@ -20,8 +20,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from torchrec import KeyedJaggedTensor
 
+from tests.benchmarks.plans import BATCH, step_at_random
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of
 from trainer.config import Config
@@ -47,7 +47,7 @@ PLACES = (
 )
 """Ranks and sharding; `data_parallel`, and all under Adam, has the dense kernel, the others a fused one."""
 OPTIMIZERS = ("rowwise_adagrad", "adagrad", "adam")
-BATCH, STEPS, EVERY, ROUNDS = 4096, 600, 200, 3
+STEPS, EVERY, ROUNDS = 600, 200, 3
 
 
 def planned(optimizer: str, kind: str) -> Config:
@@ -117,15 +117,7 @@ def seconds(world: World, run: Path, rows: int, dim: int, way: str) -> float:
     generator, background = torch.Generator().manual_seed(world.rank), Background(world)
     started = time.perf_counter()
     for step in range(1, STEPS + 1):
-        ids = torch.randint(rows, (2, BATCH // world.size), generator=generator)
-        ones = torch.ones(ids.shape[1], dtype=torch.int32)
-        queries, items = (
-            KeyedJaggedTensor([name], values, lengths=ones) for name, values in zip(wishes, ids, strict=True)
-        )
-        optimizer.zero_grad()
-        query, candidates = model(queries, items)
-        (query * candidates).sum().backward()
-        optimizer.step()
+        step_at_random(model, optimizer, rows, BATCH // world.size, generator)
         if step % EVERY == 0 and way == "waited for":
             save(run, step, model, world)
         elif step % EVERY == 0 and way == "meanwhile":

@@ -18,7 +18,9 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 from torchrec import KeyedJaggedTensor
+from torchrec.optim.keyed import CombinedOptimizer
 
 from tests.distributed.ranks import run_on_ranks
 from trainer.config import Config
@@ -62,18 +64,26 @@ def added_memory(world: World, kind: str, optimizer: str, rows: int, dim: int, d
     fill_tables(model, lambda table, block: normal_block(0, table, block, dim, 0.1))
     generator = torch.Generator().manual_seed(world.rank)
     for _ in range(3):
-        count = BATCH // world.size
-        ids = torch.randint(rows, (2, count), generator=generator)
-        ones = torch.ones(count, dtype=torch.int32)
-        queries, items = (
-            KeyedJaggedTensor([name], values, lengths=ones) for name, values in zip(wishes, ids, strict=True)
-        )
-        combined.zero_grad()
-        vectors, candidates = model(queries, items)
-        (vectors * candidates).sum().backward()
-        combined.step()
+        step_at_random(model, combined, rows, BATCH // world.size, generator)
     added = psutil.Process().memory_info().rss - before
     return {"planned": plan.ranks[world.rank].bytes, "measured": added}
+
+
+def step_at_random(
+    model: nn.Module, optimizer: CombinedOptimizer, rows: int, count: int, generator: torch.Generator
+) -> None:
+    """One step on `count` pairs of random rows of the user and the item table."""
+    ones = torch.ones(count, dtype=torch.int32)
+    queries, items = (
+        KeyedJaggedTensor([name], ids, lengths=ones)
+        for name, ids in zip(
+            ("user", "item"), torch.randint(rows, (2, count), generator=generator), strict=True
+        )
+    )
+    optimizer.zero_grad()
+    vectors, candidates = model(queries, items)
+    (vectors * candidates).sum().backward()
+    optimizer.step()
 
 
 def memory(rows: int, dim: int, dtype: str) -> list[dict[str, Any]]:

@@ -3,20 +3,16 @@
 import os
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.distributed.launches import RANKS, end, start
 from trainer import cli
 from trainer.training.checkpoint import last_to_go_on_from
 
 pytestmark = pytest.mark.distributed
 
-ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN, RANKS = ["-m", "torch.distributed.run"], [str(ROOT / "launch" / "ranks.py")]
 SLOW_FIRST_RANK = """
 import os, sys, time
 time.sleep(2 if os.environ["RANK"] == "0" else 0)
@@ -44,40 +40,6 @@ def stuck(*arguments):
 fit.train_step, cli.FIRST_RANK_SECONDS = stuck, 0
 sys.exit(cli.main(sys.argv[1:]))
 """
-
-
-def start(folder, options, program="-m trainer", launcher=TORCHRUN):
-    """A training on two ranks that works in `folder`, in a process group of its own."""
-    return subprocess.Popen(
-        [
-            sys.executable,
-            *launcher,
-            "--standalone",
-            "--nproc_per_node=2",
-            *program.split(),
-            "train",
-            "--device",
-            "cpu",
-            "--data.cache",
-            "cache",
-            *options.split(),
-        ],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def end(training):
-    """What a training wrote until it ended by itself; one that does not end is an error and is killed."""
-    try:
-        return training.communicate(timeout=60)
-    finally:
-        if training.poll() is None:
-            os.killpg(training.pid, signal.SIGKILL)
 
 
 def error_lines(errors):
@@ -131,7 +93,7 @@ def test_a_rank_that_is_at_fault_alone_says_so(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: no-such-command: no such command.")
 
 
-@pytest.mark.parametrize("receiver", ["launcher"])
+@pytest.mark.parametrize("receiver", ["launcher", "all"])
 def test_an_interrupt_pauses_all_ranks(receiver, tmp_path):
     endless = "--data.name synthetic --run.dir run --run.choose false --run.epochs 1000000 --run.log_every 5"
     training = start(tmp_path, endless, launcher=RANKS)

@@ -6,9 +6,7 @@ inside a save, with 2 ranks.
 
 import os
 import random
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,44 +15,31 @@ import pytest
 import torch
 
 from tests import worlds
+from tests.distributed.launches import RANKS as LAUNCHER
+from tests.distributed.launches import end, start
 from trainer.training.checkpoint import entries, newest, read_entry
 
 pytestmark = pytest.mark.distributed
 
-ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = int(os.environ.get("SHARDTOWER_KILLS", "1"))
 RANKS = 4 if MOMENTS > 1 else 2
 TRAINING = (
-    "--device cpu --data.name synthetic --data.cache cache --run.choose false --run.tensorboard false",
-    "--model.dim 16 --model.hidden 8 --batches.size 64 --optimizer.name adam",
-    "--run.epochs 5 --run.save_every 4",
+    "--data.name synthetic --run.choose false --run.tensorboard false --model.dim 16 --model.hidden 8 "
+    "--batches.size 64 --optimizer.name adam --run.epochs 5 --run.save_every 4 --run.dir run"
 )
 STEPS, SAVES = 80, 19
 """Of a training: 1,000 users in steps of 64, five times; a checkpoint after each fourth step but the last."""
 
 
-def start(folder: Path, run: str) -> subprocess.Popen[str]:
+def begin(folder: Path) -> subprocess.Popen[str]:
     """A training whose ranks are started again when one dies."""
-    launch = f"{ROOT}/launch/ranks.py --standalone --nproc_per_node={RANKS} --max-restarts 3 -m trainer train"
-    return subprocess.Popen(
-        [sys.executable, *f"{launch} {' '.join(TRAINING)} --run.dir {run}".split()],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    return start(folder, TRAINING, launcher=(*LAUNCHER, "--max-restarts=3"), ranks=RANKS)
 
 
-def end(training: subprocess.Popen[str]) -> str:
-    """What a training wrote until it ended well."""
-    try:
-        output, _ = training.communicate(timeout=180)
-    finally:
-        if training.poll() is None:
-            os.killpg(training.pid, signal.SIGKILL)
-    assert training.returncode == 0, output[-3000:]
+def finish(training: subprocess.Popen[str]) -> str:
+    """What a training printed until it ended well."""
+    output, errors = end(training, seconds=180)
+    assert training.returncode == 0, errors[-3000:]
     return output
 
 
@@ -75,7 +60,7 @@ def kill_a_rank(training: subprocess.Popen[str], run: Path, moment: int) -> None
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a training that nothing disturbs."""
     folder = tmp_path_factory.mktemp("alone")
-    assert "Going on" not in end(start(folder, "run"))
+    assert "Going on" not in finish(begin(folder))
     return folder / "run"
 
 
@@ -83,9 +68,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_training_with_a_killed_rank_ends_as_one_that_was_left_alone(moment, alone, tmp_path):
     run = tmp_path / "run"
     (tmp_path / "cache").symlink_to(alone.parent / "cache")
-    training = start(tmp_path, "run")
+    training = begin(tmp_path)
     kill_a_rank(training, run, moment)
-    output = end(training)
+    output = finish(training)
     assert output.count("Run: run") == 2
     assert worlds.figures(run) == worlds.figures(alone)
     one, other = newest(alone), newest(run)

@@ -14,7 +14,7 @@ from torch import nn
 from trainer.errors import SaveError
 from trainer.parallel.state import copied, whole_state
 from trainer.parallel.world import World
-from trainer.training.checkpoint import clear, described_as, folder_of, publish, write
+from trainer.training.checkpoint import cannot_save, clear, described_as, folder_of, publish, write
 from trainer.training.stopping import Progressed
 
 
@@ -74,9 +74,7 @@ class Background:
         except SaveError as error:
             if self._world.is_first:
                 clear(final)
-            raise SaveError(
-                f"{final}: cannot be saved ({error}). Make room, or name another --run.dir"
-            ) from error
+            raise cannot_save(final, error) from error
 
 
 def _raise(error: SaveError | None) -> None:

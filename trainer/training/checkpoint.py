@@ -81,15 +81,18 @@ def save(
         world.on_first(lambda: publish(final, described))
     except SaveError as error:
         world.on_first(lambda: clear(final))
-        raise SaveError(
-            f"{final}: cannot be saved ({error}). Make room, or name another --run.dir"
-        ) from error
+        raise cannot_save(final, error) from error
     return final
 
 
 def described_as(step: int, states: dict[str, Any] | None, progressed: Progressed | None) -> dict[str, Any]:
     """What stands beside a checkpoint's tensors."""
     return {"step": step, "resumable": states is not None, **asdict(progressed or Progressed())}
+
+
+def cannot_save(final: Path, error: SaveError) -> SaveError:
+    """What is said of a checkpoint that could not be written or published."""
+    return SaveError(f"{final}: cannot be saved ({error}). Make room, or name another --run.dir")
 
 
 def clear(final: Path) -> None:
