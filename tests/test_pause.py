@@ -42,6 +42,17 @@ def test_a_second_request_acts_at_once(monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
 
+def asked_and_then_alone():
+    with join_world("cpu") as world, Pause(world):
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("the other ranks are gone")
+
+
+def test_a_request_that_cannot_be_met_acts_as_it_would_without_us():
+    with pytest.raises(KeyboardInterrupt):
+        asked_and_then_alone()
+
+
 def test_signals_are_not_heard_where_nothing_could_be_kept():
     with join_world("cpu") as world, Pause(world, active=False) as asked:
         with pytest.raises(KeyboardInterrupt):

@@ -26,6 +26,7 @@ class Pause:
         """
         self._world, self._active = world, active
         self._asked_at: float | None = None
+        self._asked_by = signal.SIGTERM
         self._before: dict[int, Any] = {}
         self._flag, self._exchange = torch.zeros(1, dtype=torch.int32), None
 
@@ -40,6 +41,9 @@ class Pause:
         self._restore()
         if self._exchange is not None and error is None:
             self._exchange.wait()
+        if isinstance(error, RuntimeError) and self._asked_at is not None:
+            # There will be no pause: a launcher sends SIGTERM to ranks whose peer has died, too.
+            signal.raise_signal(self._asked_by)
 
     def agreed(self) -> bool:
         """Whether some rank had been asked by the end of the step before, on all ranks; once a step.
@@ -60,7 +64,7 @@ class Pause:
     def _hear(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
         if self._asked_at is None:
-            self._asked_at = now
+            self._asked_at, self._asked_by = now, signal.Signals(number)
         elif now - self._asked_at > ONE_REQUEST_SECONDS:
             self._restore()
             signal.raise_signal(number)
