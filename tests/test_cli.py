@@ -1,5 +1,6 @@
 """The commands' outer behaviour: exit codes, one line on error, and quick answers."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -184,3 +185,15 @@ def test_evaluate_says_that_a_part_is_empty(capsys, run: Path) -> None:
     assert "the validation part holds no interactions" in refused(
         capsys, "evaluate", str(run), "--split", "validation"
     )
+
+
+def test_a_disk_that_cannot_be_written_to_is_one_line(monkeypatch, capsys) -> None:
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/plan.json")
+
+    monkeypatch.setattr("trainer.training.train.train", full)
+    assert main(["train", "--data.name", "synthetic"]) == 2
+    expected = (
+        "error: runs/x/plan.json: cannot be written (No space left on device). Make room there, or name "
+    )
+    assert capsys.readouterr().err == f"{expected}another folder\n"

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import json
 import logging
 import os
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from trainer.config import Config
 
 LOST, USER_AT_FAULT, INTERRUPTED = 1, 2, 130
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""What the system says of a disk that is full or may not be written to."""
 FIRST_RANK_SECONDS = 10
 EXAMPLE_BYTES = 2**30
 
@@ -60,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output has gone; a second failure at exit would only be noise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in NO_PLACE:
+            raise
+        words = f"{error.filename or 'a file'}: cannot be written ({error.strerror})"
+        print(f"error: {words}. Make room there, or name another folder", file=sys.stderr, flush=True)
+        return USER_AT_FAULT
     return 0
 
 

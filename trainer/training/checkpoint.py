@@ -92,7 +92,9 @@ def described_as(step: int, states: dict[str, Any] | None, progressed: Progresse
 
 def cannot_save(final: Path, error: SaveError) -> SaveError:
     """What is said of a checkpoint that could not be written or published."""
-    return SaveError(f"{final}: cannot be saved ({error}). Make room, or name another --run.dir")
+    # On a full disk torch's writer says where in a file it stood, and not why.
+    reason = "not all of a file could be written" if "inline_container" in str(error) else error
+    return SaveError(f"{final}: cannot be saved ({reason}). Make room, or name another --run.dir")
 
 
 def clear(final: Path) -> None:
