@@ -61,6 +61,20 @@ def test_baselines_stand_in_the_table_and_in_json_in_their_order(capsys, good: P
     assert [line.split()[0] for line in lines[2:5]] == ["model", "ease", "popularity"]
 
 
+def test_a_measured_run_needs_no_closed_form_of_its_own_again(
+    capsys, data: list[str], tmp_path: Path
+) -> None:
+    cache = ("--data.cache", str(tmp_path / "cache"))
+    run = worlds.trained(tmp_path / "runs", *data, *cache, "--model.low_rank", "4")
+    forms = sorted((tmp_path / "cache").rglob("low_rank*"))
+    assert forms
+    found = printed(capsys, "evaluate", run, "--baselines", "", "--json")
+    for form in forms:
+        form.unlink()
+    assert printed(capsys, "evaluate", run, "--baselines", "", "--json") == found
+    assert not list((tmp_path / "cache").rglob("low_rank*"))
+
+
 def test_a_model_can_be_measured_alone(capsys, good: Path) -> None:
     assert "popularity" not in printed(capsys, "evaluate", good, "--baselines", "")
 

@@ -381,7 +381,7 @@ def test_a_picture_is_an_svg_and_stands_beside_what_is_printed(shown, tmp_path: 
         ("--rows user=nan", "a whole number from 1 up"),
         ("--world-size 0", "argument --world-size: '0': a whole number from 1 up is needed"),
         ("--world-size 4 --local-world-size 3", "--local-world-size 3: 4 ranks do not fill hosts of 3"),
-        ("--dim 10", "--model.dim 10: a multiple of 4 from 4 up is needed"),
+        ("--dim 10", "--model.dim 10: a multiple of 4 from 4 to 16,384 is needed"),
         ("--save nowhere/plan.json", "nowhere/plan.json: cannot be written (No such file or directory)"),
         ("--save .", "cannot be written"),
         ("--picture nowhere/plan.svg", "--picture nowhere/plan.svg: cannot be written"),

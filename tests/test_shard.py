@@ -12,6 +12,7 @@ from trainer.model.towers import TwoTowers
 from trainer.parallel.shard import (
     INITIAL_BLOCK_ROWS,
     fill_tables,
+    initial_blocks,
     normal_block,
     schedule_factor,
     set_learning_rates,
@@ -218,7 +219,7 @@ def test_initial_values_do_not_depend_on_the_plan(world: World, sharding: str) -
     )
 
 
-def test_a_long_table_is_filled_in_whole_blocks() -> None:
+def test_a_table_is_filled_in_blocks_that_hardly_exceed_it() -> None:
     rows = INITIAL_BLOCK_ROWS + 100
     towers = TwoTowers({"user": rows}, {"item": 3}, DIM, "dot").to_empty(device=torch.device("cpu"))
     asked = []
@@ -231,10 +232,22 @@ def test_a_long_table_is_filled_in_whole_blocks() -> None:
     for name, weights in tables(towers).items():
         assert weights[:, 0].tolist() == list(range(len(weights))), name
     assert sorted(asked) == [
-        ("item", 0, INITIAL_BLOCK_ROWS),
+        ("item", 0, 16),
         ("user", 0, INITIAL_BLOCK_ROWS),
-        ("user", INITIAL_BLOCK_ROWS, 2 * INITIAL_BLOCK_ROWS),
+        ("user", INITIAL_BLOCK_ROWS, INITIAL_BLOCK_ROWS + 112),  # 100 rows, in sixteens
     ]
+
+
+def test_blocks_of_a_wide_table_have_fewer_rows() -> None:
+    # 2^26 values of 16,384 columns are 4,096 rows.
+    blocks = list(initial_blocks(10_000, 16_384))
+    assert blocks == [slice(0, 4096), slice(4096, 8192), slice(8192, 10_000)]
+
+
+def test_normal_values_of_a_row_are_the_same_in_a_longer_block() -> None:
+    for dim in (4, 12, 100):
+        short, long = (normal_block(3, "user", slice(0, rows), dim, 0.5) for rows in (16, 65_536))
+        assert torch.equal(short, long[:16]), dim
 
 
 def test_normal_values_depend_on_seed_table_and_first_row_alone() -> None:

@@ -8,6 +8,8 @@ from trainer.config import BASELINES, Config, ShardingConfig
 
 Rule: TypeAlias = tuple[str, str, bool]
 """Key, what is needed, and whether it holds."""
+WIDEST = 16_384
+"""Columns of a table with which FBGEMM's CPU kernels are known to train; at 32,764 they crash."""
 
 
 def rules(config: Config) -> Iterator[Rule]:
@@ -21,16 +23,16 @@ def _of_model(config: Config) -> Iterator[Rule]:
     model = config.model
     yield (
         "model.dim",
-        "a multiple of 4 from 4 up is needed, as FBGEMM takes no other",
-        model.dim is None or (model.dim > 0 and model.dim % 4 == 0),
+        f"a multiple of 4 from 4 to {WIDEST:,} is needed, as FBGEMM takes no other",
+        model.dim is None or (0 < model.dim <= WIDEST and model.dim % 4 == 0),
     )
     yield "model.temperature", "a number above 0 is needed", _above_zero(model.temperature)
     yield "model.init_std", "a number above 0 is needed", _above_zero(model.init_std)
     yield "model.low_rank_penalty", "a number above 0 is needed", _above_zero(model.low_rank_penalty)
     yield (
         "model.low_rank",
-        "0 or a multiple of 4 from 4 up is needed, as FBGEMM takes no other",
-        model.low_rank is None or (model.low_rank >= 0 and model.low_rank % 4 == 0),
+        f"0 or a multiple of 4 from 4 to {WIDEST:,} is needed, as FBGEMM takes no other",
+        model.low_rank is None or (0 <= model.low_rank <= WIDEST and model.low_rank % 4 == 0),
     )
     yield (
         "model.user_id",

@@ -80,9 +80,10 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
     return users, items
 
 
-def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
+def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True) -> Parts:
     """Sharded towers with initial values.
 
+    Args: filled: False where a checkpoint is opened next, so that tables need no values before.
     Raises: ConfigError for combinations that cannot work.
     """
     if config.loss.name in ("mse", "bce") and dataset.train.values is None:
@@ -110,7 +111,8 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
     )
     inside = cast(SideBySide, model.module)
     served = [Served(inside.learned, users, items)]
-    fill_tables(model, _initial_values(config, dataset, served[0], world))
+    if filled:
+        fill_tables(model, _initial_values(config, dataset, served[0], world))
     if inside.closed is not None:
         served.append(Served(inside.closed, *closed_inputs(dataset)))
     return Parts(model, inside.learned, optimizer, plan, users, items, served)

@@ -96,7 +96,7 @@ def _open(run: Path, config: Config, world: World) -> _Opened:
 
 
 def _measured(opened: _Opened, world: World, how: Protocol) -> Evaluation | None:
-    parts = assemble(opened.config, opened.dataset, world)
+    parts = assemble(opened.config, opened.dataset, world, filled=False)
     load(opened.checkpoint, parts.model)
     return measure(parts, opened.dataset, world, how)
 

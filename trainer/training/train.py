@@ -67,7 +67,7 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
     prepared = time.perf_counter()
     config, choice = _settle(config, dataset, world)
     chosen = time.perf_counter()
-    parts = assemble(config, dataset, world)
+    parts = assemble(config, dataset, world, filled=saved is None)
     growth = _begin_as_before(run, config, dataset, parts, world) if saved is None else None
     source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
     world.on_first(lambda: describe_run(run, config, dataset, parts))
