@@ -83,6 +83,10 @@ def test_another_plan_and_more_records_are_no_change_of_the_training(broken):
     run, options = broken
     assert main(["train", *options, "--sharding.kind", "row_partitioned", "--run.log_every", "1"]) == 0
     assert worlds.figures(run) == pytest.approx(whole_figures(run))
+    for step, kind in ((60, "table_wise"), (80, "row_partitioned")):
+        checkpoint = run / "checkpoints" / f"step-{step:09d}"
+        assert f"kind: {kind}" in (checkpoint / "config.yaml").read_text()
+    assert (checkpoint / "plan.json").read_bytes() == (run / "plan.json").read_bytes()
 
 
 def test_weights_without_states_are_no_place_to_go_on_from(trained, tmp_path, capsys):

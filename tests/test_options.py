@@ -196,7 +196,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ),
         (
             ["--model.low_rank", "16388"],
-            "--model.low_rank 16388: 0 or a multiple of 4 from 4 to 16,384 is needed, as FBGEMM takes no other",
+            "--model.low_rank 16388: 0 or a multiple of 4 from 4 to 16,384 is needed, as FBGEMM takes "
+            "no other",
         ),
         (["--model.temperature", "0"], "--model.temperature 0.0: a number above 0 is needed"),
         (["--batches.size", "0"], "--batches.size 0: a whole number from 1 up is needed"),

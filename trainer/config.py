@@ -83,7 +83,7 @@ class ModelConfig:
     """The two towers."""
 
     dim: int | None = None
-    """Width of tables and towers, a multiple of 4 up to 16,384; by default 128, from 300,000 interactions 256."""
+    """Width of tables and towers, a multiple of 4 up to 16,384; by default 128 or, from 300,000 rows, 256."""
     table_dtype: Literal["float32", "float16"] = "float32"
     """Type of the tables' values, 4 or 2 bytes each; pooled vectors and optimizer state stay float32."""
     similarity: Literal["cosine", "dot"] = "cosine"

@@ -137,8 +137,8 @@ def fill_tables(model: nn.Module, values: Callable[[str, slice], torch.Tensor]) 
 def initial_blocks(rows: int, dim: int) -> Iterator[slice]:
     """Rows of a table in blocks, the same under any plan; the last may end somewhat behind the table.
 
-    A block has at most `INITIAL_BLOCK_ROWS` rows and 256 MiB of float32, and a multiple of 16 rows: torch draws
-    normal values by 16, so that those of a row do not depend on how many follow.
+    A block has at most `INITIAL_BLOCK_ROWS` rows and 256 MiB of float32, and a multiple of 16 rows: torch
+    draws normal values by 16, so that those of a row do not depend on how many follow.
     """
     length = min(INITIAL_BLOCK_ROWS, max(INITIAL_BLOCK_VALUES // dim // 16, 1) * 16)
     for start in range(0, rows, length):

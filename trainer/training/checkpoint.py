@@ -28,6 +28,8 @@ from trainer.training.stopping import Progressed, Validation
 
 FOLDER = "checkpoints"
 STATE = "state.json"
+BESIDE = ("config.yaml", "plan.json")
+"""Files of the run folder that a checkpoint has copies of: how its weights came to be and were laid out."""
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 """What reading a damaged `state.json` may raise."""
 
@@ -120,10 +122,13 @@ def publish(final: Path, described: dict[str, Any]) -> None:
 
     Raises: SaveError.
     """
-    partial = _partial(final)
+    partial, run = _partial(final), final.parents[1]
     try:
+        for name in BESIDE:
+            if (run / name).exists():
+                shutil.copyfile(run / name, partial / name)
         files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
-        described = described | {"vocabulary": vocabulary_digest(final.parents[1]), "files": files}
+        described = described | {"vocabulary": vocabulary_digest(run), "files": files}
         with (partial / STATE).open("w") as file:
             file.write(json.dumps(described | {"own_sha256": _digest_of(described)}))
             file.flush()
