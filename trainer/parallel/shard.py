@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -11,13 +12,13 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
 from torchrec import optim
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from trainer.errors import ConfigError
+from trainer.parallel.direct import DirectSharder
 from trainer.parallel.state import table_name, whole_state
 
 INITIAL_BLOCK_ROWS, INITIAL_BLOCK_VALUES = 65_536, 2**26
@@ -32,7 +33,7 @@ _DENSE = {
     "rowwise_adagrad": optim.RowWiseAdagrad,
     "adagrad": torch.optim.Adagrad,
     "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
+    "adam": partial(torch.optim.Adam, fused=True),  # one pass over weights, gradients and both moments
 }
 
 
@@ -70,7 +71,7 @@ def shard(
         if table_name(key) and key.split(".")[-2] in fused:
             options = settings | {"lr": learning_rates[str(table_name(key))]}
             apply_optimizer_in_backward(_FUSED[optimizer], [parameter], options)
-    sharders = cast(list[ModuleSharder[nn.Module]], [EmbeddingBagCollectionSharder()])
+    sharders = cast(list[ModuleSharder[nn.Module]], [DirectSharder()])
     # By default the gradients are laid out anew after the first step, and then add up in another order: a
     # training that goes on would not do to the last bit what an unbroken one does.
     wrapper = DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True)
@@ -80,12 +81,12 @@ def shard(
     optimizers: list[KeyedOptimizer | tuple[str, KeyedOptimizer]] = [model.fused_optimizer]
     trainable = dict(in_backward_optimizer_filter(model.named_parameters()))
     tables = {key: value for key, value in trainable.items() if table_name(key) and value.numel()}
-    for key, parameter in tables.items():
-        options = settings | {"lr": learning_rates[str(table_name(key))]}
-        optimizers.append(_keyed({key: parameter}, _DENSE[optimizer], options))
+    rates = {key: learning_rates[str(table_name(key))] for key in tables}
     others = {key: value for key, value in trainable.items() if not table_name(key) and value.requires_grad}
+    if tables:
+        optimizers.append(_keyed(tables, rates, _DENSE[optimizer], settings))
     if others:
-        optimizers.append(_keyed(others, torch.optim.Adam, {"lr": dense_learning_rate}))
+        optimizers.append(_keyed(others, dict.fromkeys(others, dense_learning_rate), _DENSE["adam"], {}))
     combined = CombinedOptimizer(optimizers)
     for group in _groups(combined):
         group["peak_lr"] = group["lr"]
@@ -182,9 +183,13 @@ def _fused_tables(plan: ShardingPlan) -> set[str]:
 
 
 def _keyed(
-    parameters: dict[str, nn.Parameter], optimizer: type[torch.optim.Optimizer], options: dict[str, Any]
+    parameters: dict[str, nn.Parameter],
+    learning_rates: dict[str, float],
+    optimizer: Callable[..., torch.optim.Optimizer],
+    options: dict[str, Any],
 ) -> KeyedOptimizer:
-    return KeyedOptimizerWrapper(parameters, lambda values: optimizer(values, **options))
+    groups = [{"params": [value], "lr": learning_rates[key]} for key, value in parameters.items()]
+    return KeyedOptimizerWrapper(parameters, lambda _: optimizer(groups, **options))
 
 
 def _local_shards(
