@@ -4,7 +4,10 @@ A *positive* is a (row, candidate) pair that was observed; a *known* pair is one
 row's positives and whatever else the row's user has in the training part.
 """
 
+from typing import Any
+
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -31,11 +34,50 @@ def multi_positive_softmax(
     Source: Yi et al., RecSys 2019 (logQ correction); Liang et al., WWW 2018 (multinomial likelihood);
         Khrylchenko et al., RecSys 2025 (no correction of the positive).
     """
-    scores = query @ candidates.T
-    rows, _ = positives
-    negative = _negative_mass(scores, known, log_q)
-    losses = functional.softplus(negative[rows] - scores[tuple(positives)])
-    return _mean_by_row(losses, rows, len(query))
+    counts = _positives_by_row(positives[0], len(query))
+    return _MultiPositiveSoftmax.apply(query, candidates, positives, known, log_q, counts)
+
+
+class _MultiPositiveSoftmax(torch.autograd.Function):
+    """The loss with its gradient by hand: B x C scores are written thrice, not a dozen times."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        candidates: torch.Tensor,
+        positives: torch.Tensor,
+        known: torch.Tensor,
+        log_q: torch.Tensor | None,
+        counts: torch.Tensor,
+    ) -> torch.Tensor:
+        scores = query @ candidates.T
+        rows = positives[0]
+        of_positives = scores[tuple(positives)]
+        if log_q is not None:
+            scores -= log_q
+        scores[tuple(known)] = -torch.inf
+        # A row that knows every candidate has no largest one.
+        largest = scores.amax(1, keepdim=True).clamp_min_(torch.finfo(scores.dtype).min)
+        masses = scores.sub_(largest).exp_()
+        mass = masses.sum(1)
+        gaps = (mass.log() + largest.squeeze(1))[rows] - of_positives
+        ctx.save_for_backward(query, candidates, positives, gaps, counts, masses, mass)
+        return _mean_by_row(functional.softplus(gaps), rows, counts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]  # the decorator hides the name of `ctx`
+        ctx: Any, *gradients: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        query, candidates, positives, gaps, counts, masses, mass = ctx.saved_tensors
+        rows = positives[0]
+        # What pulls a positive up pushes the row's negatives down, each by its share of the mass.
+        pull = (gradients[0] / counts)[rows] * gaps.sigmoid()
+        push = torch.zeros_like(mass).index_add_(0, rows, pull)
+        of_scores = masses * (push / mass.clamp_min(torch.finfo(mass.dtype).tiny)).unsqueeze(1)
+        of_scores.index_put_(tuple(positives), -pull, accumulate=True)
+        return of_scores @ candidates, of_scores.T @ query, None, None, None, None
 
 
 def bayesian_personalised_ranking(
@@ -59,7 +101,8 @@ def bayesian_personalised_ranking(
     weights[tuple(known)] = 0
     weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     gaps = scores[rows] - scores[tuple(positives)].unsqueeze(1)
-    return _mean_by_row((weights[rows] * functional.softplus(gaps)).sum(1), rows, len(query))
+    losses = (weights[rows] * functional.softplus(gaps)).sum(1)
+    return _mean_by_row(losses, rows, _positives_by_row(rows, len(query)))
 
 
 def mean_squared_error(query: torch.Tensor, candidates: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -83,14 +126,12 @@ def binary_cross_entropy(query: torch.Tensor, candidates: torch.Tensor, labels: 
     return functional.binary_cross_entropy_with_logits(scores, labels, reduction="none")
 
 
-def _negative_mass(scores: torch.Tensor, known: torch.Tensor, log_q: torch.Tensor | None) -> torch.Tensor:
-    logits = scores if log_q is None else scores - log_q
-    nothing = torch.tensor(-torch.inf, dtype=scores.dtype, device=scores.device)
-    return torch.logsumexp(logits.index_put(tuple(known), nothing), dim=1)
-
-
-def _mean_by_row(losses: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+def _positives_by_row(rows: torch.Tensor, count: int) -> torch.Tensor:
     positives = torch.bincount(rows, minlength=count)
     if count and int(positives.min()) == 0:
         raise ValueError(f"row {int(positives.argmin())} of {count} has no positive")
-    return losses.new_zeros(count).index_add(0, rows, losses / positives[rows])
+    return positives
+
+
+def _mean_by_row(losses: torch.Tensor, rows: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
+    return losses.new_zeros(len(positives)).index_add(0, rows, losses / positives[rows])

@@ -161,7 +161,7 @@ class TwoTowers(nn.Module):
         """Candidate vectors, (C, output_dim)."""
         vectors, bias = self.candidate(inputs)
         if self.unit:
-            vectors = _unit(vectors) * torch.exp(-self.log_temperature)
+            vectors = _unit(vectors, torch.exp(-self.log_temperature))
         return vectors if bias is None else torch.cat([vectors, bias], dim=1)
 
     def forward(
@@ -178,10 +178,11 @@ def _by_root(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return sums / lengths.clamp(min=1).sqrt().unsqueeze(1)
 
 
-def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors of length 1; a zero vector, that of an empty history, stays zero and gets no gradient."""
+def _unit(vectors: torch.Tensor, length: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """Vectors of one length; a zero vector, that of an empty history, stays zero and gets no gradient."""
     norms = vectors.norm(dim=1, keepdim=True)
-    return vectors / norms.masked_fill(norms == 0, torch.inf)
+    # Dividing the short column first saves passes over the wide rows, forward and backward.
+    return vectors * (length / norms.masked_fill(norms == 0, torch.inf))
 
 
 def _leave(weights: torch.Tensor) -> None:
