@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import pyarrow.compute as pc
 from filelock import FileLock
 
 from trainer.data import storage
-from trainer.data.encode import COLUMNS, Encoded, clean, encode, items_by_user
+from trainer.data.columns import Stored, blocks, saved, stored, write_items_by_user
+from trainer.data.encode import COLUMNS, Encoded, clean, encode
 from trainer.data.features import Feature, Ragged, align, categorise
 from trainer.data.source import SourceTables
 from trainer.data.split import PARTS, Rule, check_split, split_rows
@@ -217,6 +219,7 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     stays, dropped = clean(encoded, name, settings["min_value"], settings["k_core"])
     rule: Rule = settings["split"] if source.held_out is None else "given"
     parts = _parts(encoded, stays, rule, settings)
+    del stays
     report: dict[str, int | float | str] = {"read": len(parts), "skipped": source.bad_rows.skipped, **dropped}
     report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
     users, items = _write_parts(folder, encoded, parts)
@@ -234,19 +237,31 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
 
 def _parts(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dict) -> np.ndarray:
     """The part of every row, (n,) int8, -1 where it was dropped."""
-    timestamps = encoded.columns.get("timestamp")
-    needs_time = timestamps is not None and rule in ("leave_last_out", "temporal")
-    parts = np.full(len(stays), -1, np.int8)
-    parts[stays] = split_rows(
+    held_out = np.zeros(len(stays), bool)
+    held_out[encoded.training_rows :] = True
+    whole = bool(stays.all())
+
+    def read(column: str) -> np.ndarray:
+        values = encoded.columns[column].read()
+        return values if whole else values[stays]
+
+    # Columns are read for the rules that look at them; of others the length alone matters.
+    by_time = rule in ("leave_last_out", "temporal") and "timestamp" in encoded.columns
+    by_user = rule in ("leave_last_out", "per_user")
+    found = split_rows(
         rule,
-        encoded.columns["user_id"][stays],
-        timestamps[stays] if needs_time else None,
-        (np.arange(len(stays)) >= encoded.training_rows)[stays],
+        read("user_id") if by_user else np.zeros(np.count_nonzero(stays), np.int32),
+        read("timestamp") if by_time else None,
+        held_out if whole else held_out[stays],
         settings["test_size"],
         settings["validation_size"],
         settings["split_seed"],
         settings.get("validation_seed"),
     )
+    if whole:
+        return found
+    parts = np.full(len(stays), -1, np.int8)
+    parts[stays] = found
     return parts
 
 
@@ -254,21 +269,39 @@ def _write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.
     """Write the columns of each part and its items by user; returns the remaining ids of users and items."""
     ids, rows_of = {}, {}
     for column in ("user_id", "item_id"):
-        used = np.bincount(encoded.columns[column][parts >= 0], minlength=len(encoded.ids[column])) > 0
+        used = encoded.counts(column, parts >= 0) > 0
         ids[column] = encoded.ids[column].filter(pa.array(used))
         rows_of[column] = (np.cumsum(used) - 1).astype(np.int32)
-    parts_by_name = {part: parts == p for p, part in enumerate(PARTS)}
-    if parts_by_name["validation"].any():
-        parts_by_name["known"] = parts_by_name["train"] | parts_by_name["validation"]
-    for name, selected in parts_by_name.items():
-        for column in encoded.columns if name in PARTS else ():
-            chosen = encoded.columns[column][selected]
-            np.save(folder / f"{name}_{column}.npy", rows_of[column][chosen] if column in rows_of else chosen)
-        users = rows_of["user_id"][encoded.columns["user_id"][selected]]
-        items = rows_of["item_id"][encoded.columns["item_id"][selected]]
-        by_user = items_by_user(users, items, len(ids["user_id"]) + 1, len(ids["item_id"]))
-        storage.write_ragged(folder, f"by_user_{name}", by_user)
+    for column, values in encoded.columns.items():
+        _write_column(folder, column, values, parts, rows_of.get(column))
+    pairs = {
+        part: (stored(folder / f"{part}_user_id.npy"), stored(folder / f"{part}_item_id.npy"))
+        for part in PARTS
+    }
+    groups = {part: [pairs[part]] for part in PARTS}
+    if len(pairs["validation"][0]):
+        groups["known"] = [pairs["train"], pairs["validation"]]
+    for name, group in groups.items():
+        sizes = len(ids["user_id"]) + 1, len(ids["item_id"])
+        write_items_by_user(folder, f"by_user_{name}", group, *sizes)
     return ids["user_id"], ids["item_id"]
+
+
+def _write_column(
+    folder: Path, column: str, values: Stored, parts: np.ndarray, row_of: np.ndarray | None
+) -> None:
+    """Write one column of each part; ids become what `row_of` says."""
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(
+                saved(folder / f"{part}_{column}.npy", values.dtype, int(np.count_nonzero(parts == number)))
+            )
+            for number, part in enumerate(PARTS)
+        ]
+        for rows, block in blocks(values):
+            for number, file in enumerate(files):
+                chosen = block[parts[rows] == number]
+                (chosen if row_of is None else row_of[chosen]).tofile(file)
 
 
 def _write_attributes(
