@@ -272,8 +272,7 @@ def _write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.
         used = encoded.counts(column, parts >= 0) > 0
         ids[column] = encoded.ids[column].filter(pa.array(used))
         rows_of[column] = (np.cumsum(used) - 1).astype(np.int32)
-    for column, values in encoded.columns.items():
-        _write_column(folder, column, values, parts, rows_of.get(column))
+    _write_columns(folder, encoded, parts, rows_of)
     pairs = {
         part: (stored(folder / f"{part}_user_id.npy"), stored(folder / f"{part}_item_id.npy"))
         for part in PARTS
@@ -287,21 +286,24 @@ def _write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.
     return ids["user_id"], ids["item_id"]
 
 
-def _write_column(
-    folder: Path, column: str, values: Stored, parts: np.ndarray, row_of: np.ndarray | None
-) -> None:
-    """Write one column of each part; ids become what `row_of` says."""
+def _write_columns(folder: Path, encoded: Encoded, parts: np.ndarray, rows_of: dict[str, np.ndarray]) -> None:
+    """Write the columns of each part; ids become what `rows_of` says."""
+    sizes = np.bincount(parts[parts >= 0], minlength=len(PARTS)).tolist()
     with ExitStack() as stack:
         files = [
-            stack.enter_context(
-                saved(folder / f"{part}_{column}.npy", values.dtype, int(np.count_nonzero(parts == number)))
-            )
-            for number, part in enumerate(PARTS)
+            [
+                stack.enter_context(saved(folder / f"{part}_{name}.npy", column.dtype, size))
+                for name, column in encoded.columns.items()
+            ]
+            for part, size in zip(PARTS, sizes, strict=True)
         ]
-        for rows, block in blocks(values):
-            for number, file in enumerate(files):
-                chosen = block[parts[rows] == number]
-                (chosen if row_of is None else row_of[chosen]).tofile(file)
+        for rows, *columns in blocks(*encoded.columns.values()):
+            named = dict(zip(encoded.columns, columns, strict=True))
+            named |= {name: row_of[named[name]] for name, row_of in rows_of.items()}
+            for number, of_part in enumerate(files):
+                chosen = np.flatnonzero(parts[rows] == number)
+                for file, values in zip(of_part, named.values(), strict=True):
+                    values[chosen].tofile(file)
 
 
 def _write_attributes(

@@ -40,7 +40,8 @@ class Encoded:
         """Rows that stay of each user or item."""
         found = np.zeros(len(self.ids[column]), np.int64)
         for rows, ids in blocks(self.columns[column]):
-            found += np.bincount(ids[stays[rows]], minlength=len(found))
+            kept = ids if stays[rows].all() else ids[stays[rows]]
+            found += np.bincount(kept, minlength=len(found))
         return found
 
 
@@ -117,13 +118,14 @@ def _drop_duplicates(encoded: Encoded, stays: np.ndarray) -> None:
     """Of the rows of each pair leave one in `stays`, (n,) bool."""
     columns, item_count = encoded.columns, len(encoded.ids["item_id"])
     timestamps = columns.get("timestamp")
-    kept = (
-        (users[stays[rows]], items[stays[rows]], rows.start + np.flatnonzero(stays[rows]))
-        for rows, users, items in blocks(columns["user_id"], columns["item_id"])
-    )
-    for first, (users, items, rows) in grouped_by_user(
-        kept, encoded.counts("user_id", stays), encoded.columns["user_id"].path.parent
-    ):
+
+    def kept() -> Iterator[tuple[np.ndarray, ...]]:
+        for rows, users, items in blocks(columns["user_id"], columns["item_id"]):
+            chosen = np.flatnonzero(stays[rows])
+            yield users[chosen], items[chosen], rows.start + chosen
+
+    counts, folder = encoded.counts("user_id", stays), columns["user_id"].path.parent
+    for first, (users, items, rows) in grouped_by_user(kept(), counts, folder):
         pairs = users.astype(np.int64)  # in place, since there may be many
         pairs -= first
         pairs *= item_count
