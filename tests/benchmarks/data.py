@@ -218,7 +218,9 @@ def show(report: dict[str, Any]) -> str:
         )
     for kind in ROWS:
         if kind in report:
-            lines.append(f"\n{kind:<8}{'rows':>12}{'input MB':>10}{'prepared MB':>12}{'seconds':>9}{'rows/s':>11}")
+            lines.append(
+                f"\n{kind:<8}{'rows':>12}{'input MB':>10}{'prepared MB':>12}{'seconds':>9}{'rows/s':>11}"
+            )
             lines[-1] += f"{'peak MB':>9}{'again s':>9}{'opening s':>10}"
         for each in report.get(kind, ()):
             lines.append(
