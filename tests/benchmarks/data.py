@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.data [notebook|csv|parquet|start ...] [--rows N] [--json FILE]
 
-`notebook` turns MovieLens 1M's text into the prepared form, beside the teaching notebook's reading and mapping
+`notebook` turns the text of MovieLens 1M into the prepared form, beside the notebook's reading and mapping
 alone. `csv` and `parquet` prepare made-up interactions of three sizes, each in a process of its own: seconds,
 peak memory, and the same command once more. `start` times commands from the shell. `--rows` is the largest
 size (25,000,000 lines of CSV, 100,000,000 rows of Parquet). Set OMP_NUM_THREADS=1.

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from filelock import FileLock
 
 from trainer.data import storage
-from trainer.data.columns import Stored, blocks, saved, stored, write_items_by_user
+from trainer.data.columns import blocks, saved, stored, write_items_by_user
 from trainer.data.encode import COLUMNS, Encoded, clean, encode
 from trainer.data.features import Feature, Ragged, align, categorise
 from trainer.data.source import SourceTables

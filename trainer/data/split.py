@@ -109,7 +109,7 @@ def random_rows(count: int, share: float, seed: int) -> np.ndarray:
 def _exchanges(count: int, least: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """What numpy's legacy shuffle exchanges: places from `count` - 1 down to `least`, and another of each.
 
-    It draws 32 random bits, of which it takes as many as the place has, until they are no more than the place.
+    It draws 32 random bits and takes as many of them as the place has, until they are no more than the place.
     Exchanges of a place with itself are left out.
     """
     source = np.random.RandomState(seed)
