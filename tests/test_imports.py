@@ -20,12 +20,22 @@ ROOMS = {
     ),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
-        *("stopping", "reader", "checkpoint", "progress", "by_size", "search", "closed_form", "layout"),
+        *(
+            "stopping",
+            "published",
+            "reader",
+            "checkpoint",
+            "progress",
+            "by_size",
+            "search",
+            "closed_form",
+            "layout",
+        ),
         *("initial", "assembly", "records", "background", "saving", "fit", "choose", "runs", "grown"),
         *("words", "train", "measure"),
         *("what_if", "what_helps", "plan_words", "plan_command"),
     ),
-    "serving": ("recommend",),
+    "serving": ("vectors", "towers", "recommend"),
 }
 """The modules of each room, in the order in which data passes through them."""
 ENTRANCE = ("cli", "__main__")

@@ -25,9 +25,9 @@ from trainer.parallel.world import join_world
 from trainer.training import fit as loop
 from trainer.training import runs, train
 from trainer.training.assembly import assemble, batch_plan, make_inputs
-from trainer.training.checkpoint import newest
 from trainer.training.fit import fit, make_loss, train_step
 from trainer.training.progress import Progress
+from trainer.training.published import newest
 from trainer.training.runs import open_run, run_folder
 
 TRAIN, WITHHELD = worlds.checkerboard()

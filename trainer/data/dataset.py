@@ -288,7 +288,7 @@ def _write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.
 
 def _write_columns(folder: Path, encoded: Encoded, parts: np.ndarray, rows_of: dict[str, np.ndarray]) -> None:
     """Write the columns of each part; ids become what `rows_of` says."""
-    sizes = np.bincount(parts[parts >= 0], minlength=len(PARTS)).tolist()
+    sizes = [int(np.count_nonzero(parts == number)) for number in range(len(PARTS))]
     with ExitStack() as stack:
         files = [
             [
