@@ -10,7 +10,7 @@ HALL = ("errors", "config", "rules", "options", "continuing")
 ROOMS = {
     "data": (
         *("source", "rows", "movielens", "tables", "synthetic", "download"),
-        *("features", "split", "storage", "columns", "encode", "dataset", "vocabulary"),
+        *("features", "split", "storage", "columns", "encode", "parts", "dataset", "vocabulary"),
         *("candidates", "history", "inputs", "prepare", "extend", "batches"),
     ),
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),

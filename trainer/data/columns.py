@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 BLOCK_ROWS = 1 << 20
-GROUP_ROWS = 1 << 23  # of users that are put together: at most 500 MB
+GROUP_ROWS = 1 << 22  # of users that are put together: at most 250 MB
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,15 @@
 """Interactions and attributes of a source -> a prepared data set on disk, memory-mapped by all who train.
 
-Preparing streams: record batches are encoded as they come and written out, then cleaned and split a column at
-a time. Its peak is about 30 bytes of memory an interaction (64-bit keys of all pairs, their order, masks),
-besides 200 MB of pending batches and the vocabulary. The prepared form takes up to 28 bytes an interaction on
-disk, and 20 more while it is made.
+Preparing streams: record batches are encoded as they come and written out, then cleaned and split a block of
+rows, or of users, at a time. Its peak is about 500 MB of memory besides the vocabulary, and 6 bytes an
+interaction (the draws of the random split, masks); a k-core takes 20, a split by time or by user up to 30. The
+prepared form takes up to 28 bytes an interaction on disk, and 28 more while it is made.
 """
 
 import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ import pyarrow.compute as pc
 from filelock import FileLock
 
 from trainer.data import storage
-from trainer.data.columns import blocks, saved, stored, write_items_by_user
-from trainer.data.encode import COLUMNS, Encoded, clean, encode
+from trainer.data.encode import COLUMNS, clean, encode
 from trainer.data.features import Feature, Ragged, align, categorise
+from trainer.data.parts import parts_of_rows, write_parts
 from trainer.data.source import SourceTables
-from trainer.data.split import PARTS, Rule, check_split, split_rows
+from trainer.data.split import PARTS, Rule, check_split
 from trainer.errors import DataError
 
 
@@ -218,11 +217,11 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     encoded = encode(source, name, raw)
     stays, dropped = clean(encoded, name, settings["min_value"], settings["k_core"])
     rule: Rule = settings["split"] if source.held_out is None else "given"
-    parts = _parts(encoded, stays, rule, settings)
+    parts = parts_of_rows(encoded, stays, rule, settings)
     del stays
     report: dict[str, int | float | str] = {"read": len(parts), "skipped": source.bad_rows.skipped, **dropped}
     report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
-    users, items = _write_parts(folder, encoded, parts)
+    users, items = write_parts(folder, encoded, parts)
     del encoded
     shutil.rmtree(raw)
     known_users = pa.concat_arrays([users, pa.nulls(1, users.type)])  # the null: the row of unknown users
@@ -233,77 +232,6 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     report |= {"users": len(users), "items": len(items)}
     meta = {"key": key, "name": name, "item_name": source.item_name, "report": report}
     storage.write_meta(folder, meta | {"user_features": user_features, "item_features": item_features})
-
-
-def _parts(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dict) -> np.ndarray:
-    """The part of every row, (n,) int8, -1 where it was dropped."""
-    held_out = np.zeros(len(stays), bool)
-    held_out[encoded.training_rows :] = True
-    whole = bool(stays.all())
-
-    def read(column: str) -> np.ndarray:
-        values = encoded.columns[column].read()
-        return values if whole else values[stays]
-
-    # Columns are read for the rules that look at them; of others the length alone matters.
-    by_time = rule in ("leave_last_out", "temporal") and "timestamp" in encoded.columns
-    by_user = rule in ("leave_last_out", "per_user")
-    found = split_rows(
-        rule,
-        read("user_id") if by_user else np.zeros(np.count_nonzero(stays), np.int32),
-        read("timestamp") if by_time else None,
-        held_out if whole else held_out[stays],
-        settings["test_size"],
-        settings["validation_size"],
-        settings["split_seed"],
-        settings.get("validation_seed"),
-    )
-    if whole:
-        return found
-    parts = np.full(len(stays), -1, np.int8)
-    parts[stays] = found
-    return parts
-
-
-def _write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Write the columns of each part and its items by user; returns the remaining ids of users and items."""
-    ids, rows_of = {}, {}
-    for column in ("user_id", "item_id"):
-        used = encoded.counts(column, parts >= 0) > 0
-        ids[column] = encoded.ids[column].filter(pa.array(used))
-        rows_of[column] = (np.cumsum(used) - 1).astype(np.int32)
-    _write_columns(folder, encoded, parts, rows_of)
-    pairs = {
-        part: (stored(folder / f"{part}_user_id.npy"), stored(folder / f"{part}_item_id.npy"))
-        for part in PARTS
-    }
-    groups = {part: [pairs[part]] for part in PARTS}
-    if len(pairs["validation"][0]):
-        groups["known"] = [pairs["train"], pairs["validation"]]
-    for name, group in groups.items():
-        sizes = len(ids["user_id"]) + 1, len(ids["item_id"])
-        write_items_by_user(folder, f"by_user_{name}", group, *sizes)
-    return ids["user_id"], ids["item_id"]
-
-
-def _write_columns(folder: Path, encoded: Encoded, parts: np.ndarray, rows_of: dict[str, np.ndarray]) -> None:
-    """Write the columns of each part; ids become what `rows_of` says."""
-    sizes = [int(np.count_nonzero(parts == number)) for number in range(len(PARTS))]
-    with ExitStack() as stack:
-        files = [
-            [
-                stack.enter_context(saved(folder / f"{part}_{name}.npy", column.dtype, size))
-                for name, column in encoded.columns.items()
-            ]
-            for part, size in zip(PARTS, sizes, strict=True)
-        ]
-        for rows, *columns in blocks(*encoded.columns.values()):
-            named = dict(zip(encoded.columns, columns, strict=True))
-            named |= {name: row_of[named[name]] for name, row_of in rows_of.items()}
-            for number, of_part in enumerate(files):
-                chosen = np.flatnonzero(parts[rows] == number)
-                for file, values in zip(of_part, named.values(), strict=True):
-                    values[chosen].tofile(file)
 
 
 def _write_attributes(

@@ -21,6 +21,7 @@ from trainer.errors import DataError
 
 LARGEST_ID = 2**63 - 1
 BLOCK_BYTES = 4 << 20  # a line must fit
+PARQUET_BYTES = 1 << 20  # of a column that are read at a time
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,8 @@ class ParquetFile:
     def __init__(self, path: Path):
         self.path = path
         try:
-            self.file = parquet.ParquetFile(path)
+            # By default a file keeps all that it has read, and reads a column of a row group at once.
+            self.file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=PARQUET_BYTES)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{path}: {str(error).rstrip('.')}. Put the whole Parquet file there") from None
         self.names: list[str] = self.file.schema_arrow.names

@@ -12,7 +12,7 @@ Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given"]
 SEEDED = ("random", "per_user", "given")
 """Rules by which another seed cuts another validation part."""
 TRAIN, VALIDATION, TEST = 0, 1, 2
-DRAWS = 1 << 18  # made at a time
+DRAWS, ROWS_AT_ONCE = 1 << 18, 1 << 20
 PARTS = ("train", "validation", "test")
 
 
@@ -96,13 +96,15 @@ def random_rows(count: int, share: float, seed: int) -> np.ndarray:
     following = np.zeros(count, np.int32)  # 0: stays there
     for places, drawn in _exchanges(count, least, seed):
         following[drawn] = places  # of equal ones the last counts, which is the smallest place
-    chosen, rows = np.zeros(count, bool), np.arange(least, dtype=np.int32)
-    while len(rows):
-        chosen[rows] = True  # for the time being
-        further = following[rows]
-        moved = np.flatnonzero(further)
-        chosen[rows[moved]] = False
-        rows = further[moved]
+    chosen = np.zeros(count, bool)
+    for first in range(0, least, ROWS_AT_ONCE):
+        rows = np.arange(first, min(first + ROWS_AT_ONCE, least), dtype=np.int32)
+        while len(rows):
+            chosen[rows] = True  # for the time being
+            further = following[rows]
+            moved = np.flatnonzero(further)
+            chosen[rows[moved]] = False
+            rows = further[moved]
     return chosen
 
 
