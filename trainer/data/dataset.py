@@ -2,7 +2,7 @@
 
 Preparing streams: record batches are encoded as they come and written out, then cleaned and split a block of
 rows, or of users, at a time. Its peak is about 500 MB of memory besides the vocabulary, and 6 bytes an
-interaction (the draws of the random split, masks); a k-core takes 20, a split by time or by user up to 30. The
+interaction (draws of the random split, masks); a k-core takes 20, a split by time or by user up to 30. The
 prepared form takes up to 28 bytes an interaction on disk, and 28 more while it is made.
 """
 

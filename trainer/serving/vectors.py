@@ -42,8 +42,8 @@ def keep_vectors(run: Path, saved: Saved, vectors: Vectors) -> None:
         folder.mkdir(exist_ok=True)
         for other in folder.glob("*.npy"):
             other.unlink()
-    for side in ("users", "items"):
-        storage.keep_array(folder / f"{_name(side, saved)}.npy", getattr(vectors, side))
+        for side in ("users", "items"):
+            storage.keep_array(folder / f"{_name(side, saved)}.npy", getattr(vectors, side))
 
 
 def _name(side: str, saved: Saved) -> str:
