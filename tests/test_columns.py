@@ -50,9 +50,13 @@ def test_a_column_written_in_pieces_is_the_file_that_numpy_saves(tmp_path: Path,
     assert (tmp_path / "pieces.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
-def test_rows_of_a_group_of_users_come_together_in_file_order(tmp_path: Path) -> None:
-    # 4, 9, 0, 3 and 14 rows: cut after the user who crosses 10, 20 and 30 rows.
-    users = np.random.default_rng(0).permutation(np.repeat(np.arange(5, dtype=np.int32), [4, 9, 0, 3, 14]))
+def test_rows_of_a_group_of_users_come_together_in_file_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 40, 90, 0, 30 and 140 rows: cut behind users 1 and 4, who cross 100 and 200 rows.
+    monkeypatch.setattr(columns, "GROUP_ROWS", 100)
+    users = np.repeat(np.arange(5, dtype=np.int32), [40, 90, 0, 30, 140])
+    users = np.random.default_rng(0).permutation(users)
     rows = np.arange(len(users))
     pieces = zip(np.array_split(users, 4), np.array_split(rows, 4), strict=True)
     found = list(grouped_by_user(pieces, np.bincount(users), tmp_path))
@@ -63,8 +67,12 @@ def test_rows_of_a_group_of_users_come_together_in_file_order(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("group_rows", [10, 1000])
 @pytest.mark.parametrize("item_count", [50, 2**30], ids=["keys of 32 bits", "keys of 64 bits"])
-def test_items_stand_by_user_in_ascending_order(tmp_path: Path, item_count: int) -> None:
+def test_items_stand_by_user_in_ascending_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, item_count: int, group_rows: int
+) -> None:
+    monkeypatch.setattr(columns, "GROUP_ROWS", group_rows)
     generator = np.random.default_rng(1)
     users = generator.integers(0, 8, 60).astype(np.int32)
     users[users == 3] = 4  # user 3 has nothing, and so has user 8

@@ -139,10 +139,12 @@ def test_blocks_and_groups_leave_the_same_bytes(tmp_path, monkeypatch):
 @pytest.mark.parametrize("late", [-1, 2**40])
 def test_an_id_that_is_no_place_in_a_list_may_come_late(tmp_path, monkeypatch, late):
     monkeypatch.setattr(encode, "ROUND_ROWS", 4)
-    rows = [*ROWS, *((user, late, 1, 50) for user in (7, 8, 11)), (11, 20, 1, 40)]
+    # 4095 is the last place of the list at first, which -1 is of any; behind them come old and new ids.
+    pairs = [(7, 4095), (7, late), (8, late), (9, late), (11, 40), (11, 99), (9, 99), (8, 4095)]
+    rows = [*ROWS, *((user, item, 1, 50 + place) for place, (user, item) in enumerate(pairs))]
     dataset = ready(tmp_path, SourceTables(batches(rows)))
     assert dataset.user_ids.to_pylist() == [9, 7, 8, 11]
-    assert dataset.item_ids.to_pylist() == [40, 20, 30, late]
+    assert dataset.item_ids.to_pylist() == [40, 20, 30, 4095, late, 99]
     assert sorted(raw(dataset, dataset.train) + raw(dataset, dataset.test)) == sorted(row[:2] for row in rows)
 
 

@@ -92,7 +92,8 @@ def random_rows(count: int, share: float, seed: int) -> np.ndarray:
         chosen[np.random.RandomState(seed).permutation(count)[:least]] = True
         return chosen
     # permutation() exchanges places i = count - 1, ..., 1 with a random place j <= i of each. Told backwards,
-    # the chosen rows stand in the first places, and the one in place j goes to the first i that draws j.
+    # the chosen rows stand in the first places, and the one in place j goes to the first i that draws j. Where
+    # i draws itself, no row comes to it.
     following = np.zeros(count, np.int32)  # 0: stays there
     for places, drawn in _exchanges(count, least, seed):
         following[drawn] = places  # of equal ones the last counts, which is the smallest place
@@ -112,7 +113,6 @@ def _exchanges(count: int, least: int, seed: int) -> Iterator[tuple[np.ndarray, 
     """What numpy's legacy shuffle exchanges: places from `count` - 1 down to `least`, and another of each.
 
     It draws 32 random bits and takes as many of them as the place has, until they are no more than the place.
-    Exchanges of a place with itself are left out.
     """
     source = np.random.RandomState(seed)
     place, bits = count - 1, np.zeros(0, np.uint32)
@@ -134,8 +134,7 @@ def _exchanges(count: int, least: int, seed: int) -> Iterator[tuple[np.ndarray, 
         bits = bits[drawn[-1] + 1 :] if len(drawn) == most else bits[:0]
         places = place - np.arange(len(drawn), dtype=np.int32)
         place -= len(drawn)
-        others = values[drawn] != places
-        yield places[others], values[drawn][others]
+        yield places, values[drawn]
 
 
 def last_of_each_user(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:

@@ -178,14 +178,11 @@ def _as_whole_numbers(texts: pa.Array) -> pa.Array | None:
     given = texts.drop_null()
     starts = np.frombuffer(given.buffers()[1], np.int32)[given.offset :][: len(given) + 1]
     characters = np.frombuffer(given.buffers()[2] or b"", np.uint8)
-    own = characters[starts[0] : starts[-1]] if len(given) else characters[:0]
-    if ((own - ord("0") > 9) & (own != ord("-"))).any():
-        return None
     try:
-        numbers = texts.cast(pa.int64())  # refuses an empty text, and a minus that is not in front
+        numbers = texts.cast(pa.int64())  # takes 007, -0 and 0x7 too
     except pa.ArrowInvalid:
         return None
-    # A zero in front stands alone; behind a minus it never does.
+    # A zero in front stands alone; behind a minus there is none.
     first, lengths = characters[starts[:-1]], np.diff(starts)
     zero = (first == ord("0")) & (lengths > 1)
     minus = starts[:-1][first == ord("-")]
