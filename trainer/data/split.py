@@ -92,8 +92,8 @@ def random_rows(count: int, share: float, seed: int) -> np.ndarray:
         chosen[np.random.RandomState(seed).permutation(count)[:least]] = True
         return chosen
     # permutation() exchanges places i = count - 1, ..., 1 with a random place j <= i of each. Told backwards,
-    # the chosen rows stand in the first places, and the one in place j goes to the first i that draws j. Where
-    # i draws itself, no row comes to it.
+    # the chosen rows stand in the first places, and the one in place j goes to the first i that draws j.
+    # Where i draws itself, no row comes to it.
     following = np.zeros(count, np.int32)  # 0: stays there
     for places, drawn in _exchanges(count, least, seed):
         following[drawn] = places  # of equal ones the last counts, which is the smallest place
