@@ -122,7 +122,9 @@ def _drop_duplicates(encoded: Encoded, stays: np.ndarray) -> None:
     def kept() -> Iterator[tuple[np.ndarray, ...]]:
         for rows, users, items in blocks(columns["user_id"], columns["item_id"]):
             chosen = np.flatnonzero(stays[rows])
-            yield users[chosen], items[chosen], rows.start + chosen
+            if len(chosen) < len(users):
+                users, items = users[chosen], items[chosen]
+            yield users, items, rows.start + chosen
 
     counts, folder = encoded.counts("user_id", stays), columns["user_id"].path.parent
     for first, (users, items, rows) in grouped_by_user(kept(), counts, folder):
