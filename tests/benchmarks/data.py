@@ -251,7 +251,8 @@ def show(report: dict[str, Any]) -> str:
             lines.append(
                 f"{'':<8}{each['rows']:>12,}{each['input_bytes'] / MB:>10,.0f}"
                 f"{each['prepared_bytes'] / MB:>12,.0f}{each['seconds']:>9.2f}"
-                f"{each['processor_seconds']:>8.2f}{each['rows'] / each['seconds']:>11,.0f}{each['peak_bytes'] / MB:>9,.0f}"
+                f"{each['processor_seconds']:>8.2f}{each['rows'] / each['seconds']:>11,.0f}"
+                f"{each['peak_bytes'] / MB:>9,.0f}"
                 f"{each['again_seconds']:>9.2f}{each['opening_seconds']:>10.4f}"
             )
     if found := report.get("start"):
