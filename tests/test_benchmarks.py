@@ -7,7 +7,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from tests import worlds
-from tests.benchmarks import quality, rivals
+from tests.benchmarks import data, quality, rivals
 
 SETTINGS = {
     "item_knn": {"neighbours": 4, "shrinkage": 0},
@@ -70,6 +70,19 @@ def test_a_walk_over_the_grid_climbs_from_every_value_of_the_first_setting() -> 
     assert (settings, best) == ({"a": 1, "b": 2, "c": 2}, 9)
     assert (0, 4, 4) in asked
     assert tried == len(set(asked)) == len(asked)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_made_up_rows_are_all_written_and_every_hundredth_pair_stands_twice(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "CHUNK", 300)
+    path = data.write(kind, 3000, tmp_path)
+    options = ["--data.name", "files", "--data.format", kind, "--data.cache", str(tmp_path / "cache")]
+    config = data.parse_config([*options, "--data.interactions", str(path)])
+    report = data.open_dataset(data.prepare_data(config.data)).report
+    assert (report["read"], report["duplicates"]) == (3000, 29)  # rows 100, 200, ...
+    assert len(list(path.iterdir()) if kind == "parquet" else [path]) == (3 if kind == "parquet" else 1)
 
 
 def test_every_data_set_has_settings_for_every_rival_on_its_grid() -> None:

@@ -17,7 +17,8 @@ from trainer.model.towers import TwoTowers
 from trainer.parallel.shard import fill_tables, normal_block
 from trainer.parallel.world import World, join_world
 from trainer.training import checkpoint
-from trainer.training.checkpoint import load, newest, prune, save
+from trainer.training.checkpoint import load, save
+from trainer.training.published import newest, prune
 from trainer.training.stopping import Progressed, Validation
 
 DIM = 4

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from trainer.data import encode
+from trainer.data import columns, encode
 from trainer.data.dataset import open_dataset, prepare
 from trainer.data.source import BadRows, SourceTables
 from trainer.data.vocabulary import copy_vocabulary, open_vocabulary
@@ -117,6 +117,35 @@ def test_a_vocabulary_that_grows_over_several_rounds_agrees_with_one_round(tmp_p
         whole.item_ids.to_pylist() == pieces.item_ids.to_pylist() == list(dict.fromkeys(r[1] for r in rows))
     )
     assert raw(whole, whole.train) == raw(pieces, pieces.train)
+
+
+def test_blocks_and_groups_leave_the_same_bytes(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    rows = [(int(u), int(i) * 1000, v, t) for u, i, v, t in generator.integers(0, 60, (2000, 4))]
+    settings = {"split": "random", "validation_size": 0.2, "min_value": 5, "k_core": 4}
+    whole = ready(tmp_path / "whole", SourceTables(batches(rows)), **settings)
+    for name, least in (("BLOCK_ROWS", 64), ("GROUP_ROWS", 100)):
+        monkeypatch.setattr(columns, name, least)
+    monkeypatch.setattr(encode, "LARGEST_LISTED", 30_000)  # item ids beyond are hashed
+    pieces = ready(tmp_path / "pieces", SourceTables(batches(rows)), **settings)
+    assert whole.report == pieces.report
+    assert whole.report["duplicates"] > 0
+    files = sorted(path.name for path in whole.folder.iterdir())
+    assert files == sorted(path.name for path in pieces.folder.iterdir())
+    for name in files:
+        assert (whole.folder / name).read_bytes() == (pieces.folder / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("late", [-1, 2**40])
+def test_an_id_that_is_no_place_in_a_list_may_come_late(tmp_path, monkeypatch, late):
+    monkeypatch.setattr(encode, "ROUND_ROWS", 4)
+    # 4095 is the last place of the list at first, which -1 is of any; behind them come old and new ids.
+    pairs = [(7, 4095), (7, late), (8, late), (9, late), (11, 40), (11, 99), (9, 99), (8, 4095)]
+    rows = [*ROWS, *((user, item, 1, 50 + place) for place, (user, item) in enumerate(pairs))]
+    dataset = ready(tmp_path, SourceTables(batches(rows)))
+    assert dataset.user_ids.to_pylist() == [9, 7, 8, 11]
+    assert dataset.item_ids.to_pylist() == [40, 20, 30, 4095, late, 99]
+    assert sorted(raw(dataset, dataset.train) + raw(dataset, dataset.test)) == sorted(row[:2] for row in rows)
 
 
 def test_empty_batches_are_no_trouble(tmp_path):

@@ -10,7 +10,8 @@ import torch
 
 from tests import worlds
 from trainer.cli import main
-from trainer.training.checkpoint import newest, read_entry
+from trainer.training.checkpoint import read_entry
+from trainer.training.published import newest
 from trainer.training.runs import open_run, run_config
 
 TRAIN, WITHHELD = worlds.checkerboard(16, 8)

@@ -10,7 +10,7 @@ HALL = ("errors", "config", "rules", "options", "continuing")
 ROOMS = {
     "data": (
         *("source", "rows", "movielens", "tables", "synthetic", "download"),
-        *("features", "split", "storage", "encode", "dataset", "vocabulary"),
+        *("features", "split", "storage", "columns", "encode", "parts", "dataset", "vocabulary"),
         *("candidates", "history", "inputs", "prepare", "extend", "batches"),
     ),
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
@@ -20,12 +20,22 @@ ROOMS = {
     ),
     "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
     "training": (
-        *("stopping", "reader", "checkpoint", "progress", "by_size", "search", "closed_form", "layout"),
+        *(
+            "stopping",
+            "published",
+            "reader",
+            "checkpoint",
+            "progress",
+            "by_size",
+            "search",
+            "closed_form",
+            "layout",
+        ),
         *("initial", "assembly", "records", "background", "saving", "fit", "choose", "runs", "grown"),
         *("words", "train", "measure"),
         *("what_if", "what_helps", "plan_words", "plan_command"),
     ),
-    "serving": ("recommend",),
+    "serving": ("vectors", "towers", "recommend"),
 }
 """The modules of each room, in the order in which data passes through them."""
 ENTRANCE = ("cli", "__main__")

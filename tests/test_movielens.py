@@ -231,6 +231,13 @@ def test_a_stream_that_is_cut_between_two_colons_is_read_whole():
     assert b"".join(transform(pa.py_buffer(piece)) for piece in pieces) == b"1\x1f2\x1f3\x1f4\x1f5\x1f6:"
 
 
+def test_pairs_of_colons_are_replaced_as_bytes_replace_them():
+    generator = np.random.default_rng(0)
+    for length in range(40):
+        text = bytes(generator.choice(list(b"::a"), length).astype(np.uint8))
+        assert checked_rows._with_unit_separator(text) == text.replace(b"::", b"\x1f")
+
+
 @pytest.mark.real_data
 def test_real_ml_100k():
     folder = real("ml-100k")

@@ -10,7 +10,7 @@ from trainer.parallel import pause
 from trainer.parallel.pause import Pause
 from trainer.parallel.world import join_world
 from trainer.training import fit as loop
-from trainer.training.checkpoint import last_to_go_on_from
+from trainer.training.published import last_to_go_on_from
 
 TRAIN, WITHHELD = worlds.checkerboard()
 

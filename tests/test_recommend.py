@@ -1,7 +1,10 @@
 """Recommendations from a run folder alone, on a checkerboard whose diagonal must come first."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,8 +12,11 @@ import pytest
 import torch
 
 from tests import worlds
-from trainer.errors import CheckpointError, UserError
+from trainer.errors import CheckpointError, DivergedError, UserError
+from trainer.serving import towers
 from trainer.serving.recommend import as_json, as_text, recommend, recommend_by_history
+from trainer.serving.vectors import FOLDER, Vectors, keep_vectors, open_vectors
+from trainer.training.published import newest
 from trainer.training.runs import open_run
 
 TRAIN, WITHHELD = worlds.checkerboard()
@@ -70,6 +76,84 @@ def test_scores_are_those_of_the_towers_and_descend(run: Path) -> None:
     assert dict(zip(found["item"], found["score"], strict=True)) == pytest.approx(
         dict(zip(ids, expected.tolist(), strict=True)), abs=1e-5
     )
+
+
+def test_a_known_user_is_served_without_torch(run: Path) -> None:
+    code = (
+        "import sys; from trainer.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or any(name in sys.modules for name in ('torch', 'torchrec')))"
+    )
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", code, "recommend", str(run), "--user", "1001", "-k", "1"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[1] == "51"
+
+
+def test_kept_vectors_recommend_what_towers_do(tmp_path: Path) -> None:
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), "--model.low_rank", "4")
+    kept = [recommend(run, str(user), 8, keep_seen=True) for user, _ in WITHHELD]
+    for file in (run / FOLDER).iterdir():
+        file.unlink()
+    made = [recommend(run, str(user), 8, keep_seen=True) for user, _ in WITHHELD]
+    for one, other in zip(kept, made, strict=True):
+        pd.testing.assert_frame_equal(one, other, rtol=0, atol=0)
+
+
+def test_vectors_of_another_checkpoint_are_not_taken(tmp_path: Path) -> None:
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
+    saved = newest(run)
+    assert open_vectors(run, saved) is not None
+    for file in (run / FOLDER).iterdir():
+        file.rename(file.with_name(file.name.replace(saved.digest[:20], "0" * 20)))
+    assert open_vectors(run, saved) is None
+    expected = recommend(run, "1001", 1)
+    assert expected["item"].tolist() == [51]
+    assert (
+        sorted(file.name.rpartition("-")[2] for file in (run / FOLDER).iterdir())
+        == [f"{saved.digest[:20]}.npy"] * 2
+    )
+
+
+def test_vectors_that_are_cut_off_are_made_anew(tmp_path: Path) -> None:
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
+    users = next((run / FOLDER).glob("users-*"))
+    whole = users.read_bytes()
+    users.write_bytes(whole[:-8])
+    assert recommend(run, "1001", 1)["item"].tolist() == [51]
+    assert users.read_bytes() == whole
+
+
+def test_vectors_of_large_tables_and_of_folders_that_may_not_be_written_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
+    for file in (run / FOLDER).iterdir():
+        file.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(towers, "LARGEST_KEPT", 0)
+        assert recommend(run, "1001", 1)["item"].tolist() == [51]
+        assert list((run / FOLDER).iterdir()) == []
+    (run / FOLDER).rmdir()
+    (run / FOLDER).write_text("in the way")
+    assert recommend(run, "1001", 1)["item"].tolist() == [51]
+
+
+def test_equal_scores_come_in_the_order_of_rows_and_bad_ones_are_refused(
+    tmp_path: Path,
+) -> None:
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
+    ids = open_run(run).vocabulary.item_ids.to_pylist()
+    queries = np.ones((16, 3), np.float32)
+    items = np.array([[0, 0.1, 0.2]] * 5 + [[1, 0, 0]] * 3, np.float32)
+    keep_vectors(run, newest(run), Vectors(queries, items))
+    for k in (1, 4, 8):
+        found = recommend(run, "1001", k, keep_seen=True)["item"].tolist()
+        assert found == [*ids[5:], *ids[:5]][:k]
+    items[2] = np.nan
+    keep_vectors(run, newest(run), Vectors(queries, items))
+    with pytest.raises(DivergedError, match="scores are NaN or infinite"):
+        recommend(run, "1001")
 
 
 def test_titles_stand_beside_the_ids_that_have_one(run: Path) -> None:

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from trainer.data import split as rules
 from trainer.data.split import (
     TEST,
     TRAIN,
@@ -13,6 +14,7 @@ from trainer.data.split import (
     last_of_each_user,
     latest_rows,
     random_rows,
+    repeated_pairs,
     share_of_each_user,
     split_rows,
 )
@@ -85,6 +87,25 @@ def test_random_rows_are_those_of_scikit_learn(count, share, seed):
     selection = pytest.importorskip("sklearn.model_selection")
     _, expected = selection.train_test_split(range(count), test_size=share, random_state=seed)
     assert np.flatnonzero(random_rows(count, share, seed)).tolist() == sorted(expected)
+
+
+@pytest.mark.parametrize("draws", [1, 16, 1 << 18])
+def test_random_rows_do_not_depend_on_how_many_draws_are_made_at_a_time(draws, monkeypatch):
+    monkeypatch.setattr(rules, "DRAWS", draws)
+    monkeypatch.setattr(rules, "ROWS_AT_ONCE", 3)
+    # Counts beside powers of two, where a place has one bit more or less.
+    for count in (1, 2, 3, 127, 128, 129, 600):
+        for share in (0, 0.01, 0.2, 0.9, 1):
+            expected = np.random.RandomState(5).permutation(count)[: math.ceil(share * count)]
+            assert np.flatnonzero(random_rows(count, share, 5)).tolist() == sorted(expected), (count, share)
+
+
+@pytest.mark.parametrize("scale", [1, 2**60], ids=["small", "too large to be packed"])
+def test_repeated_pairs_are_found_in_file_order(scale):
+    pairs = np.array([3, 1, 2, 1, 3, 5, 3]) * scale
+    assert repeated_pairs(pairs).tolist() == [0, 1, 3, 4, 6]
+    assert repeated_pairs(pairs[:3]).tolist() == []
+    assert repeated_pairs(pairs[:0]).tolist() == []
 
 
 def test_random_validation_is_scikit_learns_split_of_the_training_rows():

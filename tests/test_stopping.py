@@ -10,7 +10,7 @@ from tests import worlds
 from trainer.cli import main
 from trainer.training import fit as loop
 from trainer.training import stopping
-from trainer.training.checkpoint import newest
+from trainer.training.published import newest
 from trainer.training.stopping import Course, Stopwatch
 from trainer.training.words import course_words
 

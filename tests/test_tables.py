@@ -139,11 +139,47 @@ def test_a_late_string_makes_all_ids_strings(tmp_path, monkeypatch):
     assert rows(tables.interactions)["user_id"] == [*map(str, range(500)), "x9"]
 
 
-@pytest.mark.parametrize("odd", ["007", "+7", "7.0", "9223372036854775808", "0x7"])
+@pytest.mark.parametrize(
+    "odd", ["007", "+7", "7.0", "9223372036854775808", "0x7", "0xFFFFFFFFF", "-0", "-07"]
+)
 def test_what_is_no_canonical_int64_is_a_string(tmp_path, odd):
     path = tmp_path / "x.csv"
     path.write_text(f"user_id,item_id\n5,1\n{odd},1\n")
     assert rows(read("csv", path).interactions) == {"user_id": ["5", odd], "item_id": [1, 1]}
+
+
+def test_each_side_has_a_type_of_its_own(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("user_id,item_id\n5,1\n6,07\n7,2\n")
+    assert rows(read("csv", path).interactions) == {"user_id": [5, 6, 7], "item_id": ["1", "07", "2"]}
+
+
+def test_a_text_file_is_read_once_to_find_the_types_of_both_ids(tmp_path, monkeypatch):
+    path = tmp_path / "x.csv"
+    path.write_text("user_id,item_id\n5,1\n")
+    opened, open_file = [], checked_rows.TextFile.batches
+    monkeypatch.setattr(
+        checked_rows.TextFile, "batches", lambda self, names: opened.append(names) or open_file(self, names)
+    )
+    tables = read("csv", path)
+    assert opened == [["user_id", "item_id"]]
+    assert rows(tables.interactions) == {"user_id": [5], "item_id": [1]}
+
+
+def test_a_part_file_without_rows_says_nothing_of_ids(tmp_path):
+    parquet.write_table(pa.table({"user_id": [1], "item_id": [1]}), tmp_path / "0.parquet")
+    none = pa.table({"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())})
+    parquet.write_table(none, tmp_path / "1.parquet")
+    assert rows(read("parquet", tmp_path).interactions) == {"user_id": [1], "item_id": [1]}
+
+
+def test_a_parquet_file_that_has_been_read_keeps_nothing_in_memory(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 2**40, 200_000)
+    parquet.write_table(pa.table({"user_id": ids, "item_id": ids}), tmp_path / "x.parquet")
+    file = checked_rows.ParquetFile(tmp_path / "x.parquet")
+    before = pa.total_allocated_bytes()
+    assert sum(len(batch) for batch in file.batches(["user_id", "item_id"])) == 200_000
+    assert pa.total_allocated_bytes() - before < 100_000  # of 3.2 MB
 
 
 def test_negative_and_largest_ids_are_integers(tmp_path):

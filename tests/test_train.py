@@ -25,9 +25,9 @@ from trainer.parallel.world import join_world
 from trainer.training import fit as loop
 from trainer.training import runs, train
 from trainer.training.assembly import assemble, batch_plan, make_inputs
-from trainer.training.checkpoint import newest
 from trainer.training.fit import fit, make_loss, train_step
 from trainer.training.progress import Progress
+from trainer.training.published import newest
 from trainer.training.runs import open_run, run_folder
 
 TRAIN, WITHHELD = worlds.checkerboard()
@@ -45,7 +45,7 @@ def test_a_run_folder_holds_all_that_its_readers_need(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
     assert sorted(path.name for path in run.iterdir()) == [
         *("checkpoints", "config.yaml", "learned_item_inputs.npz", "learned_user_inputs.npz"),
-        *("metrics.json", "metrics.jsonl", "plan.json", "vocabulary"),
+        *("metrics.json", "metrics.jsonl", "plan.json", "vectors", "vocabulary"),
     ]
     # 16 users in steps of 4 for 20 epochs.
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000080"]

@@ -36,8 +36,9 @@ from trainer.parallel.shard import fill_tables, normal_block, shard
 from trainer.parallel.world import World
 from trainer.training.assembly import assemble
 from trainer.training.background import Background
-from trainer.training.checkpoint import entries, newest, read_entry, save
+from trainer.training.checkpoint import entries, read_entry, save
 from trainer.training.fit import fit
+from trainer.training.published import newest
 from trainer.training.saving import go_on, states_of
 from trainer.training.stopping import Progressed
 

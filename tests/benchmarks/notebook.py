@@ -1,18 +1,42 @@
 """The baseline of the speed comparison: a teaching notebook's two-tower model, in its own plain way.
 
 One example at a time through a Dataset and a DataLoader, two nn.Embedding tables, mean squared error on the
-rating, Adam; evaluated user by user: score every item, argsort, metrics in Python. Only the logic is the
-same.
+rating, Adam; evaluated user by user: score every item, argsort, metrics in Python. Files are read by pandas'
+Python engine, and ids mapped through dicts. Only the logic is the same.
 """
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 Example = tuple[Tensor, Tensor, Tensor]
+
+
+COLUMNS = {
+    "ratings": ["user_id", "movie_id", "rating", "timestamp"],
+    "movies": ["movie_id", "title", "genres"],
+    "users": ["user_id", "gender", "age", "occupation", "zip_code"],
+}
+
+
+def read_and_map(folder: Path) -> pd.DataFrame:
+    """The ratings of MovieLens 1M with titles, and rows in place of ids; users are read and not used."""
+    ratings, movies, _ = (
+        pd.read_csv(
+            folder / f"{name}.dat", sep="::", header=None, names=names, engine="python", encoding="latin-1"
+        )
+        for name, names in COLUMNS.items()
+    )
+    data = ratings.merge(movies[["movie_id", "title"]], on="movie_id")
+    for column, row in (("user_id", "user_idx"), ("movie_id", "movie_idx")):
+        rows = {raw_id: number for number, raw_id in enumerate(data[column].unique())}
+        data[row] = data[column].map(rows)
+    return data
 
 
 class Examples(Dataset[Example]):

@@ -16,8 +16,9 @@ from trainer.evaluation.baselines import popularity_scores
 from trainer.evaluation.evaluate import Protocol, evaluate
 from trainer.model.served import SideBySide, candidate_vectors, query_vectors
 from trainer.training.assembly import assemble
-from trainer.training.checkpoint import load, newest, save
+from trainer.training.checkpoint import load, save
 from trainer.training.fit import fit, measure, protocol
+from trainer.training.published import newest
 from trainer.training.runs import describe_run, open_run, run_folder
 
 pytestmark = pytest.mark.distributed

@@ -13,8 +13,8 @@ from trainer.data.dataset import open_dataset
 from trainer.errors import SaveError
 from trainer.parallel.world import World
 from trainer.training.assembly import assemble
-from trainer.training.checkpoint import last_to_go_on_from
 from trainer.training.fit import fit
+from trainer.training.published import last_to_go_on_from
 
 pytestmark = pytest.mark.distributed
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.distributed.launches import RANKS, end, start
 from trainer import cli
-from trainer.training.checkpoint import last_to_go_on_from
+from trainer.training.published import last_to_go_on_from
 
 pytestmark = pytest.mark.distributed
 

@@ -12,8 +12,8 @@ from tests.distributed.small_training import Losses, configured, small_dataset, 
 from trainer.data.dataset import open_dataset
 from trainer.parallel.world import World
 from trainer.training.assembly import assemble
-from trainer.training.checkpoint import last_to_go_on_from
 from trainer.training.fit import fit
+from trainer.training.published import last_to_go_on_from
 
 pytestmark = pytest.mark.distributed
 

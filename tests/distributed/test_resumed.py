@@ -14,8 +14,8 @@ from trainer.errors import CheckpointError
 from trainer.parallel.state import whole_state
 from trainer.parallel.world import World
 from trainer.training.assembly import assemble
-from trainer.training.checkpoint import newest
 from trainer.training.fit import fit, measure, protocol
+from trainer.training.published import newest
 from trainer.training.saving import go_on
 
 HALF = 4

@@ -1,9 +1,9 @@
 """Interactions and attributes of a source -> a prepared data set on disk, memory-mapped by all who train.
 
-Preparing streams: record batches are encoded as they come and written out, then cleaned and split a column at
-a time. Its peak is about 30 bytes of memory an interaction (64-bit keys of all pairs, their order, masks),
-besides 200 MB of pending batches and the vocabulary. The prepared form takes up to 28 bytes an interaction on
-disk, and 20 more while it is made.
+Preparing streams: record batches are encoded as they come and written out, then cleaned and split a block of
+rows, or of users, at a time. Its peak is about 500 MB of memory besides the vocabulary, and 6 bytes an
+interaction (draws of the random split, masks); a k-core takes 20, a split by time or by user up to 30. The
+prepared form takes up to 28 bytes an interaction on disk, and 28 more while it is made.
 """
 
 import hashlib
@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 from filelock import FileLock
 
 from trainer.data import storage
-from trainer.data.encode import COLUMNS, Encoded, clean, encode, items_by_user
+from trainer.data.encode import COLUMNS, clean, encode
 from trainer.data.features import Feature, Ragged, align, categorise
+from trainer.data.parts import parts_of_rows, write_parts
 from trainer.data.source import SourceTables
-from trainer.data.split import PARTS, Rule, check_split, split_rows
+from trainer.data.split import PARTS, Rule, check_split
 from trainer.errors import DataError
 
 
@@ -216,10 +217,11 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     encoded = encode(source, name, raw)
     stays, dropped = clean(encoded, name, settings["min_value"], settings["k_core"])
     rule: Rule = settings["split"] if source.held_out is None else "given"
-    parts = _parts(encoded, stays, rule, settings)
+    parts = parts_of_rows(encoded, stays, rule, settings)
+    del stays
     report: dict[str, int | float | str] = {"read": len(parts), "skipped": source.bad_rows.skipped, **dropped}
     report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
-    users, items = _write_parts(folder, encoded, parts)
+    users, items = write_parts(folder, encoded, parts)
     del encoded
     shutil.rmtree(raw)
     known_users = pa.concat_arrays([users, pa.nulls(1, users.type)])  # the null: the row of unknown users
@@ -230,45 +232,6 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     report |= {"users": len(users), "items": len(items)}
     meta = {"key": key, "name": name, "item_name": source.item_name, "report": report}
     storage.write_meta(folder, meta | {"user_features": user_features, "item_features": item_features})
-
-
-def _parts(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dict) -> np.ndarray:
-    """The part of every row, (n,) int8, -1 where it was dropped."""
-    timestamps = encoded.columns.get("timestamp")
-    needs_time = timestamps is not None and rule in ("leave_last_out", "temporal")
-    parts = np.full(len(stays), -1, np.int8)
-    parts[stays] = split_rows(
-        rule,
-        encoded.columns["user_id"][stays],
-        timestamps[stays] if needs_time else None,
-        (np.arange(len(stays)) >= encoded.training_rows)[stays],
-        settings["test_size"],
-        settings["validation_size"],
-        settings["split_seed"],
-        settings.get("validation_seed"),
-    )
-    return parts
-
-
-def _write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Write the columns of each part and its items by user; returns the remaining ids of users and items."""
-    ids, rows_of = {}, {}
-    for column in ("user_id", "item_id"):
-        used = np.bincount(encoded.columns[column][parts >= 0], minlength=len(encoded.ids[column])) > 0
-        ids[column] = encoded.ids[column].filter(pa.array(used))
-        rows_of[column] = (np.cumsum(used) - 1).astype(np.int32)
-    parts_by_name = {part: parts == p for p, part in enumerate(PARTS)}
-    if parts_by_name["validation"].any():
-        parts_by_name["known"] = parts_by_name["train"] | parts_by_name["validation"]
-    for name, selected in parts_by_name.items():
-        for column in encoded.columns if name in PARTS else ():
-            chosen = encoded.columns[column][selected]
-            np.save(folder / f"{name}_{column}.npy", rows_of[column][chosen] if column in rows_of else chosen)
-        users = rows_of["user_id"][encoded.columns["user_id"][selected]]
-        items = rows_of["item_id"][encoded.columns["item_id"][selected]]
-        by_user = items_by_user(users, items, len(ids["user_id"]) + 1, len(ids["item_id"]))
-        storage.write_ragged(folder, f"by_user_{name}", by_user)
-    return ids["user_id"], ids["item_id"]
 
 
 def _write_attributes(

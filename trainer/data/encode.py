@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from trainer.data.features import Ragged
+from trainer.data.columns import Stored, blocks, grouped_by_user
 from trainer.data.source import SourceTables
-from trainer.data.split import core, last_of_each_pair
+from trainer.data.split import core, last_of_each_pair, repeated_pairs
 from trainer.errors import DataError
 
 COLUMNS = {"user_id": np.int32, "item_id": np.int32, "value": np.float32, "timestamp": np.int64}
-ROUND_ROWS = 1 << 22  # encoded at a time; every round hashes the vocabulary again, so that rounds are large
+ROUND_ROWS = 1 << 20  # encoded at a time; with ids that are hashed, every round hashes the vocabulary again
+LARGEST_LISTED = 1 << 26  # ids below are looked up in a list of at most 256 MB, which is faster than hashing
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,25 @@ class Encoded:
     """All interactions of a source, the training file's first.
 
     Attributes:
-        columns: by name of COLUMNS, (n,) memory-mapped; `user_id` and `item_id` are rows of `ids`.
+        columns: by name of COLUMNS, n rows each; `user_id` and `item_id` are rows of `ids`.
         ids: raw ids by column, in order of first appearance.
         training_rows: rows of the training file; the others are held out.
     """
 
-    columns: dict[str, np.ndarray]
+    columns: dict[str, Stored]
     ids: dict[str, pa.Array]
     training_rows: int
+
+    def __len__(self) -> int:
+        return len(self.columns["user_id"])
+
+    def counts(self, column: str, stays: np.ndarray) -> np.ndarray:
+        """Rows that stay of each user or item."""
+        found = np.zeros(len(self.ids[column]), np.int64)
+        for rows, ids in blocks(self.columns[column]):
+            kept = ids if stays[rows].all() else ids[stays[rows]]
+            found += np.bincount(kept, minlength=len(found))
+        return found
 
 
 def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
@@ -38,7 +51,7 @@ def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
     Raises: DataError if there are none, a column has nulls or values that are not finite, or the columns or
     their types change from one batch or file to another.
     """
-    ids: dict[str, pa.Array] = {}
+    known = {"user_id": _Ids(), "item_id": _Ids()}
     rows = training_rows = 0
     names: list[str] = []
     with ExitStack() as stack:
@@ -49,16 +62,10 @@ def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
                 files = {column: stack.enter_context(open(folder / column, "wb")) for column in names}
             for column in names:
                 chunks = table[column]
-                if column in ("user_id", "item_id"):
-                    seen = ids.get(column, pa.array([], chunks.type))
-                    ids[column], codes = _encode_ids(seen, chunks)
-                else:
-                    codes = chunks.to_numpy()
-                    if not np.isfinite(codes).all():
-                        row = rows + int(np.flatnonzero(~np.isfinite(codes))[0]) + 1
-                        raise DataError(
-                            f"{name}: {column} of interaction {row:,} is no finite number. Remove it"
-                        )
+                codes = known[column].number(chunks) if column in known else chunks.to_numpy()
+                if column not in known and not np.isfinite(codes).all():
+                    row = rows + int(np.flatnonzero(~np.isfinite(codes))[0]) + 1
+                    raise DataError(f"{name}: {column} of interaction {row:,} is no finite number. Remove it")
                 codes.astype(COLUMNS[column], copy=False).tofile(files[column])
             rows += len(table)
             training_rows += 0 if held_out else len(table)
@@ -66,8 +73,8 @@ def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
         raise DataError(
             f"{name}: no interactions found, expected at least two. Check the file (--data.interactions)"
         )
-    columns = {column: np.asarray(np.memmap(folder / column, COLUMNS[column], "r")) for column in names}
-    return Encoded(columns, ids, training_rows)
+    columns = {column: Stored(folder / column, COLUMNS[column], rows) for column in names}
+    return Encoded(columns, {column: ids.all() for column, ids in known.items()}, training_rows)
 
 
 def clean(
@@ -78,67 +85,106 @@ def clean(
     Returns: (n,) bool, and the counts `below_min_value`, `duplicates` and `outside_k_core`.
     Raises: DataError if nothing stays, or there is a `min_value` and no values.
     """
-    columns = encoded.columns
-    users, items, timestamps = columns["user_id"], columns["item_id"], columns.get("timestamp")
-    held_out = np.arange(len(users)) >= encoded.training_rows
-    stays = np.ones(len(users), bool)
-    report: dict[str, int | float | str] = {"below_min_value": 0, "duplicates": 0, "outside_k_core": 0}
+    stays = np.ones(len(encoded), bool)
+    report: dict[str, int | float | str] = {}
+    remaining = len(stays)
 
-    def drop(rule: str, option: str, selected: np.ndarray) -> None:
-        report[rule] = len(selected) - int(np.count_nonzero(selected))
-        if report[rule] == len(selected):
-            raise DataError(
-                f"{name}: {option} drops all {len(selected):,} interactions. Choose a smaller value"
-            )
-        if report[rule]:
-            stays[stays] = selected
-
-    def kept(column: np.ndarray) -> np.ndarray:
-        return column if stays.all() else column[stays]
+    def dropped(rule: str, option: str) -> None:
+        nonlocal remaining
+        before, remaining = remaining, int(np.count_nonzero(stays))
+        report[rule] = before - remaining
+        if not remaining:
+            raise DataError(f"{name}: {option} drops all {before:,} interactions. Choose a smaller value")
 
     if min_value is not None:
-        if "value" not in columns:
+        if "value" not in encoded.columns:
             raise DataError(
                 f"{name}: --data.min_value is {min_value}, but these interactions have no values. "
                 "Leave it out, or name their column: --data.value_column"
             )
-        drop("below_min_value", f"--data.min_value {min_value}", columns["value"] >= min_value)
-    pairs = _pairs(kept(users), kept(items), len(encoded.ids["item_id"]))
-    moments = None if timestamps is None else kept(timestamps)
-    drop("duplicates", "the rule against duplicates", last_of_each_pair(pairs, moments, kept(held_out)))
-    del pairs, moments
-    drop("outside_k_core", f"--data.k_core {k_core}", core(kept(users), kept(items), k_core))
+        for rows, values in blocks(encoded.columns["value"]):
+            stays[rows] = values >= min_value
+    dropped("below_min_value", f"--data.min_value {min_value}")
+    _drop_duplicates(encoded, stays)
+    dropped("duplicates", "the rule against duplicates")
+    if k_core > 1:
+        users, items = (encoded.columns[column].read()[stays] for column in ("user_id", "item_id"))
+        stays[stays] = core(users, items, k_core)
+    dropped("outside_k_core", f"--data.k_core {k_core}")
     return stays, report
 
 
-def items_by_user(users: np.ndarray, items: np.ndarray, user_rows: int, item_count: int) -> Ragged:
-    """Items of each user, ascending.
+def _drop_duplicates(encoded: Encoded, stays: np.ndarray) -> None:
+    """Of the rows of each pair leave one in `stays`, (n,) bool."""
+    columns, item_count = encoded.columns, len(encoded.ids["item_id"])
+    timestamps = columns.get("timestamp")
 
-    Args:
-        users, items: (n,) int32, in any order.
-        user_rows: rows of the result; users without items have empty ones.
-        item_count: more than any of `items`.
-    """
-    pairs = _pairs(users, items, item_count)
-    pairs.sort()
-    offsets = np.searchsorted(pairs, np.arange(user_rows + 1, dtype=np.int64) * item_count)
-    pairs %= item_count
-    return Ragged(offsets, pairs.astype(np.int32))
+    def kept() -> Iterator[tuple[np.ndarray, ...]]:
+        for rows, users, items in blocks(columns["user_id"], columns["item_id"]):
+            chosen = np.flatnonzero(stays[rows])
+            if len(chosen) < len(users):
+                users, items = users[chosen], items[chosen]
+            yield users, items, rows.start + chosen
+
+    counts, folder = encoded.counts("user_id", stays), columns["user_id"].path.parent
+    for first, (users, items, rows) in grouped_by_user(kept(), counts, folder):
+        pairs = users.astype(np.int64)  # in place, since there may be many
+        pairs -= first
+        pairs *= item_count
+        pairs += items
+        repeated = repeated_pairs(pairs)
+        if len(repeated):
+            rows = rows[repeated]
+            moments = None if timestamps is None else timestamps.take(rows)
+            stays[rows] = last_of_each_pair(pairs[repeated], moments, rows >= encoded.training_rows)
 
 
-def _pairs(users: np.ndarray, items: np.ndarray, item_count: int) -> np.ndarray:
-    """One int64 a (user, item) pair, ordered by user, then item; in place, since n may be large."""
-    pairs = users.astype(np.int64)
-    pairs *= item_count
-    pairs += items
-    return pairs
+class _Ids:
+    """Raw ids that have been met, numbered in the order of their first appearance."""
 
+    def __init__(self) -> None:
+        self.parts: list[pa.Array] = []
+        self.count = 0
+        self.list: np.ndarray | None = np.zeros(1 << 12, np.int32)  # number + 1 of each id, 0: not met
 
-def _encode_ids(seen: pa.Array, column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """`seen` extended by the ids it lacks, and the position in it of each id of `column`, (n,) int32."""
-    encoded = pa.chunked_array([seen, *column.chunks]).dictionary_encode()  # one dictionary for all chunks
-    codes = [chunk.indices.to_numpy() for chunk in encoded.slice(len(seen)).chunks]
-    return encoded.chunk(0).dictionary, np.concatenate(codes)
+    def number(self, column: pa.ChunkedArray) -> np.ndarray:
+        """The number of each id of `column`, (n,) int32; those that are new are added."""
+        if self.list is not None and self._can_be_listed(column):
+            return np.concatenate([self._listed(chunk.to_numpy()) for chunk in column.chunks])
+        self.list = None
+        seen = self.all() if self.parts else pa.array([], column.type)
+        encoded = pa.chunked_array([seen, *column.chunks]).dictionary_encode()  # one dictionary for all
+        self.parts = [encoded.chunk(0).dictionary]
+        self.count = len(self.parts[0])
+        return np.concatenate([chunk.indices.to_numpy() for chunk in encoded.slice(len(seen)).chunks])
+
+    def all(self) -> pa.Array:
+        """All ids in the order of their numbers."""
+        self.parts = [pa.concat_arrays(self.parts)]
+        return self.parts[0]
+
+    def _can_be_listed(self, column: pa.ChunkedArray) -> bool:
+        if column.type != pa.int64():
+            return False
+        least, largest = pc.min_max(column).values()
+        return least.as_py() >= 0 and largest.as_py() < LARGEST_LISTED
+
+    def _listed(self, ids: np.ndarray) -> np.ndarray:
+        assert self.list is not None
+        if len(ids) and ids.max() >= len(self.list):
+            longer = np.zeros(1 << int(ids.max()).bit_length(), np.int32)
+            longer[: len(self.list)] = self.list
+            self.list = longer
+        numbers = self.list[ids]
+        new = numbers == 0
+        if new.any():
+            appeared = pc.unique(pa.array(ids[new]))
+            self.list[appeared.to_numpy()] = np.arange(self.count + 1, self.count + len(appeared) + 1)
+            self.parts.append(appeared)
+            self.count += len(appeared)
+            numbers[new] = self.list[ids[new]]
+        numbers -= 1
+        return numbers
 
 
 def _rounds(source: SourceTables, name: str) -> Iterator[tuple[bool, pa.Table]]:

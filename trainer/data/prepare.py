@@ -1,17 +1,16 @@
-"""From a data configuration to the folder of its prepared form: choose the reader, fetch, prepare once."""
+"""From a data configuration to the folder of its prepared form: choose the reader, fetch, prepare once.
+
+Readers are imported when something has to be read, so that a second start is quick.
+"""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.config import DataConfig
 from trainer.data.dataset import prepare
-from trainer.data.download import ensure_movielens
-from trainer.data.movielens import read_movielens
 from trainer.data.source import SourceTables
-from trainer.data.synthetic import synthesise
-from trainer.data.tables import read_tables
 from trainer.errors import DataError
 
 
@@ -49,35 +48,57 @@ def _source(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
     """How to read the raw data, and what identifies them."""
     if data.name == "synthetic":
         size = (data.synthetic_users, data.synthetic_items, data.synthetic_interactions, data.synthetic_seed)
-        return lambda: synthesise(*size), {"synthetic": size}
+        return lambda: _synthesised(*size), {"synthetic": size}
     if data.name == "files":
-        paths = {
-            option: Path(path)
-            for option in ("interactions", "held_out", "users", "items")
-            if (path := getattr(data, option)) is not None
-        }
-        columns = {
-            "user_column": data.user_column,
-            "item_column": data.item_column,
-            "value_column": data.value_column,
-            "timestamp_column": data.timestamp_column,
-        }
-        key = {option: _fingerprint(f"--data.{option}", path) for option, path in paths.items()}
-        return (
-            lambda: read_tables(
-                data.format,
-                paths["interactions"],
-                paths.get("held_out"),
-                paths.get("users"),
-                paths.get("items"),
-                bad_rows=data.bad_rows,
-                **columns,
-            ),
-            key | columns | {"format": data.format, "bad_rows": data.bad_rows},
-        )
+        return _tables(data)
+    from trainer.data.download import ensure_movielens
+
     folder = ensure_movielens(data.name, Path(data.root), data.source)
     key = {"movielens": data.name, "files": _fingerprint("--data.root", folder), "bad_rows": data.bad_rows}
-    return lambda: read_movielens(data.name, folder, data.bad_rows), key
+    return lambda: _movielens(data.name, folder, data.bad_rows), key
+
+
+def _synthesised(*size: int) -> SourceTables:
+    from trainer.data.synthetic import synthesise
+
+    return synthesise(*size)
+
+
+def _movielens(name: str, folder: Path, bad_rows: Literal["error", "skip"]) -> SourceTables:
+    from trainer.data.movielens import read_movielens
+
+    return read_movielens(name, folder, bad_rows)
+
+
+def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
+    """The same for tables of the user's own."""
+    paths = {
+        option: Path(path)
+        for option in ("interactions", "held_out", "users", "items")
+        if (path := getattr(data, option)) is not None
+    }
+    columns = {
+        "user_column": data.user_column,
+        "item_column": data.item_column,
+        "value_column": data.value_column,
+        "timestamp_column": data.timestamp_column,
+    }
+    key: dict[str, Any] = {option: _fingerprint(f"--data.{option}", path) for option, path in paths.items()}
+
+    def read() -> SourceTables:
+        from trainer.data.tables import read_tables
+
+        return read_tables(
+            data.format,
+            paths["interactions"],
+            paths.get("held_out"),
+            paths.get("users"),
+            paths.get("items"),
+            bad_rows=data.bad_rows,
+            **columns,
+        )
+
+    return read, key | columns | {"format": data.format, "bad_rows": data.bad_rows}
 
 
 def _fingerprint(option: str, path: Path) -> list[tuple[str, int, int]]:

@@ -1,6 +1,7 @@
 """Which interactions stay, and which part each belongs to: pure functions of columns, a result per row."""
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -11,14 +12,35 @@ Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given"]
 SEEDED = ("random", "per_user", "given")
 """Rules by which another seed cuts another validation part."""
 TRAIN, VALIDATION, TEST = 0, 1, 2
+DRAWS, ROWS_AT_ONCE = 1 << 18, 1 << 20
 PARTS = ("train", "validation", "test")
+
+
+def repeated_pairs(pairs: np.ndarray) -> np.ndarray:
+    """Rows whose pair stands several times, ascending.
+
+    Args: pairs: (n,) int64 from 0 up, equal where user and item are.
+    """
+    place_bits = len(pairs).bit_length()
+    if int(pairs.max(initial=0)).bit_length() + place_bits < 64:
+        packed = (pairs << place_bits) | np.arange(len(pairs))  # sorts several times faster than argsort
+        packed.sort()
+        ordered, order = packed >> place_bits, packed
+    else:
+        order = np.argsort(pairs, kind="stable")
+        ordered = pairs[order]
+    same = ordered[1:] == ordered[:-1]
+    repeated = np.zeros(len(pairs), bool)
+    repeated[1:] = same
+    repeated[:-1] |= same
+    return np.sort(order[repeated] & ((1 << place_bits) - 1))
 
 
 def last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray | None, held_out: np.ndarray) -> np.ndarray:
     """Which rows stay when each (user, item) pair may stand once.
 
     Of the rows of a pair a held-out one stays rather than a training one, then the one with the largest
-    timestamp, then the last in file order. Rows whose pair stands once are never sorted by timestamp.
+    timestamp, then the last in file order.
 
     Args:
         pairs: (n,) int64, equal where user and item are.
@@ -27,19 +49,10 @@ def last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray | None, held_out
     Returns: (n,) bool.
     """
     stays = np.ones(len(pairs), bool)
-    ordered = np.sort(pairs)
-    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    del ordered
-    if not len(repeated):
-        return stays
-    position = np.searchsorted(repeated, pairs)
-    np.minimum(position, len(repeated) - 1, out=position)
-    rows = np.flatnonzero(repeated[position] == pairs)
-    del position
-    keys = (pairs[rows],) if timestamps is None else (timestamps[rows], held_out[rows], pairs[rows])
+    keys = (pairs,) if timestamps is None else (timestamps, held_out, pairs)
     order = np.lexsort(keys)  # stable; held-out rows follow training rows in file order anyway
-    ordered = pairs[rows][order]
-    stays[rows[order[:-1][ordered[:-1] == ordered[1:]]]] = False
+    ordered = pairs[order]
+    stays[order[:-1][ordered[:-1] == ordered[1:]]] = False
     return stays
 
 
@@ -73,9 +86,55 @@ def random_rows(count: int, share: float, seed: int) -> np.ndarray:
         seed: `random_state` there, 0 to 2**32 - 1.
     Returns: (count,) bool.
     """
+    least = math.ceil(share * count)
+    if count >= 2**31:
+        chosen = np.zeros(count, bool)
+        chosen[np.random.RandomState(seed).permutation(count)[:least]] = True
+        return chosen
+    # permutation() exchanges places i = count - 1, ..., 1 with a random place j <= i of each. Told backwards,
+    # the chosen rows stand in the first places, and the one in place j goes to the first i that draws j.
+    # Where i draws itself, no row comes to it.
+    following = np.zeros(count, np.int32)  # 0: stays there
+    for places, drawn in _exchanges(count, least, seed):
+        following[drawn] = places  # of equal ones the last counts, which is the smallest place
     chosen = np.zeros(count, bool)
-    chosen[np.random.RandomState(seed).permutation(count)[: math.ceil(share * count)]] = True
+    for first in range(0, least, ROWS_AT_ONCE):
+        rows = np.arange(first, min(first + ROWS_AT_ONCE, least), dtype=np.int32)
+        while len(rows):
+            chosen[rows] = True  # for the time being
+            further = following[rows]
+            moved = np.flatnonzero(further)
+            chosen[rows[moved]] = False
+            rows = further[moved]
     return chosen
+
+
+def _exchanges(count: int, least: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What numpy's legacy shuffle exchanges: places from `count` - 1 down to `least`, and another of each.
+
+    It draws 32 random bits and takes as many of them as the place has, until they are no more than the place.
+    """
+    source = np.random.RandomState(seed)
+    place, bits = count - 1, np.zeros(0, np.uint32)
+    while place >= max(least, 1):
+        mask = (1 << place.bit_length()) - 1
+        if not len(bits):
+            bits = source.randint(0, 2**32, min(DRAWS, max(place // 8, 16)), dtype=np.uint32)
+        values = (bits & mask).astype(np.int32)
+        # A draw is taken or not by the place, and that by how many were taken before: few are so close to it.
+        certain = values <= place - len(values)
+        close = np.flatnonzero((values <= place) & ~certain)
+        left = place - np.cumsum(certain, dtype=np.int32)[close]
+        taken, before = np.zeros(len(close), bool), None
+        while before is None or not np.array_equal(before, taken):
+            before, taken = taken, values[close] <= left - (np.cumsum(taken) - taken)
+        certain[close] = taken
+        most = place - max(mask >> 1, least - 1, 0)  # places of as many bits
+        drawn = np.flatnonzero(certain)[:most]
+        bits = bits[drawn[-1] + 1 :] if len(drawn) == most else bits[:0]
+        places = place - np.arange(len(drawn), dtype=np.int32)
+        place -= len(drawn)
+        yield places, values[drawn]
 
 
 def last_of_each_user(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ from trainer.errors import DataError
 Format = Literal["parquet", "csv", "tsv", "recbole", "lightgcn"]
 MISSING = ("", "nan", "NaN", "null", "NULL", "None")  # what pandas, SQL and Python write for no value
 LARGEST_VALUE = float(np.finfo(np.float32).max)
-INTEGER = "^(0|-?[1-9][0-9]{0,18})$"  # in its one canonical form: as labels, 7 and 007 differ
 
 
 class LightGCNFile(TextFile):
@@ -84,8 +83,7 @@ def read_tables(
             raise DataError(f"--data.{option}: LightGCN text has no attributes. Leave the option out")
     paths = {"train": interactions, "held_out": held_out, "users": users, "items": items}
     files = {part: _open(format, Path(path)) for part, path in paths.items() if path}
-    user = _id_type("user", user_column, [rows for part in files if part != "items" for rows in files[part]])
-    item = _id_type("item", item_column, [rows for part in files if part != "users" for rows in files[part]])
+    user, item = _id_types(files, {"user": user_column, "item": item_column})
 
     def stream(part: str) -> Iterator[pa.RecordBatch]:
         columns = [
@@ -142,32 +140,53 @@ def _id(side: str, name: str, type: pa.DataType, rows: Rows) -> Column:
     return Column(f"{side}_id", source, type, rule)
 
 
-def _id_type(side: str, name: str, files: list[Rows]) -> pa.DataType:
-    sources = [_id(side, name, pa.string(), rows).source for rows in files]
-    return pa.int64() if all(map(_whole_numbers, files, sources)) else pa.string()
+def _id_types(files: dict[str, list[Rows]], names: dict[str, str]) -> Iterator[pa.DataType]:
+    """Of the ids of each side in `names`, which the files of the other side alone do not have."""
+    whole = dict.fromkeys(names, True)
+    for part, group in files.items():
+        sides = [side for side in names if part not in ("users", "items") or part == f"{side}s"]
+        for rows in group:
+            sources = {side: _id(side, names[side], pa.string(), rows).source for side in sides}
+            for side in _not_whole(rows, {side: source for side, source in sources.items() if whole[side]}):
+                whole[side] = False
+    return (pa.int64() if each else pa.string() for each in whole.values())
 
 
-def _whole_numbers(rows: Rows, source: str) -> bool:
-    """Whether every id is, or can be, an int64."""
-    for batch in rows.batches([source]):
-        ids = batch.column(0)
-        if ids.type == pa.uint64():
-            if (pc.max(ids).as_py() or 0) > LARGEST_ID:
-                return False
-        elif isinstance(rows, ParquetFile):
-            return pa.types.is_integer(ids.type) or pa.types.is_floating(ids.type)
-        elif _as_whole_numbers(ids) is None:
-            return False
-    return True
+def _not_whole(rows: Rows, sources: dict[str, str]) -> set[str]:
+    """Sides with an id in their column that neither is nor can be an int64."""
+    if isinstance(rows, ParquetFile):
+        return {side for side, source in sources.items() if not _can_be_whole(rows, source)}
+    found: set[str] = set()
+    for batch in rows.batches(list(sources.values())) if sources else ():
+        texts = zip(sources, batch.columns, strict=True)
+        found |= {side for side, ids in texts if side not in found and _as_whole_numbers(ids) is None}
+        if len(found) == len(sources):
+            break
+    return found
+
+
+def _can_be_whole(rows: ParquetFile, source: str) -> bool:
+    type = rows.file.schema_arrow.field(source).type
+    if type == pa.uint64():
+        largest = (pc.max(batch.column(0)).as_py() or 0 for batch in rows.batches([source]))
+        return all(each <= LARGEST_ID for each in largest)
+    return pa.types.is_integer(type) or pa.types.is_floating(type) or not rows.file.metadata.num_rows
 
 
 def _as_whole_numbers(texts: pa.Array) -> pa.Array | None:
-    if not pc.all(pc.match_substring_regex(texts, INTEGER), min_count=0).as_py():
-        return None
+    """As int64; None if one is not a whole number in its one canonical form: as labels, 7 and 007 differ."""
+    given = texts.drop_null()
+    starts = np.frombuffer(given.buffers()[1], np.int32)[given.offset :][: len(given) + 1]
+    characters = np.frombuffer(given.buffers()[2] or b"", np.uint8)
     try:
-        return texts.cast(pa.int64())
+        numbers = texts.cast(pa.int64())  # takes 007, -0 and 0x7 too
     except pa.ArrowInvalid:
         return None
+    # A zero in front stands alone; behind a minus there is none.
+    first, lengths = characters[starts[:-1]], np.diff(starts)
+    zero = (first == ord("0")) & (lengths > 1)
+    minus = starts[:-1][first == ord("-")]
+    return None if zero.any() or (characters[minus + 1] == ord("0")).any() else numbers
 
 
 def _optional(format: Format, rows: Rows, value_column: str, timestamp_column: str) -> list[Column]:

@@ -1,4 +1,7 @@
-"""The best unseen items of one person, from a run folder alone, in one process."""
+"""The best unseen items of one person, from a run folder alone, in one process.
+
+A known user's are found with vectors that are kept, if they are: torch waits until towers are needed.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,16 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from trainer.data.vocabulary import Vocabulary
-from trainer.errors import UserError
-from trainer.evaluation.topk import ItemLists, top_k
-from trainer.model.served import candidate_vectors, query_from_history, query_vectors
-from trainer.training.runs import TrainedRun, open_run
+from trainer.data.vocabulary import Vocabulary, open_vocabulary
+from trainer.errors import UserError, diverged
+from trainer.serving.vectors import open_vectors
+from trainer.training.published import Saved, check_is_run, finished_step, newest
 
-CPU = torch.device("cpu")
-ITEMS_AT_ONCE = 262_144
 UNKNOWN_NAMED = 10
 
 
@@ -30,19 +29,22 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.
     Returns: columns `item` (raw id), `title` (None where there is none), `score`.
     Raises: UserError for a user who is not in the data; CheckpointError for a folder that is no run.
     """
-    _check_length(k)
-    trained = open_run(run)
-    row = trained.vocabulary.user_row(user)
+    saved, vocabulary = _open(run, k)
+    row = vocabulary.user_row(user)
     if row is None:
-        examples = ", ".join(map(str, trained.vocabulary.user_ids[:3].to_pylist()))
+        examples = ", ".join(map(str, vocabulary.user_ids[:3].to_pylist()))
         raise UserError(
-            f"--user {user}: not among the {len(trained.vocabulary.user_ids):,} users of {run} "
+            f"--user {user}: not among the {len(vocabulary.user_ids):,} users of {run} "
             f"(such as {examples}). Name one of them, or use --history with this user's items"
         )
-    lengths, seen = trained.vocabulary.known.take(np.array([row]))
-    exclude = None if keep_seen else (torch.from_numpy(lengths), torch.from_numpy(seen))
-    query = query_vectors(trained.served, np.array([row]), CPU)
-    return _best(trained, query, _item_vectors(trained), k, exclude)
+    if kept := open_vectors(run, saved):
+        query, vectors = kept.users[row], kept.items
+    else:
+        from trainer.serving.towers import query_and_items
+
+        query, vectors = query_and_items(run, saved, row)
+    seen = vocabulary.known.take(np.array([row]))[1]
+    return _best(run, vocabulary, query, vectors, k, seen[:0] if keep_seen else seen)
 
 
 def recommend_by_history(
@@ -58,23 +60,20 @@ def recommend_by_history(
     Raises: UserError for an item that is not in the data, and for a run that was trained on values;
         CheckpointError for a folder that is no run.
     """
-    _check_length(k)
-    trained = open_run(run)
-    if trained.loss in ("mse", "bce"):
-        raise UserError(
-            f"--history: {run} was trained with --loss.name {trained.loss}, which needs ratings, and a "
-            "history has none. Name a user with --user, or a run with --loss.name softmax or bpr"
-        )
-    rows = torch.tensor(_item_rows(run, trained.vocabulary, history))
-    histories = torch.tensor([len(rows)]), rows
-    vectors = _item_vectors(trained)
-    query = query_from_history(trained.served, histories, vectors)
-    return _best(trained, query, vectors, k, None if keep_seen else histories)
+    saved, vocabulary = _open(run, k)
+    rows = _item_rows(run, vocabulary, history)
+    from trainer.serving.towers import query_of_history
+
+    query, vectors = query_of_history(run, saved, rows)
+    return _best(run, vocabulary, query, vectors, k, np.array([] if keep_seen else rows, np.int64))
 
 
-def _check_length(k: int) -> None:
+def _open(run: Path, k: int) -> tuple[Saved, Vocabulary]:
+    """A run's newest checkpoint and its vocabulary."""
     if k < 1:
         raise UserError(f"-k {k}: a whole number from 1 up is needed")
+    check_is_run(run)
+    return newest(run, finished_step(run)), open_vocabulary(run)
 
 
 def _item_rows(run: Path, vocabulary: Vocabulary, history: Sequence[str]) -> list[int]:
@@ -92,21 +91,18 @@ def _item_rows(run: Path, vocabulary: Vocabulary, history: Sequence[str]) -> lis
     return rows
 
 
-def _item_vectors(trained: TrainedRun) -> torch.Tensor:
-    items = len(trained.vocabulary.item_ids)
-    blocks = [
-        candidate_vectors(trained.served, np.arange(start, min(start + ITEMS_AT_ONCE, items)), CPU)
-        for start in range(0, items, ITEMS_AT_ONCE)
-    ]
-    return torch.cat(blocks)
-
-
 def _best(
-    trained: TrainedRun, query: torch.Tensor, vectors: torch.Tensor, k: int, exclude: ItemLists | None
+    run: Path, vocabulary: Vocabulary, query: np.ndarray, vectors: np.ndarray, k: int, seen: np.ndarray
 ) -> pd.DataFrame:
-    scores, rows = top_k(query, vectors, k, exclude)
-    found = rows[0][rows[0] >= 0].numpy()
-    titles, ids = trained.vocabulary.titles, trained.vocabulary.item_ids
+    # Not by BLAS, which may add up rows in different orders: items of one vector must have one score.
+    scores = np.einsum("id,d->i", vectors, query)
+    if not np.isfinite(scores).all():
+        raise diverged(str(run), "scores are NaN or infinite")
+    left = np.setdiff1d(np.arange(len(scores)), seen)
+    if k < len(left):
+        left = left[scores[left] >= np.partition(scores[left], -k)[-k]]
+    found = left[np.argsort(-scores[left], kind="stable")[:k]]  # equal scores by ascending row
+    titles, ids = vocabulary.titles, vocabulary.item_ids
     return pd.DataFrame(
         {
             "item": ids.take(found).to_pylist(),
@@ -114,7 +110,7 @@ def _best(
             "title": pd.Series(
                 titles.take(found).to_pylist() if titles is not None else [None] * len(found), dtype=object
             ),
-            "score": scores[0, : len(found)].tolist(),
+            "score": scores[found].tolist(),
         }
     )
 

@@ -14,7 +14,8 @@ from torch import nn
 from trainer.errors import SaveError
 from trainer.parallel.state import copied, whole_state
 from trainer.parallel.world import World
-from trainer.training.checkpoint import cannot_save, clear, described_as, folder_of, publish, write
+from trainer.training.checkpoint import cannot_save, clear, described_as, publish, write
+from trainer.training.published import folder_of
 from trainer.training.stopping import Progressed
 
 

@@ -17,8 +17,8 @@ from trainer.parallel.shard import clip_gradients, schedule_factor, set_learning
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
 from trainer.training.by_size import settled
-from trainer.training.checkpoint import Saved
 from trainer.training.progress import Progress
+from trainer.training.published import Saved
 from trainer.training.records import Meter, check_finite, log, log_validation
 from trainer.training.saving import Keeper
 from trainer.training.stopping import Course, Progressed, Stopwatch

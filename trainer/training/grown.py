@@ -25,8 +25,9 @@ from trainer.parallel.optimizer_state import PREFIX, UNTRAINED, create_states, o
 from trainer.parallel.state import table_name, whole_state
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
-from trainer.training.checkpoint import entries, has_checkpoint, newest, read_entry
-from trainer.training.runs import LEARNED, finished_step, run_config, run_inputs
+from trainer.training.checkpoint import entries, read_entry
+from trainer.training.published import finished_step, has_checkpoint, newest
+from trainer.training.runs import LEARNED, run_config, run_inputs
 
 ROWS_AT_ONCE = 65_536
 

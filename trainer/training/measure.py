@@ -15,10 +15,11 @@ from trainer.evaluation.compare import paired_bootstrap
 from trainer.evaluation.evaluate import Evaluation, Protocol
 from trainer.parallel.world import World, join_world
 from trainer.training.assembly import assemble
-from trainer.training.checkpoint import load, newest
+from trainer.training.checkpoint import load
 from trainer.training.fit import measure, protocol
 from trainer.training.grown import prepare_with_kept
-from trainer.training.runs import check_same_data, evaluation_report, finished_step, run_config
+from trainer.training.published import finished_step, newest
+from trainer.training.runs import check_same_data, evaluation_report, run_config
 from trainer.training.words import comparison_words, evaluation_words
 
 

@@ -25,12 +25,12 @@ from trainer.options import config_text, read_config
 from trainer.parallel.plan import save_plan
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
-from trainer.training.checkpoint import load, newest
+from trainer.training.checkpoint import load
 from trainer.training.closed_form import HISTORY, make_closed_towers
 from trainer.training.layout import make_towers
+from trainer.training.published import CONFIG, METRICS, Saved, check_is_run, finished_step, newest
 
-CONFIG, PLAN, METRICS, RECORDS = "config.yaml", "plan.json", "metrics.json", "metrics.jsonl"
-GROWTH = "growth.json"
+PLAN, RECORDS, GROWTH = "plan.json", "metrics.jsonl", "growth.json"
 LEARNED, CLOSED = "learned", "closed"
 USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
 
@@ -182,25 +182,18 @@ def run_config(run: Path) -> Config:
 
     Raises: CheckpointError if the folder is no run.
     """
-    if not (run / CONFIG).is_file():
-        raise CheckpointError(f"{run}: no run folder (it has no {CONFIG}). Name one that `train` wrote")
+    check_is_run(run)
     return read_config(run / CONFIG)
 
 
-def finished_step(run: Path) -> int | None:
-    """Step of the weights that a finished run has measured; None: it is not finished."""
-    with suppress(OSError, ValueError, KeyError):
-        return json.loads((run / METRICS).read_text())["step"]
-    return None
-
-
-def open_run(run: Path) -> TrainedRun:
+def open_run(run: Path, saved: Saved | None = None) -> TrainedRun:
     """A run's towers, whole, from its newest checkpoint.
 
+    Args: saved: that checkpoint, where it has been found already.
     Raises: CheckpointError if the folder is no run, or holds no whole checkpoint.
     """
     config = run_config(run)
-    saved = newest(run, finished_step(run))
+    saved = saved or newest(run, finished_step(run))
     vocabulary = open_vocabulary(run)
     tables = {table["name"]: table for table in _tables(run)}
     rows = {name: table["rows"] for name, table in tables.items()}

@@ -10,7 +10,8 @@ from trainer.parallel.optimizer_state import create_states, optimizer_state, set
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
 from trainer.training.background import Background
-from trainer.training.checkpoint import Saved, entries, folder_of, is_published, load, prune, save
+from trainer.training.checkpoint import entries, load, save
+from trainer.training.published import Saved, folder_of, is_published, prune
 from trainer.training.stopping import Course, Progressed
 
 

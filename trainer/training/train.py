@@ -15,15 +15,14 @@ from trainer.options import changes
 from trainer.parallel.world import World, join_world
 from trainer.training.assembly import Parts, assemble, batch_plan, check_followed_plan
 from trainer.training.by_size import by_size, settled
-from trainer.training.checkpoint import last_to_go_on_from
 from trainer.training.choose import Choice, choose
 from trainer.training.fit import fit, measure, protocol
 from trainer.training.grown import Growth, open_origin, prepare_with_kept, take_over
 from trainer.training.layout import check_sharding, follow_plan
 from trainer.training.progress import Progress
+from trainer.training.published import METRICS, last_to_go_on_from
 from trainer.training.runs import (
     GROWTH,
-    METRICS,
     check_same_data,
     describe_run,
     drop_later_records,
