@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 
-from trainer.data import split as rules
 from trainer.data.split import (
     TEST,
     TRAIN,
@@ -87,17 +86,6 @@ def test_random_rows_are_those_of_scikit_learn(count, share, seed):
     selection = pytest.importorskip("sklearn.model_selection")
     _, expected = selection.train_test_split(range(count), test_size=share, random_state=seed)
     assert np.flatnonzero(random_rows(count, share, seed)).tolist() == sorted(expected)
-
-
-@pytest.mark.parametrize("draws", [1, 16, 1 << 18])
-def test_random_rows_do_not_depend_on_how_many_draws_are_made_at_a_time(draws, monkeypatch):
-    monkeypatch.setattr(rules, "DRAWS", draws)
-    monkeypatch.setattr(rules, "ROWS_AT_ONCE", 3)
-    # Counts beside powers of two, where a place has one bit more or less.
-    for count in (1, 2, 3, 127, 128, 129, 600):
-        for share in (0, 0.01, 0.2, 0.9, 1):
-            expected = np.random.RandomState(5).permutation(count)[: math.ceil(share * count)]
-            assert np.flatnonzero(random_rows(count, share, 5)).tolist() == sorted(expected), (count, share)
 
 
 @pytest.mark.parametrize("scale", [1, 2**60], ids=["small", "too large to be packed"])

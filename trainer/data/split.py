@@ -1,7 +1,6 @@
 """Which interactions stay, and which part each belongs to: pure functions of columns, a result per row."""
 
 import math
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -12,7 +11,6 @@ Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given"]
 SEEDED = ("random", "per_user", "given")
 """Rules by which another seed cuts another validation part."""
 TRAIN, VALIDATION, TEST = 0, 1, 2
-DRAWS, ROWS_AT_ONCE = 1 << 18, 1 << 20
 PARTS = ("train", "validation", "test")
 
 
@@ -86,55 +84,11 @@ def random_rows(count: int, share: float, seed: int) -> np.ndarray:
         seed: `random_state` there, 0 to 2**32 - 1.
     Returns: (count,) bool.
     """
-    least = math.ceil(share * count)
-    if count >= 2**31:
-        chosen = np.zeros(count, bool)
-        chosen[np.random.RandomState(seed).permutation(count)[:least]] = True
-        return chosen
-    # permutation() exchanges places i = count - 1, ..., 1 with a random place j <= i of each. Told backwards,
-    # the chosen rows stand in the first places, and the one in place j goes to the first i that draws j.
-    # Where i draws itself, no row comes to it.
-    following = np.zeros(count, np.int32)  # 0: stays there
-    for places, drawn in _exchanges(count, least, seed):
-        following[drawn] = places  # of equal ones the last counts, which is the smallest place
+    rows = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)  # half of what permutation() takes
+    np.random.RandomState(seed).shuffle(rows)
     chosen = np.zeros(count, bool)
-    for first in range(0, least, ROWS_AT_ONCE):
-        rows = np.arange(first, min(first + ROWS_AT_ONCE, least), dtype=np.int32)
-        while len(rows):
-            chosen[rows] = True  # for the time being
-            further = following[rows]
-            moved = np.flatnonzero(further)
-            chosen[rows[moved]] = False
-            rows = further[moved]
+    chosen[rows[: math.ceil(share * count)]] = True
     return chosen
-
-
-def _exchanges(count: int, least: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What numpy's legacy shuffle exchanges: places from `count` - 1 down to `least`, and another of each.
-
-    It draws 32 random bits and takes as many of them as the place has, until they are no more than the place.
-    """
-    source = np.random.RandomState(seed)
-    place, bits = count - 1, np.zeros(0, np.uint32)
-    while place >= max(least, 1):
-        mask = (1 << place.bit_length()) - 1
-        if not len(bits):
-            bits = source.randint(0, 2**32, min(DRAWS, max(place // 8, 16)), dtype=np.uint32)
-        values = (bits & mask).astype(np.int32)
-        # A draw is taken or not by the place, and that by how many were taken before: few are so close to it.
-        certain = values <= place - len(values)
-        close = np.flatnonzero((values <= place) & ~certain)
-        left = place - np.cumsum(certain, dtype=np.int32)[close]
-        taken, before = np.zeros(len(close), bool), None
-        while before is None or not np.array_equal(before, taken):
-            before, taken = taken, values[close] <= left - (np.cumsum(taken) - taken)
-        certain[close] = taken
-        most = place - max(mask >> 1, least - 1, 0)  # places of as many bits
-        drawn = np.flatnonzero(certain)[:most]
-        bits = bits[drawn[-1] + 1 :] if len(drawn) == most else bits[:0]
-        places = place - np.arange(len(drawn), dtype=np.int32)
-        place -= len(drawn)
-        yield places, values[drawn]
 
 
 def last_of_each_user(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The vectors that a run ranks with, kept beside its checkpoints. Nothing here needs towers or torch."""
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data import storage
-from trainer.training.published import Saved
+from trainer.training.published import Saved, file_digest
 
-FOLDER = "vectors"
+FOLDER, SUMS = "vectors", "sha256.json"
 VERSION = 1  # of what towers make of weights; vectors of another one are made anew
 
 
@@ -27,10 +28,13 @@ class Vectors:
 
 
 def open_vectors(run: Path, saved: Saved) -> Vectors | None:
-    """Vectors of a checkpoint, memory-mapped; None: they are not kept."""
-    with suppress(OSError, ValueError):  # a file that is cut off cannot be mapped
-        users, items = (storage.map_array(run / FOLDER, _name(side, saved)) for side in ("users", "items"))
-        if users is not None and items is not None:
+    """Vectors of a checkpoint, memory-mapped; None: they are not kept, or not as they were written."""
+    folder, names = run / FOLDER, _names(saved)
+    with suppress(OSError, ValueError):
+        if json.loads((folder / SUMS).read_text()) == _sums(folder, names):
+            users, items = (storage.map_array(folder, name) for name in names)
+            assert users is not None
+            assert items is not None
             return Vectors(users, items)
     return None
 
@@ -42,9 +46,14 @@ def keep_vectors(run: Path, saved: Saved, vectors: Vectors) -> None:
         folder.mkdir(exist_ok=True)
         for other in folder.glob("*.npy"):
             other.unlink()
-        for side in ("users", "items"):
-            storage.keep_array(folder / f"{_name(side, saved)}.npy", getattr(vectors, side))
+        for name, array in zip(_names(saved), (vectors.users, vectors.items), strict=True):
+            storage.keep_array(folder / f"{name}.npy", array)
+        (folder / SUMS).write_text(json.dumps(_sums(folder, _names(saved))))
 
 
-def _name(side: str, saved: Saved) -> str:
-    return f"{side}-{VERSION}-{saved.digest[:20]}"
+def _names(saved: Saved) -> list[str]:
+    return [f"{side}-{VERSION}-{saved.digest[:20]}" for side in ("users", "items")]
+
+
+def _sums(folder: Path, names: list[str]) -> dict[str, str]:
+    return {name: file_digest(folder / f"{name}.npy") for name in names}

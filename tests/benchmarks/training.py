@@ -1,0 +1,295 @@
+"""Training speed beside what a user would pick instead, time to a given quality, and what a second rank gives.
+
+    python -m tests.benchmarks.training cells [--repeats 5] [--json FILE]
+    python -m tests.benchmarks.training quality [--root DIR] [--repeats 5] [--json FILE]
+    python -m tests.benchmarks.training scaling [--root DIR] [--repeats 5] [--json FILE]
+
+`cells`: examples/s of one process and one thread, squared error of two tables' dot product, batch building
+included, for every rival of `RIVALS`. `quality`: wall seconds of whole trainings that reach NDCG@10 0.42 on
+MovieLens 1M, at 1 and 2 ranks, beside implicit's ALS. `scaling`: examples/s at 1 and 2 ranks of one thread.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    ComputeDevice,
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
+from torch import nn
+from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim import RowWiseAdagrad
+
+from tests.distributed.ranks import run_on_ranks
+from trainer.config import Config
+from trainer.data.batches import Batches
+from trainer.data.dataset import open_dataset
+from trainer.data.prepare import prepare_data
+from trainer.options import parse_config
+from trainer.parallel.shard import set_learning_rates
+from trainer.parallel.world import World
+from trainer.training.assembly import assemble, batch_plan
+from trainer.training.by_size import by_size, with_fixed_values
+from trainer.training.fit import make_loss, measure, protocol, rate_factor, train_step
+
+SIZES = {"small": (6_040, 3_706), "large": (1_000_000, 200_000)}
+"""Users and items, of MovieLens 1M and of a shop."""
+BATCHES = {"small": (1_024, 8_192, 65_536), "large": (1_024, 16_384, 65_536)}
+DIMS = (64, 512)
+EXAMPLES, FEWEST, MOST = 500_000, 8, 300
+"""Examples of one repeat, in so many steps."""
+RATE, SPREAD = 0.05, 0.1
+
+Examples = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Users, items and values."""
+Step = Callable[[Examples], object]
+
+
+def interactions(tables: str, count: int) -> Examples:
+    """Random pairs, each once, with ratings."""
+    users, items = SIZES[tables]
+    generator = np.random.default_rng(0)
+    pairs = np.unique(generator.integers(0, users * items, count + count // 8))
+    pairs = generator.permutation(pairs)[:count]
+    ratings = generator.integers(1, 6, len(pairs)).astype(np.float32)
+    return torch.from_numpy(pairs // items), torch.from_numpy(pairs % items), torch.from_numpy(ratings)
+
+
+def batches_of(examples: Examples, size: int) -> Iterator[Examples]:
+    """Whole batches in an order drawn anew for each epoch, without end."""
+    while True:
+        order = torch.randperm(len(examples[0]))
+        for start in range(0, len(order) - size + 1, size):
+            rows = order[start : start + size]
+            yield examples[0][rows], examples[1][rows], examples[2][rows]
+
+
+def squared_error(users: torch.Tensor, items: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of dot products and values."""
+    return ((users * items).sum(1) - values).pow(2).mean()
+
+
+def fbgemm(tables: str, dim: int, batch: int) -> Step:
+    """FBGEMM's table-batched embedding with row-wise Adagrad and no framework: the limit of one process."""
+    sides = []
+    for rows in SIZES[tables]:
+        side = SplitTableBatchedEmbeddingBagsCodegen(
+            [(rows, dim, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+            optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+            learning_rate=RATE,
+            eps=1e-8,
+            pooling_mode=PoolingMode.SUM,
+        )
+        side.split_embedding_weights()[0].normal_(0, SPREAD)
+        sides.append(side)
+    offsets = torch.arange(batch + 1)
+
+    def step(examples: Examples) -> None:
+        users, items, values = examples
+        squared_error(sides[0](users, offsets), sides[1](items, offsets), values).backward()
+
+    return step
+
+
+def embedding(
+    tables: str, dim: int, batch: int, sparse: bool, optimizer: Callable[..., torch.optim.Optimizer]
+) -> Step:
+    """`nn.Embedding` with an optimizer of torch's."""
+    sides = nn.ModuleList(nn.Embedding(rows, dim, sparse=sparse) for rows in SIZES[tables])
+    for side in sides.parameters():
+        nn.init.normal_(side, 0, SPREAD)
+    own = optimizer(sides.parameters(), lr=RATE)
+
+    def step(examples: Examples) -> None:
+        users, items, values = examples
+        own.zero_grad()
+        squared_error(sides[0](users), sides[1](items), values).backward()
+        own.step()
+
+    return step
+
+
+def torchrec(tables: str, dim: int, batch: int) -> Step:
+    """The loop of TorchRec's retrieval example: a collection for each tower, sharded, fused row-wise Adagrad."""
+    names = ("user", "item")
+    towers = nn.ModuleDict(
+        {
+            name: EmbeddingBagCollection(
+                tables=[
+                    EmbeddingBagConfig(
+                        name=name, num_embeddings=rows, embedding_dim=dim, feature_names=[name]
+                    )
+                ],
+                device=torch.device("meta"),
+            )
+            for name, rows in zip(names, SIZES[tables], strict=True)
+        }
+    )
+    apply_optimizer_in_backward(RowWiseAdagrad, towers.parameters(), {"lr": RATE, "eps": 1e-8})
+    model = DistributedModelParallel(towers, device=torch.device("cpu"))
+    lengths = torch.ones(batch, dtype=torch.int32)
+
+    def step(examples: Examples) -> None:
+        model.fused_optimizer.zero_grad()
+        pooled = [
+            model.module[name](KeyedJaggedTensor([name], ids, lengths=lengths)).wait()[name]
+            for name, ids in zip(names, examples[:2], strict=True)
+        ]
+        squared_error(pooled[0], pooled[1], examples[2]).backward()
+        model.fused_optimizer.step()
+
+    return step
+
+
+RIVALS: dict[str, Callable[[str, int, int], Step]] = {
+    "FBGEMM, row-wise Adagrad": fbgemm,
+    "sparse Adagrad": partial(embedding, sparse=True, optimizer=torch.optim.Adagrad),
+    "dense Adagrad": partial(embedding, sparse=False, optimizer=torch.optim.Adagrad),
+    "dense Adam": partial(embedding, sparse=False, optimizer=torch.optim.Adam),
+    "dense Adam, fused": partial(embedding, sparse=False, optimizer=partial(torch.optim.Adam, fused=True)),
+    "TorchRec's example": torchrec,
+}
+OURS = {"Shardtower, row-wise Adagrad": "rowwise_adagrad", "Shardtower, Adam": "adam"}
+
+
+def steps_of(batch: int) -> int:
+    """Steps of one repeat."""
+    return min(max(EXAMPLES // batch, FEWEST), MOST)
+
+
+def speed(step: Callable[[], object], batch: int, repeats: int) -> float:
+    """Median examples/s."""
+    for _ in range(3):
+        step()
+    rates = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for _ in range(steps_of(batch)):
+            step()
+        rates.append(steps_of(batch) * batch / (time.perf_counter() - started))
+    return median(rates)
+
+
+def rival_speed(_: World, name: str, tables: str, dim: int, batch: int, repeats: int) -> float:
+    """Examples/s of a rival's loop."""
+    torch.set_num_threads(1)
+    step, source = RIVALS[name](tables, dim, batch), batches_of(interactions(tables, EXAMPLES), batch)
+    return speed(lambda: step(next(source)), batch, repeats)
+
+
+def our_speed(world: World, config: Config, folder: Path, repeats: int) -> float:
+    """Examples/s of our steps over all ranks, batch building included."""
+    torch.set_num_threads(1)
+    dataset = open_dataset(folder)
+    config = with_fixed_values(by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)))
+    parts = assemble(config, dataset, world)
+    source, loss_of = (
+        Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs),
+        make_loss(config),
+    )
+    whole = len(source.rows_of_step(0))
+    numbers = iter(range(10**9))
+
+    def step() -> None:
+        number = next(numbers)
+        batch = source.make(number, world.rank, world.size)
+        set_learning_rates(parts.optimizer, rate_factor(config, number + 1, 10**6))
+        train_step(parts.model, parts.optimizer, batch, loss_of, world, config.optimizer.clip_gradients)
+
+    rows = speed(step, whole, repeats)
+    return rows * source.train.items.size / source.row_count
+
+
+def pointwise(folder: Path, tables: str, dim: int, batch: int, *options: str) -> tuple[Config, Path]:
+    """A configuration of squared errors on random interactions, and their prepared form."""
+    file = folder / f"{tables}.parquet"
+    if not file.exists():
+        users, items, values = (column.numpy() for column in interactions(tables, max(EXAMPLES, 2 * 65_536)))
+        pq.write_table(pa.table({"user_id": users, "item_id": items, "value": values}), file)
+    words = (
+        f"--data.name files --data.format parquet --data.interactions {file} --data.cache {folder} "
+        f"--data.test_size 0.01 --batches.rows interaction --batches.size {batch} --model.dim {dim} --model.similarity dot "
+        f"--model.item_bias false --loss.name mse --optimizer.schedule constant --optimizer.warmup 0 --device cpu"
+    )
+    config = parse_config([*words.split(), *options])
+    return config, prepare_data(config.data)
+
+
+def cells(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A line for each size of tables, width and batch."""
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        for tables, dim in ((tables, dim) for tables in SIZES for dim in DIMS):
+            for batch in BATCHES[tables]:
+                line: dict[str, Any] = {"tables": tables, "dim": dim, "batch": batch}
+                for rival in RIVALS:
+                    if tables == "small" or "dense" not in rival:
+                        line[rival] = run_on_ranks(
+                            1, rival_speed, rival, tables, dim, batch, options.repeats, timeout=600
+                        )[0]
+                for title, optimizer in OURS.items():
+                    if tables == "small" or optimizer != "adam":
+                        config, folder = pointwise(
+                            Path(name), tables, dim, batch, "--optimizer.name", optimizer
+                        )
+                        line[title] = run_on_ranks(
+                            1, our_speed, config, folder, options.repeats, timeout=600
+                        )[0]
+                best = max(line.get(rival, 0) for rival in RIVALS)
+                line["ratio"] = max(line.get(title, 0) for title in OURS) / best
+                found.append(line)
+                print(cell_words(line), flush=True)
+    return found
+
+
+def cell_words(line: dict[str, Any]) -> str:
+    """A cell in words, thousands of examples a second."""
+    speeds = [f"{name} {line[name] / 1e3:,.0f}" for name in (*RIVALS, *OURS) if name in line]
+    return f"{line['tables']} x {line['dim']}, batch {line['batch']:,}: {'; '.join(speeds)}; ratio {line['ratio']:.2f}"
+
+
+def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A line for each width and plan: examples/s at 1 and at 2 ranks, a thread each."""
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        cases = [
+            (title, dim, pointwise(Path(name), "small", dim, 16_384, *words.split()))
+            for dim in (64, 128)
+            for title, words in {
+                "table-wise, row-wise Adagrad": "--optimizer.name rowwise_adagrad",
+                "row-partitioned, row-wise Adagrad": "--optimizer.name rowwise_adagrad --sharding.kind row_partitioned",
+                "data-parallel, Adam": "--optimizer.name adam --sharding.kind data_parallel",
+                "data-parallel, Adagrad": "--optimizer.name adagrad --sharding.kind data_parallel",
+            }.items()
+        ]
+        softmax = parse_config(["--data.name", "ml-1m", "--data.root", options.root, "--device", "cpu"])
+        kinds = [] if not (Path(options.root) / "ml-1m").is_dir() else ["table_wise", "data_parallel"]
+        for kind in kinds:
+            config = parse_config(
+                f"--data.name ml-1m --data.root {options.root} --device cpu --sharding.kind {kind}".split()
+            )
+            cases.append((f"softmax on ml-1m, {kind}", 256, (config, prepare_data(softmax.data))))
+        for title, dim, (config, folder) in cases:
+            one, two = (
+                run_on_ranks(ranks, our_speed, config, folder, options.repeats, timeout=600)[0]
+                for ranks in (1, 2)
+            )
+            found.append({"case": title, "dim": dim, "one": one, "two": two, "ratio": two / one})
+            print(f"{title}, {dim}: {one:,.0f} -> {two:,.0f} examples/s, ratio {two / one:.2f}", flush=True)
+    return found
