@@ -51,17 +51,21 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         log_q: torch.Tensor | None,
         counts: torch.Tensor,
     ) -> torch.Tensor:
-        scores = query @ candidates.T
-        rows = positives[0]
-        of_positives = scores[tuple(positives)]
+        ctx.width = query.shape[1]
+        # On CPU products of rows of odd length, as the column of biases makes them, take up to twice as long,
+        # and so does the product that has the shorter side first.
+        query, candidates = (functional.pad(each, (0, -each.shape[1] % 8)) for each in (query, candidates))
+        scores = candidates @ query.T
+        rows, columns = positives
+        of_positives = scores[columns, rows]
         if log_q is not None:
-            scores -= log_q
-        scores[tuple(known)] = -torch.inf
+            scores -= log_q.unsqueeze(1)
+        scores[known[1], known[0]] = -torch.inf
         # A row that knows every candidate has no largest one.
-        largest = scores.amax(1, keepdim=True).clamp_min_(torch.finfo(scores.dtype).min)
+        largest = scores.amax(0).clamp_min_(torch.finfo(scores.dtype).min)
         masses = scores.sub_(largest).exp_()
-        mass = masses.sum(1)
-        gaps = (mass.log() + largest.squeeze(1))[rows] - of_positives
+        mass = masses.sum(0)
+        gaps = (mass.log() + largest)[rows] - of_positives
         ctx.save_for_backward(query, candidates, positives, gaps, counts, masses, mass)
         return _mean_by_row(functional.softplus(gaps), rows, counts)
 
@@ -71,13 +75,14 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         ctx: Any, *gradients: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         query, candidates, positives, gaps, counts, masses, mass = ctx.saved_tensors
-        rows = positives[0]
+        rows, columns = positives
         # What pulls a positive up pushes the row's negatives down, each by its share of the mass.
         pull = (gradients[0] / counts)[rows] * gaps.sigmoid()
         push = torch.zeros_like(mass).index_add_(0, rows, pull)
-        of_scores = masses * (push / mass.clamp_min(torch.finfo(mass.dtype).tiny)).unsqueeze(1)
-        of_scores.index_put_(tuple(positives), -pull, accumulate=True)
-        return of_scores @ candidates, of_scores.T @ query, None, None, None, None
+        of_scores = masses * (push / mass.clamp_min(torch.finfo(mass.dtype).tiny))
+        of_scores.index_put_((columns, rows), -pull, accumulate=True)
+        of_query, of_candidates = of_scores.T @ candidates, of_scores @ query
+        return of_query[:, : ctx.width], of_candidates[:, : ctx.width], None, None, None, None
 
 
 def bayesian_personalised_ranking(
