@@ -13,7 +13,7 @@ from trainer.data.prepare import prepare_data
 from trainer.options import parse_config
 from trainer.parallel.world import join_world
 from trainer.training.by_size import by_size
-from trainer.training.choose import CUTS, PENALTIES, VALIDATION_SIZE, Choice, Mixture, choose
+from trainer.training.choose import CUTS, VALIDATION_SIZE, WEIGHTS, Choice, Mixture, choose
 from trainer.training.search import MOST_TRIALS, best_of, climb, peak
 
 OPTIONS = (
@@ -81,6 +81,14 @@ def test_everything_open_is_chosen_and_the_figures_tell_why(tmp_path) -> None:
         assert (model.low_rank_weight, model.low_rank_penalty) == (found.weight, best_of(choice.penalties))
 
 
+def test_the_closed_form_alone_tells_its_width_and_mixtures_its_weight(tmp_path) -> None:
+    _, choice = chosen(tmp_path, "--model.temperature", "0.2")
+    assert choice is not None
+    assert list(choice.widths) == [16, 24, 32, 64]  # there are 120 items
+    width = max(choice.widths, key=lambda rank: choice.widths[rank])
+    assert list(choice.mixtures) == [Mixture(), *(Mixture(width, weight) for weight in WEIGHTS)]
+
+
 def test_only_what_is_open_is_chosen(tmp_path) -> None:
     given = ("--model.temperature", "0.3")
     config, choice = chosen(tmp_path, *given, "--model.low_rank", "8")
@@ -88,7 +96,7 @@ def test_only_what_is_open_is_chosen(tmp_path) -> None:
     assert (config.model.temperature, choice.temperatures) == (0.3, {})
     # A width that was given is not chosen away, whatever its weight does.
     assert config.model.low_rank == 8
-    assert {mixture.low_rank for mixture in choice.mixtures} == {8}
+    assert {mixture.low_rank for mixture in choice.mixtures} == set(choice.widths) == {8}
     fixed, nothing = chosen(tmp_path, *given, "--model.low_rank", "0")
     assert nothing is None
     assert (fixed.model.temperature, fixed.model.low_rank) == (0.3, 0)
@@ -125,7 +133,7 @@ def test_the_test_part_is_never_looked_at(tmp_path, monkeypatch) -> None:
 
 
 def test_a_figure_is_the_mean_over_validation_parts_beside_one_test_part(tmp_path) -> None:
-    options = ("--model.temperature", "0.2", "--model.low_rank", "32")
+    options = ("--model.temperature", "0.2", "--model.low_rank", "32", "--model.low_rank_penalty", "100")
     _, choice = chosen(tmp_path, *options)
     assert choice is not None
     config, dataset = opened(tmp_path, *options)
@@ -134,13 +142,29 @@ def test_a_figure_is_the_mean_over_validation_parts_beside_one_test_part(tmp_pat
     with join_world("cpu", "gloo") as world:
         alone = [choose(config, part, world)[1] for part in parts]
     assert choice.users == [users for each in alone if each for users in each.users]
-    # Wherever the climb goes later, it starts here.
-    figure, *others = (each.penalties[PENALTIES[0]] for each in (choice, *alone) if each)
-    assert len(set(others)) == CUTS
-    assert figure == pytest.approx(sum(others) / CUTS)
+    for found in (
+        lambda each: each.widths[32],
+        lambda each: each.mixtures[Mixture(32, WEIGHTS[0])],
+    ):
+        figure, *others = (found(each) for each in (choice, *alone) if each)
+        assert len(set(others)) == CUTS
+        assert figure == pytest.approx(sum(others) / CUTS)
     for part in parts:
         assert np.array_equal(part.test.users, dataset.test.users)
         assert np.array_equal(part.test.items, dataset.test.items)
+
+
+def test_a_single_cut_is_enough_for_the_penalty(tmp_path) -> None:
+    options = ("--model.temperature", "0.2", "--model.low_rank", "32")
+    _, several = chosen(tmp_path, *options)
+    config, _ = opened(tmp_path, *options)
+    config = replace(config, data=replace(config.data, validation_size=VALIDATION_SIZE))
+    with join_world("cpu", "gloo") as world:
+        _, alone = choose(config, open_dataset(prepare_data(config.data)), world)
+    assert several is not None
+    assert alone is not None
+    assert several.penalties == alone.penalties
+    assert several.widths != alone.widths
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """What no size can tell, chosen on validation parts: the temperature, and the closed form with its weight.
 
 Where the configuration is silent, short trainings at different temperatures are compared on a validation
-part, then closed forms of different penalties, then mixtures of the best two. Where there is no validation
-part, the training part is cut once more by the rule of its split; the training proper has all of it. Where
-it is small, close mixtures are told apart by chance on one such cut: there are several, drawn anew.
+part, then closed forms of different penalties and widths, then mixtures of the best two. Where there is no
+validation part, the training part is cut once more by the rule of its split; the training proper has all of
+it. Where it is small, close ones are told apart by chance on one such cut: there are several, drawn anew.
 """
 
 import math
@@ -41,9 +41,9 @@ MOST_USERS = 5000
 """Users measured for one figure."""
 TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(10))
 """First value and ratio of the next."""
-RANKS = (16, 32, 64, 128, 256)
-"""Widths of closed forms, the last one where data are not small."""
-WEIGHTS = (4.0, 16.0, 64.0, 256.0, 1024.0)
+RANKS = (16, 24, 32, 64, 128, 256)
+"""Widths of closed forms, the last one where data are not small; narrow ones differ most from their next."""
+WEIGHTS = (8.0, 32.0, 128.0, 512.0)
 TRIAL_SHARE, TRIAL_STEPS = 4, 160
 """A trial takes a quarter of the epochs, but so many steps: enough for the order of temperatures."""
 
@@ -67,7 +67,8 @@ class Choice:
         metric: its name.
         users: measured of each validation part.
         temperatures: figure by value, on the first validation part.
-        penalties: figure by value, that of its best width; mean over validation parts, as of mixtures.
+        penalties: figure by value, that of its best width, on the first validation part.
+        widths: figure by width of the closed form alone; mean over validation parts, as of mixtures.
         mixtures: figure by mixture.
     """
 
@@ -75,13 +76,14 @@ class Choice:
     users: list[int]
     temperatures: dict[float, float] = field(default_factory=dict)
     penalties: dict[float, float] = field(default_factory=dict)
+    widths: dict[int, float] = field(default_factory=dict)
     mixtures: dict[Mixture, float] = field(default_factory=dict)
 
     def report(self) -> dict[str, Any]:
         """The same as `metrics.json` gives it."""
         mixtures = [vars(mixture) | {self.metric: figure} for mixture, figure in self.mixtures.items()]
-        tried = {"temperatures": self.temperatures, "penalties": self.penalties, "mixtures": mixtures}
-        return {"chosen": {"metric": self.metric, "users": self.users, **tried}}
+        tried = {"temperatures": self.temperatures, "penalties": self.penalties, "widths": self.widths}
+        return {"chosen": {"metric": self.metric, "users": self.users, **tried, "mixtures": mixtures}}
 
 
 def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choice | None]:
@@ -106,7 +108,7 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choi
     if choice.temperatures:
         fixed = _with_model(fixed, temperature=peak(choice.temperatures))
     if _form_is_open(config):
-        choice.penalties, choice.mixtures = world.on_first(
+        choice.penalties, choice.widths, choice.mixtures = world.on_first(
             lambda: _mix(config, bench, [settled(vectors) for vectors in learned])
         )
         fixed = _with_mixture(fixed, choice)
@@ -219,29 +221,41 @@ def _trial(config: Config, cut: _Cut, bench: _Bench) -> Vectors | None:
 
 def _mix(
     config: Config, bench: _Bench, learned: list[Vectors]
-) -> tuple[dict[float, float], dict[Mixture, float]]:
-    """Figures by penalty, and of the learned dims alone and with closed forms beside them; on rank 0."""
+) -> tuple[dict[float, float], dict[int, float], dict[Mixture, float]]:
+    """Figures by penalty, by width, and of the learned dims alone and with the best form; on rank 0."""
     model = config.model
-    data = bench.cuts[0].dataset
+    penalties, widths, forms = _closed_forms(config, bench)
+    # A width that was asked for is not chosen away.
+    mixtures = {Mixture(): bench.figure(learned)} if model.low_rank is None else {}
+    # By the form alone, as the learned dims beside it hide what a width is worth.
+    rank = max(widths, key=lambda width: widths[width])
+    form = [_narrow(each, rank) for each in forms]
+    for weight in WEIGHTS if model.low_rank_weight is None else (model.low_rank_weight,):
+        mixtures[Mixture(rank, weight)] = bench.figure(_side_by_side(learned, form, weight))
+    return penalties, widths, mixtures
+
+
+def _closed_forms(
+    config: Config, bench: _Bench
+) -> tuple[dict[float, float], dict[int, float], list[Vectors]]:
+    """Figures by penalty and, at the best of these, by width; the widest forms of each cut at it."""
+    model, (first, *others) = config.model, bench.cuts
+    data = first.dataset
     widths = RANKS[:-1] if len(data.train) <= FEW_INTERACTIONS else RANKS
     fitting = [rank for rank in widths if rank <= data.item_count] or [RANKS[0]]
     ranks = fitting if model.low_rank is None else [model.low_rank]
-    forms: dict[float, list[Vectors]] = {}
+    forms: dict[float, Vectors] = {}
 
     def score(penalty: float) -> float:
-        forms[penalty] = [_form(cut, ranks[-1], penalty) for cut in bench.cuts]
-        return max(bench.figure(_narrow(forms[penalty], rank)) for rank in ranks)
+        forms[penalty] = _form(first, ranks[-1], penalty)
+        return max(first.figure(_narrow(forms[penalty], rank)) for rank in ranks)
 
     given = model.low_rank_penalty
     penalties = climb(score, *PENALTIES) if given is None else {given: score(given)}
-    # A width that was asked for is not chosen away.
-    mixtures = {Mixture(): bench.figure(learned)} if model.low_rank is None else {}
-    form = forms[best_of(penalties)]
-    for rank in ranks:
-        for weight in WEIGHTS if model.low_rank_weight is None else (model.low_rank_weight,):
-            both = _side_by_side(learned, _narrow(form, rank), weight)
-            mixtures[Mixture(rank, weight)] = bench.figure(both)
-    return penalties, mixtures
+    best = best_of(penalties)
+    chosen = [forms[best], *(_form(cut, ranks[-1], best) for cut in others)]
+    figures = {rank: bench.figure([_narrow(form, rank) for form in chosen]) for rank in ranks}
+    return penalties, figures, chosen
 
 
 def _form(cut: _Cut, rank: int, penalty: float) -> Vectors:
@@ -251,8 +265,9 @@ def _form(cut: _Cut, rank: int, penalty: float) -> Vectors:
     return torch.from_numpy(query), torch.from_numpy(items)
 
 
-def _narrow(forms: list[Vectors], rank: int) -> list[Vectors]:
-    return [(query[:, :rank], items[:, :rank]) for query, items in forms]
+def _narrow(form: Vectors, rank: int) -> Vectors:
+    query, items = form
+    return query[:, :rank], items[:, :rank]
 
 
 def _side_by_side(learned: list[Vectors], forms: list[Vectors], weight: float) -> list[Vectors]:

@@ -35,7 +35,11 @@ def choice_words(decided: dict[str, Any], choice: Choice) -> str:
         f"validation parts of {', '.join(others)} and {last}" if others else f"a validation part of {last}"
     )
     lines = [_wrapped(f"Chosen by {choice.metric} on {users} users: {values}.")]
-    for name, figures in (("temperature", choice.temperatures), ("closed form, penalty", choice.penalties)):
+    for name, figures in (
+        ("temperature", choice.temperatures),
+        ("closed form, penalty", choice.penalties),
+        ("closed form, width", choice.widths),
+    ):
         if figures:
             tried = ", ".join(f"{key:.3g}: {value:.4f}" for key, value in figures.items())
             lines.append(_wrapped(f"  {name} {tried}"))
