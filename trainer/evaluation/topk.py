@@ -1,16 +1,20 @@
 """Exact top-k over the whole catalogue, and which of the ranked items were held out."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.errors import diverged
+from trainer.evaluation.running_best import RunningBest, largest_of_groups, padded_width
 
 ItemLists = tuple[Tensor, Tensor]
 """A list of item rows for each user: lengths (B,) and the concatenated item rows (total,), both integers."""
 
-# Scores that stand in memory at a time: 256 x 8,192 float32 = 8 MiB, small enough for the cache of one core.
+# Scores that stand in memory at a time: 256 x 4,096 float32 = 4 MiB, small enough for the cache of one core.
 USER_BLOCK = 256
-ITEM_BLOCK = 8192
+ITEM_BLOCK = 4096
 
 # Matrix products on CPU sum in another order when a thread gets fewer than four rows, which changes last
 # bits. Filling each product up to a multiple of this (four rows for each of 16 threads) keeps a user's scores
@@ -24,7 +28,7 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
 
     A score is a dot product in float32. Equal scores rank the lower item row first. The result for a user
     does not depend on the other users of the call (on CPU, to the last bit). Beside the arguments and the
-    result, memory is bounded by USER_BLOCK x ITEM_BLOCK scores.
+    result, memory is bounded by a few times USER_BLOCK x ITEM_BLOCK scores.
 
     Args:
         query: (B, D) user vectors.  items: (N, D) item vectors.
@@ -43,12 +47,13 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
         exclude = (rows.new_zeros(len(query)), rows.new_zeros(0))
     users = owners(exclude, len(query), len(items))
     values = exclude[1].long()
+    rank = _CpuRanker(items, k, len(query)) if query.device.type == "cpu" else _SortingRanker(items, k)
     blocks = range(0, len(query), USER_BLOCK)
     bounds = torch.searchsorted(users, torch.tensor([*blocks, len(query)], device=users.device)).tolist()
     for block, start in enumerate(blocks):
         own = slice(start, start + USER_BLOCK)
         left_out = slice(bounds[block], bounds[block + 1])
-        found = _rank(query[own], items, k, users[left_out] - start, values[left_out])
+        found = rank(query[own], users[left_out] - start, values[left_out])
         # A score of minus infinity ranks like an excluded item: only the gap at the end tells of it.
         missing = (found[1] < 0).sum(1) > (k - len(items) + exclude[0][own]).clamp(min=0)
         wrong = ~(found[0][:, 0] < torch.inf) | missing
@@ -111,21 +116,70 @@ def owners(lists: ItemLists, user_count: int, item_count: int) -> Tensor:
     return torch.repeat_interleave(torch.arange(user_count, device=lengths.device), lengths.long())
 
 
-def _rank(query: Tensor, items: Tensor, k: int, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
-    """top_k for one block of users; pair i of `users` (rows of the block) and `excluded` is left out."""
-    count = len(query)
-    query = torch.nn.functional.pad(query, (0, 0, 0, -count % USER_MULTIPLE))
-    best = query.new_full((count, k), -torch.inf)
-    rows = torch.full((count, k), -1, device=query.device)
-    for first in range(0, len(items), ITEM_BLOCK):
-        block = items[first : first + ITEM_BLOCK]
-        scores = (query @ block.T)[:count]
-        inside = (excluded >= first) & (excluded < first + len(block))
-        cells = users[inside] * len(block) + excluded[inside] - first
-        scores.view(-1).index_fill_(0, cells, -torch.inf)
-        block_best, block_rows = best_columns(scores, k)
-        # Earlier blocks hold lower item rows and stand first, so a stable sort keeps the order of ties.
-        best, order = torch.cat([best, block_best], 1).sort(dim=1, descending=True, stable=True)
-        rows = torch.cat([rows, block_rows + first], 1).gather(1, order)[:, :k]
-        best = best[:, :k]
-    return best, rows.masked_fill(best == -torch.inf, -1)
+class _SortingRanker:
+    """top_k for one block of users after another: the best of each block of items are sorted into those before."""
+
+    def __init__(self, items: Tensor, k: int) -> None:
+        self._items, self._k = items, k
+
+    def __call__(self, query: Tensor, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and item rows, (users, k); pair i of `users` (rows of the block) and `excluded` is left out."""
+        best = query.new_full((len(query), self._k), -torch.inf)
+        rows = torch.full((len(query), self._k), -1, device=query.device)
+        for first in range(0, len(self._items), ITEM_BLOCK):
+            block = self._items[first : first + ITEM_BLOCK]
+            scores = query @ block.T
+            _leave_out(scores, first, users, excluded)
+            block_best, block_rows = best_columns(scores, self._k)
+            # Earlier blocks hold lower item rows and stand first, so a stable sort keeps the order of ties.
+            best, order = torch.cat([best, block_best], 1).sort(dim=1, descending=True, stable=True)
+            rows = torch.cat([rows, block_rows + first], 1).gather(1, order)[:, : self._k]
+            best = best[:, : self._k]
+        return best, rows.masked_fill(best == -torch.inf, -1)
+
+
+class _CpuRanker:
+    """The same where sorting would take longer than the scores do: few scores are looked at twice."""
+
+    def __init__(self, items: Tensor, k: int, users: int) -> None:
+        self._items, self._k, self._threads = items, k, torch.get_num_threads()
+        # Laid out once: fresh memory for each product takes as long as the product.
+        rows = -(-min(users, USER_BLOCK) // USER_MULTIPLE) * USER_MULTIPLE
+        self._scores = torch.empty(rows * padded_width(min(len(items), ITEM_BLOCK)))
+        self._pool = ThreadPoolExecutor(self._threads)
+
+    def __call__(self, query: Tensor, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+        count = len(query)
+        query = torch.nn.functional.pad(query, (0, 0, 0, -count % USER_MULTIPLE))
+        share = -(-count // self._threads)
+        parts = [slice(start, min(start + share, count)) for start in range(0, count, share)]
+        best = [RunningBest(part.stop - part.start, self._k) for part in parts]
+        for first in range(0, len(self._items), ITEM_BLOCK):
+            scores = self._block(query, first)[:count]
+            _leave_out(scores, first, users, excluded)
+            largest = largest_of_groups(scores, self._k).numpy()
+
+            def add(number: int, scores=scores.numpy(), largest=largest, first=first) -> None:
+                best[number].add(scores[parts[number]], largest[parts[number]], first)
+
+            # torch's own threads sleep by now.
+            list((map if len(parts) == 1 else self._pool.map)(add, range(len(parts))))
+        found = [each.ranked() for each in best]
+        scores, rows = (torch.from_numpy(np.concatenate(side)) for side in zip(*found, strict=True))
+        diverged = torch.from_numpy(np.concatenate([each.diverged for each in best]))
+        return scores.masked_fill(diverged.unsqueeze(1), torch.nan), rows
+
+    def _block(self, query: Tensor, first: int) -> Tensor:
+        """Scores of a block of items, and minus infinity up to a width that groups divide."""
+        block = self._items[first : first + ITEM_BLOCK]
+        width = padded_width(len(block))
+        scores = self._scores[: len(query) * width].view(len(query), width)
+        torch.mm(query, block.T, out=scores[:, : len(block)])
+        scores[:, len(block) :] = -torch.inf
+        return scores
+
+
+def _leave_out(scores: Tensor, first: int, users: Tensor, excluded: Tensor) -> None:
+    """Put minus infinity where a user's excluded item stands in a contiguous block that begins with item `first`."""
+    inside = (excluded >= first) & (excluded < first + scores.shape[1])
+    scores.view(-1).index_fill_(0, users[inside] * scores.shape[1] + excluded[inside] - first, -torch.inf)
