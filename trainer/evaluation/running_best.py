@@ -8,8 +8,8 @@ that sorting needs no care for equal scores. numpy sorts and partitions by SIMD,
 import numpy as np
 import torch
 
-GROUP = 8
-"""Columns of which only the largest is looked at first."""
+LARGEST_GROUP = 16
+"""Columns of which at most only the largest is looked at first; a power of two."""
 LAST_COLUMN = 2**32 - 1
 _NOTHING = np.int64(np.float32(-np.inf).view(np.int32) ^ 0x7FFFFFFF) << 32
 
@@ -61,12 +61,13 @@ class RunningBest:
         (count, width), groups = scores.shape, largest.shape[1]
         k = self._keys.shape[1]
         above = self._above
-        found = np.flatnonzero(largest > above[:, None])
-        if len(found) > count * k and groups >= k:
+        promising = largest > above[:, None]
+        if groups >= k and np.count_nonzero(promising) > count * k:
             # k groups hold a score that is at least the k-th largest of theirs.
             kth = np.partition(largest, groups - k, axis=1)[:, groups - k]
             above = np.maximum(above, np.nextafter(kth, np.float32(-np.inf)))
-            found = np.flatnonzero(largest > above[:, None])
+            promising = largest > above[:, None]
+        found = np.flatnonzero(promising)
         rows = found // groups
         cells = (found + rows * (width - groups))[:, None] + np.arange(0, width, groups)
         kept = np.flatnonzero(scores.reshape(-1)[cells] > above[rows][:, None])
@@ -93,19 +94,22 @@ class RunningBest:
 
 def padded_width(width: int) -> int:
     """The least width that groups divide, for a block to be filled up with minus infinity."""
-    return -(-width // GROUP) * GROUP
+    return -(-width // LARGEST_GROUP) * LARGEST_GROUP
 
 
 def largest_of_groups(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Largest of columns j, j + groups, j + 2 groups ..., (rows, groups); the scores themselves where k is large.
 
-    Args: scores: (rows, width), width a multiple of `GROUP`.
+    A group has about sqrt(width / k) columns: then there are as many groups as columns in the k best of them.
+
+    Args: scores: (rows, width), see `padded_width`.
     """
     rows, width = scores.shape
-    if 2 * k * GROUP > width:
-        return scores
+    group = LARGEST_GROUP
+    while group > 1 and group * group * k > width:
+        group //= 2
     # Over a middle axis torch reduces many columns at a time.
-    return scores.view(rows, GROUP, width // GROUP).amax(1)
+    return scores.view(rows, group, width // group).amax(1) if group > 1 else scores
 
 
 def _keys(scores: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -12,9 +12,12 @@ from trainer.evaluation.running_best import RunningBest, largest_of_groups, padd
 ItemLists = tuple[Tensor, Tensor]
 """A list of item rows for each user: lengths (B,) and the concatenated item rows (total,), both integers."""
 
-# Scores that stand in memory at a time: 256 x 4,096 float32 = 4 MiB, small enough for the cache of one core.
-USER_BLOCK = 256
+# Scores that stand in memory at a time: 512 x 4,096 float32 = 8 MiB, small enough for the cache of one core.
+USER_BLOCK = 512
 ITEM_BLOCK = 4096
+
+# Users x items that are marked as held out or not at a time: 4 MiB.
+MARKS = 2**22
 
 # Matrix products on CPU sum in another order when a thread gets fewer than four rows, which changes last
 # bits. Filling each product up to a multiple of this (four rows for each of 16 threads) keeps a user's scores
@@ -75,9 +78,19 @@ def hits(rows: Tensor, held_out: ItemLists) -> Tensor:
     """
     values = held_out[1].long()
     width = 1 + int(torch.cat([rows.flatten(), values, values.new_zeros(1)]).max())
-    held = owners(held_out, len(rows), width) * width + values
-    ranked = torch.arange(len(rows), device=rows.device).unsqueeze(1) * width + rows
-    return torch.isin(ranked, held) & (rows >= 0)
+    users = owners(held_out, len(rows), width)
+    found = torch.zeros_like(rows, dtype=torch.bool)
+    block = max(MARKS // width, 1)
+    starts = range(0, len(rows), block)
+    bounds = torch.searchsorted(users, torch.tensor([*starts, len(rows)], device=users.device)).tolist()
+    marks = torch.zeros(min(block, len(rows)), width, dtype=torch.bool, device=rows.device)
+    for number, start in enumerate(starts):
+        ranked, held = rows[start : start + block], slice(bounds[number], bounds[number + 1])
+        cells = (users[held] - start) * width + values[held]
+        marks.view(-1).index_fill_(0, cells, True)
+        found[start : start + block] = marks[: len(ranked)].gather(1, ranked.clamp(min=0)) & (ranked >= 0)
+        marks.view(-1).index_fill_(0, cells, False)
+    return found
 
 
 def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -109,11 +122,10 @@ def owners(lists: ItemLists, user_count: int, item_count: int) -> Tensor:
             f"{len(lengths)} lists of {int(lengths.sum())} items in all with {len(values)} values, "
             f"expected {user_count} lists whose lengths add up to the number of values"
         )
-    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < item_count:
-        raise ValueError(
-            f"item rows from {int(values.min())} to {int(values.max())}, expected 0 to {item_count - 1}"
-        )
-    return torch.repeat_interleave(torch.arange(user_count, device=lengths.device), lengths.long())
+    least, largest = map(int, values.aminmax()) if len(values) else (0, 0)
+    if len(values) and not 0 <= least <= largest < item_count:
+        raise ValueError(f"item rows from {least} to {largest}, expected 0 to {item_count - 1}")
+    return torch.repeat_interleave(lengths.long(), output_size=len(values))
 
 
 class _SortingRanker:
@@ -129,7 +141,9 @@ class _SortingRanker:
         for first in range(0, len(self._items), ITEM_BLOCK):
             block = self._items[first : first + ITEM_BLOCK]
             scores = query @ block.T
-            _leave_out(scores, first, users, excluded)
+            inside = (excluded >= first) & (excluded < first + len(block))
+            cells = users[inside] * len(block) + excluded[inside] - first
+            scores.view(-1).index_fill_(0, cells, -torch.inf)
             block_best, block_rows = best_columns(scores, self._k)
             # Earlier blocks hold lower item rows and stand first, so a stable sort keeps the order of ties.
             best, order = torch.cat([best, block_best], 1).sort(dim=1, descending=True, stable=True)
@@ -149,25 +163,25 @@ class _CpuRanker:
         self._pool = ThreadPoolExecutor(self._threads)
 
     def __call__(self, query: Tensor, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
-        count = len(query)
-        query = torch.nn.functional.pad(query, (0, 0, 0, -count % USER_MULTIPLE))
-        share = -(-count // self._threads)
-        parts = [slice(start, min(start + share, count)) for start in range(0, count, share)]
+        share = -(-len(query) // self._threads)
+        parts = [slice(start, min(start + share, len(query))) for start in range(0, len(query), share)]
         best = [RunningBest(part.stop - part.start, self._k) for part in parts]
+        if missing := -len(query) % USER_MULTIPLE:
+            query = torch.nn.functional.pad(query, (0, 0, 0, missing))
         for first in range(0, len(self._items), ITEM_BLOCK):
-            scores = self._block(query, first)[:count]
-            _leave_out(scores, first, users, excluded)
-            largest = largest_of_groups(scores, self._k).numpy()
-
-            def add(number: int, scores=scores.numpy(), largest=largest, first=first) -> None:
-                best[number].add(scores[parts[number]], largest[parts[number]], first)
-
-            # torch's own threads sleep by now.
-            list((map if len(parts) == 1 else self._pool.map)(add, range(len(parts))))
-        found = [each.ranked() for each in best]
-        scores, rows = (torch.from_numpy(np.concatenate(side)) for side in zip(*found, strict=True))
-        diverged = torch.from_numpy(np.concatenate([each.diverged for each in best]))
-        return scores.masked_fill(diverged.unsqueeze(1), torch.nan), rows
+            scores = self._block(query, first)
+            self._leave_out(scores.numpy(), first, users.numpy(), excluded.numpy())
+            largest = largest_of_groups(scores, self._k)
+            blocks = [(scores[part].numpy(), largest[part].numpy(), first) for part in parts]
+            if len(parts) == 1:
+                best[0].add(*blocks[0])
+            else:
+                list(self._pool.map(RunningBest.add, best, *zip(*blocks, strict=True)))
+        found = [(*each.ranked(), each.diverged) for each in best]
+        scores, rows, diverged = (torch.from_numpy(np.concatenate(one)) for one in zip(*found, strict=True))
+        if diverged.any():
+            scores[diverged] = torch.nan
+        return scores, rows
 
     def _block(self, query: Tensor, first: int) -> Tensor:
         """Scores of a block of items, and minus infinity up to a width that groups divide."""
@@ -178,8 +192,8 @@ class _CpuRanker:
         scores[:, len(block) :] = -torch.inf
         return scores
 
-
-def _leave_out(scores: Tensor, first: int, users: Tensor, excluded: Tensor) -> None:
-    """Put minus infinity where a user's excluded item stands in a contiguous block that begins with item `first`."""
-    inside = (excluded >= first) & (excluded < first + scores.shape[1])
-    scores.view(-1).index_fill_(0, users[inside] * scores.shape[1] + excluded[inside] - first, -torch.inf)
+    def _leave_out(self, scores: np.ndarray, first: int, users: np.ndarray, excluded: np.ndarray) -> None:
+        if len(self._items) > ITEM_BLOCK:
+            inside = np.flatnonzero((excluded >= first) & (excluded < first + ITEM_BLOCK))
+            users, excluded = users[inside], excluded[inside] - first
+        scores.reshape(-1)[users * scores.shape[1] + excluded] = -np.inf
