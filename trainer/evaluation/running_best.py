@@ -1,8 +1,8 @@
 """The best columns of each row of a matrix that comes in blocks of columns: exact selection on CPU.
 
-A score costs little more than its product: what cannot be among a row's k best is passed over by the largest of
-each group of columns. A score and its column are packed into one integer whose order is that of the ranking, so
-that sorting needs no care for equal scores. numpy sorts and partitions by SIMD, which torch.topk does not.
+What cannot be among a row's k best is passed over by the largest score of each group of columns, so that few
+scores are looked at twice. A score and its column are packed into one integer whose order is that of the
+ranking: sorting needs no care for equal scores. numpy sorts and partitions by SIMD; torch.topk does not.
 """
 
 import numpy as np
@@ -17,7 +17,8 @@ _NOTHING = np.int64(np.float32(-np.inf).view(np.int32) ^ 0x7FFFFFFF) << 32
 class RunningBest:
     """The k best columns seen so far, for each of some rows; equal scores rank the lower column first.
 
-    Beside its result it holds as many integers as two blocks have scores, at most.
+    It holds up to twice as many integers as the result, and while a block of equal scores is taken in,
+    several for each of them.
 
     Attributes:
         diverged: (rows,) bool, where a score was NaN or plus infinity. Minus infinity is no score.
@@ -50,7 +51,7 @@ class RunningBest:
             self._merge()
 
     def ranked(self) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (rows, k) float32 and columns (rows, k) int64, best first; -inf and -1 where there are fewer."""
+        """Scores float32 and columns int64, both (rows, k), best first; -inf and -1 where there are fewer."""
         self._merge()
         keys = self._keys[:, ::-1]
         scores = _scores(keys)
@@ -98,11 +99,12 @@ def padded_width(width: int) -> int:
 
 
 def largest_of_groups(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """Largest of columns j, j + groups, j + 2 groups ..., (rows, groups); the scores themselves where k is large.
+    """Largest of columns j, j + groups, j + 2 groups and so on; the scores themselves where k is large.
 
     A group has about sqrt(width / k) columns: then there are as many groups as columns in the k best of them.
 
     Args: scores: (rows, width), see `padded_width`.
+    Returns: (rows, groups).
     """
     rows, width = scores.shape
     group = LARGEST_GROUP

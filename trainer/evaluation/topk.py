@@ -129,13 +129,13 @@ def owners(lists: ItemLists, user_count: int, item_count: int) -> Tensor:
 
 
 class _SortingRanker:
-    """top_k for one block of users after another: the best of each block of items are sorted into those before."""
+    """top_k for one block of users after another: each block of items is sorted into the best before it."""
 
     def __init__(self, items: Tensor, k: int) -> None:
         self._items, self._k = items, k
 
     def __call__(self, query: Tensor, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and item rows, (users, k); pair i of `users` (rows of the block) and `excluded` is left out."""
+        """Scores and item rows, (B, k); pair i of `users` (rows of the block) and `excluded` is left out."""
         best = query.new_full((len(query), self._k), -torch.inf)
         rows = torch.full((len(query), self._k), -1, device=query.device)
         for first in range(0, len(self._items), ITEM_BLOCK):
