@@ -3,16 +3,16 @@
     python -m tests.benchmarks.scale [--rows 100000 1000000 10000000 50000000] [--ranks 1 4] [--json FILE]
 
 Towers with a large table of users and a small one of items train on random ids, uniform and Zipf-like, with
-row-wise Adagrad. Resident bytes are those that a rank added since before its tables were laid out, beside what
-weights and optimizer state take. What a step costs above the smallest table's is shown beside the time in which
-the same number of rows, as random, is read and written in the table with nothing else done. Set OMP_NUM_THREADS=1.
+row-wise Adagrad. Resident bytes are those that a rank added since before its tables were laid out, beside
+weights and optimizer state. What a step costs above the smallest table's stands beside the time in which as
+many random rows are read and written in the table with nothing else done. Set OMP_NUM_THREADS=1. The steps of a
+single rank are timed by the processor's clock, which stands while others have the core.
 """
 
 import argparse
 import json
 import resource
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -61,23 +61,7 @@ def measured(world: World, rows: int, kind: str) -> dict[str, Any]:
     filled = time.perf_counter()
     peak_of_start = _peak() - before
     held = plan.ranks[world.rank].bytes
-    steps = {}
-    for ids in IDS:
-        generator = torch.Generator().manual_seed(world.rank)
-        drawn = [
-            (
-                draw(ids, rows, BATCH // world.size, generator),
-                draw(ids, ITEMS, BATCH // world.size, generator),
-            )
-            for _ in range(WARM_STEPS + STEPS)
-        ]
-        seconds = []
-        for pair in drawn:
-            world.sum(torch.zeros(1))  # every rank is here
-            begun = time.perf_counter()
-            step(model, optimizer, *pair)
-            seconds.append(time.perf_counter() - begun)
-        steps[ids] = median(seconds[WARM_STEPS:])
+    steps = {ids: seconds_of_a_step(world, model, optimizer, rows, ids) for ids in IDS}
     return {
         "lay_out_seconds": laid_out - started,
         "fill_seconds": filled - laid_out,
@@ -87,6 +71,19 @@ def measured(world: World, rows: int, kind: str) -> dict[str, Any]:
         "step_seconds": steps,
         "touch_seconds": {ids: touch(model, ids) for ids in IDS},
     }
+
+
+def seconds_of_a_step(world: World, model: torch.nn.Module, optimizer: Any, rows: int, ids: str) -> float:
+    """Median over steps, each begun by all ranks together."""
+    generator, seconds = torch.Generator().manual_seed(world.rank), []
+    clock = time.process_time if world.size == 1 else time.perf_counter
+    for _ in range(WARM_STEPS + STEPS):
+        users, items = (draw(ids, count, BATCH // world.size, generator) for count in (rows, ITEMS))
+        world.sum(torch.zeros(1))
+        begun = clock()
+        step(model, optimizer, users, items)
+        seconds.append(clock() - begun)
+    return median(seconds[WARM_STEPS:])
 
 
 def draw(ids: str, rows: int, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -122,9 +119,9 @@ def touch(model: torch.nn.Module, ids: str) -> float:
     generator, seconds = torch.Generator().manual_seed(7), []
     for _ in range(WARM_STEPS + STEPS):
         chosen = draw(ids, rows, BATCH, generator)
-        begun = time.perf_counter()
+        begun = time.process_time()
         table.index_copy_(0, chosen, table.index_select(0, chosen))
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.process_time() - begun)
     return median(seconds[WARM_STEPS:])
 
 
@@ -155,9 +152,6 @@ def scale(sizes: list[int], ranks: list[int]) -> list[dict[str, Any]]:
 def show(line: dict[str, Any], each: list[dict[str, Any]], first: list[dict[str, Any]]) -> str:
     """A line and, below it, what a step costs above the smallest table's."""
     fullest = max(each, key=lambda rank: rank["planned"])
-    worst: Callable[[list[dict[str, Any]], str, str], float] = lambda ranks, what, ids: max(
-        rank[what][ids] for rank in ranks
-    )
     text = (
         f"{line['ranks']} ranks  {line['sharding']:<16}{line['rows']:>12,} rows  start "
         f"{max(rank['lay_out_seconds'] + rank['fill_seconds'] for rank in each):6.2f} s  fullest rank "
@@ -165,13 +159,17 @@ def show(line: dict[str, Any], each: list[dict[str, Any]], first: list[dict[str,
         f"added, {fullest['peak_of_start'] / fullest['planned']:.3f} at most"
     )
     for ids in IDS:
-        now, then = (worst(ranks, "step_seconds", ids) for ranks in (each, first))
-        more = worst(each, "touch_seconds", ids) - worst(first, "touch_seconds", ids)
+        now, then = (_longest(ranks, "step_seconds", ids) for ranks in (each, first))
+        more = _longest(each, "touch_seconds", ids) - _longest(first, "touch_seconds", ids)
         text += (
-            f"\n    {ids:<8} step {1e3 * now:7.2f} ms, {now / then:.2f} times the smallest's, {1e3 * (now - then):+.2f} "
-            f"ms; reading and writing its rows alone {1e3 * more:+.2f} ms"
+            f"\n    {ids:<8} step {1e3 * now:7.2f} ms, {now / then:.2f} times the smallest's, "
+            f"{1e3 * (now - then):+.2f} ms; reading and writing its rows alone {1e3 * more:+.2f} ms"
         )
     return text
+
+
+def _longest(each: list[dict[str, Any]], what: str, ids: str) -> float:
+    return max(rank[what][ids] for rank in each)
 
 
 def main() -> None:
