@@ -5,7 +5,7 @@
 Towers with a large table of users and a small one of items train on random ids, uniform and Zipf-like, with
 row-wise Adagrad. Resident bytes are those that a rank added since before its tables were laid out, beside
 weights and optimizer state. What a step costs above the smallest table's stands beside the time in which as
-many random rows are read and written in the table with nothing else done. Set OMP_NUM_THREADS=1. The steps of a
+many random rows are read and written in the table with nothing else done. Set OMP_NUM_THREADS=1. Steps of a
 single rank are timed by the processor's clock, which stands while others have the core.
 """
 
