@@ -281,7 +281,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--k", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--repeats", type=int, default=5, help="rounds, of which the median counts")
     parser.add_argument("--large", action="store_true", help="one evaluation of many users and items")
-    parser.add_argument("--users", type=int, default=10_000, help="of the wider catalogue, or of --large")
+    parser.add_argument("--users", type=int, default=4000, help="of the wider catalogue, or of --large")
     parser.add_argument("--items", type=int, default=50_000, help="of the wider catalogue, or of --large")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     return parser.parse_args()

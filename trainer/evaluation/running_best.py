@@ -63,8 +63,8 @@ class RunningBest:
         k = self._keys.shape[1]
         above = self._above
         promising = largest > above[:, None]
-        if groups >= k and np.count_nonzero(promising) > count * k:
-            # k groups hold a score that is at least the k-th largest of theirs.
+        if np.count_nonzero(promising) > count * k:
+            # There are more than k groups, and k of them hold a score of at least the k-th largest of theirs.
             kth = np.partition(largest, groups - k, axis=1)[:, groups - k]
             above = np.maximum(above, np.nextafter(kth, np.float32(-np.inf)))
             promising = largest > above[:, None]
