@@ -1,6 +1,10 @@
 """Exact top-k over the whole catalogue, and which of the ranked items were held out."""
 
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -31,7 +35,7 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
 
     A score is a dot product in float32. Equal scores rank the lower item row first. The result for a user
     does not depend on the other users of the call (on CPU, to the last bit). Beside the arguments and the
-    result, memory is bounded by a few times USER_BLOCK x ITEM_BLOCK scores.
+    result, memory is bounded by a few times USER_BLOCK x ITEM_BLOCK scores for each thread.
 
     Args:
         query: (B, D) user vectors.  items: (N, D) item vectors.
@@ -43,27 +47,36 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
     """
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1")
-    query, items = query.float(), items.float()
+    query, items = query.detach().float(), items.detach().float()
     scores = torch.full((len(query), k), -torch.inf, device=query.device)
     rows = torch.full((len(query), k), -1, device=query.device)
     if exclude is None:
         exclude = (rows.new_zeros(len(query)), rows.new_zeros(0))
     users = owners(exclude, len(query), len(items))
     values = exclude[1].long()
-    rank = _CpuRanker(items, k, len(query)) if query.device.type == "cpu" else _SortingRanker(items, k)
-    blocks = range(0, len(query), USER_BLOCK)
-    bounds = torch.searchsorted(users, torch.tensor([*blocks, len(query)], device=users.device)).tolist()
-    for block, start in enumerate(blocks):
-        own = slice(start, start + USER_BLOCK)
-        left_out = slice(bounds[block], bounds[block + 1])
-        found = rank(query[own], users[left_out] - start, values[left_out])
-        # A score of minus infinity ranks like an excluded item: only the gap at the end tells of it.
-        missing = (found[1] < 0).sum(1) > (k - len(items) + exclude[0][own]).clamp(min=0)
-        wrong = ~(found[0][:, 0] < torch.inf) | missing
-        if wrong.any():
-            query_row = start + int(wrong.nonzero()[0])
-            raise diverged(f"query {query_row}", "scores are NaN or infinite")
-        scores[own], rows[own] = found
+    on_cpu = query.device.type == "cpu"
+    threads = torch.get_num_threads() if on_cpu else 1
+    rank = _CpuRanker(items, k) if on_cpu else _SortingRanker(items, k)
+    length = min(USER_BLOCK, -(-len(query) // threads // USER_MULTIPLE) * USER_MULTIPLE)
+    own = [slice(start, min(start + length, len(query))) for start in range(0, len(query), max(length, 1))]
+    starts = torch.tensor([block.start for block in own], device=users.device)
+    bounds = [*torch.searchsorted(users, starts).tolist(), len(users)]
+    left_out = [slice(*pair) for pair in pairwise(bounds)]
+    with _workers(min(threads, len(own))) as each:
+        found = each(
+            rank,
+            (query[block] for block in own),
+            (users[part] - block.start for part, block in zip(left_out, own, strict=True)),
+            (values[part] for part in left_out),
+        )
+        for block, (best, best_rows) in zip(own, found, strict=True):
+            # A score of minus infinity ranks like an excluded item: only the gap at the end tells of it.
+            missing = (best_rows < 0).sum(1) > (k - len(items) + exclude[0][block]).clamp(min=0)
+            wrong = ~(best[:, 0] < torch.inf) | missing
+            if wrong.any():
+                query_row = block.start + int(wrong.nonzero()[0])
+                raise diverged(f"query {query_row}", "scores are NaN or infinite")
+            scores[block], rows[block] = best, best_rows
     return scores, rows
 
 
@@ -155,39 +168,34 @@ class _SortingRanker:
 class _CpuRanker:
     """The same where sorting would take longer than the scores do: few scores are looked at twice."""
 
-    def __init__(self, items: Tensor, k: int, users: int) -> None:
-        self._items, self._k, self._threads = items, k, torch.get_num_threads()
-        # Laid out once: fresh memory for each product takes as long as the product.
-        rows = -(-min(users, USER_BLOCK) // USER_MULTIPLE) * USER_MULTIPLE
-        self._scores = torch.empty(rows * padded_width(min(len(items), ITEM_BLOCK)))
-        self._pool = ThreadPoolExecutor(self._threads)
+    def __init__(self, items: Tensor, k: int) -> None:
+        self._items, self._k, self._of_thread = items, k, threading.local()
 
     def __call__(self, query: Tensor, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
-        share = -(-len(query) // self._threads)
-        parts = [slice(start, min(start + share, len(query))) for start in range(0, len(query), share)]
-        best = [RunningBest(part.stop - part.start, self._k) for part in parts]
-        if missing := -len(query) % USER_MULTIPLE:
-            query = torch.nn.functional.pad(query, (0, 0, 0, missing))
+        count = len(query)
+        best = RunningBest(count, self._k)
+        query = (
+            torch.nn.functional.pad(query, (0, 0, 0, -count % USER_MULTIPLE))
+            if count % USER_MULTIPLE
+            else query
+        )
         for first in range(0, len(self._items), ITEM_BLOCK):
-            scores = self._block(query, first)
+            scores = self._block(query, first)[:count]
             self._leave_out(scores.numpy(), first, users.numpy(), excluded.numpy())
-            largest = largest_of_groups(scores, self._k)
-            blocks = [(scores[part].numpy(), largest[part].numpy(), first) for part in parts]
-            if len(parts) == 1:
-                best[0].add(*blocks[0])
-            else:
-                list(self._pool.map(RunningBest.add, best, *zip(*blocks, strict=True)))
-        found = [(*each.ranked(), each.diverged) for each in best]
-        scores, rows, diverged = (torch.from_numpy(np.concatenate(one)) for one in zip(*found, strict=True))
-        if diverged.any():
-            scores[diverged] = torch.nan
+            best.add(scores.numpy(), largest_of_groups(scores, self._k).numpy(), first)
+        scores, rows = map(torch.from_numpy, best.ranked())
+        if best.diverged.any():
+            scores[torch.from_numpy(best.diverged)] = torch.nan
         return scores, rows
 
     def _block(self, query: Tensor, first: int) -> Tensor:
         """Scores of a block of items, and minus infinity up to a width that groups divide."""
         block = self._items[first : first + ITEM_BLOCK]
         width = padded_width(len(block))
-        scores = self._scores[: len(query) * width].view(len(query), width)
+        # Fresh memory for each product would take as long as the product.
+        if not hasattr(self._of_thread, "scores"):
+            self._of_thread.scores = torch.empty((USER_BLOCK + USER_MULTIPLE) * padded_width(ITEM_BLOCK))
+        scores = self._of_thread.scores[: len(query) * width].view(len(query), width)
         torch.mm(query, block.T, out=scores[:, : len(block)])
         scores[:, len(block) :] = -torch.inf
         return scores
@@ -197,3 +205,21 @@ class _CpuRanker:
             inside = np.flatnonzero((excluded >= first) & (excluded < first + ITEM_BLOCK))
             users, excluded = users[inside], excluded[inside] - first
         scores.reshape(-1)[users * scores.shape[1] + excluded] = -np.inf
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Callable[..., Iterable[tuple[Tensor, Tensor]]]]:
+    """`map` in so many threads, each of which computes alone.
+
+    Threads that share one product wait for each other at its end, for long where a core has other work.
+    """
+    if count < 2:
+        yield map
+        return
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # what one thread sets holds for all that start later
