@@ -57,11 +57,7 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
     on_cpu = query.device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
     rank = _CpuRanker(items, k) if on_cpu else _SortingRanker(items, k)
-    length = min(USER_BLOCK, -(-len(query) // threads // USER_MULTIPLE) * USER_MULTIPLE)
-    own = [slice(start, min(start + length, len(query))) for start in range(0, len(query), max(length, 1))]
-    starts = torch.tensor([block.start for block in own], device=users.device)
-    bounds = [*torch.searchsorted(users, starts).tolist(), len(users)]
-    left_out = [slice(*pair) for pair in pairwise(bounds)]
+    own, left_out = _blocks(users, len(query), threads)
     with _workers(min(threads, len(own))) as each:
         found = each(
             rank,
@@ -70,12 +66,7 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
             (values[part] for part in left_out),
         )
         for block, (best, best_rows) in zip(own, found, strict=True):
-            # A score of minus infinity ranks like an excluded item: only the gap at the end tells of it.
-            missing = (best_rows < 0).sum(1) > (k - len(items) + exclude[0][block]).clamp(min=0)
-            wrong = ~(best[:, 0] < torch.inf) | missing
-            if wrong.any():
-                query_row = block.start + int(wrong.nonzero()[0])
-                raise diverged(f"query {query_row}", "scores are NaN or infinite")
+            _check_numbers(best, best_rows, k - len(items) + exclude[0][block], block.start)
             scores[block], rows[block] = best, best_rows
     return scores, rows
 
@@ -141,6 +132,30 @@ def owners(lists: ItemLists, user_count: int, item_count: int) -> Tensor:
     return torch.repeat_interleave(lengths.long(), output_size=len(values))
 
 
+def _blocks(users: Tensor, count: int, threads: int) -> tuple[list[slice], list[slice]]:
+    """Users to be ranked together, and which of the ascending `users` are theirs."""
+    length = min(USER_BLOCK, -(-count // threads // USER_MULTIPLE) * USER_MULTIPLE)
+    own = [slice(start, min(start + length, count)) for start in range(0, count, max(length, 1))]
+    starts = torch.tensor([block.start for block in own], device=users.device)
+    bounds = [*torch.searchsorted(users, starts).tolist(), len(users)]
+    return own, [slice(*pair) for pair in pairwise(bounds)]
+
+
+def _check_numbers(scores: Tensor, rows: Tensor, gaps: Tensor, first: int) -> None:
+    """Refuse scores that are NaN or infinite.
+
+    Args:
+        scores, rows: (B, k), ranked.
+        gaps: (B,) places that excluded items may leave empty, if positive.
+        first: query row of the first user.
+    Raises: DivergedError.
+    """
+    # A score of minus infinity ranks like an excluded item: only the gap at the end tells of it.
+    wrong = ~(scores[:, 0] < torch.inf) | ((rows < 0).sum(1) > gaps.clamp(min=0))
+    if wrong.any():
+        raise diverged(f"query {first + int(wrong.nonzero()[0])}", "scores are NaN or infinite")
+
+
 class _SortingRanker:
     """top_k for one block of users after another: each block of items is sorted into the best before it."""
 
@@ -174,11 +189,8 @@ class _CpuRanker:
     def __call__(self, query: Tensor, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
         count = len(query)
         best = RunningBest(count, self._k)
-        query = (
-            torch.nn.functional.pad(query, (0, 0, 0, -count % USER_MULTIPLE))
-            if count % USER_MULTIPLE
-            else query
-        )
+        if missing := -count % USER_MULTIPLE:
+            query = torch.nn.functional.pad(query, (0, 0, 0, missing))
         for first in range(0, len(self._items), ITEM_BLOCK):
             scores = self._block(query, first)[:count]
             self._leave_out(scores.numpy(), first, users.numpy(), excluded.numpy())
