@@ -109,3 +109,19 @@ def test_the_table_has_means_and_deviations_over_seeds() -> None:
     assert header.split() == ["world", "ndcg@10", "recall@10", "fit,", "s"]
     assert ease.split() == ["ease", "0.4000", "0.2000", "2.50"]
     assert ours.split() == ["ours", "0.5000", "±", "0.1000", "0.2000", "±", "0.1000", "2.00"]
+
+
+def test_whoever_is_timed_in_evaluation_ranks_alike() -> None:
+    pytest.importorskip("faiss")
+    from tests.benchmarks import evaluation
+
+    case = evaluation.made_up(users=40, items=300, dim=8, seen=20, held_out=6)
+    with threadpool_limits(1):
+        timed = evaluation.contestants(case, 10, threads=1)
+        evaluation.check(case, 10, timed)
+        evaluation.notebook_rate(case, 10, repeats=1, threads=1)
+        # A case whose vectors are not those that the rivals have is seen to differ.
+        other = evaluation.made_up(users=40, items=300, dim=12, seen=20, held_out=6)
+        mixed = timed | {"implicit, the same": evaluation.contestants(other, 10, 1)["implicit, the same"]}
+        with pytest.raises(SystemExit, match="by ours and by implicit"):
+            evaluation.check(case, 10, mixed)

@@ -18,7 +18,17 @@ ROOMS = {
         *("world", "pause", "words", "hardware", "plan", "traffic", "capacity", "placement", "planner"),
         *("follow", "state", "optimizer_state", "direct", "shard", "compare_plans", "bars", "svg", "picture"),
     ),
-    "evaluation": ("topk", "metrics", "baselines", "neighbours", "beyond", "compare", "table", "evaluate"),
+    "evaluation": (
+        "running_best",
+        "topk",
+        "metrics",
+        "baselines",
+        "neighbours",
+        "beyond",
+        "compare",
+        "table",
+        "evaluate",
+    ),
     "training": (
         *(
             "stopping",

@@ -7,10 +7,11 @@ import torch
 
 from tests import worlds
 from trainer.model.low_rank import history_vectors, training_towers
+from trainer.parallel.shard import normal_block
 from trainer.parallel.state import table_name
 from trainer.parallel.world import join_world
 from trainer.training.assembly import assemble
-from trainer.training.initial import START_NORM
+from trainer.training.initial import START_NORM, normal_values
 
 TRAIN, WITHHELD = worlds.checkerboard(users=32)
 
@@ -48,3 +49,22 @@ def test_a_training_from_the_closed_form_knows_the_checkerboard_after_one_epoch(
         figures.append(json.loads((run / "metrics.json").read_text())["model"]["ndcg@10"])
     assert figures[0] == 1
     assert figures[1] < 1
+
+
+def test_rows_that_nothing_trains_are_zero_and_others_normal_in_every_block(tmp_path) -> None:
+    train = [(user, item) for user in range(40) for item in range(60) if (user * item) % 7 == 3]
+    dataset = worlds.dataset(tmp_path, train, [(100, 5), (101, 300)])
+    with join_world("cpu") as world:
+        served = assemble(worlds.configured(dataset, *worlds.QUICK), dataset, world).served[0]
+    found = normal_values(dataset, served, 3, 0.1, trains_reserved_item=False)
+    trained = {
+        "user": np.flatnonzero(dataset.known("train").lengths()),
+        "item": np.unique(dataset.train.items),
+    }
+    for table, rows in trained.items():
+        for block in (slice(0, 16), slice(16, 48), slice(48, 64)):
+            numbers = np.arange(block.start, block.stop)
+            expected = normal_block(3, table, block, 8, 0.1)
+            expected[torch.from_numpy(np.isin(numbers, rows, invert=True))] = 0
+            assert torch.equal(found[table](block), expected)
+        assert 0 < len(rows) < 64

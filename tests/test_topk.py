@@ -150,7 +150,9 @@ def test_hits_are_the_held_out_items_of_the_same_user():
     assert found.tolist() == [[True, False, True], [False, True, False], [False, False, False]]
 
 
-def test_hits_equal_set_membership():
+@pytest.mark.parametrize("marks", [1, 100, 2**22])
+def test_hits_equal_set_membership(monkeypatch, marks):
+    monkeypatch.setattr(topk, "MARKS", marks)
     generator = torch.Generator().manual_seed(1)
     rows = torch.stack([torch.randperm(40, generator=generator)[:10] for _ in range(200)])
     held_out = [torch.randperm(40, generator=generator)[: user % 20].tolist() for user in range(200)]

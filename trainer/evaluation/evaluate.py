@@ -4,11 +4,14 @@ Every rank computes tower vectors; rank 0 receives the item matrix once and the 
 time, so that its memory is the item matrix and one chunk. The figures do not depend on the world size.
 """
 
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from trainer.data.dataset import Dataset
 from trainer.data.features import Ragged
@@ -24,6 +27,9 @@ from trainer.parallel.world import World
 
 LOW_RANK = 128
 """Width of the closed-form two-tower as a baseline, or the catalogue's where that is smaller."""
+
+QUIET_SECONDS, SECONDS_BETWEEN_LINES = 2, 60
+"""How long an evaluation runs before a bar is shown; seconds between lines where there is no terminal."""
 
 Ranker = Callable[[np.ndarray, ItemLists], torch.Tensor]
 """User rows (B,) and the items that each must not get -> their lists, (B, k)."""
@@ -95,7 +101,7 @@ def evaluate(
     rankers = {name: _ranker(name, dataset, protocol) for name in protocol.baselines if world.is_first}
     against = _background(dataset, users) if protocol.beyond and world.is_first else None
     figures: dict[str, _Figures] = {}
-    for start in range(0, len(users), protocol.chunk):
+    for start in _shown(range(0, len(users), protocol.chunk), len(users), world.is_first):
         rows = users[start : start + protocol.chunk]
         ranked = _rank(served, items, rows, known, world, protocol)
         if ranked is None:
@@ -139,6 +145,21 @@ def measured_users(dataset: Dataset, protocol: Protocol) -> np.ndarray:
     for name in protocol.baselines:
         check_size(name, dataset.item_count)
     return users
+
+
+def _shown(starts: range, users: int, active: bool) -> Iterator[int]:
+    """The chunks' first users, with a bar on a terminal and otherwise a line now and then, both on stderr."""
+    begun = said = time.monotonic()
+    on_terminal = active and sys.stderr.isatty()
+    with tqdm(total=users, unit="user", delay=QUIET_SECONDS, disable=not on_terminal, leave=False) as bar:
+        for start in starts:
+            now = time.monotonic()
+            if active and not on_terminal and now - said >= SECONDS_BETWEEN_LINES:
+                left = (now - begun) / start * (users - start)
+                print(f"{start:,} of {users:,} users ranked, {left:,.0f} s left", file=sys.stderr, flush=True)
+                said = now
+            yield start
+            bar.update(min(starts.step, users - start))
 
 
 class _Figures:

@@ -1,16 +1,27 @@
 """Exact top-k over the whole catalogue, and which of the ranked items were held out."""
 
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.errors import diverged
+from trainer.evaluation.running_best import RunningBest, largest_of_groups, padded_width
 
 ItemLists = tuple[Tensor, Tensor]
 """A list of item rows for each user: lengths (B,) and the concatenated item rows (total,), both integers."""
 
-# Scores that stand in memory at a time: 256 x 8,192 float32 = 8 MiB, small enough for the cache of one core.
-USER_BLOCK = 256
-ITEM_BLOCK = 8192
+# Scores that stand in memory at a time: 512 x 4,096 float32 = 8 MiB, small enough for the cache of one core.
+USER_BLOCK = 512
+ITEM_BLOCK = 4096
+
+# Users x items that are marked as held out or not at a time: 4 MiB.
+MARKS = 2**22
 
 # Matrix products on CPU sum in another order when a thread gets fewer than four rows, which changes last
 # bits. Filling each product up to a multiple of this (four rows for each of 16 threads) keeps a user's scores
@@ -24,7 +35,7 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
 
     A score is a dot product in float32. Equal scores rank the lower item row first. The result for a user
     does not depend on the other users of the call (on CPU, to the last bit). Beside the arguments and the
-    result, memory is bounded by USER_BLOCK x ITEM_BLOCK scores.
+    result, memory is bounded by a few times USER_BLOCK x ITEM_BLOCK scores for each thread.
 
     Args:
         query: (B, D) user vectors.  items: (N, D) item vectors.
@@ -36,26 +47,27 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
     """
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1")
-    query, items = query.float(), items.float()
+    query, items = query.detach().float(), items.detach().float()
     scores = torch.full((len(query), k), -torch.inf, device=query.device)
     rows = torch.full((len(query), k), -1, device=query.device)
     if exclude is None:
         exclude = (rows.new_zeros(len(query)), rows.new_zeros(0))
     users = owners(exclude, len(query), len(items))
     values = exclude[1].long()
-    blocks = range(0, len(query), USER_BLOCK)
-    bounds = torch.searchsorted(users, torch.tensor([*blocks, len(query)], device=users.device)).tolist()
-    for block, start in enumerate(blocks):
-        own = slice(start, start + USER_BLOCK)
-        left_out = slice(bounds[block], bounds[block + 1])
-        found = _rank(query[own], items, k, users[left_out] - start, values[left_out])
-        # A score of minus infinity ranks like an excluded item: only the gap at the end tells of it.
-        missing = (found[1] < 0).sum(1) > (k - len(items) + exclude[0][own]).clamp(min=0)
-        wrong = ~(found[0][:, 0] < torch.inf) | missing
-        if wrong.any():
-            query_row = start + int(wrong.nonzero()[0])
-            raise diverged(f"query {query_row}", "scores are NaN or infinite")
-        scores[own], rows[own] = found
+    on_cpu = query.device.type == "cpu"
+    threads = torch.get_num_threads() if on_cpu else 1
+    rank = _CpuRanker(items, k) if on_cpu else _SortingRanker(items, k)
+    own, left_out = _blocks(users, len(query), threads)
+    with _workers(min(threads, len(own))) as each:
+        found = each(
+            rank,
+            (query[block] for block in own),
+            (users[part] - block.start for part, block in zip(left_out, own, strict=True)),
+            (values[part] for part in left_out),
+        )
+        for block, (best, best_rows) in zip(own, found, strict=True):
+            _check_numbers(best, best_rows, k - len(items) + exclude[0][block], block.start)
+            scores[block], rows[block] = best, best_rows
     return scores, rows
 
 
@@ -70,9 +82,19 @@ def hits(rows: Tensor, held_out: ItemLists) -> Tensor:
     """
     values = held_out[1].long()
     width = 1 + int(torch.cat([rows.flatten(), values, values.new_zeros(1)]).max())
-    held = owners(held_out, len(rows), width) * width + values
-    ranked = torch.arange(len(rows), device=rows.device).unsqueeze(1) * width + rows
-    return torch.isin(ranked, held) & (rows >= 0)
+    users = owners(held_out, len(rows), width)
+    found = torch.zeros_like(rows, dtype=torch.bool)
+    block = max(MARKS // width, 1)
+    starts = range(0, len(rows), block)
+    bounds = torch.searchsorted(users, torch.tensor([*starts, len(rows)], device=users.device)).tolist()
+    marks = torch.zeros(min(block, len(rows)), width, dtype=torch.bool, device=rows.device)
+    for number, start in enumerate(starts):
+        ranked, held = rows[start : start + block], slice(bounds[number], bounds[number + 1])
+        cells = (users[held] - start) * width + values[held]
+        marks.view(-1).index_fill_(0, cells, True)
+        found[start : start + block] = marks[: len(ranked)].gather(1, ranked.clamp(min=0)) & (ranked >= 0)
+        marks.view(-1).index_fill_(0, cells, False)
+    return found
 
 
 def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -104,28 +126,112 @@ def owners(lists: ItemLists, user_count: int, item_count: int) -> Tensor:
             f"{len(lengths)} lists of {int(lengths.sum())} items in all with {len(values)} values, "
             f"expected {user_count} lists whose lengths add up to the number of values"
         )
-    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < item_count:
-        raise ValueError(
-            f"item rows from {int(values.min())} to {int(values.max())}, expected 0 to {item_count - 1}"
-        )
-    return torch.repeat_interleave(torch.arange(user_count, device=lengths.device), lengths.long())
+    least, largest = map(int, values.aminmax()) if len(values) else (0, 0)
+    if len(values) and not 0 <= least <= largest < item_count:
+        raise ValueError(f"item rows from {least} to {largest}, expected 0 to {item_count - 1}")
+    return torch.repeat_interleave(lengths.long(), output_size=len(values))
 
 
-def _rank(query: Tensor, items: Tensor, k: int, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
-    """top_k for one block of users; pair i of `users` (rows of the block) and `excluded` is left out."""
-    count = len(query)
-    query = torch.nn.functional.pad(query, (0, 0, 0, -count % USER_MULTIPLE))
-    best = query.new_full((count, k), -torch.inf)
-    rows = torch.full((count, k), -1, device=query.device)
-    for first in range(0, len(items), ITEM_BLOCK):
-        block = items[first : first + ITEM_BLOCK]
-        scores = (query @ block.T)[:count]
-        inside = (excluded >= first) & (excluded < first + len(block))
-        cells = users[inside] * len(block) + excluded[inside] - first
-        scores.view(-1).index_fill_(0, cells, -torch.inf)
-        block_best, block_rows = best_columns(scores, k)
-        # Earlier blocks hold lower item rows and stand first, so a stable sort keeps the order of ties.
-        best, order = torch.cat([best, block_best], 1).sort(dim=1, descending=True, stable=True)
-        rows = torch.cat([rows, block_rows + first], 1).gather(1, order)[:, :k]
-        best = best[:, :k]
-    return best, rows.masked_fill(best == -torch.inf, -1)
+def _blocks(users: Tensor, count: int, threads: int) -> tuple[list[slice], list[slice]]:
+    """Users to be ranked together, and which of the ascending `users` are theirs."""
+    length = min(USER_BLOCK, -(-count // threads // USER_MULTIPLE) * USER_MULTIPLE)
+    own = [slice(start, min(start + length, count)) for start in range(0, count, max(length, 1))]
+    starts = torch.tensor([block.start for block in own], device=users.device)
+    bounds = [*torch.searchsorted(users, starts).tolist(), len(users)]
+    return own, [slice(*pair) for pair in pairwise(bounds)]
+
+
+def _check_numbers(scores: Tensor, rows: Tensor, gaps: Tensor, first: int) -> None:
+    """Refuse scores that are NaN or infinite.
+
+    Args:
+        scores, rows: (B, k), ranked.
+        gaps: (B,) places that excluded items may leave empty, if positive.
+        first: query row of the first user.
+    Raises: DivergedError.
+    """
+    # A score of minus infinity ranks like an excluded item: only the gap at the end tells of it.
+    wrong = ~(scores[:, 0] < torch.inf) | ((rows < 0).sum(1) > gaps.clamp(min=0))
+    if wrong.any():
+        raise diverged(f"query {first + int(wrong.nonzero()[0])}", "scores are NaN or infinite")
+
+
+class _SortingRanker:
+    """top_k for one block of users after another: each block of items is sorted into the best before it."""
+
+    def __init__(self, items: Tensor, k: int) -> None:
+        self._items, self._k = items, k
+
+    def __call__(self, query: Tensor, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and item rows, (B, k); pair i of `users` (rows of the block) and `excluded` is left out."""
+        best = query.new_full((len(query), self._k), -torch.inf)
+        rows = torch.full((len(query), self._k), -1, device=query.device)
+        for first in range(0, len(self._items), ITEM_BLOCK):
+            block = self._items[first : first + ITEM_BLOCK]
+            scores = query @ block.T
+            inside = (excluded >= first) & (excluded < first + len(block))
+            cells = users[inside] * len(block) + excluded[inside] - first
+            scores.view(-1).index_fill_(0, cells, -torch.inf)
+            block_best, block_rows = best_columns(scores, self._k)
+            # Earlier blocks hold lower item rows and stand first, so a stable sort keeps the order of ties.
+            best, order = torch.cat([best, block_best], 1).sort(dim=1, descending=True, stable=True)
+            rows = torch.cat([rows, block_rows + first], 1).gather(1, order)[:, : self._k]
+            best = best[:, : self._k]
+        return best, rows.masked_fill(best == -torch.inf, -1)
+
+
+class _CpuRanker:
+    """The same where sorting would take longer than the scores do: few scores are looked at twice."""
+
+    def __init__(self, items: Tensor, k: int) -> None:
+        self._items, self._k, self._of_thread = items, k, threading.local()
+
+    def __call__(self, query: Tensor, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+        count = len(query)
+        best = RunningBest(count, self._k)
+        if missing := -count % USER_MULTIPLE:
+            query = torch.nn.functional.pad(query, (0, 0, 0, missing))
+        for first in range(0, len(self._items), ITEM_BLOCK):
+            scores = self._block(query, first)[:count]
+            self._leave_out(scores.numpy(), first, users.numpy(), excluded.numpy())
+            best.add(scores.numpy(), largest_of_groups(scores, self._k).numpy(), first)
+        scores, rows = map(torch.from_numpy, best.ranked())
+        if best.diverged.any():
+            scores[torch.from_numpy(best.diverged)] = torch.nan
+        return scores, rows
+
+    def _block(self, query: Tensor, first: int) -> Tensor:
+        """Scores of a block of items, and minus infinity up to a width that groups divide."""
+        block = self._items[first : first + ITEM_BLOCK]
+        width = padded_width(len(block))
+        # Fresh memory for each product would take as long as the product.
+        if not hasattr(self._of_thread, "scores"):
+            self._of_thread.scores = torch.empty((USER_BLOCK + USER_MULTIPLE) * padded_width(ITEM_BLOCK))
+        scores = self._of_thread.scores[: len(query) * width].view(len(query), width)
+        torch.mm(query, block.T, out=scores[:, : len(block)])
+        scores[:, len(block) :] = -torch.inf
+        return scores
+
+    def _leave_out(self, scores: np.ndarray, first: int, users: np.ndarray, excluded: np.ndarray) -> None:
+        if len(self._items) > ITEM_BLOCK:
+            inside = np.flatnonzero((excluded >= first) & (excluded < first + ITEM_BLOCK))
+            users, excluded = users[inside], excluded[inside] - first
+        scores.reshape(-1)[users * scores.shape[1] + excluded] = -np.inf
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Callable[..., Iterable[tuple[Tensor, Tensor]]]]:
+    """`map` in so many threads, each of which computes alone.
+
+    Threads that share one product wait for each other at its end, for long where a core has other work.
+    """
+    if count < 2:
+        yield map
+        return
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # what one thread sets holds for all that start later
