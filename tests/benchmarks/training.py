@@ -279,7 +279,7 @@ def cell_words(line: dict[str, Any]) -> str:
 
 
 def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A line for each loss, width and optimizer: examples/s of a rank, and of two by plan; a thread a rank."""
+    """A line for each case: examples/s of one rank, and of two by plan; a thread a rank."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for case, config, prepared in scaling_cases(Path(folder), options.root):
