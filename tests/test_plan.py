@@ -1,6 +1,7 @@
 """Sharding plans, made without a process group."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,5 @@ def test_tables_that_do_not_fit_are_refused_in_one_line(sharding: str) -> None:
     ) as error:
         layouts.planned(model, sharding, 2, "sgd")
     assert "\n" not in str(error.value)
+    copy = pickle.loads(pickle.dumps(error.value))  # as it goes to other ranks
+    assert (str(copy), vars(copy)) == (str(error.value), vars(error.value))

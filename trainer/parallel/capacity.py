@@ -29,6 +29,10 @@ class TooLargeError(ConfigError):
         super().__init__(message)
         self.total, self.available, self.largest = total, available, largest
 
+    def __reduce__(self) -> tuple[type["TooLargeError"], tuple[str, int, int, tuple[str, int]]]:
+        """For the way to other ranks, which would make it anew from the message alone."""
+        return type(self), (str(self), self.total, self.available, self.largest)
+
 
 def capacity(hardware: Hardware, local_world_size: int) -> int:
     """Bytes that tables may take on one rank."""
