@@ -60,7 +60,7 @@ def _pool(config: GroupedEmbeddingConfig, kernel: Kernel, features: KeyedJaggedT
     names, keys = config.feature_names(), features.keys()
     mine = features if names == keys else features.permute([keys.index(name) for name in names])
     if isinstance(kernel, BatchedDenseEmbeddingBag) and bool((mine.lengths() == 1).all()):
-        return _rows(config, kernel.emb_module.weights, mine.values().view(len(names), -1))
+        return _rows(config, kernel.emb_module.weights, mine.values().view(len(names), mine.stride()))
     return kernel.emb_module(mine.values().long(), mine.offsets().long())
 
 
