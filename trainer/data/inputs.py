@@ -71,17 +71,26 @@ def keyed_jagged(
         instead: bags of these very rows that stand in for those of `inputs`, by feature.
     Returns: stride b, keys in the order of `inputs`.
     """
-    ones = np.ones(len(rows), np.int64)
-    found = {
-        table: bags.take(rows) if isinstance(bags, Ragged) else (ones, bags[rows])
-        for table, bags in inputs.items()
-        if instead is None or table not in instead
-    } | dict(instead or {})
-    parts = [found[table] for table in inputs]
+    given = instead or {}
+    bags = {
+        table: given[table] if table in given else column.take(rows)
+        for table, column in inputs.items()
+        if table in given or isinstance(column, Ragged)
+    }
+    sizes = [len(bags[table][1]) if table in bags else len(rows) for table in inputs]
+    values = np.empty(sum(sizes), np.int64)
+    lengths = np.ones((len(inputs), len(rows)), np.int32)
+    ends = np.cumsum(sizes)
+    for number, (table, column) in enumerate(inputs.items()):
+        place = slice(ends[number] - sizes[number], ends[number])
+        if table in given or isinstance(column, Ragged):
+            lengths[number], values[place] = bags[table]
+        else:
+            values[place] = column[rows]
     return KeyedJaggedTensor(
         keys=list(inputs),
-        values=torch.from_numpy(np.concatenate([values for _, values in parts]).astype(np.int64)),
-        lengths=torch.from_numpy(np.concatenate([lengths for lengths, _ in parts]).astype(np.int32)),
+        values=torch.from_numpy(values),
+        lengths=torch.from_numpy(lengths).view(-1),
         stride=len(rows),
     )
 

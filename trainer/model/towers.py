@@ -90,7 +90,10 @@ class Tower(nn.Module):
     def _pooled(self, inputs: KeyedJaggedTensor) -> dict[str, torch.Tensor]:
         """Sum of each feature's rows, (B, width of its table)."""
         if not self.cut:
-            return self.embeddings(inputs).to_dict()
+            pooled = self.embeddings(inputs)
+            names = pooled.keys()
+            # To part vectors that stand alone would cost a copy of their gradient.
+            return {names[0]: pooled.values()} if len(names) == 1 else pooled.to_dict()
         pooled = self.embeddings(split_by_rows(inputs, self.cut)).to_dict()
         for name, (parts, _) in self.cut.items():
             vectors = [pooled[f"{name}{MARK}{number}"] for number in range(parts)]

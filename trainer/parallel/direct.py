@@ -1,21 +1,25 @@
-"""Lookups without an exchange, where one rank on a CPU has all tables.
+"""Lookups without an exchange, where a rank on a CPU has all tables: as the only rank, or as copies.
 
-TorchRec's way through a sharded collection (permute, split, exchange, wait, split again) is made for many
-ranks and costs the same few milliseconds where there is nobody to exchange with: more than the lookups of a
-small step themselves. Parameters, optimizers and states are TorchRec's own in either case.
+TorchRec's way through a sharded collection (permute, split, exchange, wait, split again) is made for tables
+that lie elsewhere and costs the same few milliseconds where they do not: more than the lookups of a small
+step themselves. Parameters, optimizers and states are TorchRec's own in either case.
 """
 
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
-from torch.nn import functional
+import torch.distributed as dist
+from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
 from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingBag, BatchedFusedEmbeddingBag
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.sharding.dp_sharding import DpPooledEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
+COPIES = ShardingType.DATA_PARALLEL.value
 Kernel: TypeAlias = BatchedDenseEmbeddingBag | BatchedFusedEmbeddingBag
 """TorchRec's kernels of tables in memory."""
 
@@ -32,27 +36,45 @@ class DirectSharder(EmbeddingBagCollectionSharder):
         module_fqn: str | None = None,
     ) -> ShardedEmbeddingBagCollection:
         """The module laid over the ranks as TorchRec's own sharder does it."""
-        # Others have columns to be joined, or a wrapper of their own that counts what passes through it.
-        whole = all(each.sharding_type == ShardingType.TABLE_WISE.value for each in params.values())
-        alone = env.world_size == 1 and device is not None and device.type == "cpu"
-        kind = _DirectCollection if alone and whole else ShardedEmbeddingBagCollection
+        kinds = {each.sharding_type for each in params.values()}
+        on_cpu = device is not None and device.type == "cpu"
+        # Under other plans there are columns to be joined, even on one rank.
+        here = kinds == {COPIES} or (env.world_size == 1 and kinds <= {COPIES, ShardingType.TABLE_WISE.value})
+        kind = _DirectCollection if on_cpu and here else ShardedEmbeddingBagCollection
         return kind(module, params, env, fused_params=self.fused_params, device=device, module_fqn=module_fqn)
 
 
 class _DirectCollection(ShardedEmbeddingBagCollection):
     """A sharded collection all of whose tables are here, each in one piece."""
 
+    def init_data_parallel(self) -> None:
+        """Have the gradients of copies summed over ranks as soon as they are known, and divided as DDP does."""
+        for sharding, lookup in zip(self._embedding_shardings, self._lookups, strict=True):
+            if isinstance(sharding, DpPooledEmbeddingSharding):
+                object.__setattr__(lookup, "module", lookup)  # TorchRec unwraps DDP without asking
+        for _, kernel in self._groups() if self._env.world_size > 1 else []:
+            weights = cast(torch.Tensor, kernel.emb_module.weights)
+            weights.register_post_accumulate_grad_hook(partial(_average, self._env))
+
     def forward(self, *input: KeyedJaggedTensor, **_: Any) -> Any:
         """Pooled embeddings of each feature as a `KeyedTensor`, (stride, sum of widths)."""
         (features,) = input
-        groups: list[tuple[GroupedEmbeddingConfig, Kernel]] = [
+        pooled = [_pool(config, kernel, features) for config, kernel in self._groups()]
+        values = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+        return KeyedTensor(self._embedding_names, self._embedding_dims, values)
+
+    def _groups(self) -> list[tuple[GroupedEmbeddingConfig, Kernel]]:
+        return [
             group
             for lookup in cast(list[GroupedPooledEmbeddingsLookup], [*self._lookups])
             for group in zip(lookup.grouped_configs, cast(list[Kernel], lookup._emb_modules), strict=True)
         ]
-        pooled = [_pool(config, kernel, features) for config, kernel in groups]
-        values = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
-        return KeyedTensor(self._embedding_names, self._embedding_dims, values)
+
+
+def _average(env: ShardingEnv, weights: torch.Tensor) -> None:
+    assert weights.grad is not None
+    dist.all_reduce(weights.grad, group=env.process_group)
+    weights.grad /= env.world_size
 
 
 def _pool(config: GroupedEmbeddingConfig, kernel: Kernel, features: KeyedJaggedTensor) -> torch.Tensor:
@@ -60,23 +82,46 @@ def _pool(config: GroupedEmbeddingConfig, kernel: Kernel, features: KeyedJaggedT
     names, keys = config.feature_names(), features.keys()
     mine = features if names == keys else features.permute([keys.index(name) for name in names])
     if isinstance(kernel, BatchedDenseEmbeddingBag) and bool((mine.lengths() == 1).all()):
-        return _rows(config, kernel.emb_module.weights, mine.values().view(len(names), mine.stride()))
+        shapes = [(table.local_rows, table.local_cols) for table in config.embedding_tables]
+        ids = mine.values().view(len(names), mine.stride())
+        return _Rows.apply(kernel.emb_module.weights, ids, shapes)
     return kernel.emb_module(mine.values().long(), mine.offsets().long())
 
 
-def _rows(config: GroupedEmbeddingConfig, weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """The row that each id names: torch's own lookup, whose gradient costs less than that of bags.
+class _Rows(torch.autograd.Function):
+    """The row that each id names; its gradient costs a fraction of that of bags, or of torch's own lookup."""
 
-    Args:
-        weights: of all tables of the group, flat and one after another.
-        ids: (features, stride) rows.
-    """
-    shapes = [(table.local_rows, table.local_cols) for table in config.embedding_tables]
-    tables = weights.split([rows * columns for rows, columns in shapes])
-    return torch.cat(
-        [
-            functional.embedding(rows, table.view(shape))
-            for rows, table, shape in zip(ids, tables, shapes, strict=True)
-        ],
-        dim=1,
-    )
+    @staticmethod
+    def forward(
+        ctx: Any, weights: torch.Tensor, ids: torch.Tensor, shapes: list[tuple[int, int]]
+    ) -> torch.Tensor:
+        """Rows of all tables side by side, (stride, sum of widths).
+
+        Args:
+            weights: of all tables, flat and one after another.
+            ids: (tables, stride) rows.
+            shapes: rows and width of each table.
+        """
+        ctx.save_for_backward(ids)
+        ctx.shapes, ctx.size = shapes, weights.numel()
+        found = [
+            table.index_select(0, rows) for table, rows in zip(_tables(weights, shapes), ids, strict=True)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]  # the decorator hides the name of `ctx`
+        ctx: Any, *gradients: torch.Tensor
+    ) -> tuple[torch.Tensor, None, None]:
+        (ids,) = ctx.saved_tensors
+        total = gradients[0].new_zeros(ctx.size)
+        parts = gradients[0].split([width for _, width in ctx.shapes], dim=1)
+        for table, rows, part in zip(_tables(total, ctx.shapes), ids, parts, strict=True):
+            table.index_add_(0, rows, part)
+        return total, None, None
+
+
+def _tables(flat: torch.Tensor, shapes: list[tuple[int, int]]) -> list[torch.Tensor]:
+    parts = flat.split([rows * width for rows, width in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

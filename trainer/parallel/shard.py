@@ -103,6 +103,22 @@ def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:
         group["lr"] = group["peak_lr"] * factor
 
 
+def zero_gradients(optimizer: CombinedOptimizer) -> None:
+    """Begin a step: no gradients yet, and fused kernels know their learning rates."""
+    for _, keyed in optimizer.optimizers:
+        keyed._optimizer.zero_grad() if isinstance(keyed, KeyedOptimizerWrapper) else keyed.zero_grad()
+
+
+def update(optimizer: CombinedOptimizer) -> None:
+    """End a step: dense optimizers update their parameters; fused kernels have done so.
+
+    TorchRec's wrappers, which have nothing to add, would take as long as the lookups of a small step.
+    """
+    for _, keyed in optimizer.optimizers:
+        if isinstance(keyed, KeyedOptimizerWrapper):
+            keyed._optimizer.step()
+
+
 def clip_gradients(model: nn.Module, largest_norm: float) -> None:
     """Scale the gradients of dense layers down to a common L2 norm of at most `largest_norm`.
 
@@ -188,7 +204,10 @@ def _keyed(
     optimizer: Callable[..., torch.optim.Optimizer],
     options: dict[str, Any],
 ) -> KeyedOptimizer:
-    groups = [{"params": [value], "lr": learning_rates[key]} for key, value in parameters.items()]
+    by_rate: dict[float, list[nn.Parameter]] = {}
+    for key, value in parameters.items():
+        by_rate.setdefault(learning_rates[key], []).append(value)
+    groups = [{"params": values, "lr": rate} for rate, values in by_rate.items()]
     return KeyedOptimizerWrapper(parameters, lambda _: optimizer(groups, **options))
 
 

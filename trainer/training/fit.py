@@ -13,7 +13,13 @@ from trainer.data.dataset import Dataset
 from trainer.evaluation.evaluate import Evaluation, Protocol, evaluate
 from trainer.model import losses
 from trainer.parallel.pause import Pause
-from trainer.parallel.shard import clip_gradients, schedule_factor, set_learning_rates
+from trainer.parallel.shard import (
+    clip_gradients,
+    schedule_factor,
+    set_learning_rates,
+    update,
+    zero_gradients,
+)
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
 from trainer.training.by_size import settled
@@ -100,7 +106,7 @@ def train_step(
 
     Args: largest_norm: see `trainer.parallel.shard.clip_gradients`; None: gradients stay as they are.
     """
-    optimizer.zero_grad()
+    zero_gradients(optimizer)
     query, candidates = model(batch.queries, batch.candidates)
     if batch.candidate_counts:
         candidates = world.gather_rows(candidates, batch.candidate_counts)
@@ -110,7 +116,7 @@ def train_step(
     (loss * (world.size / batch.rows)).backward()
     if largest_norm is not None:
         clip_gradients(model, largest_norm)
-    optimizer.step()
+    update(optimizer)
     return loss.detach()
 
 
