@@ -48,7 +48,7 @@ class _DirectCollection(ShardedEmbeddingBagCollection):
     """A sharded collection all of whose tables are here, each in one piece."""
 
     def init_data_parallel(self) -> None:
-        """Have the gradients of copies summed over ranks as soon as they are known, and divided as DDP does."""
+        """Have the gradients of copies averaged over ranks as soon as they are known."""
         for sharding, lookup in zip(self._embedding_shardings, self._lookups, strict=True):
             if isinstance(sharding, DpPooledEmbeddingSharding):
                 object.__setattr__(lookup, "module", lookup)  # TorchRec unwraps DDP without asking

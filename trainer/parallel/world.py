@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.errors import ConfigError, LostRanksError, UserError
+from trainer.parallel.memory import keep_freed_memory
 
 Result = TypeVar("Result")
 WORK_SECONDS = 24 * 3600
@@ -200,6 +201,8 @@ def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: flo
         torch.cuda.set_device(place)
     elif backend == "nccl":
         raise ConfigError("--backend nccl: the device is cpu, which NCCL does not serve. Use --backend gloo")
+    else:
+        keep_freed_memory()
     timeout = timedelta(seconds=timeout_seconds)
     # Objects travel over gloo even where tensors travel over NCCL.
     tensors = "nccl" if place.type == "cuda" and backend != "gloo" else "gloo"
