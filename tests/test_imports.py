@@ -27,7 +27,8 @@ ROOMS = {
             "placement",
             "planner",
         ),
-        *("follow", "state", "optimizer_state", "direct", "shard", "compare_plans", "bars", "svg", "picture"),
+        *("placement", "planner", "follow", "state", "optimizer_state", "direct", "shard"),
+        *("compare_plans", "bars", "svg", "picture"),
     ),
     "evaluation": (
         "running_best",

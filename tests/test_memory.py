@@ -13,7 +13,7 @@ from trainer.parallel.memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
-for _ in range(2):
+for _ in range(10):
     torch.ones(2**24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
