@@ -1,7 +1,9 @@
 """Recommendations from a run folder alone, on a checkerboard whose diagonal must come first."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,16 +80,28 @@ def test_scores_are_those_of_the_towers_and_descend(run: Path) -> None:
     )
 
 
-def test_a_known_user_is_served_without_torch(run: Path) -> None:
+def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `recommend` does in a process of its own; it ends with 3 where torch was imported."""
     code = (
         "import sys; from trainer.cli import main; code = main(sys.argv[1:]); "
-        "sys.exit(code or any(name in sys.modules for name in ('torch', 'torchrec')))"
+        "sys.exit(3 if any(name in sys.modules for name in ('torch', 'torchrec')) else code)"
     )
     root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-c", code, "recommend", str(run), "--user", "1001", "-k", "1"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, "recommend", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("person", ["--user 1001", "--history 53,55,57"])
+def test_who_is_known_and_who_is_new_are_served_without_torch(run: Path, person: str) -> None:
+    done = without_torch(str(run), *person.split(), "-k", "1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split()[1] == "51"
+
+
+def test_unknown_items_are_refused_without_torch(run: Path) -> None:
+    done = without_torch(str(run), "--history", "53,9")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "--history 9: not among the 8 items" in done.stderr
 
 
 def test_kept_vectors_recommend_what_towers_do(tmp_path: Path) -> None:
@@ -100,6 +114,73 @@ def test_kept_vectors_recommend_what_towers_do(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(one, other, rtol=0, atol=0)
 
 
+KINDS = {
+    "ids alone": "",
+    "closed form": "--model.low_rank 4",
+    "dot product": "--model.similarity dot --model.low_rank 4",
+    "no bias": "--model.item_bias false --model.low_rank 4",
+    "dense layers": "--model.hidden 8 --model.learn_temperature true",
+    "attributes": "--model.user_features colour --model.item_features year --model.combine concat",
+    "attributes in place of ids": "--model.user_features colour --model.user_id false --model.low_rank 4",
+    "bpr": "--loss.name bpr --batches.rows interaction",
+}
+LOOKED_UP = {
+    "ids and histories": "--model.history true --model.low_rank 4",
+    "histories alone": "--model.history true --model.user_id false",
+}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *LOOKED_UP])
+def test_kept_vectors_serve_someone_new_as_towers_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    users = pa.table({"user_id": [1001, 1002], "colour": ["black", "white"]})
+    items = pa.table({"item_id": [51, 52, 53], "year": [1990, 1991, 1990]})
+    options = worlds.options(tmp_path, TRAIN, WITHHELD)
+    for side, table in (("users", users), ("items", items)):
+        pq.write_table(table, tmp_path / f"{side}.parquet")
+        options += [f"--data.{side}", str(tmp_path / f"{side}.parquet")]
+    run = worlds.trained(tmp_path, *options, "--run.epochs", "4", *(KINDS | LOOKED_UP)[kind].split())
+    histories = [["54"], ["57", "53", "55"]]
+    counted = Counted(towers.query_of_history)
+    with monkeypatch.context() as patch:
+        patch.setattr(towers, "query_of_history", counted)
+        kept = [recommend_by_history(run, each, 8, keep_seen=True) for each in histories]
+    assert counted.calls == (len(histories) if kind in LOOKED_UP else 0)
+    for file in (run / FOLDER).iterdir():
+        file.unlink()
+    monkeypatch.setattr(towers, "LARGEST_KEPT", 0)
+    for found, history in zip(kept, histories, strict=True):
+        expected = recommend_by_history(run, history, 8, keep_seen=True)
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-5, atol=1e-6)
+    assert list((run / FOLDER).iterdir()) == []
+
+
+class Counted:
+    """A function that counts its calls."""
+
+    def __init__(self, function: Callable) -> None:
+        self.function, self.calls = function, 0
+
+    def __call__(self, *arguments: object) -> object:
+        self.calls += 1
+        return self.function(*arguments)
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_a_first_history_keeps_vectors_where_the_next_are_answered_by_them(
+    tmp_path: Path, history: bool
+) -> None:
+    settings = "--model.low_rank", "4", "--model.history", str(history).lower()
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), *settings)
+    kept = {file.name: file.read_bytes() for file in (run / FOLDER).iterdir()}
+    assert len(kept) == 4
+    for file in (run / FOLDER).iterdir():
+        file.unlink()
+    recommend_by_history(run, ["53"])
+    assert {file.name: file.read_bytes() for file in (run / FOLDER).iterdir()} == ({} if history else kept)
+
+
 def test_vectors_of_another_checkpoint_are_not_taken(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
     saved = newest(run)
@@ -110,17 +191,18 @@ def test_vectors_of_another_checkpoint_are_not_taken(tmp_path: Path) -> None:
     expected = recommend(run, "1001", 1)
     assert expected["item"].tolist() == [51]
     kept = [file.stem.rpartition("-")[2] for file in (run / FOLDER).glob("*.npy")]
-    assert kept == [saved.digest[:20]] * 2
+    assert kept == [saved.digest[:20]] * 3
 
 
 def test_vectors_that_are_cut_off_or_changed_are_made_anew(tmp_path: Path) -> None:
-    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
-    users = next((run / FOLDER).glob("users-*"))
-    whole = users.read_bytes()
-    for damaged in (whole[:-8], whole[:-8] + bytes(8), b""):
-        users.write_bytes(damaged)
-        assert recommend(run, "1001", 1)["item"].tolist() == [51]
-        assert users.read_bytes() == whole
+    run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), "--model.low_rank", "4")
+    for side in ("users", "histories"):
+        file = next((run / FOLDER).glob(f"{side}-*"))
+        whole = file.read_bytes()
+        for damaged in (whole[:-8], whole[:-8] + b"damaged.", b""):
+            file.write_bytes(damaged)
+            assert recommend(run, "1001", 1)["item"].tolist() == [51]
+            assert file.read_bytes() == whole
 
 
 def test_vectors_of_large_tables_and_of_folders_that_may_not_be_written_are_not_kept(
@@ -145,12 +227,12 @@ def test_equal_scores_come_in_the_order_of_rows_and_bad_ones_are_refused(
     ids = open_run(run).vocabulary.item_ids.to_pylist()
     queries = np.ones((16, 3), np.float32)
     items = np.array([[0, 0.1, 0.2]] * 5 + [[1, 0, 0]] * 3, np.float32)
-    keep_vectors(run, newest(run), Vectors(queries, items))
+    keep_vectors(run, newest(run), Vectors(queries, items, items[:, :0]))
     for k in (1, 4, 8):
         found = recommend(run, "1001", k, keep_seen=True)["item"].tolist()
         assert found == [*ids[5:], *ids[:5]][:k]
     items[2] = np.nan
-    keep_vectors(run, newest(run), Vectors(queries, items))
+    keep_vectors(run, newest(run), Vectors(queries, items, items[:, :0]))
     with pytest.raises(DivergedError, match="scores are NaN or infinite"):
         recommend(run, "1001")
 
@@ -263,5 +345,6 @@ def test_a_history_without_ratings_is_refused_by_a_run_on_values(tmp_path: Path)
     for part, pairs in (("interactions", TRAIN), ("held_out", WITHHELD)):
         pq.write_table(worlds.table(pairs, [4.0] * len(pairs)), tmp_path / f"{part}.parquet")
     run = worlds.trained(tmp_path, *options, "--loss.name", "mse", "--batches.rows", "interaction")
-    with pytest.raises(UserError, match=r"--loss.name mse, which needs ratings.*--user.*softmax or bpr"):
-        recommend_by_history(run, ["53"])
+    done = without_torch(str(run), "--history", "53")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert re.search(r"--loss.name mse, which needs ratings.*--user.*softmax or bpr", done.stderr)

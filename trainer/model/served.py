@@ -10,8 +10,11 @@ from torchrec import KeyedJaggedTensor
 
 from trainer.data.features import Ragged
 from trainer.data.inputs import USER_HISTORY, Inputs, keyed_jagged
-from trainer.model.fold_in import Histories, fold_in
+from trainer.model.fold_in import fold_in
 from trainer.model.towers import TwoTowers
+
+Histories = tuple[torch.Tensor, torch.Tensor]
+"""Items of each of B people: lengths (B,) and the concatenated item rows (total,), both integers."""
 
 
 @dataclass(frozen=True)
@@ -69,24 +72,26 @@ def query_from_history(
         item_vectors: (items, sum of the parts' widths) of the catalogue, as `candidate_vectors` gives them.
     """
     learned, *closed = served
+    lengths, items = (each.cpu().numpy() for each in histories)
+    own, device = Ragged(np.concatenate([[0], np.cumsum(lengths)]), items), item_vectors.device
     if USER_HISTORY in learned.user_inputs:
-        first = _look_up(learned, USER_HISTORY, histories, item_vectors.device)
+        first = _look_up(learned, USER_HISTORY, own, device)
     else:
-        candidates = item_vectors[:, : learned.towers.output_dim]
+        candidates = item_vectors[:, : learned.towers.output_dim].detach().cpu().numpy()
         bias = learned.towers.candidate.bias_table is not None
-        first = fold_in(histories, candidates, learned.towers.unit, bias)
-    others = [_look_up(part, next(iter(part.user_inputs)), histories, item_vectors.device) for part in closed]
+        first = torch.from_numpy(fold_in(own, candidates, learned.towers.unit, bias)).to(device)
+    others = [_look_up(part, next(iter(part.user_inputs)), own, device) for part in closed]
     return torch.cat([first, *others], dim=1)
 
 
-def _look_up(part: Served, table: str, histories: Histories, device: torch.device) -> torch.Tensor:
+def _look_up(part: Served, table: str, histories: Ragged, device: torch.device) -> torch.Tensor:
     """Query vectors of people of whom nothing but the history in `table` is known."""
-    lengths, items = (each.cpu().numpy() for each in histories)
-    given: dict[str, np.ndarray | Ragged] = {table: Ragged(np.concatenate([[0], np.cumsum(lengths)]), items)}
+    given: dict[str, np.ndarray | Ragged] = {table: histories}
+    count = len(histories.offsets) - 1
     for name in part.user_inputs.keys() - given.keys():
-        given[name] = _unknown(part.user_inputs[name], len(lengths))
+        given[name] = _unknown(part.user_inputs[name], count)
     inputs = {name: given[name] for name in part.user_inputs}  # in the order of the tables
-    return query_vectors([Served(part.towers, inputs, part.item_inputs)], np.arange(len(lengths)), device)
+    return query_vectors([Served(part.towers, inputs, part.item_inputs)], np.arange(count), device)
 
 
 def _unknown(column: np.ndarray | Ragged, count: int) -> np.ndarray | Ragged:

@@ -1,6 +1,6 @@
 """The best unseen items of one person, from a run folder alone, in one process.
 
-A known user's are found with vectors that are kept, if they are: torch waits until towers are needed.
+They are found with vectors that are kept, if they are: torch waits until towers are needed.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from trainer.config import ModelConfig
+from trainer.data.features import Ragged
 from trainer.data.vocabulary import Vocabulary, open_vocabulary
 from trainer.errors import UserError, diverged
-from trainer.serving.vectors import open_vectors
-from trainer.training.published import Saved, check_is_run, finished_step, newest
+from trainer.serving.vectors import Vectors, open_vectors
+from trainer.training.published import CONFIG, Saved, check_is_run, finished_step, newest
 
 UNKNOWN_NAMED = 10
 
@@ -62,9 +64,14 @@ def recommend_by_history(
     """
     saved, vocabulary = _open(run, k)
     rows = _item_rows(run, vocabulary, history)
-    from trainer.serving.towers import query_of_history
+    model = _model_without_values(run, saved)
+    # Whoever is known by a table of histories is looked up, by towers.
+    if not model.history and (kept := open_vectors(run, saved)):
+        query, vectors = _query_of_history(kept, rows, model), kept.items
+    else:
+        from trainer.serving.towers import query_of_history
 
-    query, vectors = query_of_history(run, saved, rows)
+        query, vectors = query_of_history(run, saved, rows)
     return _best(run, vocabulary, query, vectors, k, np.array([] if keep_seen else rows, np.int64))
 
 
@@ -89,6 +96,33 @@ def _item_rows(run: Path, vocabulary: Vocabulary, history: Sequence[str]) -> lis
             "given are known. Leave the others out"
         )
     return rows
+
+
+def _model_without_values(run: Path, saved: Saved) -> ModelConfig:
+    """How a run's towers are made.
+
+    Raises: UserError for a run that was trained on values.
+    """
+    from trainer.options import read_config
+
+    config = read_config(saved.folder / CONFIG)
+    if config.loss.name in ("mse", "bce"):
+        raise UserError(
+            f"--history: {run} was trained with --loss.name {config.loss.name}, which needs ratings, and a "
+            "history has none. Name a user with --user, or a run with --loss.name softmax or bpr"
+        )
+    return config.model
+
+
+def _query_of_history(kept: Vectors, rows: Sequence[int], model: ModelConfig) -> np.ndarray:
+    """Query vector (D,) of someone who has the items in these rows, as `query_from_history` makes it."""
+    from trainer.model.fold_in import fold_in
+    from trainer.model.low_rank import history_vectors
+
+    own = Ragged(np.array([0, len(rows)]), np.array(rows, np.int32))
+    learned = kept.items[:, : kept.items.shape[1] - kept.histories.shape[1]]
+    first = fold_in(own, learned, model.similarity == "cosine", model.item_bias)
+    return np.concatenate([first, history_vectors(own, np.array([0]), kept.histories)], axis=1)[0]
 
 
 def _best(

@@ -11,7 +11,7 @@ from trainer.data import storage
 from trainer.training.published import Saved, file_digest
 
 FOLDER, SUMS = "vectors", "sha256.json"
-VERSION = 1  # of what towers make of weights; vectors of another one are made anew
+VERSION = 2  # of what towers make of weights; vectors of another one are made anew
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,13 @@ class Vectors:
     Attributes:
         users: (users, D) float32 query vectors, in the order of the vocabulary.
         items: (items, D) float32 candidate vectors, bias and temperature included.
+        histories: (items, C) float32 closed-form part of the query vector of someone who has one item; it is
+            the last C columns, and C is 0 where there is no such part.
     """
 
     users: np.ndarray
     items: np.ndarray
+    histories: np.ndarray
 
 
 def open_vectors(run: Path, saved: Saved) -> Vectors | None:
@@ -32,10 +35,11 @@ def open_vectors(run: Path, saved: Saved) -> Vectors | None:
     folder, names = run / FOLDER, _names(saved)
     with suppress(OSError, ValueError):
         if json.loads((folder / SUMS).read_text()) == _sums(folder, names):
-            users, items = (storage.map_array(folder, name) for name in names)
+            users, items, histories = (storage.map_array(folder, name) for name in names)
             assert users is not None
             assert items is not None
-            return Vectors(users, items)
+            assert histories is not None
+            return Vectors(users, items, histories)
     return None
 
 
@@ -46,13 +50,14 @@ def keep_vectors(run: Path, saved: Saved, vectors: Vectors) -> None:
         folder.mkdir(exist_ok=True)
         for other in folder.glob("*.npy"):
             other.unlink()
-        for name, array in zip(_names(saved), (vectors.users, vectors.items), strict=True):
+        arrays = vectors.users, vectors.items, vectors.histories
+        for name, array in zip(_names(saved), arrays, strict=True):
             storage.keep_array(folder / f"{name}.npy", array)
         (folder / SUMS).write_text(json.dumps(_sums(folder, _names(saved))))
 
 
 def _names(saved: Saved) -> list[str]:
-    return [f"{side}-{VERSION}-{saved.digest[:20]}" for side in ("users", "items")]
+    return [f"{side}-{VERSION}-{saved.digest[:20]}" for side in ("users", "items", "histories")]
 
 
 def _sums(folder: Path, names: list[str]) -> dict[str, str]:

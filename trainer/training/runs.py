@@ -37,15 +37,10 @@ USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's towers with their weights and inputs, unsharded on this process's CPU, learned ones first.
-
-    Attributes:
-        loss: name of the loss that the learned towers were trained with.
-    """
+    """A run's towers with their weights and inputs, unsharded on this process's CPU, learned ones first."""
 
     served: list[Served]
     vocabulary: Vocabulary
-    loss: str
 
 
 def refuse_finished_run(config: Config) -> None:
@@ -213,7 +208,7 @@ def open_run(run: Path, saved: Saved | None = None) -> TrainedRun:
     served = [Served(model.learned, users, items)]
     if model.closed is not None:
         served.append(Served(model.closed, *run_inputs(run, CLOSED)))
-    return TrainedRun(served, vocabulary, config.loss.name)
+    return TrainedRun(served, vocabulary)
 
 
 def run_inputs(run: Path, part: str) -> tuple[Inputs, Inputs]:
