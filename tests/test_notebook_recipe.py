@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from tests import worlds
-from trainer.data.batches import Batches
 from trainer.data.dataset import open_dataset, prepare
 from trainer.data.movielens import read_movielens
 from trainer.data.source import SourceTables
 from trainer.parallel.world import join_world
-from trainer.training.assembly import assemble, batch_plan
+from trainer.training.assembly import assemble, make_batches
 from trainer.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +69,7 @@ def losses_of_both(folder, dim, epochs):
     config = worlds.configured(dataset, "--config", str(ROOT / "configs" / "notebook.yaml"), *options)
     with join_world("cpu") as world:
         parts = assemble(config, dataset, world)
-        source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+        source = make_batches(config, dataset, parts)
         plain = Towers(table(parts.towers.query), table(parts.towers.candidate))
         progress = LossesOfEpochs()
         fit(config, dataset, parts, source, world, progress)

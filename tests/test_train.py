@@ -14,7 +14,6 @@ import torch
 from tests import worlds
 from trainer.cli import main
 from trainer.config import Config
-from trainer.data.batches import Batches
 from trainer.data.dataset import Dataset
 from trainer.data.inputs import keyed_jagged
 from trainer.errors import ConfigError
@@ -24,7 +23,7 @@ from trainer.parallel.shard import schedule_factor
 from trainer.parallel.world import join_world
 from trainer.training import fit as loop
 from trainer.training import runs, train
-from trainer.training.assembly import assemble, batch_plan, make_inputs
+from trainer.training.assembly import assemble, make_batches, make_inputs
 from trainer.training.fit import fit, make_loss, train_step
 from trainer.training.progress import Progress
 from trainer.training.published import newest
@@ -279,7 +278,7 @@ def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Pa
     monkeypatch.setattr(loop, "measure", lasting(100.0, lambda *_, **__: measured))
     with join_world("cpu") as world:
         parts = assemble(config, dataset, world)
-        source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+        source = make_batches(config, dataset, parts)
         with Progress(tmp_path, 0, active=True, tensorboard=False) as progress:
             fit(config, dataset, parts, source, world, progress)
     interactions = [source.make(step).interactions for step in range(12)]
@@ -391,7 +390,7 @@ def test_the_unknown_users_row_is_zero_before_and_after_the_training(tmp_path: P
 
         assert dataset.user_count == 17
         assert unknown() == [0] * 8
-        source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+        source = make_batches(config, dataset, parts)
         with Progress(tmp_path, 0, active=False, tensorboard=False) as progress:
             fit(config, dataset, parts, source, world, progress)
         assert unknown() == [0] * 8
@@ -423,7 +422,7 @@ def test_the_very_first_step_is_taken_at_its_warm_up_rate(tmp_path: Path) -> Non
             .tensor
         )
         before = weights.clone()
-        source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+        source = make_batches(config, dataset, parts)
         with Progress(tmp_path, 0, active=False, tensorboard=False) as progress:
             fit(config, dataset, parts, source, world, progress)
         moved = (weights - before)[:16].abs()
@@ -435,7 +434,7 @@ def test_a_step_weighs_its_rows_and_returns_the_sum_of_their_losses(tmp_path: Pa
     config, dataset = started(tmp_path, "--loss.user_weight_power", "1")
     with join_world("cpu") as world:
         parts = assemble(config, dataset, world)
-        batch = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs).make(0)
+        batch = make_batches(config, dataset, parts).make(0)
         batch = replace(batch, weights=torch.tensor([0.0, 3.0, 0.0, 0.5]))
         with torch.no_grad():
             query, candidates = parts.model(batch.queries, batch.candidates)

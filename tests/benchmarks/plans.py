@@ -24,7 +24,6 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from tests.distributed.ranks import run_on_ranks
 from trainer.config import Config
-from trainer.data.batches import Batches
 from trainer.data.dataset import open_dataset
 from trainer.data.prepare import prepare_data
 from trainer.model.towers import TwoTowers
@@ -36,7 +35,7 @@ from trainer.parallel.plan import Plan
 from trainer.parallel.planner import make_plan
 from trainer.parallel.shard import fill_tables, normal_block, shard
 from trainer.parallel.world import World
-from trainer.training.assembly import assemble, batch_plan
+from trainer.training.assembly import assemble, make_batches
 from trainer.training.by_size import by_size, with_fixed_values
 from trainer.training.fit import make_loss, rate_factor, set_learning_rates, train_step
 
@@ -111,7 +110,7 @@ def watched_steps(world: World, config: Config, folder: Path) -> tuple[list[floa
     dataset = open_dataset(folder)
     config = with_fixed_values(by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)))
     parts = assemble(config, dataset, world)
-    source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+    source = make_batches(config, dataset, parts)
     loss_of = make_loss(config)
     losses, seconds, sent = [], [], 0
     for step in range(1, STEPS + 1):

@@ -45,13 +45,12 @@ from tests.benchmarks.quality import training_matrix
 from tests.benchmarks.rivals import CHOSEN, als
 from tests.distributed.ranks import run_on_ranks
 from trainer.config import Config
-from trainer.data.batches import Batches
 from trainer.data.dataset import open_dataset
 from trainer.data.prepare import prepare_data
 from trainer.options import parse_config
 from trainer.parallel.shard import set_learning_rates
 from trainer.parallel.world import World
-from trainer.training.assembly import assemble, batch_plan
+from trainer.training.assembly import assemble, make_batches
 from trainer.training.by_size import by_size, with_fixed_values
 from trainer.training.fit import make_loss, rate_factor, train_step
 
@@ -212,10 +211,7 @@ def our_speed(world: World, config: Config, folder: Path, repeats: int) -> float
     dataset = open_dataset(folder)
     config = with_fixed_values(by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)))
     parts = assemble(config, dataset, world)
-    source, loss_of = (
-        Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs),
-        make_loss(config),
-    )
+    source, loss_of = make_batches(config, dataset, parts), make_loss(config)
     whole = len(source.rows_of_step(0))
     numbers = iter(range(10**9))
 

@@ -16,7 +16,7 @@ from trainer.data.dataset import open_dataset, prepare
 from trainer.data.source import SourceTables
 from trainer.options import parse_config
 from trainer.parallel.world import World
-from trainer.training.assembly import Parts, assemble, batch_plan
+from trainer.training.assembly import Parts, assemble, make_batches
 from trainer.training.by_size import by_size, with_fixed_values
 from trainer.training.fit import fit, measure, protocol
 
@@ -132,7 +132,7 @@ def train_small(world: World, config: Config, folder: Path) -> Watched:
 
 def source_of(config: Config, dataset: Any, parts: Parts) -> Batches:
     """The batches of a training."""
-    return Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+    return make_batches(config, dataset, parts)
 
 
 def shards(model: nn.Module) -> list[Shard]:

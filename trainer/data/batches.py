@@ -1,7 +1,7 @@
 """Batches: what one rank looks up, scores and compares in one step.
 
 A batch is a pure function of (seed, step, rank, world size). The rows of a step and its candidate set do not
-depend on the world size; each rank takes its contiguous part of both.
+depend on the world size; each rank takes its contiguous part of both, or all candidates.
 """
 
 from collections.abc import Iterator
@@ -28,14 +28,14 @@ class Batch:
 
     Attributes:
         queries: query features, stride b.
-        candidates: candidate features, stride c: this rank's part of the candidate set, or, for losses on
-            values, the item of each row (c = b).
+        candidates: candidate features, stride c: this rank's part of the candidate set or all of it, or, for
+            losses on values, the item of each row (c = b).
         positives: (2, P) int64, row < b above position < C in the step's whole candidate set.
         known: (2, K) int64 pairs that are no negatives; holds all positives.
         log_q: (C,) float32 natural log of the chance that a candidate is in the set, or None.
         weights: (b,) float32 weight of each row's loss; 1 on average over all rows of an epoch.
         values: (b,) float32 value of each row's interaction, or None.
-        candidate_counts: c of every rank.
+        candidate_counts: c of every rank; empty where this rank's candidates are all there are.
         rows: rows of the step over all ranks.
         interactions: interactions that the step learns from, over all ranks.
     """
@@ -82,6 +82,7 @@ class BatchPlan:
             of a user row are the hidden items alone, and the item of an interaction row is always hidden.
         item_id_dropout: chance that a candidate looks up the reserved rows, of id and bias, in place of its
             own.
+        whole_candidates: every rank looks up the whole candidate set, which then need not be gathered.
     """
 
     rows: Literal["user", "interaction"]
@@ -95,6 +96,7 @@ class BatchPlan:
     user_weight_power: float = 0.0
     history_dropout: float = 0.5
     item_id_dropout: float = 0.0
+    whole_candidates: bool = False
 
 
 class Batches:
@@ -153,7 +155,10 @@ class Batches:
         users, lengths, items = self._positives(rows[share])
         all_items = items if world_size == 1 else self._positives(rows)[2]
         candidates = self._candidates(step, rows, all_items)
-        cuts = [len(candidates.items) * part // world_size for part in range(world_size + 1)]
+        count = len(candidates.items)
+        cuts = [count * part // world_size for part in range(world_size + 1)]
+        whole = self.plan.whole_candidates
+        own = slice(0, count) if whole else slice(cuts[rank], cuts[rank + 1])
         history = self._history(step, rows, share)
         if history is not None and self.plan.rows == "user":
             lengths, items = history.hidden
@@ -162,13 +167,13 @@ class Batches:
         log_q = candidates.log_q if self.plan.logq else None
         return Batch(
             queries=self._queries(users, history),
-            candidates=self._looked_up(step, candidates.items, slice(cuts[rank], cuts[rank + 1])),
+            candidates=self._looked_up(step, candidates.items[own], own, count),
             positives=positives,
             known=known,
             log_q=None if log_q is None else torch.from_numpy(log_q),
             weights=self._weights(users),
             values=None,
-            candidate_counts=np.diff(cuts).tolist(),
+            candidate_counts=[] if whole else np.diff(cuts).tolist(),
             rows=len(rows),
             interactions=len(all_items),
         )
@@ -177,8 +182,8 @@ class Batches:
         mine, values = rows[share], self.train.values
         nothing = torch.zeros(2, 0, dtype=torch.int64)
         return Batch(
-            queries=self._queries(np.asarray(self.train.users[mine]), self._history(step, rows, share)),
-            candidates=self._looked_up(step, np.asarray(self.train.items[rows]), share),
+            queries=self._queries(self.train.users[mine], self._history(step, rows, share)),
+            candidates=self._looked_up(step, self.train.items[mine], share, len(rows)),
             positives=nothing,
             known=nothing,
             log_q=None,
@@ -230,12 +235,11 @@ class Batches:
         shown = None if history is None else {USER_HISTORY: history.shown}
         return keyed_jagged(self.user_inputs, users, shown)
 
-    def _looked_up(self, step: int, items: np.ndarray, share: slice) -> KeyedJaggedTensor:
-        """Candidate features of the items in `share`, some with the reserved id and its bias."""
-        mine = items[share]
+    def _looked_up(self, step: int, mine: np.ndarray, share: slice, count: int) -> KeyedJaggedTensor:
+        """Features of this rank's share of `count` candidates, some with the reserved id and its bias."""
         if not self.plan.item_id_dropout:
             return keyed_jagged(self.item_inputs, mine)
-        draws = np.random.default_rng([RESERVED, self.plan.seed, step]).random(len(items))[share]
+        draws = np.random.default_rng([RESERVED, self.plan.seed, step]).random(count)[share]
         ids = np.where(draws < self.plan.item_id_dropout, self.item_count, mine)
         bags: Bags = np.ones(len(mine), np.int64), ids
         # A bias of their own would tell what nobody knows of a new item: its popularity.

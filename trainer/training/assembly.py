@@ -10,7 +10,7 @@ from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.config import Config
-from trainer.data.batches import BatchPlan
+from trainer.data.batches import Batches, BatchPlan
 from trainer.data.dataset import Dataset
 from trainer.data.inputs import Inputs, item_inputs, user_inputs
 from trainer.errors import ConfigError
@@ -142,11 +142,16 @@ def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
     world.on_first(lambda: _plan(filled, sizes, world))
 
 
-def batch_plan(config: Config) -> BatchPlan:
-    """How steps are cut, from the configuration."""
+def make_batches(config: Config, dataset: Dataset, parts: Parts) -> Batches:
+    """The steps of a training.
+
+    Where every rank has the items' tables whole, to look up all candidates takes less than to gather the
+    vectors and, after that, the gradients of those that others have looked up; not so under dense layers.
+    """
     loss = config.loss
     assert loss.candidates != "auto", "the configuration is settled before it is used"
-    return BatchPlan(
+    sides = {table.sharding for table in parts.plan.tables if table.tower == "candidate"}
+    plan = BatchPlan(
         rows=config.batches.rows,
         size=settled(config.batches.size),
         seed=config.run.seed,
@@ -158,7 +163,9 @@ def batch_plan(config: Config) -> BatchPlan:
         user_weight_power=loss.user_weight_power,
         history_dropout=config.model.history_dropout,
         item_id_dropout=config.model.item_id_dropout,
+        whole_candidates=sides == {"data_parallel"} and not config.model.hidden,
     )
+    return Batches(dataset, plan, parts.user_inputs, parts.item_inputs)
 
 
 def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[str, float]:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from trainer.config import Config
-from trainer.data.batches import Batches
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.prepare import prepare_data
 from trainer.data.split import SEEDED
@@ -26,7 +25,7 @@ from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.low_rank import history_vectors, training_towers
 from trainer.parallel.world import World
-from trainer.training.assembly import assemble, batch_plan
+from trainer.training.assembly import assemble, make_batches
 from trainer.training.by_size import FIXED_TEMPERATURE, FULL_EPOCHS, settled, with_fixed_values
 from trainer.training.fit import fit
 from trainer.training.progress import Progress
@@ -209,7 +208,7 @@ def _trial(config: Config, cut: _Cut, bench: _Bench) -> Vectors | None:
     sharding = replace(config.sharding, plan=None)  # which has tables of a closed form
     config, world = replace(_with_model(config, low_rank=0), sharding=sharding), bench.world
     parts = assemble(config, cut.dataset, world)
-    source = Batches(cut.dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+    source = make_batches(config, cut.dataset, parts)
     full = settled(config.run.epochs)
     least = -(-min(full, FULL_EPOCHS) // TRIAL_SHARE)
     epochs = min(full, max(least, -(-TRIAL_STEPS // source.steps_per_epoch)))

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config import Config
-from trainer.data.batches import Batches
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.neighbours import check_size
 from trainer.options import changes
 from trainer.parallel.world import World, join_world
-from trainer.training.assembly import Parts, assemble, batch_plan, check_followed_plan
+from trainer.training.assembly import Parts, assemble, check_followed_plan, make_batches
 from trainer.training.by_size import by_size, settled
 from trainer.training.choose import Choice, choose
 from trainer.training.fit import fit, measure, protocol
@@ -68,7 +67,7 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
     chosen = time.perf_counter()
     parts = assemble(config, dataset, world, filled=saved is None)
     growth = _begin_as_before(run, config, dataset, parts, world) if saved is None else None
-    source = Batches(dataset, batch_plan(config), parts.user_inputs, parts.item_inputs)
+    source = make_batches(config, dataset, parts)
     world.on_first(lambda: describe_run(run, config, dataset, parts))
     steps, start = settled(config.run.epochs) * source.steps_per_epoch, saved.step if saved else 0
     if saved:
