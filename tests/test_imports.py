@@ -15,19 +15,8 @@ ROOMS = {
     ),
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
     "parallel": (
-        *(
-            "memory",
-            "world",
-            "pause",
-            "words",
-            "hardware",
-            "plan",
-            "traffic",
-            "capacity",
-            "placement",
-            "planner",
-        ),
-        *("placement", "planner", "follow", "state", "optimizer_state", "direct", "shard"),
+        *("memory", "world", "pause", "words", "hardware", "plan", "traffic", "capacity", "placement"),
+        *("planner", "follow", "state", "optimizer_state", "row_wise_adagrad", "direct", "shard"),
         *("compare_plans", "bars", "svg", "picture"),
     ),
     "evaluation": (

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 import torch.distributed as dist
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
 from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingBag, BatchedFusedEmbeddingBag
@@ -18,6 +19,8 @@ from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.sharding.dp_sharding import DpPooledEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
+
+from trainer.parallel.row_wise_adagrad import is_faster, row_wise_adagrad
 
 COPIES = ShardingType.DATA_PARALLEL.value
 Kernel: TypeAlias = BatchedDenseEmbeddingBag | BatchedFusedEmbeddingBag
@@ -81,11 +84,20 @@ def _pool(config: GroupedEmbeddingConfig, kernel: Kernel, features: KeyedJaggedT
     """Sums of the rows that each bag names, the tables of one kernel side by side."""
     names, keys = config.feature_names(), features.keys()
     mine = features if names == keys else features.permute([keys.index(name) for name in names])
-    if isinstance(kernel, BatchedDenseEmbeddingBag) and bool((mine.lengths() == 1).all()):
-        shapes = [(table.local_rows, table.local_cols) for table in config.embedding_tables]
+    inside: Any = kernel.emb_module
+    if bool((mine.lengths() == 1).all()):
         ids = mine.values().view(len(names), mine.stride())
-        return _Rows.apply(kernel.emb_module.weights, ids, shapes)
-    return kernel.emb_module(mine.values().long(), mine.offsets().long())
+        shapes = [(table.local_rows, table.local_cols) for table in config.embedding_tables]
+        if isinstance(kernel, BatchedDenseEmbeddingBag):
+            return _Rows.apply(inside.weights, ids, shapes)
+        if _is_row_wise_adagrad(inside) and all(is_faster(mine.stride(), rows) for rows, _ in shapes):
+            return _UpdatedRows.apply(inside.placeholder_autograd_tensor, ids, shapes, inside)
+    return inside(mine.values().long(), mine.offsets().long())
+
+
+def _is_row_wise_adagrad(kernel: Any) -> bool:
+    plain = kernel.optimizer_args.weight_decay == 0 and kernel.weights_host.dtype == torch.float32
+    return plain and kernel.optimizer == EmbOptimType.EXACT_ROWWISE_ADAGRAD
 
 
 class _Rows(torch.autograd.Function):
@@ -104,10 +116,7 @@ class _Rows(torch.autograd.Function):
         """
         ctx.save_for_backward(ids)
         ctx.shapes, ctx.size = shapes, weights.numel()
-        found = [
-            table.index_select(0, rows) for table, rows in zip(_tables(weights, shapes), ids, strict=True)
-        ]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        return _look_up(_tables(weights, shapes), ids)
 
     @staticmethod
     @once_differentiable
@@ -120,6 +129,45 @@ class _Rows(torch.autograd.Function):
         for table, rows, part in zip(_tables(total, ctx.shapes), ids, parts, strict=True):
             table.index_add_(0, rows, part)
         return total, None, None
+
+
+class _UpdatedRows(torch.autograd.Function):
+    """The same for a fused kernel of row-wise Adagrad, whose tables are updated in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        placeholder: torch.Tensor,
+        ids: torch.Tensor,
+        shapes: list[tuple[int, int]],
+        kernel: Any,
+    ) -> torch.Tensor:
+        """Rows of all tables side by side, (stride, sum of widths).
+
+        Args: placeholder: FBGEMM's own, which needs a gradient, so that there is a backward pass.
+        """
+        ctx.save_for_backward(ids)
+        ctx.shapes, ctx.kernel = shapes, kernel
+        return _look_up(_tables(kernel.weights_host.detach(), shapes), ids)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]  # the decorator hides the name of `ctx`
+        ctx: Any, *gradients: torch.Tensor
+    ) -> tuple[None, None, None, None]:
+        (ids,), kernel = ctx.saved_tensors, ctx.kernel
+        tables = _tables(kernel.weights_host.detach(), ctx.shapes)
+        sums = kernel.momentum1_host.split([rows for rows, _ in ctx.shapes])
+        parts = gradients[0].split([width for _, width in ctx.shapes], dim=1)
+        rate, epsilon = kernel.learning_rate_tensor.item(), kernel.optimizer_args.eps
+        for table, own, rows, part in zip(tables, sums, ids, parts, strict=True):
+            row_wise_adagrad(table, own, rows, part, rate, epsilon)
+        return None, None, None, None
+
+
+def _look_up(tables: list[torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+    found = [table.index_select(0, rows) for table, rows in zip(tables, ids, strict=True)]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 def _tables(flat: torch.Tensor, shapes: list[tuple[int, int]]) -> list[torch.Tensor]:
