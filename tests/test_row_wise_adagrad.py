@@ -39,7 +39,7 @@ def test_every_step_is_that_of_fbgemm(rows: int, lookups: int) -> None:
 def test_gradients_of_one_row_are_added_before_they_are_squared() -> None:
     weights, sums = torch.zeros(2, 2), torch.zeros(2)
     ids, gradient = torch.tensor([1, 1]), torch.tensor([[1.0, 2.0], [2.0, 2.0]])
-    row_wise_adagrad(weights, sums, ids, gradient, 0.1, 0.0)
+    row_wise_adagrad(weights, sums, ids, gradient, 0.1, EPSILON)
     # (1 + 2, 2 + 2) = (3, 4); (9 + 16) / 2 = 12.5; -0.1 / sqrt(12.5) = -0.0282843.
     torch.testing.assert_close(sums, torch.tensor([0.0, 12.5]))
     torch.testing.assert_close(weights, torch.tensor([[0.0, 0.0], [-0.0848528, -0.1131371]]))
