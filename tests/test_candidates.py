@@ -149,6 +149,18 @@ def test_every_rank_sees_the_same_set_and_looks_up_its_own_part(skewed, candidat
             assert part.candidate_counts == [len(items_of(other)) for other in parts]
 
 
+@pytest.mark.parametrize("candidates", ["in_batch", "sampled", "catalogue"])
+def test_ranks_with_copies_look_up_the_whole_set_and_gather_nothing(skewed, candidates) -> None:
+    alone, source = (
+        skewed(candidates=candidates).make(2),
+        skewed(candidates=candidates, whole_candidates=True),
+    )
+    for rank in range(3):
+        part = source.make(2, rank, 3)
+        assert items_of(part).tolist() == items_of(alone).tolist()
+        assert part.candidate_counts == []
+
+
 def test_samples_differ_between_steps_and_seeds(skewed) -> None:
     plan = {"candidates": "sampled", "size": 40, "rows": "interaction", "samples": 2}
     drawn = [items_of(skewed(**plan, seed=seed).make(step)).tolist() for seed in (0, 1) for step in range(4)]

@@ -1,7 +1,10 @@
 """Bytes that a step moves between ranks, counted by hand."""
 
+import json
+
 import pytest
 
+from trainer.cli import main
 from trainer.parallel.traffic import Traffic, add_candidates, add_table
 
 
@@ -129,3 +132,16 @@ def test_what_is_sent_is_received(sharding, ranks, world_size, local, pooling_fa
     assert found.sent.sum() == pytest.approx(found.received.sum())
     assert found.sent.sum() > 0
     assert min(*found.sent, *found.received) >= 0
+
+
+@pytest.mark.parametrize(("hidden", "gathered"), [("", 0), ("--model.hidden=[16]", 500 * 33 * 4 * 3 // 2)])
+def test_copies_move_gradients_alone_unless_dense_layers_share_candidates(capsys, hidden, gathered):
+    words = (
+        "plan --json --world-size 2 --rows user=1000 --rows movie=499 --dim 32 --sharding.kind data_parallel"
+    )
+    assert main([*words.split(), "--model.low_rank=0", *hidden.split()]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    # At two ranks all-reduce sends each gradient once; half the candidates pass a rank once in the gather and
+    # twice in the sum.
+    gradients = sum(table["rows"] * table["dim"] * 4 for table in plan["tables"])
+    assert plan["ranks"][0]["bytes_sent"] == pytest.approx(gradients + gathered, rel=0.01)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -110,6 +111,11 @@ class Plan:
     imbalance: float
     estimated_step_ms: float
     idle_ranks: tuple[int, ...]
+
+
+def are_copies(tables: Iterable[Table], tower: str) -> bool:
+    """Whether every rank has all tables of a tower whole."""
+    return {table.sharding for table in tables if table.tower == tower} == {"data_parallel"}
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from trainer.model.partitions import whole_table
 from trainer.parallel.capacity import CACHED, capacity, host_capacity, in_host, on_device
 from trainer.parallel.hardware import Hardware
 from trainer.parallel.placement import Wish, compute_kernel, embedding_configs, optimizer_bytes, place
-from trainer.parallel.plan import Plan, RankLoad, Shard, Table
+from trainer.parallel.plan import Plan, RankLoad, Shard, Table, are_copies
 from trainer.parallel.traffic import Traffic, add_candidates, add_table
 
 PARTITIONED = "row_partitioned"
@@ -29,6 +29,7 @@ def make_plan(
     world_size: int,
     local_world_size: int,
     candidate_bytes: float = 0,
+    copies_gather: bool = True,
 ) -> Plan:
     """Plan of every table, the same on whichever rank or laptop it is made.
 
@@ -38,6 +39,7 @@ def make_plan(
         optimizer: of the tables.
         world_size, local_world_size: ranks in all and on each host.
         candidate_bytes: of the candidates' vectors that a step gathers from all ranks.
+        copies_gather: whether it does so even where every rank has the candidates' tables.
     Raises: TooLargeError if the tables do not fit; ConfigError for wishes that cannot be.
     """
     options = place(towers, _by_part(towers, wishes), optimizer, hardware, world_size, local_world_size)
@@ -47,6 +49,8 @@ def make_plan(
         _table(whole, list(group), wishes[whole], optimizer, hardware)
         for whole, group in groupby(parts, key=lambda part: whole_table(part[1].name))
     )
+    if not copies_gather and are_copies(tables, "candidate"):
+        candidate_bytes = 0
     ranks = _loads(options, tables, wishes, hardware, world_size, local_world_size, candidate_bytes)
     sizes = [load.bytes for load in ranks]
     busy = {shard.rank for table in tables for shard in table.shards if shard.rows}

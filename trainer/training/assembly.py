@@ -20,13 +20,13 @@ from trainer.model.towers import TwoTowers
 from trainer.parallel.capacity import TooLargeError
 from trainer.parallel.follow import partitions_of, sharding_plan
 from trainer.parallel.hardware import hardware_here
-from trainer.parallel.plan import Plan
+from trainer.parallel.plan import Plan, are_copies
 from trainer.parallel.shard import fill_tables, shard
 from trainer.parallel.world import World
 from trainer.training.by_size import by_size, settled, with_fixed_values
 from trainer.training.closed_form import HISTORY, closed_inputs, item_table
 from trainer.training.initial import START_NORM, closed_form_start, normal_values, popularity_bias, scaled
-from trainer.training.layout import Sizes, lay_out, make_all_towers, sizes_of
+from trainer.training.layout import Sizes, candidates_are_shared, lay_out, make_all_towers, sizes_of
 
 TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
 """Attributes whose tables would be named like others."""
@@ -143,14 +143,9 @@ def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
 
 
 def make_batches(config: Config, dataset: Dataset, parts: Parts) -> Batches:
-    """The steps of a training.
-
-    Where every rank has the items' tables whole, to look up all candidates takes less than to gather the
-    vectors and, after that, the gradients of those that others have looked up; not so under dense layers.
-    """
+    """The steps of a training."""
     loss = config.loss
     assert loss.candidates != "auto", "the configuration is settled before it is used"
-    sides = {table.sharding for table in parts.plan.tables if table.tower == "candidate"}
     plan = BatchPlan(
         rows=config.batches.rows,
         size=settled(config.batches.size),
@@ -163,7 +158,7 @@ def make_batches(config: Config, dataset: Dataset, parts: Parts) -> Batches:
         user_weight_power=loss.user_weight_power,
         history_dropout=config.model.history_dropout,
         item_id_dropout=config.model.item_id_dropout,
-        whole_candidates=sides == {"data_parallel"} and not config.model.hidden,
+        whole_candidates=are_copies(parts.plan.tables, "candidate") and not candidates_are_shared(config),
     )
     return Batches(dataset, plan, parts.user_inputs, parts.item_inputs)
 

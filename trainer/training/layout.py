@@ -132,7 +132,17 @@ def lay_out(config: Config, sizes: Sizes, hardware: Hardware, world_size: int, l
     towers = make_all_towers(config, sizes, partitions)
     wishes = {name: _wish(config, sharding, sizes, name, device, world_size) for name in rows}
     exchanged = sizes.candidates * towers.learned.output_dim * 4 if sizes.gathered else 0
-    return make_plan(towers, wishes, optimizer, hardware, world_size, local_world_size, exchanged)
+    gather = candidates_are_shared(config)
+    return make_plan(towers, wishes, optimizer, hardware, world_size, local_world_size, exchanged, gather)
+
+
+def candidates_are_shared(config: Config) -> bool:
+    """Whether each rank makes its share of the candidates' vectors even where it has all tables they need.
+
+    To look up all of them takes less than to gather vectors and, after that, their gradients; to send all of
+    them through dense layers does not.
+    """
+    return bool(config.model.hidden)
 
 
 def make_all_towers(config: Config, sizes: Sizes, partitions: Mapping[str, int]) -> SideBySide:
