@@ -16,7 +16,18 @@ ROOMS = {
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
     "parallel": (
         *("world", "pause", "words", "hardware", "plan", "traffic", "capacity", "placement", "planner"),
-        *("follow", "state", "optimizer_state", "direct", "shard", "compare_plans", "bars", "svg", "picture"),
+        *(
+            "follow",
+            "state",
+            "optimizer_state",
+            "direct",
+            "shard",
+            "ahead",
+            "compare_plans",
+            "bars",
+            "svg",
+            "picture",
+        ),
     ),
     "evaluation": (
         "running_best",

@@ -76,6 +76,8 @@ class BatchConfig:
     """A row is a user with all of his positives at once, or a single interaction."""
     size: int | None = None
     """Global batch: rows of one step over all ranks together; by default by the size of the data."""
+    ahead: int | None = None
+    """Batches that a thread makes in advance (0: none); by default 2 on CUDA and none on CPU."""
 
 
 @dataclass

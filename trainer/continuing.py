@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "run.keep_best",
     "run.on_save_failure",
     "run.dir",
+    "batches.ahead",
 )
 MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "backend", "timeout")
 RUNS, LAUNCH = Path("runs"), ".launch"

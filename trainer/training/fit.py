@@ -1,6 +1,7 @@
 """The loop: every step, what is recorded of it, and the measuring on the way."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from trainer.data.batches import Batch, Batches, batches
 from trainer.data.dataset import Dataset
 from trainer.evaluation.evaluate import Evaluation, Protocol, evaluate
 from trainer.model import losses
+from trainer.parallel.ahead import in_advance
 from trainer.parallel.pause import Pause
 from trainer.parallel.shard import clip_gradients, schedule_factor, set_learning_rates
 from trainer.parallel.world import World
@@ -48,8 +50,12 @@ def fit(
     log_every = config.run.log_every or course.epoch_steps
     evaluate_every = settled(config.run.evaluate_every) * course.epoch_steps
     loss_of, meter = make_loss(config), Meter(world, watch)
-    every_batch = batches(source, course.steps, world.rank, world.size, world.device, start)
-    with Pause(world, active=run is not None) as pause, Keeper(run, config, parts, world) as keeper:
+    made = batches(source, course.steps, world.rank, world.size, start)
+    with (
+        Pause(world, active=run is not None) as pause,
+        Keeper(run, config, parts, world) as keeper,
+        closing(in_advance(made, config.batches.ahead, world.device)) as every_batch,
+    ):
         for step, batch in enumerate(every_batch, start=start + 1):
             set_learning_rates(parts.optimizer, rate_factor(config, step, course.steps))
             loss = train_step(
