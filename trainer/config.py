@@ -193,8 +193,10 @@ class ShardingConfig:
     """Ranks that hold a table's shards, in turn, by table; by default the planner's choice."""
     uvm_caching: bool = False
     """Tables that a GPU cannot hold may live in its host's memory behind a cache (CUDA alone)."""
+    communication: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Type of the pooled vectors and gradients that ranks exchange; nothing to one rank and to copies."""
     plan: str | None = None
-    """File of a plan that was saved, to be followed exactly; the other keys of this section then rest."""
+    """File of a plan that was saved, to be followed exactly; where tables lie is then asked nowhere else."""
 
 
 @dataclass

@@ -36,7 +36,15 @@ class DirectSharder(EmbeddingBagCollectionSharder):
         whole = all(each.sharding_type == ShardingType.TABLE_WISE.value for each in params.values())
         alone = env.world_size == 1 and device is not None and device.type == "cpu"
         kind = _DirectCollection if alone and whole else ShardedEmbeddingBagCollection
-        return kind(module, params, env, fused_params=self.fused_params, device=device, module_fqn=module_fqn)
+        return kind(
+            module,
+            params,
+            env,
+            fused_params=self.fused_params,
+            device=device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            module_fqn=module_fqn,
+        )
 
 
 class _DirectCollection(ShardedEmbeddingBagCollection):

@@ -132,7 +132,10 @@ def lay_out(config: Config, sizes: Sizes, hardware: Hardware, world_size: int, l
     towers = make_all_towers(config, sizes, partitions)
     wishes = {name: _wish(config, sharding, sizes, name, device, world_size) for name in rows}
     exchanged = sizes.candidates * towers.learned.output_dim * 4 if sizes.gathered else 0
-    return make_plan(towers, wishes, optimizer, hardware, world_size, local_world_size, exchanged)
+    communication = sharding.communication
+    return make_plan(
+        towers, wishes, optimizer, hardware, world_size, local_world_size, exchanged, communication
+    )
 
 
 def make_all_towers(config: Config, sizes: Sizes, partitions: Mapping[str, int]) -> SideBySide:
