@@ -27,7 +27,7 @@ ROOMS = {
             "placement",
             "planner",
         ),
-        *("follow", "state", "optimizer_state", "direct", "shard", "ahead"),
+        *("follow", "state", "optimizer_state", "direct", "shard", "ahead", "precision"),
         *("compare_plans", "bars", "svg", "picture"),
     ),
     "evaluation": (

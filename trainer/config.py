@@ -88,6 +88,8 @@ class ModelConfig:
     """Width of tables and towers, a multiple of 4 up to 16,384; by default 128 or, from 300,000 rows, 256."""
     table_dtype: Literal["float32", "float16"] = "float32"
     """Type of the tables' values, 4 or 2 bytes each; pooled vectors and optimizer state stay float32."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Of a training step's matrix products: dense layers and scores; `tf32` on CUDA alone (Ampere on)."""
     similarity: Literal["cosine", "dot"] = "cosine"
     """Score: dot product of unit vectors divided by the temperature, or of the plain vectors."""
     temperature: float | None = None

@@ -21,6 +21,7 @@ MAY_CHANGE = (
     "run.on_save_failure",
     "run.dir",
     "batches.ahead",
+    "model.precision",
 )
 MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "backend", "timeout")
 RUNS, LAUNCH = Path("runs"), ".launch"

@@ -15,6 +15,7 @@ from trainer.evaluation.evaluate import Evaluation, Protocol, evaluate
 from trainer.model import losses
 from trainer.parallel.ahead import in_advance
 from trainer.parallel.pause import Pause
+from trainer.parallel.precision import forward_in, products_in
 from trainer.parallel.shard import clip_gradients, schedule_factor, set_learning_rates
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts
@@ -58,9 +59,8 @@ def fit(
     ):
         for step, batch in enumerate(every_batch, start=start + 1):
             set_learning_rates(parts.optimizer, rate_factor(config, step, course.steps))
-            loss = train_step(
-                parts.model, parts.optimizer, batch, loss_of, world, config.optimizer.clip_gradients
-            )
+            clip, precision = config.optimizer.clip_gradients, config.model.precision
+            loss = train_step(parts.model, parts.optimizer, batch, loss_of, world, clip, precision)
             meter.add(step, loss, batch)
             progress.advance()
             if step % log_every == 0:
@@ -101,19 +101,24 @@ def train_step(
     loss_of: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
     world: World,
     largest_norm: float | None = None,
+    precision: str = "float32",
 ) -> torch.Tensor:
     """One update; returns the sum of this rank's weighted row losses.
 
-    Args: largest_norm: see `trainer.parallel.shard.clip_gradients`; None: gradients stay as they are.
+    Args:
+        largest_norm: see `trainer.parallel.shard.clip_gradients`; None: gradients stay as they are.
+        precision: see `trainer.parallel.precision`.
     """
     optimizer.zero_grad()
-    query, candidates = model(batch.queries, batch.candidates)
-    if batch.candidate_counts:
-        candidates = world.gather_rows(candidates, batch.candidate_counts)
-    loss = (loss_of(query, candidates, batch) * batch.weights).sum()
-    # TorchRec divides pooled gradients by the world size, as DDP does with dense ones: undone here, so that
-    # a step is the same at any world size.
-    (loss * (world.size / batch.rows)).backward()
+    with products_in(precision):
+        with forward_in(precision, world.device):
+            query, candidates = model(batch.queries, batch.candidates)
+            if batch.candidate_counts:
+                candidates = world.gather_rows(candidates, batch.candidate_counts)
+            loss = (loss_of(query, candidates, batch) * batch.weights).sum()
+        # TorchRec divides pooled gradients by the world size, as DDP does with dense ones: undone here, so
+        # that a step is the same at any world size.
+        (loss * (world.size / batch.rows)).backward()
     if largest_norm is not None:
         clip_gradients(model, largest_norm)
     optimizer.step()
