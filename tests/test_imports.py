@@ -27,7 +27,7 @@ ROOMS = {
             "placement",
             "planner",
         ),
-        *("follow", "state", "optimizer_state", "direct", "shard", "ahead", "precision"),
+        *("follow", "state", "optimizer_state", "exchange", "direct", "shard", "ahead", "precision"),
         *("compare_plans", "bars", "svg", "picture"),
     ),
     "evaluation": (

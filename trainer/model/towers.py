@@ -87,11 +87,13 @@ class Tower(nn.Module):
         bias = pooled[self.bias_table].mean(1, keepdim=True) if self.bias_table else None
         return vectors, bias
 
+    def lookups(self, inputs: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        """What the tables are asked for: the features, those of cut tables by partition."""
+        return split_by_rows(inputs, self.cut) if self.cut else inputs
+
     def _pooled(self, inputs: KeyedJaggedTensor) -> dict[str, torch.Tensor]:
         """Sum of each feature's rows, (B, width of its table)."""
-        if not self.cut:
-            return self.embeddings(inputs).to_dict()
-        pooled = self.embeddings(split_by_rows(inputs, self.cut)).to_dict()
+        pooled = self.embeddings(self.lookups(inputs)).to_dict()
         for name, (parts, _) in self.cut.items():
             vectors = [pooled[f"{name}{MARK}{number}"] for number in range(parts)]
             pooled[name] = sum(vectors[1:], vectors[0])  # to stack them first would cost a copy

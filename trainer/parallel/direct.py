@@ -16,6 +16,8 @@ from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
+from trainer.parallel.exchange import ExchangingCollection
+
 Kernel: TypeAlias = BatchedDenseEmbeddingBag | BatchedFusedEmbeddingBag
 """TorchRec's kernels of tables in memory."""
 
@@ -35,7 +37,7 @@ class DirectSharder(EmbeddingBagCollectionSharder):
         # Others have columns to be joined, or a wrapper of their own that counts what passes through it.
         whole = all(each.sharding_type == ShardingType.TABLE_WISE.value for each in params.values())
         alone = env.world_size == 1 and device is not None and device.type == "cpu"
-        kind = _DirectCollection if alone and whole else ShardedEmbeddingBagCollection
+        kind = _DirectCollection if alone and whole else ExchangingCollection
         return kind(
             module,
             params,

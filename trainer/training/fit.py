@@ -14,6 +14,7 @@ from trainer.data.dataset import Dataset
 from trainer.evaluation.evaluate import Evaluation, Protocol, evaluate
 from trainer.model import losses
 from trainer.parallel.ahead import in_advance
+from trainer.parallel.exchange import exchanged_ahead
 from trainer.parallel.pause import Pause
 from trainer.parallel.precision import forward_in, products_in
 from trainer.parallel.shard import clip_gradients, schedule_factor, set_learning_rates
@@ -57,6 +58,8 @@ def fit(
         Keeper(run, config, parts, world) as keeper,
         closing(in_advance(made, config.batches.ahead, world.device)) as every_batch,
     ):
+        if config.sharding.exchange_ahead:
+            every_batch = exchanged_ahead(every_batch, parts.towers, world.device)
         for step, batch in enumerate(every_batch, start=start + 1):
             set_learning_rates(parts.optimizer, rate_factor(config, step, course.steps))
             clip, precision = config.optimizer.clip_gradients, config.model.precision
