@@ -200,7 +200,7 @@ class ShardingConfig:
     exchange_ahead: bool = False
     """Send ids to the ranks of their tables while the steps before compute; the results are the same."""
     plan: str | None = None
-    """File of a plan that was saved, to be followed exactly; kinds, partitions, ranks and caches then rest."""
+    """File of a plan that was saved, to be followed exactly; kinds, partitions and ranks then rest."""
 
 
 @dataclass
