@@ -73,8 +73,8 @@ def test_the_ranks_parts_together_are_the_batch_of_a_world_of_one(data, plan, wo
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_every_rank_takes_the_same_number_of_steps_even_without_rows(data, world_size) -> None:
-    source, cpu = steps_of(data), torch.device("cpu")  # 4 rows in steps of 3: the second step has one row
-    taken = [list(batches(source, 4, rank, world_size, cpu)) for rank in range(world_size)]
+    source = steps_of(data)  # 4 rows in steps of 3: the second step has one row
+    taken = [list(batches(source, 4, rank, world_size)) for rank in range(world_size)]
     assert [len(steps) for steps in taken] == [4] * world_size
     rows = [[steps[step].queries.stride() for steps in taken] for step in range(4)]
     assert [sum(counts) for counts in rows] == [3, 1, 3, 1]
@@ -113,10 +113,10 @@ def test_orders_differ_between_epochs_and_seeds_but_not_between_runs(data) -> No
 
 
 def test_starting_late_gives_the_very_batches_of_an_unbroken_run(data) -> None:
-    source, cpu = steps_of(data, candidates="sampled"), torch.device("cpu")
-    unbroken = list(batches(source, 6, 0, 1, cpu))[4:]
+    source = steps_of(data, candidates="sampled")
+    unbroken = list(batches(source, 6, 0, 1))[4:]
     for late, expected in zip(
-        batches(steps_of(data, candidates="sampled"), 6, 0, 1, cpu, 4), unbroken, strict=True
+        batches(steps_of(data, candidates="sampled"), 6, 0, 1, 4), unbroken, strict=True
     ):
         assert looked_up(late) == looked_up(expected)
         assert torch.equal(late.positives, expected.positives)

@@ -119,6 +119,14 @@ def test_a_run_that_crashed_while_it_was_measured_is_not_trained_again(trained, 
     assert worlds.figures(run) == whole_figures(run)
 
 
+def test_how_batches_are_made_and_multiplied_may_change_on_the_way(broken, capsys):
+    run, options = broken
+    capsys.readouterr()
+    assert main(["train", *options, "--batches.ahead", "2", "--model.precision", "bfloat16"]) == 0
+    assert "Going on after step 60 of 80." in capsys.readouterr().out
+    assert worlds.figures(run) == pytest.approx(whole_figures(run), abs=0.05)
+
+
 def test_without_such_checkpoints_a_run_begins_anew(broken, capsys):
     run, options = broken
     shutil.rmtree(run / "checkpoints")

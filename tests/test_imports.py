@@ -15,8 +15,9 @@ ROOMS = {
     ),
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
     "parallel": (
-        *("memory", "world", "pause", "words", "hardware", "plan", "traffic", "capacity", "placement"),
-        *("planner", "follow", "state", "optimizer_state", "row_wise_adagrad", "direct", "shard"),
+        *("memory", "world", "pause", "words", "hardware", "plan", "traffic", "capacity", "communication"),
+        *("placement", "planner", "follow", "state", "optimizer_state", "exchange", "row_wise_adagrad"),
+        *("direct", "shard", "ahead", "precision"),
         *("compare_plans", "bars", "svg", "picture"),
     ),
     "evaluation": (

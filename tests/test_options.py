@@ -201,6 +201,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ),
         (["--model.temperature", "0"], "--model.temperature 0.0: a number above 0 is needed"),
         (["--batches.size", "0"], "--batches.size 0: a whole number from 1 up is needed"),
+        (["--batches.ahead", "-1"], "--batches.ahead -1: a whole number from 0 up is needed"),
         (["--evaluation.k", "5,0"], "--evaluation.k [5, 0]: whole numbers from 1 up are needed"),
         (
             ["--evaluation.baselines", "popularity,knn"],

@@ -429,3 +429,14 @@ def test_a_run_that_is_none_is_refused(refused, arguments: str, words: str) -> N
 def test_a_table_that_the_data_do_not_have_names_the_nearest(refused, data) -> None:
     message = refused(*data, "--rows", "usr=5")
     assert re.fullmatch(r"--rows usr: \S+ has no such table. Did you mean user\?\n", message)
+
+
+def test_vectors_exchanged_in_two_bytes_are_planned_so(shown) -> None:
+    def ranks(*more: str) -> list[dict[str, Any]]:
+        options = ("--world-size", "4", "--hardware", "h100-80g", *WHAT_IF, *more)
+        return json.loads(shown(*options, "--json"))["ranks"]
+
+    as_they_are, halved = ranks(), ranks("--sharding.communication", "float16")
+    assert [rank["bytes"] for rank in halved] == [rank["bytes"] for rank in as_they_are]
+    for key in ("bytes_sent", "communication_ms"):
+        assert sum(rank[key] for rank in halved) < 0.95 * sum(rank[key] for rank in as_they_are)

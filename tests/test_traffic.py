@@ -28,6 +28,22 @@ def test_table_wise_ids_go_to_the_table_and_vectors_come_back_as_gradients_do():
     assert found.received.tolist() == [vectors, 2 * (ids + vectors), vectors]
 
 
+def test_vectors_of_two_bytes_a_value_take_half_and_ids_what_they_took():
+    found = Traffic.none(3)
+    add_table(found, "table_wise", [(1, 100, 8)], 10, 2.0, 3, value_bytes=2)
+    ids, vectors = 200, 160
+    assert found.sent.tolist() == [ids + vectors, 2 * vectors, ids + vectors]
+    found = Traffic.none(2)
+    add_table(found, "row_wise", [(0, 50, 8), (1, 50, 8)], 10, 2.0, 2, value_bytes=2)
+    assert found.sent.tolist() == [120 + 320, 120 + 320]
+
+
+def test_copies_are_summed_up_in_four_bytes_a_value_in_any_case():
+    found = Traffic.none(2)
+    add_table(found, "data_parallel", [(0, 100, 8), (1, 100, 8)], 10, 2.0, 2, value_bytes=2)
+    assert found.sent.tolist() == [3200, 3200]
+
+
 def test_column_wise_every_shard_is_asked_for_its_columns():
     found = traffic("column_wise", [(0, 100, 4), (1, 100, 4)], 2)
     # Each rank asks the other: ids 200, and gradients of 10 x 4 x 4 = 160; it answers with 160.

@@ -76,6 +76,8 @@ class BatchConfig:
     """A row is a user with all of his positives at once, or a single interaction."""
     size: int | None = None
     """Global batch: rows of one step over all ranks together; by default by the size of the data."""
+    ahead: int | None = None
+    """Batches that a thread makes in advance (0: none); by default 2 on CUDA and none on CPU."""
 
 
 @dataclass
@@ -86,6 +88,8 @@ class ModelConfig:
     """Width of tables and towers, a multiple of 4 up to 16,384; by default 128 or, from 300,000 rows, 256."""
     table_dtype: Literal["float32", "float16"] = "float32"
     """Type of the tables' values, 4 or 2 bytes each; pooled vectors and optimizer state stay float32."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Of a training step's matrix products: dense layers and scores; `tf32` on CUDA alone (Ampere on)."""
     similarity: Literal["cosine", "dot"] = "cosine"
     """Score: dot product of unit vectors divided by the temperature, or of the plain vectors."""
     temperature: float | None = None
@@ -191,8 +195,12 @@ class ShardingConfig:
     """Ranks that hold a table's shards, in turn, by table; by default the planner's choice."""
     uvm_caching: bool = False
     """Tables that a GPU cannot hold may live in its host's memory behind a cache (CUDA alone)."""
+    communication: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Type of the pooled vectors and gradients that ranks exchange; nothing to one rank and to copies."""
+    exchange_ahead: bool = False
+    """Send ids to the ranks of their tables while the steps before compute; the results are the same."""
     plan: str | None = None
-    """File of a plan that was saved, to be followed exactly; the other keys of this section then rest."""
+    """File of a plan that was saved, to be followed exactly; kinds, partitions and ranks then rest."""
 
 
 @dataclass

@@ -20,6 +20,8 @@ MAY_CHANGE = (
     "run.keep_best",
     "run.on_save_failure",
     "run.dir",
+    "batches.ahead",
+    "model.precision",
 )
 MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "backend", "timeout")
 RUNS, LAUNCH = Path("runs"), ".launch"

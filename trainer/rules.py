@@ -56,6 +56,7 @@ def _of_model(config: Config) -> Iterator[Rule]:
 def _of_run(config: Config) -> Iterator[Rule]:
     run = config.run
     yield "batches.size", "a whole number from 1 up is needed", _above_zero(config.batches.size)
+    yield "batches.ahead", "a whole number from 0 up is needed", (config.batches.ahead or 0) >= 0
     yield "run.epochs", "a whole number from 1 up is needed", _above_zero(run.epochs)
     yield "run.log_every", "a whole number from 0 up is needed", run.log_every >= 0
     yield "run.evaluate_every", "a whole number from 0 up is needed", (run.evaluate_every or 0) >= 0

@@ -55,12 +55,30 @@ class Batch:
         """The batch on a device."""
         if device.type == "cpu":
             return self
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True)
+        return self._with(
+            {name: value.to(device, non_blocking=True) for name, value in self._tensors().items()}
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The batch in pinned memory, which a GPU reads while the CPU goes on."""
+        for features in (self.queries, self.candidates):
+            features.sync()  # what TorchRec asks of a feature's length is counted before it is on the GPU
+        return self._with({name: value.pin_memory() for name, value in self._tensors().items()})
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory until what is now queued on a stream, other than the one that made it, is done."""
+        for value in self._tensors().values():
+            value.record_stream(stream)
+
+    def _tensors(self) -> dict[str, torch.Tensor | KeyedJaggedTensor]:
+        return {
+            name: value
             for name, value in vars(self).items()
             if isinstance(value, torch.Tensor | KeyedJaggedTensor)
         }
-        return Batch(**(vars(self) | moved))
+
+    def _with(self, values: dict[str, Any]) -> "Batch":
+        return Batch(**(vars(self) | values))
 
 
 @dataclass(frozen=True)
@@ -261,12 +279,10 @@ class Batches:
         return torch.from_numpy(self.user_weights[users])
 
 
-def batches(
-    source: Batches, steps: int, rank: int, world_size: int, device: torch.device, start: int = 0
-) -> Iterator[Batch]:
-    """One rank's batches from step `start` to the last, on its device."""
+def batches(source: Batches, steps: int, rank: int, world_size: int, start: int = 0) -> Iterator[Batch]:
+    """One rank's batches from step `start` to the last, on the CPU."""
     for step in range(start, steps):
-        yield source.make(step, rank, world_size).to(device)
+        yield source.make(step, rank, world_size)
 
 
 def _pairs(lengths: np.ndarray, columns: np.ndarray) -> torch.Tensor:

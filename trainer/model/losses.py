@@ -39,7 +39,10 @@ def multi_positive_softmax(
 
 
 class _MultiPositiveSoftmax(torch.autograd.Function):
-    """The loss with its gradient by hand: B x C scores are written thrice, not a dozen times."""
+    """The loss with its gradient by hand: B x C scores are written thrice, not a dozen times.
+
+    Under autocast the products are of its type, and everything between them is as precise as the vectors.
+    """
 
     @staticmethod
     def forward(
@@ -51,11 +54,15 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         log_q: torch.Tensor | None,
         counts: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.width = query.shape[1]
+        ctx.width, ctx.dtype = query.shape[1], query.dtype
+        device = query.device.type
+        of_factors = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
         # On CPU products of rows of odd length, as the column of biases makes them, take up to twice as long,
         # and so does the product that has the shorter side first.
-        query, candidates = (functional.pad(each, (0, -each.shape[1] % 8)) for each in (query, candidates))
-        scores = candidates @ query.T
+        query, candidates = (
+            functional.pad(each, (0, -each.shape[1] % 8)).to(of_factors) for each in (query, candidates)
+        )
+        scores = (candidates @ query.T).to(ctx.dtype)
         rows, columns = positives
         of_positives = scores[columns, rows]
         if log_q is not None:
@@ -81,8 +88,11 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         push = torch.zeros_like(mass).index_add_(0, rows, pull)
         of_scores = masses * (push / mass.clamp_min(torch.finfo(mass.dtype).tiny))
         of_scores.index_put_((columns, rows), -pull, accumulate=True)
-        of_query, of_candidates = of_scores.T @ candidates, of_scores @ query
-        return of_query[:, : ctx.width], of_candidates[:, : ctx.width], None, None, None, None
+        of_scores = of_scores.to(query.dtype)
+        of_query, of_candidates = (
+            product[:, : ctx.width].to(ctx.dtype) for product in (of_scores.T @ candidates, of_scores @ query)
+        )
+        return of_query, of_candidates, None, None, None, None
 
 
 def bayesian_personalised_ranking(
@@ -100,7 +110,7 @@ def bayesian_personalised_ranking(
     Args, Returns, Raises: as `multi_positive_softmax`.
     Source: Rendle et al., UAI 2009.
     """
-    scores = query @ candidates.T
+    scores = (query @ candidates.T).to(query.dtype)  # under autocast the product is less precise
     rows, _ = positives
     weights = torch.ones_like(scores) if log_q is None else torch.exp(-log_q).expand_as(scores).clone()
     weights[tuple(known)] = 0

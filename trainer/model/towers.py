@@ -87,14 +87,17 @@ class Tower(nn.Module):
         bias = pooled[self.bias_table].mean(1, keepdim=True) if self.bias_table else None
         return vectors, bias
 
+    def lookups(self, inputs: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        """What the tables are asked for: the features, those of cut tables by partition."""
+        return split_by_rows(inputs, self.cut) if self.cut else inputs
+
     def _pooled(self, inputs: KeyedJaggedTensor) -> dict[str, torch.Tensor]:
         """Sum of each feature's rows, (B, width of its table)."""
-        if not self.cut:
-            pooled = self.embeddings(inputs)
-            names = pooled.keys()
-            # To part vectors that stand alone would cost a copy of their gradient.
-            return {names[0]: pooled.values()} if len(names) == 1 else pooled.to_dict()
-        pooled = self.embeddings(split_by_rows(inputs, self.cut)).to_dict()
+        pooled_together = self.embeddings(self.lookups(inputs))
+        names = pooled_together.keys()
+        if len(names) == 1:  # to part vectors that stand alone would cost a copy of their gradient
+            return {names[0]: pooled_together.values()}
+        pooled = pooled_together.to_dict()
         for name, (parts, _) in self.cut.items():
             vectors = [pooled[f"{name}{MARK}{number}"] for number in range(parts)]
             pooled[name] = sum(vectors[1:], vectors[0])  # to stack them first would cost a copy

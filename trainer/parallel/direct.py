@@ -20,6 +20,7 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, Sha
 from torchrec.distributed.sharding.dp_sharding import DpPooledEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
+from trainer.parallel.exchange import ExchangingCollection
 from trainer.parallel.row_wise_adagrad import is_faster, row_wise_adagrad
 
 COPIES = ShardingType.DATA_PARALLEL.value
@@ -43,8 +44,16 @@ class DirectSharder(EmbeddingBagCollectionSharder):
         on_cpu = device is not None and device.type == "cpu"
         # Under other plans there are columns to be joined, even on one rank.
         here = kinds == {COPIES} or (env.world_size == 1 and kinds <= {COPIES, ShardingType.TABLE_WISE.value})
-        kind = _DirectCollection if on_cpu and here else ShardedEmbeddingBagCollection
-        return kind(module, params, env, fused_params=self.fused_params, device=device, module_fqn=module_fqn)
+        kind = _DirectCollection if on_cpu and here else ExchangingCollection
+        return kind(
+            module,
+            params,
+            env,
+            fused_params=self.fused_params,
+            device=device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            module_fqn=module_fqn,
+        )
 
 
 class _DirectCollection(ShardedEmbeddingBagCollection):

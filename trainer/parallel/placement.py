@@ -25,6 +25,7 @@ from torchrec.types import DataType
 
 from trainer.errors import ConfigError
 from trainer.parallel.capacity import CACHED, capacity, host_capacity, too_large
+from trainer.parallel.communication import codecs
 from trainer.parallel.hardware import GIGA, Hardware
 
 FUSED_ON_CPU = ("rowwise_adagrad", "adagrad", "sgd")
@@ -105,6 +106,7 @@ def place(
     hardware: Hardware,
     world_size: int,
     local_world_size: int,
+    communication: str = "float32",
 ) -> list[ShardingOption]:
     """Every table with its shards on ranks, as the planner has it, the same wherever it is asked.
 
@@ -112,6 +114,7 @@ def place(
         towers: module with its tables on the meta device.
         wishes: by table.
         optimizer: of the tables.
+        communication: type of exchanged values.
     Raises: TooLargeError; ConfigError for wishes that cannot be.
     """
     topology = _topology(hardware, world_size, local_world_size)
@@ -135,7 +138,7 @@ def place(
         timeout_seconds=PLANNING_SECONDS,
     )
     try:
-        planner.plan(towers, [EmbeddingBagCollectionSharder()])
+        planner.plan(towers, [EmbeddingBagCollectionSharder(qcomm_codecs_registry=codecs(communication))])
     except PlannerError as error:
         options = enumerator.last_stored_search_space or []
         raise too_large(options, hardware, world_size, local_world_size) from error

@@ -13,6 +13,7 @@ from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS
 
 from trainer.model.partitions import whole_table
 from trainer.parallel.capacity import CACHED, capacity, host_capacity, in_host, on_device
+from trainer.parallel.communication import VALUE_BYTES
 from trainer.parallel.hardware import Hardware
 from trainer.parallel.placement import Wish, compute_kernel, embedding_configs, optimizer_bytes, place
 from trainer.parallel.plan import Plan, RankLoad, Shard, Table, are_copies
@@ -30,6 +31,7 @@ def make_plan(
     local_world_size: int,
     candidate_bytes: float = 0,
     copies_gather: bool = True,
+    communication: str = "float32",
 ) -> Plan:
     """Plan of every table, the same on whichever rank or laptop it is made.
 
@@ -40,18 +42,22 @@ def make_plan(
         world_size, local_world_size: ranks in all and on each host.
         candidate_bytes: of the candidates' vectors that a step gathers from all ranks.
         copies_gather: whether it does so even where every rank has the candidates' tables.
+        communication: type of the pooled vectors and gradients that ranks exchange.
     Raises: TooLargeError if the tables do not fit; ConfigError for wishes that cannot be.
     """
-    options = place(towers, _by_part(towers, wishes), optimizer, hardware, world_size, local_world_size)
+    options = place(
+        towers, _by_part(towers, wishes), optimizer, hardware, world_size, local_world_size, communication
+    )
     placed = {option.name: option for option in options}
     parts = [(path, config, placed[config.name]) for path, config in embedding_configs(towers)]
     tables = tuple(
         _table(whole, list(group), wishes[whole], optimizer, hardware)
         for whole, group in groupby(parts, key=lambda part: whole_table(part[1].name))
     )
-    if not copies_gather and are_copies(tables, "candidate"):
-        candidate_bytes = 0
-    ranks = _loads(options, tables, wishes, hardware, world_size, local_world_size, candidate_bytes)
+    traffic = _traffic(options, wishes, world_size, local_world_size, VALUE_BYTES[communication])
+    if copies_gather or not are_copies(tables, "candidate"):
+        add_candidates(traffic, candidate_bytes)
+    ranks = _loads(options, tables, hardware, world_size, local_world_size, traffic)
     sizes = [load.bytes for load in ranks]
     busy = {shard.rank for table in tables for shard in table.shards if shard.rows}
     return Plan(
@@ -118,11 +124,10 @@ def _table(
 def _loads(
     options: Sequence[ShardingOption],
     tables: Sequence[Table],
-    wishes: Mapping[str, Wish],
     hardware: Hardware,
     world_size: int,
     local_world_size: int,
-    candidate_bytes: float,
+    traffic: Traffic,
 ) -> tuple[RankLoad, ...]:
     sizes, behind, lookups, compute, communication = (np.zeros(world_size) for _ in range(5))
     for option in options:
@@ -141,8 +146,6 @@ def _loads(
         for piece in table.shards:
             copies = world_size if table.sharding == "data_parallel" else 1
             lookups[piece.rank] += table.lookups * piece.rows / (table.rows * copies)
-    traffic = _traffic(options, wishes, world_size, local_world_size)
-    add_candidates(traffic, candidate_bytes)
     return tuple(
         RankLoad(
             rank=rank,
@@ -161,7 +164,11 @@ def _loads(
 
 
 def _traffic(
-    options: Sequence[ShardingOption], wishes: Mapping[str, Wish], world_size: int, local_world_size: int
+    options: Sequence[ShardingOption],
+    wishes: Mapping[str, Wish],
+    world_size: int,
+    local_world_size: int,
+    value_bytes: int,
 ) -> Traffic:
     traffic = Traffic.none(world_size)
     parts = Counter(whole_table(option.name) for option in options)
@@ -169,5 +176,5 @@ def _traffic(
         whole = whole_table(option.name)
         shards = [(int(shard.rank or 0), shard.size[0], shard.size[1]) for shard in option.shards]
         bags, factor = wishes[whole].bags / world_size, wishes[whole].pooling_factor / parts[whole]
-        add_table(traffic, option.sharding_type, shards, bags, factor, local_world_size)
+        add_table(traffic, option.sharding_type, shards, bags, factor, local_world_size, value_bytes)
     return traffic

@@ -18,6 +18,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from trainer.errors import ConfigError
+from trainer.parallel.communication import codecs
 from trainer.parallel.direct import DirectSharder
 from trainer.parallel.state import table_name, whole_state
 
@@ -45,6 +46,7 @@ def shard(
     learning_rates: dict[str, float],
     dense_learning_rate: float,
     weight_decay: float,
+    communication: str = "float32",
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Lay the towers over the ranks as planned, each table with its optimizer.
 
@@ -56,6 +58,8 @@ def shard(
         learning_rates: peak learning rate of every table, by name.
         dense_learning_rate: peak learning rate of all other parameters, which are trained with Adam.
         weight_decay: L2 penalty on all rows of the tables; 0 with fused kernels.
+        communication: type in which ranks exchange pooled vectors and their gradients, see
+            `trainer.parallel.communication`.
     Returns: the sharded model, its tables without values, and one optimizer for everything.
     Raises: ConfigError for a weight decay that the kernel would ignore.
     """
@@ -71,7 +75,8 @@ def shard(
         if table_name(key) and key.split(".")[-2] in fused:
             options = settings | {"lr": learning_rates[str(table_name(key))]}
             apply_optimizer_in_backward(_FUSED[optimizer], [parameter], options)
-    sharders = cast(list[ModuleSharder[nn.Module]], [DirectSharder()])
+    sharder = DirectSharder(qcomm_codecs_registry=codecs(communication))
+    sharders = cast(list[ModuleSharder[nn.Module]], [sharder])
     # By default the gradients are laid out anew after the first step, and then add up in another order: a
     # training that goes on would not do to the last bit what an unbroken one does.
     wrapper = DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True)

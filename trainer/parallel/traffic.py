@@ -1,7 +1,7 @@
 """Bytes that a step moves between ranks, by the way a table is sharded.
 
-Counted as the collectives move them, forward and backward, in 64-bit ids, 32-bit lengths and 32-bit values;
-what a rank sends to itself costs nothing.
+Counted as the collectives move them, forward and backward, in 64-bit ids, 32-bit lengths and 32-bit values
+(pooled vectors perhaps in 16 bits); what a rank sends to itself costs nothing.
 """
 
 from collections.abc import Sequence
@@ -46,6 +46,7 @@ def add_table(
     bags: float,
     pooling_factor: float,
     local_world_size: int,
+    value_bytes: int = VALUE_BYTES,
 ) -> None:
     """Count the traffic of one table in.
 
@@ -54,6 +55,8 @@ def add_table(
         shards: (rank, rows, columns) of each; of a data-parallel table those of the whole.
         bags: that one rank asks for in a step.
         pooling_factor: ids in a bag.
+        value_bytes: of a value in the pooled vectors and gradients that are exchanged; copies are summed up
+            in 32 bits in any case.
     """
     everyone = range(len(traffic.sent))
     if sharding == "data_parallel":
@@ -62,15 +65,16 @@ def add_table(
     by_rows = sharding in ("row_wise", "table_row_wise")
     asked = bags * (LENGTH_BYTES + ID_BYTES * pooling_factor / (len(shards) if by_rows else 1))
     for rank, _, columns in shards:
-        vectors = 0.0 if by_rows else bags * columns * VALUE_BYTES
+        vectors = 0.0 if by_rows else bags * columns * value_bytes
         traffic.exchange(rank, asked + vectors, vectors)
     if by_rows:
-        _add_partial_sums(traffic, [rank for rank, _, _ in shards], bags * shards[0][2], local_world_size)
+        size = bags * shards[0][2] * value_bytes
+        _add_partial_sums(traffic, [rank for rank, _, _ in shards], size, local_world_size)
 
 
-def _add_partial_sums(traffic: Traffic, ranks: list[int], values: float, local_world_size: int) -> None:
-    """Count in what ranks that each know a part of every sum of `values` a rank move, there and back."""
-    world_size, vectors = len(traffic.sent), values * VALUE_BYTES
+def _add_partial_sums(traffic: Traffic, ranks: list[int], vectors: float, local_world_size: int) -> None:
+    """Count in what ranks that each know a part of every sum, `vectors` bytes a rank, move there and back."""
+    world_size = len(traffic.sent)
     traffic.ring(ranks, world_size * vectors, passes=2)
     if len(ranks) < world_size:  # one host's ranks meet, then serve every rank of other hosts
         hosts = world_size // local_world_size

@@ -108,6 +108,7 @@ def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True
         rates,
         config.optimizer.dense_learning_rate,
         config.optimizer.weight_decay,
+        config.sharding.communication,
     )
     inside = cast(SideBySide, model.module)
     served = [Served(inside.learned, users, items)]

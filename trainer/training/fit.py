@@ -1,6 +1,7 @@
 """The loop: every step, what is recorded of it, and the measuring on the way."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -12,7 +13,10 @@ from trainer.data.batches import Batch, Batches, batches
 from trainer.data.dataset import Dataset
 from trainer.evaluation.evaluate import Evaluation, Protocol, evaluate
 from trainer.model import losses
+from trainer.parallel.ahead import in_advance
+from trainer.parallel.exchange import exchanged_ahead
 from trainer.parallel.pause import Pause
+from trainer.parallel.precision import forward_in, products_in
 from trainer.parallel.shard import (
     clip_gradients,
     schedule_factor,
@@ -54,13 +58,18 @@ def fit(
     log_every = config.run.log_every or course.epoch_steps
     evaluate_every = settled(config.run.evaluate_every) * course.epoch_steps
     loss_of, meter = make_loss(config), Meter(world, watch)
-    every_batch = batches(source, course.steps, world.rank, world.size, world.device, start)
-    with Pause(world, active=run is not None) as pause, Keeper(run, config, parts, world) as keeper:
+    made = batches(source, course.steps, world.rank, world.size, start)
+    with (
+        Pause(world, active=run is not None) as pause,
+        Keeper(run, config, parts, world) as keeper,
+        closing(in_advance(made, config.batches.ahead, world.device)) as every_batch,
+    ):
+        if config.sharding.exchange_ahead:
+            every_batch = exchanged_ahead(every_batch, parts.towers, world.device)
         for step, batch in enumerate(every_batch, start=start + 1):
             set_learning_rates(parts.optimizer, rate_factor(config, step, course.steps))
-            loss = train_step(
-                parts.model, parts.optimizer, batch, loss_of, world, config.optimizer.clip_gradients
-            )
+            clip, precision = config.optimizer.clip_gradients, config.model.precision
+            loss = train_step(parts.model, parts.optimizer, batch, loss_of, world, clip, precision)
             meter.add(step, loss, batch)
             progress.advance()
             if step % log_every == 0:
@@ -101,19 +110,24 @@ def train_step(
     loss_of: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
     world: World,
     largest_norm: float | None = None,
+    precision: str = "float32",
 ) -> torch.Tensor:
     """One update; returns the sum of this rank's weighted row losses.
 
-    Args: largest_norm: see `trainer.parallel.shard.clip_gradients`; None: gradients stay as they are.
+    Args:
+        largest_norm: see `trainer.parallel.shard.clip_gradients`; None: gradients stay as they are.
+        precision: see `trainer.parallel.precision`.
     """
     zero_gradients(optimizer)
-    query, candidates = model(batch.queries, batch.candidates)
-    if batch.candidate_counts:
-        candidates = world.gather_rows(candidates, batch.candidate_counts)
-    loss = (loss_of(query, candidates, batch) * batch.weights).sum()
-    # TorchRec divides pooled gradients by the world size, as DDP does with dense ones: undone here, so that
-    # a step is the same at any world size.
-    (loss * (world.size / batch.rows)).backward()
+    with products_in(precision):
+        with forward_in(precision, world.device):
+            query, candidates = model(batch.queries, batch.candidates)
+            if batch.candidate_counts:
+                candidates = world.gather_rows(candidates, batch.candidate_counts)
+            loss = (loss_of(query, candidates, batch) * batch.weights).sum()
+        # TorchRec divides pooled gradients by the world size, as DDP does with dense ones: undone here, so
+        # that a step is the same at any world size.
+        (loss * (world.size / batch.rows)).backward()
     if largest_norm is not None:
         clip_gradients(model, largest_norm)
     update(optimizer)

@@ -132,8 +132,17 @@ def lay_out(config: Config, sizes: Sizes, hardware: Hardware, world_size: int, l
     towers = make_all_towers(config, sizes, partitions)
     wishes = {name: _wish(config, sharding, sizes, name, device, world_size) for name in rows}
     exchanged = sizes.candidates * towers.learned.output_dim * 4 if sizes.gathered else 0
-    gather = candidates_are_shared(config)
-    return make_plan(towers, wishes, optimizer, hardware, world_size, local_world_size, exchanged, gather)
+    return make_plan(
+        towers,
+        wishes,
+        optimizer,
+        hardware,
+        world_size,
+        local_world_size,
+        exchanged,
+        candidates_are_shared(config),
+        sharding.communication,
+    )
 
 
 def candidates_are_shared(config: Config) -> bool:

@@ -11,6 +11,7 @@ from trainer.data.dataset import Dataset, open_dataset
 from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.neighbours import check_size
 from trainer.options import changes
+from trainer.parallel.precision import check_precision
 from trainer.parallel.world import World, join_world
 from trainer.training.assembly import Parts, assemble, check_followed_plan, make_batches
 from trainer.training.by_size import by_size, settled
@@ -107,6 +108,7 @@ def _measured(
 def _prepared(config: Config, world: World) -> Dataset:
     """The data set, once it is known that the training can begin and end: preparing may take long."""
     check_sharding(config, world.device.type)
+    check_precision(config.model.precision, world.device.type)
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
     dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
