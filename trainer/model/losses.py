@@ -39,7 +39,7 @@ def multi_positive_softmax(
 
 
 class _MultiPositiveSoftmax(torch.autograd.Function):
-    """The loss with its gradient by hand: B x C scores are written thrice, not a dozen times.
+    """The loss with its gradient by hand: B x C scores are written twice, not a dozen times.
 
     Under autocast the products are of its type, and everything between them is as precise as the vectors.
     """
@@ -73,7 +73,14 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         masses = scores.sub_(largest).exp_()
         mass = masses.sum(0)
         gaps = (mass.log() + largest)[rows] - of_positives
-        ctx.save_for_backward(query, candidates, positives, gaps, counts, masses, mass)
+        # Times one factor a row, `masses` are the gradient of the scores, if in place of each positive stands
+        # its share of what pulls the row's positives up, which pushes the row's negatives down.
+        pulls = gaps.sigmoid()
+        pull = torch.zeros_like(mass).index_add_(0, rows, pulls)
+        tiny = torch.finfo(mass.dtype).tiny
+        shares = pulls * (mass / pull.clamp_min(tiny))[rows]
+        masses.index_put_((columns, rows), -shares, accumulate=True)
+        ctx.save_for_backward(query, candidates, masses, pull / mass.clamp_min(tiny) / counts)
         return _mean_by_row(functional.softplus(gaps), rows, counts)
 
     @staticmethod
@@ -81,18 +88,12 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
     def backward(  # type: ignore[override]  # the decorator hides the name of `ctx`
         ctx: Any, *gradients: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
-        query, candidates, positives, gaps, counts, masses, mass = ctx.saved_tensors
-        rows, columns = positives
-        # What pulls a positive up pushes the row's negatives down, each by its share of the mass.
-        pull = (gradients[0] / counts)[rows] * gaps.sigmoid()
-        push = torch.zeros_like(mass).index_add_(0, rows, pull)
-        of_scores = masses * (push / mass.clamp_min(torch.finfo(mass.dtype).tiny))
-        of_scores.index_put_((columns, rows), -pull, accumulate=True)
-        of_scores = of_scores.to(query.dtype)
-        of_query, of_candidates = (
-            product[:, : ctx.width].to(ctx.dtype) for product in (of_scores.T @ candidates, of_scores @ query)
-        )
-        return of_query, of_candidates, None, None, None, None
+        query, candidates, masses, factors = ctx.saved_tensors
+        scale = (gradients[0] * factors).unsqueeze(1)
+        of_scores = masses.to(query.dtype)
+        of_query = (of_scores.T @ candidates).to(ctx.dtype) * scale
+        of_candidates = (of_scores @ (query * scale).to(query.dtype)).to(ctx.dtype)
+        return of_query[:, : ctx.width], of_candidates[:, : ctx.width], None, None, None, None
 
 
 def bayesian_personalised_ranking(
