@@ -35,6 +35,9 @@ def test_the_catalogue_is_every_item_that_a_row_holds_with_certainty() -> None:
     found = catalogue(np.array([3, 1, 0, 2, 0]))
     assert found.items.tolist() == [0, 1, 3]
     assert found.log_q is None
+    positions, present = found.positions(np.array([3, 2, 0]))
+    assert positions[present].tolist() == [2, 0]
+    assert present.tolist() == [True, False, True]
 
 
 def test_positions_are_found_and_absent_items_are_said_to_be_absent() -> None:

@@ -132,6 +132,8 @@ class Batches:
         self.row_count = len(self.row_users) if self.row_users is not None else len(self.train)
         # Rows that hold each item: a row holds it once at most.
         self.holders = np.bincount(self.train.items, minlength=dataset.item_count)
+        if plan.candidates == "catalogue":
+            self.catalogue = catalogue(self.holders)
         if plan.candidates == "sampled":
             # An item that no row holds is never drawn: never a positive, it would only be pushed down.
             weight = np.where(self.holders > 0, self.holders.astype(np.float64) ** plan.popularity_power, 0)
@@ -220,7 +222,7 @@ class Batches:
 
     def _candidates(self, step: int, rows: np.ndarray, items: np.ndarray) -> Candidates:
         if self.plan.candidates == "catalogue":
-            return catalogue(self.holders)
+            return self.catalogue
         if self.plan.candidates == "in_batch":
             return in_batch(items, self.holders, len(rows), self.row_count)
         generator = np.random.default_rng([SAMPLES, self.plan.seed, step])

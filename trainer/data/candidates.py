@@ -16,13 +16,21 @@ class Candidates:
     Attributes:
         items: (C,) int64 item rows, ascending, each once.
         log_q: (C,) float32 natural log of the chance that the item is in the set; None: all are certain.
+        places: (N,) position of every item in the set, -1 of those that are not in it; None: to be searched.
     """
 
     items: np.ndarray
     log_q: np.ndarray | None
+    places: np.ndarray | None = None
 
     def positions(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of `items` in the set, and which of them are in it: two arrays of the same length."""
+        """Positions of `items` in the set, and which of them are in it: two arrays of the same length.
+
+        The position of an item that is not in it has no meaning.
+        """
+        if self.places is not None:
+            positions = self.places[items]
+            return positions, positions >= 0
         positions = np.searchsorted(self.items, items)
         positions[positions == len(self.items)] = 0
         return positions, self.items[positions] == items
@@ -33,7 +41,8 @@ def catalogue(holders: np.ndarray) -> Candidates:
 
     Args: holders: (N,) training rows that hold the item.
     """
-    return Candidates(np.flatnonzero(holders), None)
+    held = holders > 0
+    return Candidates(np.flatnonzero(held), None, np.where(held, np.cumsum(held) - 1, -1))
 
 
 def in_batch(positives: np.ndarray, holders: np.ndarray, rows: int, row_count: int) -> Candidates:
