@@ -65,7 +65,7 @@ QUICK = (
     "--run.choose false --model.low_rank 0 --model.dim 96 --run.epochs 6 --optimizer.name adam "
     "--optimizer.learning_rate 0.02 --optimizer.warmup 0.5"
 )
-"""The fewest epochs whose validation figure was that of NDCG@10 0.42 on the test part, see README here."""
+"""Chosen on a validation part; as many epochs as NDCG@10 0.42 on the test part takes, see README here."""
 
 Examples = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Users, items and values."""
