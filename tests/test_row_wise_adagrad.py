@@ -45,7 +45,9 @@ def test_gradients_of_one_row_are_added_before_they_are_squared() -> None:
     torch.testing.assert_close(weights, torch.tensor([[0.0, 0.0], [-0.0848528, -0.1131371]]))
 
 
-def test_fbgemm_has_what_lies_between() -> None:
-    assert is_faster(4096, 10**7)
-    assert is_faster(16_384, 6_040)
-    assert not is_faster(16_384, 10**6)
+def test_fbgemm_has_wide_rows_and_what_lies_between() -> None:
+    assert is_faster(4096, 10**7, 64)
+    assert not is_faster(4096, 10**7, 512)
+    assert is_faster(16_384, 6_040, 64)
+    assert not is_faster(16_384, 6_040, 512)
+    assert not is_faster(16_384, 10**6, 64)

@@ -99,7 +99,7 @@ def _pool(config: GroupedEmbeddingConfig, kernel: Kernel, features: KeyedJaggedT
         shapes = [(table.local_rows, table.local_cols) for table in config.embedding_tables]
         if isinstance(kernel, BatchedDenseEmbeddingBag):
             return _Rows.apply(inside.weights, ids, shapes)
-        if _is_row_wise_adagrad(inside) and all(is_faster(mine.stride(), rows) for rows, _ in shapes):
+        if _is_row_wise_adagrad(inside) and all(is_faster(mine.stride(), *shape) for shape in shapes):
             return _UpdatedRows.apply(inside.placeholder_autograd_tensor, ids, shapes, inside)
     return inside(mine.values().long(), mine.offsets().long())
 

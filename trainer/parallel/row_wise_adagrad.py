@@ -2,13 +2,14 @@
 
 import torch
 
-FEW = 4096
-"""Lookups of a step up to which FBGEMM's fixed costs are more than all of this."""
+FEW, CACHED = 2**18, 2**20
+"""Values of a step's gradient up to which FBGEMM's fixed costs are more than all of this; values of a table
+that passes over all of it find in a core's cache."""
 
 
-def is_faster(lookups: int, rows: int) -> bool:
-    """Whether this is faster than FBGEMM's kernel on a CPU, for a table of so many rows."""
-    return lookups <= FEW or 2 * lookups >= rows
+def is_faster(lookups: int, rows: int, width: int) -> bool:
+    """Whether this is faster than FBGEMM's kernel on a CPU, for a table of this size."""
+    return lookups * width <= FEW or (2 * lookups >= rows and rows * width <= CACHED)
 
 
 def row_wise_adagrad(
@@ -42,7 +43,7 @@ def row_wise_adagrad(
 
 
 def _mean_square(gradient: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vecdot(gradient, gradient) / gradient.shape[1]
+    return torch.linalg.vector_norm(gradient, dim=1).square_() / gradient.shape[1]
 
 
 def _multiple(sums: torch.Tensor, rate: float, epsilon: float) -> torch.Tensor:
