@@ -17,7 +17,7 @@ ItemLists = tuple[Tensor, Tensor]
 """A list of item rows for each user: lengths (B,) and the concatenated item rows (total,), both integers."""
 
 # Scores that stand in memory at a time: 512 x 4,096 float32 = 8 MiB, small enough for the cache of one core.
-USER_BLOCK = 512
+USER_BLOCK = 432
 ITEM_BLOCK = 4096
 
 # Users x items that are marked as held out or not at a time: 4 MiB.
@@ -26,7 +26,7 @@ MARKS = 2**22
 # Matrix products on CPU sum in another order when a thread gets fewer than four rows, which changes last
 # bits. Filling each product up to a multiple of this (four rows for each of 16 threads) keeps a user's scores
 # the same in whichever chunk he comes.
-USER_MULTIPLE = 64
+USER_MULTIPLE = 48
 
 
 @torch.no_grad()
@@ -187,36 +187,35 @@ class _CpuRanker:
         self._items, self._k, self._of_thread = items, k, threading.local()
 
     def __call__(self, query: Tensor, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
-        count = len(query)
-        best = RunningBest(count, self._k)
-        if missing := -count % USER_MULTIPLE:
-            query = torch.nn.functional.pad(query, (0, 0, 0, missing))
+        best = RunningBest(len(query), self._k)
         for first in range(0, len(self._items), ITEM_BLOCK):
-            scores = self._block(query, first)[:count]
+            scores = self._block(query, first)
             self._leave_out(scores.numpy(), first, users.numpy(), excluded.numpy())
-            best.add(scores.numpy(), largest_of_groups(scores, self._k).numpy(), first)
+            best.add(scores.numpy(), largest_of_groups(scores, self._k, first).numpy(), first)
         scores, rows = map(torch.from_numpy, best.ranked())
         if best.diverged.any():
             scores[torch.from_numpy(best.diverged)] = torch.nan
         return scores, rows
 
     def _block(self, query: Tensor, first: int) -> Tensor:
-        """Scores of a block of items, and minus infinity up to a width that groups divide."""
-        block = self._items[first : first + ITEM_BLOCK]
-        width = padded_width(len(block))
+        """Scores of a block of items, (width, B), and minus infinity up to a width that groups divide."""
+        block, count = self._items[first : first + ITEM_BLOCK], len(query)
+        width, missing = padded_width(len(block)), -count % USER_MULTIPLE
+        if missing:
+            query = torch.nn.functional.pad(query, (0, 0, 0, missing))
         # Fresh memory for each product would take as long as the product.
         if not hasattr(self._of_thread, "scores"):
             self._of_thread.scores = torch.empty((USER_BLOCK + USER_MULTIPLE) * padded_width(ITEM_BLOCK))
-        scores = self._of_thread.scores[: len(query) * width].view(len(query), width)
-        torch.mm(query, block.T, out=scores[:, : len(block)])
-        scores[:, len(block) :] = -torch.inf
-        return scores
+        scores = self._of_thread.scores[: len(query) * width].view(width, len(query))
+        torch.mm(block, query.T, out=scores[: len(block)])
+        scores[len(block) :] = -torch.inf
+        return scores[:, :count].contiguous()
 
     def _leave_out(self, scores: np.ndarray, first: int, users: np.ndarray, excluded: np.ndarray) -> None:
         if len(self._items) > ITEM_BLOCK:
             inside = np.flatnonzero((excluded >= first) & (excluded < first + ITEM_BLOCK))
             users, excluded = users[inside], excluded[inside] - first
-        scores.reshape(-1)[users * scores.shape[1] + excluded] = -np.inf
+        scores.reshape(-1)[excluded * scores.shape[1] + users] = -np.inf
 
 
 @contextmanager
