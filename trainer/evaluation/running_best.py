@@ -52,23 +52,25 @@ class RunningBest:
             self._merge()
 
     def ranked(self) -> tuple[np.ndarray, np.ndarray]:
-        """Scores float32 and columns int64, both (users, k), best first; -inf and -1 where there are fewer."""
+        """Scores float32 and columns int64, both (users, k), best first; -inf and -1 where fewer are."""
         self._merge()
-        keys = np.pad(self._keys, ((0, 0), (0, self._k - self._keys.shape[1])), constant_values=_NOTHING)
+        keys = np.full((len(self._keys), self._k), _NOTHING)
+        keys[:, : self._keys.shape[1]] = self._keys
         keys.sort(axis=1)
         scores, columns = _scores(keys), keys & LAST_COLUMN
         columns[scores == -np.inf] = -1
         return scores, columns
 
-    def _survivors(self, scores: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _survivors(
+        self, scores: np.ndarray, largest: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """User, column within the block, and value of each score that may be among the best."""
         groups, count = largest.shape
-        above = self._above
-        promising = largest > above
-        if np.count_nonzero(promising) > count * self._k:
-            above = np.maximum(above, _bound(largest, self._k))
-            promising = largest > above
-        found = np.flatnonzero(promising)
+        above, known = self._above, self._keys.shape[1] == self._k
+        promising = largest > above if known else None
+        if groups > self._k and (promising is None or np.count_nonzero(promising) > count * self._k):
+            above, promising = np.maximum(above, _bound(largest, self._k)), None
+        found = np.flatnonzero(largest > above if promising is None else promising)
         group, users = np.divmod(found, count)
         values = scores.reshape(-1, largest.size).take(found, axis=1)
         # numpy finds places in one dimension several times as fast as in two.
@@ -98,8 +100,8 @@ class RunningBest:
 
 
 def padded_width(width: int) -> int:
-    """The least width that groups divide, for a block to be filled up with minus infinity."""
-    return -(-width // LARGEST_GROUP) * LARGEST_GROUP
+    """The least width that groups of four groups divide, for a block to be filled up with minus infinity."""
+    return -(-width // (4 * LARGEST_GROUP)) * 4 * LARGEST_GROUP
 
 
 def largest_of_groups(scores: torch.Tensor, k: int, first: int = 0) -> torch.Tensor:
@@ -122,7 +124,8 @@ def _bound(largest: np.ndarray, k: int) -> np.ndarray:
     """Of each user, a number below k scores at least, from the largest scores of more than k groups."""
     # Groups of groups, as long as there are 4k, make it hardly lower: two of the k best rarely share one.
     while len(largest) >= 8 * k and len(largest) % 2 == 0:
-        largest = np.maximum(*np.split(largest, 2))
+        half = len(largest) // 2
+        largest = np.maximum(largest[:half], largest[half:])
     place = len(largest) - k
     by_user = torch.from_numpy(largest).T.contiguous().numpy()  # several times as fast as numpy's copy
     kth = np.partition(by_user, place, axis=1)[:, place]
