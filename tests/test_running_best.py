@@ -12,10 +12,10 @@ def best_of(scores: np.ndarray, k: int, block: int) -> tuple[np.ndarray, np.ndar
     """Scores and columns of the k best, taken in by blocks of columns."""
     best = RunningBest(len(scores), k)
     for first in range(0, scores.shape[1], block):
-        part = torch.from_numpy(scores[:, first : first + block])
-        missing = padded_width(part.shape[1]) - part.shape[1]
-        filled = torch.nn.functional.pad(part, (0, missing), value=-torch.inf).contiguous()
-        best.add(filled.numpy(), largest_of_groups(filled, k).numpy(), first)
+        part = torch.from_numpy(scores[:, first : first + block].T.copy())
+        missing = padded_width(len(part)) - len(part)
+        filled = torch.nn.functional.pad(part, (0, 0, 0, missing), value=-torch.inf)
+        best.add(filled.numpy(), largest_of_groups(filled, k, first).numpy(), first)
     return best.ranked()
 
 
@@ -59,17 +59,19 @@ def test_minus_zero_ranks_as_zero() -> None:
 
 
 def test_rows_with_a_score_that_is_no_number_are_told_apart() -> None:
-    scores = np.zeros((4, 32), dtype=np.float32)
-    scores[1, 7], scores[2, 31], scores[3, 0] = np.nan, np.inf, -np.inf
+    scores = np.zeros((32, 4), dtype=np.float32)
+    scores[7, 1], scores[31, 2], scores[0, 3] = np.nan, np.inf, -np.inf
     best = RunningBest(4, 2)
     best.add(scores, largest_of_groups(torch.from_numpy(scores), 2).numpy(), 0)
     assert best.diverged.tolist() == [False, True, True, False]
 
 
 def test_groups_leave_few_scores_to_look_at() -> None:
-    scores = torch.zeros(5, 4096)
+    scores = torch.zeros(4096, 5)
     # Squares of 16, 4 and 1 are the largest powers of four up to 4096 / k.
-    assert [largest_of_groups(scores, k).shape[1] for k in (10, 100, 2000)] == [256, 1024, 4096]
+    assert [len(largest_of_groups(scores, k)) for k in (10, 100, 2000)] == [256, 1024, 4096]
+    # After 12,288 columns those of 8 and 2 are the largest up to 12,288 / k.
+    assert [len(largest_of_groups(scores, k, 12_288)) for k in (100, 2000)] == [512, 2048]
 
 
 @pytest.mark.parametrize("k", [1, 10, 300])

@@ -84,15 +84,21 @@ def test_a_dead_model_ranks_items_by_row():
     assert rows.tolist() == [[1, 2, 3], [0, 1, 2], [0, 3, 4]]
 
 
-@pytest.mark.parametrize("dim", [4, 64, 130])
-def test_scores_of_a_user_do_not_depend_on_the_chunk_to_the_last_bit(dim):
-    generator = torch.Generator().manual_seed(dim)
-    query, items = torch.randn(300, dim, generator=generator), torch.randn(1001, dim, generator=generator)
+@pytest.mark.parametrize("threads", [1, 2, 16])
+@pytest.mark.parametrize("count", [7, 1001, 4097])
+@pytest.mark.parametrize("dim", [4, 64, 257])
+def test_scores_of_a_user_do_not_depend_on_the_chunk_to_the_last_bit(dim, count, threads):
+    generator, before = torch.Generator().manual_seed(dim), torch.get_num_threads()
+    query, items = torch.randn(300, dim, generator=generator), torch.randn(count, dim, generator=generator)
     scores, rows = top_k(query, items, 10)
-    for size in (1, 2, 3, 33, 299):
-        chunks = [top_k(chunk, items, 10) for chunk in query.split(size)]
-        assert torch.equal(torch.cat([chunk for chunk, _ in chunks]), scores)
-        assert torch.equal(torch.cat([chunk for _, chunk in chunks]), rows)
+    torch.set_num_threads(threads)
+    try:
+        for size in (2, 33, 96, 299):
+            chunks = [top_k(chunk, items, 10) for chunk in query.split(size)]
+            assert torch.equal(torch.cat([chunk for chunk, _ in chunks]), scores)
+            assert torch.equal(torch.cat([chunk for _, chunk in chunks]), rows)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

@@ -1,7 +1,7 @@
 """Ranking metrics of each user, from which ranked items are hits.
 
 Every function takes
-    hits: (B, K) bool, best rank first: the item at this rank is held out for the user.
+    hits: (B, K) bool, or zeros and ones, best rank first: the item at this rank is held out for the user.
     relevant: (B,) integer, number of held-out items of each user, each item counted once.
     k: ranks that count, 1 to K.
 and returns (B,) float64, a value from 0 to 1 for each user; a user without a hit gets 0. Users without
@@ -84,7 +84,8 @@ def measure(hits: Tensor, relevant: Tensor, ks: Sequence[int]) -> dict[str, Tens
         "mrr": reciprocal_rank,
         "map": average_precision,
     }
-    return {f"{name}@{k}": metric(hits, relevant, k) for k in ks for name, metric in metrics.items()}
+    first = hits.double()  # once for all
+    return {f"{name}@{k}": metric(first, relevant, k) for k in ks for name, metric in metrics.items()}
 
 
 def _first(hits: Tensor, relevant: Tensor, k: int) -> Tensor:

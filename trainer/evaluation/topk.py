@@ -16,17 +16,18 @@ from trainer.evaluation.running_best import RunningBest, largest_of_groups, padd
 ItemLists = tuple[Tensor, Tensor]
 """A list of item rows for each user: lengths (B,) and the concatenated item rows (total,), both integers."""
 
-# Scores that stand in memory at a time: 512 x 4,096 float32 = 8 MiB, small enough for the cache of one core.
-USER_BLOCK = 512
+# Scores that stand in memory at a time: 4,096 x 432 float32 = 7 MiB, small enough for the cache of one core.
+# Scores of an item lie 27 cache lines apart: a power of two would crowd them into a few places of the cache.
+USER_BLOCK = 432
 ITEM_BLOCK = 4096
 
 # Users x items that are marked as held out or not at a time: 4 MiB.
 MARKS = 2**22
 
-# Matrix products on CPU sum in another order when a thread gets fewer than four rows, which changes last
-# bits. Filling each product up to a multiple of this (four rows for each of 16 threads) keeps a user's scores
-# the same in whichever chunk he comes.
-USER_MULTIPLE = 64
+# Matrix products on CPU sum in another order where a thread gets few rows, which changes last bits. Filling
+# each product up to a multiple of this many users, and to four items for each of 16 threads, keeps a user's
+# scores the same in whichever chunk he comes.
+USER_MULTIPLE = 48
 
 
 @torch.no_grad()
@@ -66,8 +67,8 @@ def top_k(query: Tensor, items: Tensor, k: int, exclude: ItemLists | None = None
             (values[part] for part in left_out),
         )
         for block, (best, best_rows) in zip(own, found, strict=True):
-            _check_numbers(best, best_rows, k - len(items) + exclude[0][block], block.start)
             scores[block], rows[block] = best, best_rows
+    _check_numbers(scores, rows, k - len(items) + exclude[0])
     return scores, rows
 
 
@@ -81,18 +82,19 @@ def hits(rows: Tensor, held_out: ItemLists) -> Tensor:
     Raises: ValueError if `held_out` does not have B lists.
     """
     values = held_out[1].long()
-    width = 1 + int(torch.cat([rows.flatten(), values, values.new_zeros(1)]).max())
-    users = owners(held_out, len(rows), width)
+    count = 1 + max(int(each.max()) if each.numel() else -1 for each in (rows, values))
+    users, width = owners(held_out, len(rows), count), 1 + count
     found = torch.zeros_like(rows, dtype=torch.bool)
     block = max(MARKS // width, 1)
     starts = range(0, len(rows), block)
     bounds = torch.searchsorted(users, torch.tensor([*starts, len(rows)], device=users.device)).tolist()
+    # Item i is marked in column i + 1: the first column is that of no item.
     marks = torch.zeros(min(block, len(rows)), width, dtype=torch.bool, device=rows.device)
     for number, start in enumerate(starts):
         ranked, held = rows[start : start + block], slice(bounds[number], bounds[number + 1])
-        cells = (users[held] - start) * width + values[held]
+        cells = (users[held] - start) * width + values[held] + 1
         marks.view(-1).index_fill_(0, cells, True)
-        found[start : start + block] = marks[: len(ranked)].gather(1, ranked.clamp(min=0)) & (ranked >= 0)
+        torch.gather(marks[: len(ranked)], 1, ranked + 1, out=found[start : start + block])
         marks.view(-1).index_fill_(0, cells, False)
     return found
 
@@ -141,19 +143,20 @@ def _blocks(users: Tensor, count: int, threads: int) -> tuple[list[slice], list[
     return own, [slice(*pair) for pair in pairwise(bounds)]
 
 
-def _check_numbers(scores: Tensor, rows: Tensor, gaps: Tensor, first: int) -> None:
+def _check_numbers(scores: Tensor, rows: Tensor, gaps: Tensor) -> None:
     """Refuse scores that are NaN or infinite.
 
     Args:
         scores, rows: (B, k), ranked.
         gaps: (B,) places that excluded items may leave empty, if positive.
-        first: query row of the first user.
     Raises: DivergedError.
     """
     # A score of minus infinity ranks like an excluded item: only the gap at the end tells of it.
-    wrong = ~(scores[:, 0] < torch.inf) | ((rows < 0).sum(1) > gaps.clamp(min=0))
+    filled = rows.shape[1] - gaps.long().clamp(min=0)
+    short = (filled > 0) & (rows.gather(1, (filled - 1).clamp(min=0).unsqueeze(1)).squeeze(1) < 0)
+    wrong = ~(scores[:, 0] < torch.inf) | short
     if wrong.any():
-        raise diverged(f"query {first + int(wrong.nonzero()[0])}", "scores are NaN or infinite")
+        raise diverged(f"query {int(wrong.nonzero()[0])}", "scores are NaN or infinite")
 
 
 class _SortingRanker:
@@ -188,35 +191,44 @@ class _CpuRanker:
 
     def __call__(self, query: Tensor, users: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
         count = len(query)
-        best = RunningBest(count, self._k)
-        if missing := -count % USER_MULTIPLE:
-            query = torch.nn.functional.pad(query, (0, 0, 0, missing))
+        query = _filled_up(query, count + -count % USER_MULTIPLE)
+        best = RunningBest(len(query), self._k)
         for first in range(0, len(self._items), ITEM_BLOCK):
-            scores = self._block(query, first)[:count]
+            scores = self._block(query, first)
+            scores[:, count:] = -torch.inf
             self._leave_out(scores.numpy(), first, users.numpy(), excluded.numpy())
-            best.add(scores.numpy(), largest_of_groups(scores, self._k).numpy(), first)
+            best.add(scores.numpy(), largest_of_groups(scores, self._k, first).numpy(), first)
         scores, rows = map(torch.from_numpy, best.ranked())
         if best.diverged.any():
             scores[torch.from_numpy(best.diverged)] = torch.nan
-        return scores, rows
+        return scores[:count], rows[:count]
 
     def _block(self, query: Tensor, first: int) -> Tensor:
-        """Scores of a block of items, and minus infinity up to a width that groups divide."""
+        """Scores of a block of items, (width, B), and minus infinity up to the width, see `padded_width`."""
         block = self._items[first : first + ITEM_BLOCK]
         width = padded_width(len(block))
         # Fresh memory for each product would take as long as the product.
         if not hasattr(self._of_thread, "scores"):
             self._of_thread.scores = torch.empty((USER_BLOCK + USER_MULTIPLE) * padded_width(ITEM_BLOCK))
-        scores = self._of_thread.scores[: len(query) * width].view(len(query), width)
-        torch.mm(query, block.T, out=scores[:, : len(block)])
-        scores[:, len(block) :] = -torch.inf
+        scores = self._of_thread.scores[: len(query) * width].view(width, len(query))
+        product = _filled_up(block, width) if width == padded_width(1) else block
+        torch.mm(product, query.T, out=scores[: len(product)])
+        scores[len(block) :] = -torch.inf
         return scores
 
     def _leave_out(self, scores: np.ndarray, first: int, users: np.ndarray, excluded: np.ndarray) -> None:
+        if not len(users):
+            return
         if len(self._items) > ITEM_BLOCK:
             inside = np.flatnonzero((excluded >= first) & (excluded < first + ITEM_BLOCK))
             users, excluded = users[inside], excluded[inside] - first
-        scores.reshape(-1)[users * scores.shape[1] + excluded] = -np.inf
+        scores.reshape(-1)[excluded * scores.shape[1] + users] = -np.inf
+
+
+def _filled_up(vectors: Tensor, count: int) -> Tensor:
+    """The vectors, and zeros up to so many; without a copy where there is nothing to fill."""
+    missing = count - len(vectors)
+    return torch.nn.functional.pad(vectors, (0, 0, 0, missing)) if missing else vectors
 
 
 @contextmanager
