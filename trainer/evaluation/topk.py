@@ -233,15 +233,17 @@ def _filled_up(vectors: Tensor, count: int) -> Tensor:
 
 @contextmanager
 def _workers(count: int) -> Iterator[Callable[..., Iterable[tuple[Tensor, Tensor]]]]:
-    """`map` in so many threads, each of which computes alone.
+    """`map` in so many threads, each of which computes alone, as does this one meanwhile.
 
-    Threads that share one product wait for each other at its end, for long where a core has other work.
+    Threads that share one product wait for each other at its end, for long where a core has other work. Those
+    that share the copying of results spin between two copies, and take a core from the others.
     """
     if count < 2:
         yield map
         return
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    torch.set_num_threads(1)
     try:
         yield pool.map
     finally:
