@@ -93,11 +93,10 @@ class Tower(nn.Module):
 
     def _pooled(self, inputs: KeyedJaggedTensor) -> dict[str, torch.Tensor]:
         """Sum of each feature's rows, (B, width of its table)."""
-        pooled_together = self.embeddings(self.lookups(inputs))
-        names = pooled_together.keys()
-        if len(names) == 1:  # to part vectors that stand alone would cost a copy of their gradient
-            return {names[0]: pooled_together.values()}
-        pooled = pooled_together.to_dict()
+        together = self.embeddings(self.lookups(inputs))
+        names = together.keys()
+        # To part vectors that stand alone would cost a copy of their gradient.
+        pooled = {names[0]: together.values()} if len(names) == 1 else together.to_dict()
         for name, (parts, _) in self.cut.items():
             vectors = [pooled[f"{name}{MARK}{number}"] for number in range(parts)]
             pooled[name] = sum(vectors[1:], vectors[0])  # to stack them first would cost a copy
