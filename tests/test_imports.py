@@ -17,7 +17,7 @@ ROOMS = {
     "parallel": (
         *("memory", "world", "pause", "words", "hardware", "plan", "traffic", "capacity", "communication"),
         *("placement", "planner", "follow", "state", "optimizer_state", "exchange", "row_wise_adagrad"),
-        *("direct", "shard", "ahead", "precision"),
+        *("shared_memory", "direct", "shard", "ahead", "precision"),
         *("compare_plans", "bars", "svg", "picture"),
     ),
     "evaluation": (

@@ -22,6 +22,7 @@ from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingT
 
 from trainer.parallel.exchange import ExchangingCollection
 from trainer.parallel.row_wise_adagrad import is_faster, row_wise_adagrad
+from trainer.parallel.shared_memory import SharedMean, shared_mean
 
 COPIES = ShardingType.DATA_PARALLEL.value
 Kernel: TypeAlias = BatchedDenseEmbeddingBag | BatchedFusedEmbeddingBag
@@ -66,7 +67,8 @@ class _DirectCollection(ShardedEmbeddingBagCollection):
                 object.__setattr__(lookup, "module", lookup)  # TorchRec unwraps DDP without asking
         for _, kernel in self._groups() if self._env.world_size > 1 else []:
             weights = cast(torch.Tensor, kernel.emb_module.weights)
-            weights.register_post_accumulate_grad_hook(partial(_average, self._env))
+            together = shared_mean(weights.numel(), self._env.process_group)
+            weights.register_post_accumulate_grad_hook(partial(_average, self._env, together))
 
     def forward(self, *input: KeyedJaggedTensor, **_: Any) -> Any:
         """Pooled embeddings of each feature as a `KeyedTensor`, (stride, sum of widths)."""
@@ -83,8 +85,11 @@ class _DirectCollection(ShardedEmbeddingBagCollection):
         ]
 
 
-def _average(env: ShardingEnv, weights: torch.Tensor) -> None:
+def _average(env: ShardingEnv, together: SharedMean | None, weights: torch.Tensor) -> None:
     assert weights.grad is not None
+    if together is not None:
+        together(weights.grad)
+        return
     dist.all_reduce(weights.grad, group=env.process_group)
     weights.grad /= env.world_size
 
