@@ -32,7 +32,7 @@ _FUSED = {
 }
 _DENSE = {
     "rowwise_adagrad": optim.RowWiseAdagrad,
-    "adagrad": torch.optim.Adagrad,
+    "adagrad": partial(torch.optim.Adagrad, fused=True),
     "sgd": torch.optim.SGD,
     "adam": partial(torch.optim.Adam, fused=True),  # one pass over weights, gradients and both moments
 }
