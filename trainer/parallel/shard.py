@@ -111,7 +111,7 @@ def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:
 def zero_gradients(optimizer: CombinedOptimizer) -> None:
     """Begin a step: no gradients yet, and fused kernels know their learning rates."""
     for _, keyed in optimizer.optimizers:
-        keyed._optimizer.zero_grad() if isinstance(keyed, KeyedOptimizerWrapper) else keyed.zero_grad()
+        (keyed._optimizer if isinstance(keyed, KeyedOptimizerWrapper) else keyed).zero_grad()
 
 
 def update(optimizer: CombinedOptimizer) -> None:
