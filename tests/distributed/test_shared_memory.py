@@ -44,5 +44,13 @@ def test_ranks_without_common_memory_have_none(tmp_path: Path) -> None:
     assert run_on_ranks(2, means, str(tmp_path / "missing")) == [None, None]
 
 
+def large(world: World) -> bool:
+    return shared_mean(shared_memory.MOST_BYTES // (2 * world.size * 4) + 1, None) is None
+
+
+def test_large_tables_have_none() -> None:
+    assert run_on_ranks(2, large) == [True, True]
+
+
 def test_there_is_none_where_a_file_would_not_fit() -> None:
     assert shared_memory._made(2**62) is None

@@ -15,6 +15,8 @@ import torch.distributed as dist
 FOLDER = Path("/dev/shm")
 MOST_RANKS = 8
 """Every rank reads what all have written; among more ranks than that gloo's ring moves less."""
+MOST_BYTES = 2**28
+"""Of a host's memory that is taken for one table's gradients, which no plan counts."""
 
 
 class SharedMean:
@@ -38,14 +40,15 @@ class SharedMean:
 
 
 def shared_mean(size: int, group: Any) -> SharedMean | None:
-    """Means of `size` values over the ranks of a group; None where they share no memory or not enough of it.
+    """Means of `size` values over the ranks of a group, made on every rank alike.
 
-    On every rank alike.
+    None where they share no memory or not enough of it, or where it would take more than `MOST_BYTES`.
     """
     ranks = dist.get_world_size(group)
-    if ranks > MOST_RANKS:
+    size_bytes = 2 * ranks * size * 4
+    if ranks > MOST_RANKS or size_bytes > MOST_BYTES:
         return None
-    memory, names = None, [_made(2 * ranks * size * 4) if dist.get_rank(group) == 0 else None]
+    memory, names = None, [_made(size_bytes) if dist.get_rank(group) == 0 else None]
     dist.broadcast_object_list(names, group=group, group_src=0)
     name = names[0]
     if name is not None and Path(name).exists():
