@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
 
     glibc gives everything above 32 MiB back at once and most of what is smaller soon, so that each step of a
     training on a CPU meets its vectors and gradients as new pages, which the kernel has to find and clear:
-    with a batch of 65,536 and 512 dims two thirds of its time. Other C libraries are left as they are.
+    with large batches of wide rows most of its time. Other C libraries are left as they are.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)

@@ -28,7 +28,7 @@ def row_wise_adagrad(
         ids: (B,) rows, some perhaps several times.
         gradient: (B, D) of each lookup; those of one row are added before they are squared.
         rate, epsilon: learning rate, and what is added to the root of `sums`.
-    Source: Duchi et al., JMLR 2011, with one sum a row as in FBGEMM (Khudia et al., 2021).
+    Source: Duchi et al., JMLR 2011; one sum a row: Gupta et al., JMLR 2014.
     """
     if 2 * len(ids) >= len(weights):  # most rows: to add nothing to the others takes less than to find them
         total = torch.zeros_like(weights).index_add_(0, ids, gradient)
