@@ -160,4 +160,7 @@ def test_copies_move_gradients_alone_unless_dense_layers_share_candidates(capsys
     # At two ranks all-reduce sends each gradient once; half the candidates pass a rank once in the gather and
     # twice in the sum.
     gradients = sum(table["rows"] * table["dim"] * 4 for table in plan["tables"])
+    lookups = {table["tower"]: table["lookups"] for table in plan["tables"]}
+    candidates = 2 * lookups["candidate"]  # of ids and of biases
+    assert plan["ranks"][0]["lookups"] == lookups["query"] // 2 + (candidates // 2 if hidden else candidates)
     assert plan["ranks"][0]["bytes_sent"] == pytest.approx(gradients + gathered, rel=0.01)

@@ -55,9 +55,11 @@ def make_plan(
         for whole, group in groupby(parts, key=lambda part: whole_table(part[1].name))
     )
     traffic = _traffic(options, wishes, world_size, local_world_size, VALUE_BYTES[communication])
-    if copies_gather or not are_copies(tables, "candidate"):
+    all_here = candidate_bytes > 0 and not copies_gather and are_copies(tables, "candidate")
+    if not all_here:
         add_candidates(traffic, candidate_bytes)
-    ranks = _loads(options, tables, hardware, world_size, local_world_size, traffic)
+    repeated = "candidate" if all_here else None
+    ranks = _loads(options, tables, hardware, world_size, local_world_size, traffic, repeated)
     sizes = [load.bytes for load in ranks]
     busy = {shard.rank for table in tables for shard in table.shards if shard.rows}
     return Plan(
@@ -128,7 +130,9 @@ def _loads(
     world_size: int,
     local_world_size: int,
     traffic: Traffic,
+    repeated: str | None,
 ) -> tuple[RankLoad, ...]:
+    """What each rank holds and does; every rank has all lookups of the tower `repeated`, not a share."""
     sizes, behind, lookups, compute, communication = (np.zeros(world_size) for _ in range(5))
     for option in options:
         for shard in option.shards:
@@ -144,8 +148,8 @@ def _loads(
             communication[shard.rank] += moving if world_size > 1 else 0
     for table in tables:
         for piece in table.shards:
-            copies = world_size if table.sharding == "data_parallel" else 1
-            lookups[piece.rank] += table.lookups * piece.rows / (table.rows * copies)
+            shared = table.sharding == "data_parallel" and table.tower != repeated
+            lookups[piece.rank] += table.lookups * piece.rows / (table.rows * (world_size if shared else 1))
     return tuple(
         RankLoad(
             rank=rank,
