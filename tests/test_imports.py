@@ -15,9 +15,20 @@ ROOMS = {
     ),
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
     "parallel": (
-        *("memory", "world", "pause", "words", "hardware", "plan", "traffic", "capacity", "communication"),
+        *(
+            "memory",
+            "shared_memory",
+            "world",
+            "pause",
+            "words",
+            "hardware",
+            "plan",
+            "traffic",
+            "capacity",
+            "communication",
+        ),
         *("placement", "planner", "follow", "state", "optimizer_state", "exchange", "row_wise_adagrad"),
-        *("shared_memory", "direct", "shard", "ahead", "precision"),
+        *("direct", "shard", "ahead", "precision"),
         *("compare_plans", "bars", "svg", "picture"),
     ),
     "evaluation": (

@@ -1,4 +1,4 @@
-"""Means through shared memory, on real ranks."""
+"""What real ranks give each other through shared memory."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 
 from tests.distributed.ranks import run_on_ranks
 from trainer.parallel import shared_memory
-from trainer.parallel.shared_memory import shared_mean
+from trainer.parallel.shared_memory import GrowingPlaces, shared_places
 from trainer.parallel.world import World
 
 SIZE = 1000
@@ -17,39 +17,49 @@ def values(rank: int, call: int) -> torch.Tensor:
     return torch.randn(SIZE, generator=torch.Generator().manual_seed(100 * call + rank))
 
 
-def means(world: World, folder: str) -> list[list[float]] | None:
+def exchanged(world: World, folder: str) -> list[list[list[float]]] | None:
     shared_memory.FOLDER = Path(folder)
-    mean = shared_mean(SIZE, None)
-    if mean is None:
+    places = shared_places(SIZE, None)
+    if places is None:
         return None
-    found = [values(world.rank, call) for call in range(5)]
-    for each in found:
-        mean(each)
-    return [each.tolist() for each in found]
+    return [places.exchange(values(world.rank, call)).tolist() for call in range(5)]
 
 
 @pytest.mark.skipif(not shared_memory.FOLDER.is_dir(), reason="no files in memory")
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_every_rank_has_the_mean_of_every_call(ranks: int) -> None:
+def test_every_rank_has_what_all_have_given_in_every_call(ranks: int) -> None:
     before = set(shared_memory.FOLDER.iterdir())
-    first, *others = run_on_ranks(ranks, means, str(shared_memory.FOLDER))
-    for call, found in enumerate(first):
-        expected = torch.stack([values(rank, call) for rank in range(ranks)]).mean(0)
-        torch.testing.assert_close(torch.tensor(found), expected)
-    assert all(other == first for other in others)
+    for found in run_on_ranks(ranks, exchanged, str(shared_memory.FOLDER)):
+        assert found == [[values(rank, call).tolist() for rank in range(ranks)] for call in range(5)]
     assert not {path for path in shared_memory.FOLDER.iterdir() if "shardtower" in path.name} - before
 
 
 def test_ranks_without_common_memory_have_none(tmp_path: Path) -> None:
-    assert run_on_ranks(2, means, str(tmp_path / "missing")) == [None, None]
+    assert run_on_ranks(2, exchanged, str(tmp_path / "missing")) == [None, None]
 
 
 def large(world: World) -> bool:
-    return shared_mean(shared_memory.MOST_BYTES // (2 * world.size * 4) + 1, None) is None
+    return shared_places(shared_memory.MOST_BYTES // (2 * world.size * 4) + 1, None) is None
 
 
-def test_large_tables_have_none() -> None:
+def test_there_are_none_for_more_than_the_most_bytes() -> None:
     assert run_on_ranks(2, large) == [True, True]
+
+
+def grown(world: World) -> list[bool]:
+    places = GrowingPlaces()
+    first, same = places.of(8), places.of(12)
+    larger = places.of(13)
+    assert first is not None
+    assert larger is not None
+    found = larger.exchange(torch.full((13,), float(world.rank)))[:, :13].tolist()
+    too_many = places.of(shared_memory.MOST_BYTES)
+    return [first is same, larger is not first, found == [[0.0] * 13, [1.0] * 13], too_many is None]
+
+
+@pytest.mark.skipif(not shared_memory.FOLDER.is_dir(), reason="no files in memory")
+def test_places_grow_by_half_until_there_is_no_room() -> None:
+    assert run_on_ranks(2, grown) == [[True] * 4] * 2
 
 
 def test_there_is_none_where_a_file_would_not_fit() -> None:

@@ -1,23 +1,26 @@
 """Batches: what one rank looks up, scores and compares in one step.
 
 A batch is a pure function of (seed, step, rank, world size). The rows of a step and its candidate set do not
-depend on the world size; each rank takes its contiguous part of both, or all candidates.
+depend on the world size; each rank takes its contiguous part of both, or those whose table rows it has, or
+all candidates.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torchrec import KeyedJaggedTensor
 
-from trainer.data.candidates import Candidates, catalogue, in_batch, sampled
+from trainer.data.candidates import Candidates, catalogue, in_batch, of_rows, sampled
 from trainer.data.dataset import Dataset, Interactions
 from trainer.data.features import Ragged
 from trainer.data.history import Bags, History, split_history
 from trainer.data.inputs import USER_HISTORY, Inputs, keyed_jagged
 
+Share: TypeAlias = slice | np.ndarray
+"""A rank's rows of a step, or positions of them."""
 ORDER, SAMPLES, HIDDEN, RESERVED = 1, 2, 3, 4
 """First words of seeds: streams of different purposes never coincide."""
 
@@ -29,7 +32,7 @@ class Batch:
     Attributes:
         queries: query features, stride b.
         candidates: candidate features, stride c: this rank's part of the candidate set or all of it, or, for
-            losses on values, the item of each row (c = b).
+            losses on values, the item of each row (c = b) where no set is gathered.
         positives: (2, P) int64, row < b above position < C in the step's whole candidate set.
         known: (2, K) int64 pairs that are no negatives; holds all positives.
         log_q: (C,) float32 natural log of the chance that a candidate is in the set, or None.
@@ -38,6 +41,7 @@ class Batch:
         candidate_counts: c of every rank; empty where this rank's candidates are all there are.
         rows: rows of the step over all ranks.
         interactions: interactions that the step learns from, over all ranks.
+        query_part, candidate_part: partition of cut tables in which all ids of a side are; None: in any.
     """
 
     queries: KeyedJaggedTensor
@@ -50,6 +54,8 @@ class Batch:
     candidate_counts: list[int]
     rows: int
     interactions: int
+    query_part: int | None = None
+    candidate_part: int | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
@@ -101,6 +107,8 @@ class BatchPlan:
         item_id_dropout: chance that a candidate looks up the reserved rows, of id and bias, in place of its
             own.
         whole_candidates: every rank looks up the whole candidate set, which then need not be gathered.
+        user_block, item_block: rank r takes the rows whose users, and looks up the candidates that, are in
+            the r-th block of so many table rows; 0: contiguous shares, wherever their table rows are.
     """
 
     rows: Literal["user", "interaction"]
@@ -115,6 +123,8 @@ class BatchPlan:
     history_dropout: float = 0.5
     item_id_dropout: float = 0.0
     whole_candidates: bool = False
+    user_block: int = 0
+    item_block: int = 0
 
 
 class Batches:
@@ -169,14 +179,14 @@ class Batches:
     def make(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """One rank's batch of a step."""
         rows = self.rows_of_step(step)
-        share = slice(len(rows) * rank // world_size, len(rows) * (rank + 1) // world_size)
-        if self.plan.candidates == "own":
-            return self._make_pointwise(step, rows, share)
+        share = self._share(rows, rank, world_size)
+        if self.plan.candidates == "own" and not self.plan.item_block:
+            return self._make_pointwise(step, rows, share, rank)
         users, lengths, items = self._positives(rows[share])
         all_items = items if world_size == 1 else self._positives(rows)[2]
         candidates = self._candidates(step, rows, all_items)
         count = len(candidates.items)
-        cuts = [count * part // world_size for part in range(world_size + 1)]
+        cuts = self._cuts(candidates.items, world_size)
         whole = self.plan.whole_candidates
         own = slice(0, count) if whole else slice(cuts[rank], cuts[rank + 1])
         history = self._history(step, rows, share)
@@ -192,14 +202,16 @@ class Batches:
             known=known,
             log_q=None if log_q is None else torch.from_numpy(log_q),
             weights=self._weights(users),
-            values=None,
+            values=self._values(rows[share]),
             candidate_counts=[] if whole else np.diff(cuts).tolist(),
             rows=len(rows),
             interactions=len(all_items),
+            query_part=rank if self.plan.user_block else None,
+            candidate_part=rank if self.plan.item_block else None,
         )
 
-    def _make_pointwise(self, step: int, rows: np.ndarray, share: slice) -> Batch:
-        mine, values = rows[share], self.train.values
+    def _make_pointwise(self, step: int, rows: np.ndarray, share: Share, rank: int) -> Batch:
+        mine = rows[share]
         nothing = torch.zeros(2, 0, dtype=torch.int64)
         return Batch(
             queries=self._queries(self.train.users[mine], self._history(step, rows, share)),
@@ -208,11 +220,33 @@ class Batches:
             known=nothing,
             log_q=None,
             weights=torch.ones(len(mine)),
-            values=None if values is None else torch.from_numpy(values[mine]),
+            values=self._values(mine),
             candidate_counts=[],
             rows=len(rows),
             interactions=len(rows),
+            query_part=rank if self.plan.user_block else None,
         )
+
+    def _share(self, rows: np.ndarray, rank: int, world_size: int) -> Share:
+        """Which of a step's rows are this rank's."""
+        block = self.plan.user_block
+        if not block:
+            return slice(len(rows) * rank // world_size, len(rows) * (rank + 1) // world_size)
+        users = rows if self.row_users is not None else self.train.users[rows]
+        return np.flatnonzero((users >= rank * block) & (users < (rank + 1) * block))
+
+    def _cuts(self, candidates: np.ndarray, world_size: int) -> np.ndarray:
+        """Where in the candidate set each rank's share begins, and the end of the last."""
+        parts = np.arange(world_size + 1)
+        if self.plan.item_block:
+            return np.searchsorted(candidates, parts * self.plan.item_block)
+        return len(candidates) * parts // world_size
+
+    def _values(self, rows: np.ndarray) -> torch.Tensor | None:
+        """Values of the interactions in `rows`, where a loss is on values."""
+        if self.plan.candidates != "own" or self.train.values is None:
+            return None
+        return torch.from_numpy(self.train.values[rows])
 
     def _positives(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Users of the rows, positives of each, and the items of all of them."""
@@ -223,6 +257,8 @@ class Batches:
     def _candidates(self, step: int, rows: np.ndarray, items: np.ndarray) -> Candidates:
         if self.plan.candidates == "catalogue":
             return self.catalogue
+        if self.plan.candidates == "own":
+            return of_rows(items, self.item_count)
         if self.plan.candidates == "in_batch":
             return in_batch(items, self.holders, len(rows), self.row_count)
         generator = np.random.default_rng([SAMPLES, self.plan.seed, step])
@@ -237,10 +273,11 @@ class Batches:
             generator,
         )
 
-    def _history(self, step: int, rows: np.ndarray, share: slice) -> History | None:
+    def _history(self, step: int, rows: np.ndarray, share: Share) -> History | None:
         """Histories of the rows in `share`, or None where the query tower looks up none."""
         if USER_HISTORY not in self.user_inputs:
             return None
+        assert isinstance(share, slice), "tables of histories are not cut by users"
         own = self.train.items[rows[share]] if self.plan.rows == "interaction" else None
         users = rows if own is None else self.train.users[rows]
         history = self.known.take(users[share])
@@ -255,7 +292,7 @@ class Batches:
         shown = None if history is None else {USER_HISTORY: history.shown}
         return keyed_jagged(self.user_inputs, users, shown)
 
-    def _looked_up(self, step: int, mine: np.ndarray, share: slice, count: int) -> KeyedJaggedTensor:
+    def _looked_up(self, step: int, mine: np.ndarray, share: Share, count: int) -> KeyedJaggedTensor:
         """Features of this rank's share of `count` candidates, some with the reserved id and its bias."""
         if not self.plan.item_id_dropout:
             return keyed_jagged(self.item_inputs, mine)
@@ -268,7 +305,8 @@ class Batches:
 
     def _masks_more(self) -> bool:
         """Whether rows have known items that are no positives."""
-        return self.plan.mask_known and (self.plan.rows == "interaction" or USER_HISTORY in self.user_inputs)
+        masks = self.plan.mask_known and self.plan.candidates != "own"
+        return masks and (self.plan.rows == "interaction" or USER_HISTORY in self.user_inputs)
 
     def _known(self, users: np.ndarray, candidates: Candidates) -> torch.Tensor:
         lengths, items = self.known.take(users)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MARKED = 8
+"""Items for each row up to which marking those that are there takes less than sorting."""
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -41,7 +44,23 @@ def catalogue(holders: np.ndarray) -> Candidates:
 
     Args: holders: (N,) training rows that hold the item.
     """
-    held = holders > 0
+    return _marked(holders > 0)
+
+
+def of_rows(items: np.ndarray, item_count: int) -> Candidates:
+    """The items of a step's rows, for losses that score no others.
+
+    Args: items: (rows,) over all ranks.
+    """
+    if item_count > MARKED * len(items):
+        return Candidates(np.unique(items), None)
+    held = np.zeros(item_count, bool)
+    held[items] = True
+    return _marked(held)
+
+
+def _marked(held: np.ndarray) -> Candidates:
+    """The items that are marked in (N,) booleans."""
     return Candidates(np.flatnonzero(held), None, np.where(held, np.cumsum(held) - 1, -1))
 
 

@@ -71,26 +71,17 @@ def keyed_jagged(
         instead: bags of these very rows that stand in for those of `inputs`, by feature.
     Returns: stride b, keys in the order of `inputs`.
     """
-    given = instead or {}
-    bags = {
-        table: given[table] if table in given else column.take(rows)
-        for table, column in inputs.items()
-        if table in given or isinstance(column, Ragged)
-    }
-    sizes = [len(bags[table][1]) if table in bags else len(rows) for table in inputs]
-    values = np.empty(sum(sizes), np.int64)
-    lengths = np.ones((len(inputs), len(rows)), np.int32)
-    ends = np.cumsum(sizes)
-    for number, (table, column) in enumerate(inputs.items()):
-        place = slice(ends[number] - sizes[number], ends[number])
-        if table in given or isinstance(column, Ragged):
-            lengths[number], values[place] = bags[table]
+    given, ones = instead or {}, np.ones(len(rows), np.int32)
+    bags = []
+    for table, column in inputs.items():
+        if table in given:
+            bags.append(given[table])
         else:
-            values[place] = column[rows]
+            bags.append(column.take(rows) if isinstance(column, Ragged) else (ones, column[rows]))
     return KeyedJaggedTensor(
         keys=list(inputs),
-        values=torch.from_numpy(values),
-        lengths=torch.from_numpy(lengths).view(-1),
+        values=torch.from_numpy(np.concatenate([ids for _, ids in bags], dtype=np.int64)),
+        lengths=torch.from_numpy(np.concatenate([lengths for lengths, _ in bags], dtype=np.int32)),
         stride=len(rows),
     )
 

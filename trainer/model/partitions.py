@@ -34,6 +34,28 @@ def part_number(name: str) -> int:
     return int(name.partition(MARK)[2] or 0)
 
 
+def within_part(
+    inputs: KeyedJaggedTensor, blocks: Mapping[str, tuple[int, int]], part: int
+) -> KeyedJaggedTensor:
+    """Features that ask for one partition alone of all cut tables, its ids from 0; others as they are.
+
+    Args:
+        inputs, blocks: as there.
+        part: number of the partition.
+    """
+    keys, values, places = [], [], inputs.offset_per_key()
+    for number, key in enumerate(inputs.keys()):
+        ids = inputs.values()[places[number] : places[number + 1]]
+        keys.append(f"{key}{MARK}{part}" if key in blocks else key)
+        values.append(ids - part * blocks[key][1] if key in blocks else ids)
+    return KeyedJaggedTensor(
+        keys=keys,
+        values=values[0] if len(values) == 1 else torch.cat(values),
+        lengths=inputs.lengths(),
+        stride=inputs.stride(),
+    )
+
+
 def split_by_rows(inputs: KeyedJaggedTensor, blocks: Mapping[str, tuple[int, int]]) -> KeyedJaggedTensor:
     """Features of cut tables as one feature a partition, each with ids from 0; others as they are.
 

@@ -35,10 +35,14 @@ class SideBySide(nn.Module):
         self.closed = closed
 
     def forward(
-        self, queries: KeyedJaggedTensor, candidates: KeyedJaggedTensor
+        self,
+        queries: KeyedJaggedTensor,
+        candidates: KeyedJaggedTensor,
+        query_part: int | None = None,
+        candidate_part: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Query and candidate vectors of the learned towers."""
-        return self.learned(queries, candidates)
+        """Query and candidate vectors of the learned towers; see `TwoTowers`."""
+        return self.learned(queries, candidates, query_part, candidate_part)
 
 
 def query_vectors(served: Sequence[Served], rows: np.ndarray, device: torch.device) -> torch.Tensor:

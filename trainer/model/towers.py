@@ -12,7 +12,7 @@ from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.types import DataType
 
-from trainer.model.partitions import MARK, part_names, split_by_rows
+from trainer.model.partitions import MARK, part_names, split_by_rows, within_part
 
 BIAS_DIM = 4
 """Width of the item bias table, the narrowest that FBGEMM takes; the bias is the mean of a row."""
@@ -72,9 +72,14 @@ class Tower(nn.Module):
         )
         self.dense = _dense_layers(len(self.features) * width, hidden, dim) if hidden else None
 
-    def forward(self, inputs: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Vectors (B, dim) and, where there is a bias table, biases (B, 1)."""
-        pooled = self._pooled(inputs)
+    def forward(
+        self, inputs: KeyedJaggedTensor, part: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Vectors (B, dim) and, where there is a bias table, biases (B, 1).
+
+        Args: part: partition of all cut tables in which every id is; None: they may be in any.
+        """
+        pooled = self._pooled(inputs, part)
         keys = inputs.keys()
         lengths = inputs.lengths().view(len(keys), inputs.stride())
         parts = [_by_root(pooled[name], lengths[keys.index(name)]) for name in self.features]
@@ -87,18 +92,21 @@ class Tower(nn.Module):
         bias = pooled[self.bias_table].mean(1, keepdim=True) if self.bias_table else None
         return vectors, bias
 
-    def lookups(self, inputs: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    def lookups(self, inputs: KeyedJaggedTensor, part: int | None = None) -> KeyedJaggedTensor:
         """What the tables are asked for: the features, those of cut tables by partition."""
+        if part is not None:
+            return within_part(inputs, self.cut, part)
         return split_by_rows(inputs, self.cut) if self.cut else inputs
 
-    def _pooled(self, inputs: KeyedJaggedTensor) -> dict[str, torch.Tensor]:
+    def _pooled(self, inputs: KeyedJaggedTensor, part: int | None) -> dict[str, torch.Tensor]:
         """Sum of each feature's rows, (B, width of its table)."""
-        together = self.embeddings(self.lookups(inputs))
+        together = self.embeddings(self.lookups(inputs, part))
         names = together.keys()
         # To part vectors that stand alone would cost a copy of their gradient.
         pooled = {names[0]: together.values()} if len(names) == 1 else together.to_dict()
         for name, (parts, _) in self.cut.items():
-            vectors = [pooled[f"{name}{MARK}{number}"] for number in range(parts)]
+            numbers = range(parts) if part is None else (part,)
+            vectors = [pooled[f"{name}{MARK}{number}"] for number in numbers]
             pooled[name] = sum(vectors[1:], vectors[0])  # to stack them first would cost a copy
         return pooled
 
@@ -154,31 +162,38 @@ class TwoTowers(nn.Module):
         else:
             self.register_buffer("log_temperature", log_temperature)
 
-    def queries(self, inputs: KeyedJaggedTensor) -> torch.Tensor:
-        """Query vectors, (B, output_dim)."""
-        vectors, _ = self.query(inputs)
+    def queries(self, inputs: KeyedJaggedTensor, part: int | None = None) -> torch.Tensor:
+        """Query vectors, (B, output_dim); `part` as `Tower` has it."""
+        vectors, _ = self.query(inputs, part)
         vectors = _unit(vectors) if self.unit else vectors
         if self.output_dim == vectors.shape[1]:
             return vectors
         return torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1)
 
-    def candidates(self, inputs: KeyedJaggedTensor) -> torch.Tensor:
-        """Candidate vectors, (C, output_dim)."""
-        vectors, bias = self.candidate(inputs)
+    def candidates(self, inputs: KeyedJaggedTensor, part: int | None = None) -> torch.Tensor:
+        """Candidate vectors, (C, output_dim); `part` as `Tower` has it."""
+        vectors, bias = self.candidate(inputs, part)
         if self.unit:
             vectors = _unit(vectors, torch.exp(-self.log_temperature))
         return vectors if bias is None else torch.cat([vectors, bias], dim=1)
 
     def forward(
-        self, queries: KeyedJaggedTensor, candidates: KeyedJaggedTensor
+        self,
+        queries: KeyedJaggedTensor,
+        candidates: KeyedJaggedTensor,
+        query_part: int | None = None,
+        candidate_part: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Query vectors (B, output_dim) and candidate vectors (C, output_dim) of this rank's share."""
-        return self.queries(queries), self.candidates(candidates)
+        """Query vectors (B, output_dim) and candidate vectors (C, output_dim) of this rank's share.
+
+        Args: query_part, candidate_part: as `Tower` has it.
+        """
+        return self.queries(queries, query_part), self.candidates(candidates, candidate_part)
 
 
 def _by_root(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     # Ids are bags of one, and dividing them costs a pass over wide rows. On CUDA asking would cost more.
-    if lengths.device.type == "cpu" and not bool((lengths > 1).any()):
+    if lengths.device.type == "cpu" and (len(lengths) == 0 or int(lengths.max()) <= 1):
         return sums
     return sums / lengths.clamp(min=1).sqrt().unsqueeze(1)
 

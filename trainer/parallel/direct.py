@@ -1,11 +1,14 @@
-"""Lookups without an exchange, where a rank on a CPU has all tables: as the only rank, or as copies.
+"""Lookups without an exchange, where a rank on a CPU has all rows that it asks for.
 
+It has them as the only rank, as copies, or because a batch asks for rows of its own partitions alone.
 TorchRec's way through a sharded collection (permute, split, exchange, wait, split again) is made for tables
 that lie elsewhere and costs the same few milliseconds where they do not: more than the lookups of a small
 step themselves. Parameters, optimizers and states are TorchRec's own in either case.
 """
 
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -22,7 +25,7 @@ from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingT
 
 from trainer.parallel.exchange import ExchangingCollection
 from trainer.parallel.row_wise_adagrad import is_faster, row_wise_adagrad
-from trainer.parallel.shared_memory import SharedMean, shared_mean
+from trainer.parallel.shared_memory import SharedPlaces, shared_places
 
 COPIES = ShardingType.DATA_PARALLEL.value
 Kernel: TypeAlias = BatchedDenseEmbeddingBag | BatchedFusedEmbeddingBag
@@ -44,9 +47,9 @@ class DirectSharder(EmbeddingBagCollectionSharder):
         kinds = {each.sharding_type for each in params.values()}
         on_cpu = device is not None and device.type == "cpu"
         # Under other plans there are columns to be joined, even on one rank.
-        here = kinds == {COPIES} or (env.world_size == 1 and kinds <= {COPIES, ShardingType.TABLE_WISE.value})
-        kind = _DirectCollection if on_cpu and here else ExchangingCollection
-        return kind(
+        whole = on_cpu and kinds <= {COPIES, ShardingType.TABLE_WISE.value}
+        kind = _DirectCollection if whole else ExchangingCollection
+        collection: ExchangingCollection = kind(
             module,
             params,
             env,
@@ -55,58 +58,106 @@ class DirectSharder(EmbeddingBagCollectionSharder):
             qcomm_codecs_registry=self.qcomm_codecs_registry,
             module_fqn=module_fqn,
         )
+        collection.all_here = whole and (kinds == {COPIES} or env.world_size == 1)
+        return collection
 
 
-class _DirectCollection(ShardedEmbeddingBagCollection):
-    """A sharded collection all of whose tables are here, each in one piece."""
+@dataclass(frozen=True)
+class _Group:
+    """Tables of one kernel on this rank.
+
+    Attributes:
+        config: TorchRec's.
+        kernel: FBGEMM's tables; `dense` if an optimizer of torch's updates them.
+        tables: views of its weights, (rows, width) each.
+        gradient_share: what a gradient counts: TorchRec takes the mean over ranks, where each has a loss of
+            its own.
+    """
+
+    config: GroupedEmbeddingConfig
+    kernel: Any
+    dense: bool
+    tables: list[torch.Tensor]
+    gradient_share: float
+
+
+class _DirectCollection(ExchangingCollection):
+    """A sharded collection each of whose tables is in one piece."""
 
     def init_data_parallel(self) -> None:
         """Have the gradients of copies averaged over ranks as soon as they are known."""
         for sharding, lookup in zip(self._embedding_shardings, self._lookups, strict=True):
-            if isinstance(sharding, DpPooledEmbeddingSharding):
-                object.__setattr__(lookup, "module", lookup)  # TorchRec unwraps DDP without asking
-        for _, kernel in self._groups() if self._env.world_size > 1 else []:
-            weights = cast(torch.Tensor, kernel.emb_module.weights)
-            together = shared_mean(weights.numel(), self._env.process_group)
-            weights.register_post_accumulate_grad_hook(partial(_average, self._env, together))
+            if not isinstance(sharding, DpPooledEmbeddingSharding):
+                continue
+            object.__setattr__(lookup, "module", lookup)  # TorchRec unwraps DDP without asking
+            for kernel in cast(Any, lookup)._emb_modules if self._env.world_size > 1 else []:
+                weights = cast(torch.Tensor, kernel.emb_module.weights)
+                places = shared_places(weights.numel(), self._env.process_group)
+                weights.register_post_accumulate_grad_hook(partial(_average, self._env, places))
 
     def forward(self, *input: KeyedJaggedTensor, **_: Any) -> Any:
-        """Pooled embeddings of each feature as a `KeyedTensor`, (stride, sum of widths)."""
+        """Pooled embeddings of each feature as a `KeyedTensor`, (stride, sum of widths).
+
+        Features of this rank's own tables alone are looked up here, all of them where those are.
+        """
         (features,) = input
-        pooled = [_pool(config, kernel, features) for config, kernel in self._groups()]
+        if not self.all_here and len(features.keys()) == len(self._embedding_names):
+            return super().forward(features)
+        pooled = [_pool(group, features) for group in self._groups]
         values = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
-        return KeyedTensor(self._embedding_names, self._embedding_dims, values)
+        names = [name for group in self._groups for name in group.config.embedding_names()]
+        return KeyedTensor(
+            names, [width for group in self._groups for width in group.config.embedding_dims()], values
+        )
 
-    def _groups(self) -> list[tuple[GroupedEmbeddingConfig, Kernel]]:
-        return [
-            group
-            for lookup in cast(list[GroupedPooledEmbeddingsLookup], [*self._lookups])
-            for group in zip(lookup.grouped_configs, cast(list[Kernel], lookup._emb_modules), strict=True)
-        ]
+    @cached_property
+    def _groups(self) -> list[_Group]:
+        found = []
+        for sharding, lookup in zip(self._embedding_shardings, self._lookups, strict=True):
+            copies = isinstance(sharding, DpPooledEmbeddingSharding)
+            parts = cast(GroupedPooledEmbeddingsLookup, lookup)
+            for config, kernel in zip(parts.grouped_configs, parts._emb_modules, strict=True):
+                inside: Any = cast(Kernel, kernel).emb_module
+                dense = isinstance(kernel, BatchedDenseEmbeddingBag)
+                weights = (inside.weights if dense else inside.weights_host).detach()
+                tables = _tables(
+                    weights, [(table.local_rows, table.local_cols) for table in config.embedding_tables]
+                )
+                share = 1.0 if copies else 1 / self._env.world_size
+                found.append(_Group(config, inside, dense, tables, share))
+        return found
 
 
-def _average(env: ShardingEnv, together: SharedMean | None, weights: torch.Tensor) -> None:
+def _average(env: ShardingEnv, places: SharedPlaces | None, weights: torch.Tensor) -> None:
     assert weights.grad is not None
-    if together is not None:
-        together(weights.grad)
+    if places is not None:
+        torch.mean(places.exchange(weights.grad), 0, out=weights.grad)
         return
     dist.all_reduce(weights.grad, group=env.process_group)
     weights.grad /= env.world_size
 
 
-def _pool(config: GroupedEmbeddingConfig, kernel: Kernel, features: KeyedJaggedTensor) -> torch.Tensor:
+def _pool(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
     """Sums of the rows that each bag names, the tables of one kernel side by side."""
-    names, keys = config.feature_names(), features.keys()
+    names, keys = group.config.feature_names(), features.keys()
     mine = features if names == keys else features.permute([keys.index(name) for name in names])
-    inside: Any = kernel.emb_module
-    if bool((mine.lengths() == 1).all()):
-        ids = mine.values().view(len(names), mine.stride())
-        shapes = [(table.local_rows, table.local_cols) for table in config.embedding_tables]
-        if isinstance(kernel, BatchedDenseEmbeddingBag):
-            return _Rows.apply(inside.weights, ids, shapes)
-        if _is_row_wise_adagrad(inside) and all(is_faster(mine.stride(), *shape) for shape in shapes):
-            return _UpdatedRows.apply(inside.placeholder_autograd_tensor, ids, shapes, inside)
-    return inside(mine.values().long(), mine.offsets().long())
+    pooled = _sums(group, mine)
+    if group.gradient_share != 1 and pooled.requires_grad:
+        pooled.register_hook(lambda gradient: gradient * group.gradient_share)
+    return pooled
+
+
+def _sums(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
+    kernel, ids, lengths = group.kernel, features.values(), features.lengths()
+    if len(ids) == len(lengths) and (len(ids) == 0 or int(lengths.max()) == 1):
+        by_table = ids.view(len(group.tables), features.stride())
+        if group.dense:
+            return _Rows.apply(kernel.weights, by_table, group.tables)
+        if _is_row_wise_adagrad(kernel) and all(
+            is_faster(features.stride(), *table.shape) for table in group.tables
+        ):
+            return _UpdatedRows.apply(kernel.placeholder_autograd_tensor, by_table, group.tables, kernel)
+    return kernel(ids.long(), features.offsets().long())
 
 
 def _is_row_wise_adagrad(kernel: Any) -> bool:
@@ -119,18 +170,18 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weights: torch.Tensor, ids: torch.Tensor, shapes: list[tuple[int, int]]
+        ctx: Any, weights: torch.Tensor, ids: torch.Tensor, tables: list[torch.Tensor]
     ) -> torch.Tensor:
         """Rows of all tables side by side, (stride, sum of widths).
 
         Args:
             weights: of all tables, flat and one after another.
             ids: (tables, stride) rows.
-            shapes: rows and width of each table.
+            tables: views of `weights`, (rows, width) each.
         """
         ctx.save_for_backward(ids)
-        ctx.shapes, ctx.size = shapes, weights.numel()
-        return _look_up(_tables(weights, shapes), ids)
+        ctx.shapes, ctx.size = [table.shape for table in tables], weights.numel()
+        return _look_up(tables, ids)
 
     @staticmethod
     @once_differentiable
@@ -153,7 +204,7 @@ class _UpdatedRows(torch.autograd.Function):
         ctx: Any,
         placeholder: torch.Tensor,
         ids: torch.Tensor,
-        shapes: list[tuple[int, int]],
+        tables: list[torch.Tensor],
         kernel: Any,
     ) -> torch.Tensor:
         """Rows of all tables side by side, (stride, sum of widths).
@@ -161,8 +212,8 @@ class _UpdatedRows(torch.autograd.Function):
         Args: placeholder: FBGEMM's own, which needs a gradient, so that there is a backward pass.
         """
         ctx.save_for_backward(ids)
-        ctx.shapes, ctx.kernel = shapes, kernel
-        return _look_up(_tables(kernel.weights_host.detach(), shapes), ids)
+        ctx.tables, ctx.kernel = tables, kernel
+        return _look_up(tables, ids)
 
     @staticmethod
     @once_differentiable
@@ -170,11 +221,10 @@ class _UpdatedRows(torch.autograd.Function):
         ctx: Any, *gradients: torch.Tensor
     ) -> tuple[None, None, None, None]:
         (ids,), kernel = ctx.saved_tensors, ctx.kernel
-        tables = _tables(kernel.weights_host.detach(), ctx.shapes)
-        sums = kernel.momentum1_host.split([rows for rows, _ in ctx.shapes])
-        parts = gradients[0].split([width for _, width in ctx.shapes], dim=1)
+        sums = kernel.momentum1_host.split([len(table) for table in ctx.tables])
+        parts = gradients[0].split([table.shape[1] for table in ctx.tables], dim=1)
         rate, epsilon = kernel.learning_rate_tensor.item(), kernel.optimizer_args.eps
-        for table, own, rows, part in zip(tables, sums, ids, parts, strict=True):
+        for table, own, rows, part in zip(ctx.tables, sums, ids, parts, strict=True):
             row_wise_adagrad(table, own, rows, part, rate, epsilon)
         return None, None, None, None
 
@@ -184,6 +234,6 @@ def _look_up(tables: list[torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
     return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
-def _tables(flat: torch.Tensor, shapes: list[tuple[int, int]]) -> list[torch.Tensor]:
+def _tables(flat: torch.Tensor, shapes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
     parts = flat.split([rows * width for rows, width in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return [part.view(rows, width) for part, (rows, width) in zip(parts, shapes, strict=True)]

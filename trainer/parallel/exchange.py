@@ -22,9 +22,12 @@ from trainer.model.towers import Tower, TwoTowers
 class ExchangingCollection(ShardedEmbeddingBagCollection):
     """A sharded collection whose ids may have arrived before it is called.
 
-    Attributes: arrived: stride, ids and context of the next call alone; None: the call sends its own.
+    Attributes:
+        arrived: stride, ids and context of the next call alone; None: the call sends its own.
+        all_here: every rank has all tables.
     """
 
+    all_here = False
     arrived: tuple[int, KJTList, EmbeddingBagCollectionContext] | None = None
 
     def forward(self, *input: KeyedJaggedTensor, **_: Any) -> Any:
@@ -71,11 +74,12 @@ class _Exchange:
         if stream is not None:
             stream.wait_stream(torch.cuda.current_stream(stream.device))
         with torch.cuda.stream(stream):
-            sides = ((towers.query, batch.queries), (towers.candidate, batch.candidates))
+            sides = (
+                (towers.query, batch.queries, batch.query_part),
+                (towers.candidate, batch.candidates, batch.candidate_part),
+            )
             self._lookups = [
-                _Lookup(side, inputs, stream)
-                for side, inputs in sides
-                if isinstance(side.embeddings, ExchangingCollection)
+                _Lookup(side, inputs, stream) for side, inputs, part in sides if _exchanges(side, part)
             ]
 
     def send(self) -> None:
@@ -97,6 +101,12 @@ class _Exchange:
                 context.record_stream(current)
         for lookup, (ids, context) in zip(self._lookups, arrived, strict=True):
             lookup.collection.arrived = (lookup.stride, ids, context)
+
+
+def _exchanges(tower: Tower, part: int | None) -> bool:
+    """Whether a batch whose ids are in one partition, or None, has rows of other ranks."""
+    collection: Any = tower.embeddings
+    return part is None and isinstance(collection, ExchangingCollection) and not collection.all_here
 
 
 class _Lookup:

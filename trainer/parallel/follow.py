@@ -12,8 +12,7 @@ from trainer.model.partitions import part_number, partition_sizes, whole_table
 from trainer.model.towers import DATA_TYPES
 from trainer.parallel.capacity import CACHED
 from trainer.parallel.placement import SHARDINGS, check_dtype, compute_kernel, embedding_configs
-from trainer.parallel.plan import Plan, Shard, Table
-from trainer.parallel.planner import PARTITIONED
+from trainer.parallel.plan import PARTITIONED, Plan, Shard, Table
 from trainer.parallel.words import counted
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any, get_type_hints
 
 from trainer.errors import ConfigError
 
+PARTITIONED = "row_partitioned"
+"""Sharding of a table whose rows are cut into several tables."""
 WORDS = {int: "a whole number", float: "a number", str: "text"}
 
 
@@ -116,6 +118,21 @@ class Plan:
 def are_copies(tables: Iterable[Table], tower: str) -> bool:
     """Whether every rank has all tables of a tower whole."""
     return {table.sharding for table in tables if table.tower == tower} == {"data_parallel"}
+
+
+def block_of_each_rank(tables: Iterable[Table], tower: str, by_id: Collection[str], world_size: int) -> int:
+    """Rows of a tower's tables that each rank has, rank after rank; 0 where they are laid out in another way.
+
+    Args: by_id: tables with a row for each user, or item. Those are to be cut; any other is to be a copy.
+    """
+    blocks = set()
+    for table in (table for table in tables if table.tower == tower):
+        if table.name not in by_id:
+            blocks |= set() if table.sharding == "data_parallel" else {0}
+            continue
+        in_order = [shard.rank for shard in table.shards] == list(range(world_size))
+        blocks.add(table.shards[0].rows if table.sharding == PARTITIONED and in_order else 0)
+    return blocks.pop() if len(blocks) == 1 and world_size > 1 else 0
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:

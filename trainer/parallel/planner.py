@@ -1,7 +1,7 @@
 """From towers and wishes to a plan with its costs: what `train` lays out and what `plan` shows."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -16,10 +16,10 @@ from trainer.parallel.capacity import CACHED, capacity, host_capacity, in_host, 
 from trainer.parallel.communication import VALUE_BYTES
 from trainer.parallel.hardware import Hardware
 from trainer.parallel.placement import Wish, compute_kernel, embedding_configs, optimizer_bytes, place
-from trainer.parallel.plan import Plan, RankLoad, Shard, Table, are_copies
+from trainer.parallel.plan import PARTITIONED, Plan, RankLoad, Shard, Table, are_copies, block_of_each_rank
 from trainer.parallel.traffic import Traffic, add_candidates, add_table
 
-PARTITIONED = "row_partitioned"
+NOTHING: Mapping[str, Collection[str]] = {}
 
 
 def make_plan(
@@ -30,8 +30,10 @@ def make_plan(
     world_size: int,
     local_world_size: int,
     candidate_bytes: float = 0,
+    gathered: bool = False,
     copies_gather: bool = True,
     communication: str = "float32",
+    by_id: Mapping[str, Collection[str]] = NOTHING,
 ) -> Plan:
     """Plan of every table, the same on whichever rank or laptop it is made.
 
@@ -40,9 +42,12 @@ def make_plan(
         wishes: by table, or by its whole where it is cut.
         optimizer: of the tables.
         world_size, local_world_size: ranks in all and on each host.
-        candidate_bytes: of the candidates' vectors that a step gathers from all ranks.
-        copies_gather: whether it does so even where every rank has the candidates' tables.
+        candidate_bytes: of the vectors of a step's candidates.
+        gathered: whether every rank needs all of them.
+        copies_gather: whether they are gathered even where every rank has the candidates' tables.
         communication: type of the pooled vectors and gradients that ranks exchange.
+        by_id: tables with a row for each user, or item, of the towers whose ranks take the batches' rows that
+            they have, if each has a block of them.
     Raises: TooLargeError if the tables do not fit; ConfigError for wishes that cannot be.
     """
     options = place(
@@ -54,12 +59,16 @@ def make_plan(
         _table(whole, list(group), wishes[whole], optimizer, hardware)
         for whole, group in groupby(parts, key=lambda part: whole_table(part[1].name))
     )
-    traffic = _traffic(options, wishes, world_size, local_world_size, VALUE_BYTES[communication])
-    all_here = candidate_bytes > 0 and not copies_gather and are_copies(tables, "candidate")
-    if not all_here:
+    in_place = {
+        tower: ids for tower, ids in by_id.items() if block_of_each_rank(tables, tower, ids, world_size)
+    }
+    asked_here = {name for ids in in_place.values() for name in ids}
+    traffic = _traffic(options, wishes, asked_here, world_size, local_world_size, VALUE_BYTES[communication])
+    all_here = gathered and not copies_gather and are_copies(tables, "candidate")
+    if "candidate" in in_place or (gathered and not all_here):
         add_candidates(traffic, candidate_bytes)
     repeated = "candidate" if all_here else None
-    ranks = _loads(options, tables, hardware, world_size, local_world_size, traffic, repeated)
+    ranks = _loads(options, tables, hardware, world_size, local_world_size, traffic, repeated, asked_here)
     sizes = [load.bytes for load in ranks]
     busy = {shard.rank for table in tables for shard in table.shards if shard.rows}
     return Plan(
@@ -131,8 +140,14 @@ def _loads(
     local_world_size: int,
     traffic: Traffic,
     repeated: str | None,
+    asked_here: Collection[str],
 ) -> tuple[RankLoad, ...]:
-    """What each rank holds and does; every rank has all lookups of the tower `repeated`, not a share."""
+    """What each rank holds and does.
+
+    Args:
+        repeated: tower of which every rank has all lookups, not a share.
+        asked_here: tables of which no rank asks another.
+    """
     sizes, behind, lookups, compute, communication = (np.zeros(world_size) for _ in range(5))
     for option in options:
         for shard in option.shards:
@@ -144,8 +159,9 @@ def _loads(
             behind[shard.rank] += in_host(shard.storage, hardware.device)
             compute[shard.rank] += perf.fwd_compute + perf.bwd_compute + perf.prefetch_compute
             moving = perf.fwd_comms + perf.bwd_comms + perf.input_dist_comms
-            # The estimator has a rank alone send to itself.
-            communication[shard.rank] += moving if world_size > 1 else 0
+            # The estimator has a rank send to itself.
+            alone = world_size == 1 or whole_table(option.name) in asked_here
+            communication[shard.rank] += 0 if alone else moving
     for table in tables:
         for piece in table.shards:
             shared = table.sharding == "data_parallel" and table.tower != repeated
@@ -170,6 +186,7 @@ def _loads(
 def _traffic(
     options: Sequence[ShardingOption],
     wishes: Mapping[str, Wish],
+    asked_here: Collection[str],
     world_size: int,
     local_world_size: int,
     value_bytes: int,
@@ -178,6 +195,8 @@ def _traffic(
     parts = Counter(whole_table(option.name) for option in options)
     for option in options:
         whole = whole_table(option.name)
+        if whole in asked_here:
+            continue
         shards = [(int(shard.rank or 0), shard.size[0], shard.size[1]) for shard in option.shards]
         bags, factor = wishes[whole].bags / world_size, wishes[whole].pooling_factor / parts[whole]
         add_table(traffic, option.sharding_type, shards, bags, factor, local_world_size, value_bytes)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from trainer.errors import ConfigError, LostRanksError, UserError
 from trainer.parallel.memory import keep_freed_memory
+from trainer.parallel.shared_memory import GrowingPlaces, SharedPlaces
 
 Result = TypeVar("Result")
 WORK_SECONDS = 24 * 3600
@@ -28,6 +29,7 @@ class World:
         device: where this rank's tables and batches live.
         objects: group of all processes that may wait long, for work that one of them does alone; None: the
             default group.
+        places: memory that all of them share; None: they exchange through the process group alone.
     """
 
     rank: int
@@ -36,6 +38,7 @@ class World:
     local_size: int
     device: torch.device
     objects: Any = None
+    places: GrowingPlaces | None = None
 
     @property
     def is_first(self) -> bool:
@@ -72,7 +75,12 @@ class World:
             counts: rows of every rank.
         Returns: (sum(counts), D). Its gradient is summed over ranks.
         """
-        return rows if self.size == 1 else _GatherRows.apply(rows, tuple(counts), self.rank)
+        if self.size == 1:
+            return rows
+        places = None
+        if self.places is not None and rows.dtype == torch.float32:
+            places = self.places.of(sum(counts) * rows.shape[1])
+        return _GatherRows.apply(rows, tuple(counts), self.rank, places)
 
     def gather_to_first(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor | None:
         """Rows of all ranks, one rank's after another's, on rank 0; None elsewhere.
@@ -126,18 +134,34 @@ class World:
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, counts: tuple[int, ...], rank: int) -> torch.Tensor:
-        ctx.counts, ctx.rank = counts, rank
+    def forward(
+        ctx: Any, rows: torch.Tensor, counts: tuple[int, ...], rank: int, places: SharedPlaces | None
+    ) -> torch.Tensor:
+        ctx.counts, ctx.rank, ctx.places = counts, rank, places
+        if places is not None:
+            of_ranks, width = places.exchange(rows), rows.shape[1]
+            return torch.cat(
+                [
+                    part[: count * width].view(count, width)
+                    for part, count in zip(of_ranks, counts, strict=True)
+                ]
+            )
         padded = _padded(rows, max(counts))
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        total = gradients[0].contiguous()
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (gradient,) = gradients
+        first, count = sum(ctx.counts[: ctx.rank]), ctx.counts[ctx.rank]
+        if ctx.places is not None:
+            width = gradient.shape[1]
+            mine = ctx.places.exchange(gradient)[:, first * width : (first + count) * width]
+            return mine.sum(0).view(count, width), None, None, None
+        total = gradient.contiguous()
         dist.all_reduce(total)
-        return total.split(ctx.counts)[ctx.rank], None, None
+        return total[first : first + count], None, None, None
 
 
 def _padded(rows: torch.Tensor, length: int) -> torch.Tensor:
@@ -215,7 +239,8 @@ def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: flo
     )
     try:
         objects = dist.new_group(backend="gloo", timeout=timedelta(seconds=WORK_SECONDS))
-        yield World(rank, size, local_rank, local_size, place, objects)
+        places = GrowingPlaces() if place.type == "cpu" and size > 1 else None
+        yield World(rank, size, local_rank, local_size, place, objects, places)
     except RuntimeError as error:
         if reason := _lost(error):
             raise LostRanksError(f"rank {rank} has lost the others ({reason})") from error

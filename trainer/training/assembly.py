@@ -26,7 +26,14 @@ from trainer.parallel.world import World
 from trainer.training.by_size import by_size, settled, with_fixed_values
 from trainer.training.closed_form import HISTORY, closed_inputs, item_table
 from trainer.training.initial import START_NORM, closed_form_start, normal_values, popularity_bias, scaled
-from trainer.training.layout import Sizes, candidates_are_shared, lay_out, make_all_towers, sizes_of
+from trainer.training.layout import (
+    Sizes,
+    blocks_of_ranks,
+    candidates_are_shared,
+    lay_out,
+    make_all_towers,
+    sizes_of,
+)
 
 TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
 """Attributes whose tables would be named like others."""
@@ -40,6 +47,7 @@ class Parts:
         model: wrapped for training; `towers` are the learned ones in it, sharded.
         optimizer: of tables and dense layers.
         plan: the sharding plan.
+        user_block, item_block: see `trainer.data.batches.BatchPlan`.
         user_inputs, item_inputs: of the learned towers.
         served: the learned towers and the closed-form ones beside them, whose vectors rank the catalogue.
     """
@@ -48,6 +56,8 @@ class Parts:
     towers: TwoTowers
     optimizer: CombinedOptimizer
     plan: Plan
+    user_block: int
+    item_block: int
     user_inputs: Inputs
     item_inputs: Inputs
     served: list[Served]
@@ -116,7 +126,8 @@ def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True
         fill_tables(model, _initial_values(config, dataset, served[0], world))
     if inside.closed is not None:
         served.append(Served(inside.closed, *closed_inputs(dataset)))
-    return Parts(model, inside.learned, optimizer, plan, users, items, served)
+    blocks = blocks_of_ranks(config, plan, dataset.item_name, world.device.type)
+    return Parts(model, inside.learned, optimizer, plan, *blocks, users, items, served)
 
 
 def _plan(config: Config, sizes: Sizes, world: World) -> Plan:
@@ -145,7 +156,7 @@ def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
 
 def make_batches(config: Config, dataset: Dataset, parts: Parts) -> Batches:
     """The steps of a training."""
-    loss = config.loss
+    loss, tables = config.loss, parts.plan.tables
     assert loss.candidates != "auto", "the configuration is settled before it is used"
     plan = BatchPlan(
         rows=config.batches.rows,
@@ -159,7 +170,9 @@ def make_batches(config: Config, dataset: Dataset, parts: Parts) -> Batches:
         user_weight_power=loss.user_weight_power,
         history_dropout=config.model.history_dropout,
         item_id_dropout=config.model.item_id_dropout,
-        whole_candidates=are_copies(parts.plan.tables, "candidate") and not candidates_are_shared(config),
+        whole_candidates=are_copies(tables, "candidate") and not candidates_are_shared(config),
+        user_block=parts.user_block,
+        item_block=parts.item_block,
     )
     return Batches(dataset, plan, parts.user_inputs, parts.item_inputs)
 

@@ -121,7 +121,7 @@ def train_step(
     zero_gradients(optimizer)
     with products_in(precision):
         with forward_in(precision, world.device):
-            query, candidates = model(batch.queries, batch.candidates)
+            query, candidates = model(batch.queries, batch.candidates, batch.query_part, batch.candidate_part)
             if batch.candidate_counts:
                 candidates = world.gather_rows(candidates, batch.candidate_counts)
             loss = (loss_of(query, candidates, batch) * batch.weights).sum()
@@ -137,11 +137,13 @@ def train_step(
 def make_loss(config: Config) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
     """Loss of each row from query vectors, candidate vectors and the batch."""
     if config.loss.name == "mse":
-        return lambda query, candidates, batch: losses.mean_squared_error(query, candidates, _values(batch))
+        return lambda query, candidates, batch: losses.mean_squared_error(
+            query, _own(candidates, batch), _values(batch)
+        )
     if config.loss.name == "bce":
         threshold = config.loss.positive_value
         return lambda query, candidates, batch: losses.binary_cross_entropy(
-            query, candidates, (_values(batch) >= threshold).float()
+            query, _own(candidates, batch), (_values(batch) >= threshold).float()
         )
     ranking = (
         losses.multi_positive_softmax
@@ -151,6 +153,11 @@ def make_loss(config: Config) -> Callable[[torch.Tensor, torch.Tensor, Batch], t
     return lambda query, candidates, batch: ranking(
         query, candidates, batch.positives, batch.known, batch.log_q
     )
+
+
+def _own(candidates: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The candidate of each row."""
+    return candidates.index_select(0, batch.positives[1]) if batch.candidate_counts else candidates
 
 
 def _values(batch: Batch) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """From a configuration and the sizes of the data to towers without values and the plan of their tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from trainer.config import Config, ShardingConfig
 from trainer.data.dataset import Dataset
 from trainer.data.features import Ragged
-from trainer.data.inputs import USER_HISTORY, Inputs, table_rows
+from trainer.data.inputs import USER, USER_HISTORY, Inputs, table_rows
 from trainer.errors import ConfigError
 from trainer.model.partitions import partition_sizes
 from trainer.model.served import SideBySide
@@ -18,8 +18,8 @@ from trainer.model.towers import TwoTowers
 from trainer.parallel.follow import check_plan, check_world_size
 from trainer.parallel.hardware import Hardware
 from trainer.parallel.placement import SHARDINGS, Wish, check_dtype
-from trainer.parallel.plan import Plan, open_plan
-from trainer.parallel.planner import PARTITIONED, make_plan
+from trainer.parallel.plan import PARTITIONED, Plan, block_of_each_rank, open_plan
+from trainer.parallel.planner import make_plan
 from trainer.training.by_size import settled
 from trainer.training.closed_form import HISTORY, item_table, make_closed_towers
 
@@ -131,7 +131,6 @@ def lay_out(config: Config, sizes: Sizes, hardware: Hardware, world_size: int, l
     partitions = _partitions(sharding, rows, world_size)
     towers = make_all_towers(config, sizes, partitions)
     wishes = {name: _wish(config, sharding, sizes, name, device, world_size) for name in rows}
-    exchanged = sizes.candidates * towers.learned.output_dim * 4 if sizes.gathered else 0
     return make_plan(
         towers,
         wishes,
@@ -139,10 +138,35 @@ def lay_out(config: Config, sizes: Sizes, hardware: Hardware, world_size: int, l
         hardware,
         world_size,
         local_world_size,
-        exchanged,
+        min(sizes.candidates, sizes.closed_items) * towers.learned.output_dim * 4,
+        sizes.gathered,
         candidates_are_shared(config),
         sharding.communication,
+        tables_by_id(config, sizes.item_name, device),
     )
+
+
+def tables_by_id(config: Config, item_name: str, device: str) -> dict[str, Sequence[str]]:
+    """Tables with a row for each user, or item, of the towers whose ids tell which rank has the rows.
+
+    Those of a history, and the reserved row of items that are hidden, are asked for by all ranks. On GPUs
+    rows are looked up by way of TorchRec's exchange alone.
+    """
+    if device != "cpu":
+        return {}
+    users = [] if config.model.history else [USER]
+    items = [] if config.model.item_id_dropout else [item_name, f"{item_name}_bias"]
+    return {"query": users, "candidate": items}
+
+
+def blocks_of_ranks(config: Config, plan: Plan, item_name: str, device: str) -> tuple[int, int]:
+    """Users and items of each rank, where it takes the batches' rows that it has; 0 where it does not."""
+    by_id = tables_by_id(config, item_name, device)
+    users, items = (
+        block_of_each_rank(plan.tables, tower, by_id.get(tower, ()), plan.world_size)
+        for tower in ("query", "candidate")
+    )
+    return users, items
 
 
 def candidates_are_shared(config: Config) -> bool:
@@ -229,6 +253,10 @@ def _wish(
 ) -> Wish:
     kind = sharding.tables.get(name, sharding.kind)
     ranks = tuple(sharding.ranks.get(name, ()))
+    if kind == PARTITIONED and not ranks:
+        ranks = tuple(
+            range(world_size)
+        )  # those of users and of items in the same order, see `blocks_of_ranks`
     if ranks and kind not in ("table_wise", "column_wise", PARTITIONED):
         raise ConfigError(
             f"--sharding.ranks.{name}: a table that is {kind} has no ranks of its own. Use table_wise, "
