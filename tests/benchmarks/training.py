@@ -44,13 +44,14 @@ from trainer.options import parse_config
 from trainer.parallel.shard import set_learning_rates
 from trainer.parallel.world import World
 from trainer.training.assembly import assemble, make_batches
-from trainer.training.by_size import by_size, with_fixed_values
+from trainer.training.by_size import by_size, settled, with_fixed_values
 from trainer.training.fit import make_loss, rate_factor, train_step
 
 BATCHES = {"small": (1_024, 8_192, 65_536), "large": (1_024, 16_384, 65_536)}
 DIMS = (64, 512)
-EXAMPLES, FEWEST, MOST = 500_000, 8, 300
-"""Examples of one turn, in so many steps."""
+EXAMPLES = 500_000
+TURN, FEWEST, MOST = 2**27, 8, 1_000
+"""Values of vectors that one turn looks up on each side, in so many steps: a second or two."""
 HOUR_SECONDS = 3_600
 QUICK = (
     "--run.choose false --model.low_rank 0 --model.dim 96 --run.epochs 6 --optimizer.name adam "
@@ -62,17 +63,13 @@ KINDS = ("table_wise", "row_partitioned", "data_parallel")
 OURS = {"Shardtower, row-wise Adagrad": "rowwise_adagrad", "Shardtower, Adam": "adam"}
 
 
-def steps_of(batch: int) -> int:
-    """Steps of one turn."""
-    return min(max(EXAMPLES // batch, FEWEST), MOST)
-
-
-def timed(step: Callable[[], object], batch: int) -> float:
-    """Examples/s of one turn."""
+def timed(step: Callable[[], object], batch: int, dim: int) -> float:
+    """Batches' rows a second in one turn."""
+    steps = min(max(TURN // (batch * dim), FEWEST), MOST)
     started = time.perf_counter()
-    for _ in range(steps_of(batch)):
+    for _ in range(steps):
         step()
-    return steps_of(batch) * batch / (time.perf_counter() - started)
+    return steps * batch / (time.perf_counter() - started)
 
 
 def be_rival(pipe: Connection, name: str, tables: str, dim: int, batch: int) -> None:
@@ -80,7 +77,7 @@ def be_rival(pipe: Connection, name: str, tables: str, dim: int, batch: int) -> 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     step, source = RIVALS[name](tables, dim, batch), batches_of(interactions(tables, EXAMPLES), batch)
-    answer(pipe, lambda: timed(lambda: step(next(source)), batch))
+    answer(pipe, lambda: timed(lambda: step(next(source)), batch, dim))
 
 
 def run_rival(name: str, tables: str, dim: int, batch: int, pipes: list[Connection]) -> None:
@@ -107,7 +104,7 @@ def be_ours(world: World, pipes: list[Connection], config: Config, folder: Path)
         set_learning_rates(parts.optimizer, rate_factor(config, number + 1, 10**6))
         train_step(parts.model, parts.optimizer, batch, loss_of, world, config.optimizer.clip_gradients)
 
-    answer(pipes[world.rank], lambda: timed(step, whole) * examples_per_row)
+    answer(pipes[world.rank], lambda: timed(step, whole, settled(config.model.dim)) * examples_per_row)
 
 
 def our_contender(ranks: int, config: Config, folder: Path) -> Contender:

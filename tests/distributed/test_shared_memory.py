@@ -53,13 +53,14 @@ def grown(world: World) -> list[bool]:
     assert first is not None
     assert larger is not None
     found = larger.exchange(torch.full((13,), float(world.rank)))[:, :13].tolist()
-    too_many = places.of(shared_memory.MOST_BYTES)
-    return [first is same, larger is not first, found == [[0.0] * 13, [1.0] * 13], too_many is None]
+    too_many, again = places.of(shared_memory.MOST_BYTES), places.of(13)
+    given = found == [[0.0] * 13, [1.0] * 13]
+    return [first is same, larger is not first, given, too_many is None, again is larger]
 
 
 @pytest.mark.skipif(not shared_memory.FOLDER.is_dir(), reason="no files in memory")
-def test_places_grow_by_half_until_there_is_no_room() -> None:
-    assert run_on_ranks(2, grown) == [[True] * 4] * 2
+def test_places_grow_by_half_but_not_without_end() -> None:
+    assert run_on_ranks(2, grown) == [[True] * 5] * 2
 
 
 def test_there_is_none_where_a_file_would_not_fit() -> None:

@@ -182,8 +182,7 @@ class Batches:
         share = self._share(rows, rank, world_size)
         if self.plan.candidates == "own" and not self.plan.item_block:
             return self._make_pointwise(step, rows, share, rank)
-        users, lengths, items = self._positives(rows[share])
-        all_items = items if world_size == 1 else self._positives(rows)[2]
+        users, lengths, items, all_items = self._positives(rows, share)
         candidates = self._candidates(step, rows, all_items)
         count = len(candidates.items)
         cuts = self._cuts(candidates.items, world_size)
@@ -205,7 +204,7 @@ class Batches:
             values=self._values(rows[share]),
             candidate_counts=[] if whole else np.diff(cuts).tolist(),
             rows=len(rows),
-            interactions=len(all_items),
+            interactions=self._interactions(rows),
             query_part=rank if self.plan.user_block else None,
             candidate_part=rank if self.plan.item_block else None,
         )
@@ -248,11 +247,25 @@ class Batches:
             return None
         return torch.from_numpy(self.train.values[rows])
 
-    def _positives(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Users of the rows, positives of each, and the items of all of them."""
+    def _positives(
+        self, rows: np.ndarray, share: Share
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Users of a rank's share of rows, positives of each, their items, and the items of all rows."""
         if self.plan.rows == "user":
-            return rows, *self.known.take(rows)
-        return self.train.users[rows], np.ones(len(rows), np.int64), self.train.items[rows]
+            mine = rows[share]
+            lengths, items = self.known.take(mine)
+            of_catalogue = self.plan.candidates == "catalogue"  # whatever the step's items are
+            all_items = items if of_catalogue or len(mine) == len(rows) else self.known.take(rows)[1]
+            return mine, lengths, items, all_items
+        all_items = self.train.items[rows]
+        items = all_items[share]
+        return self.train.users[rows[share]], np.ones(len(items), np.int64), items, all_items
+
+    def _interactions(self, rows: np.ndarray) -> int:
+        """Interactions of a step's rows."""
+        if self.plan.rows == "interaction":
+            return len(rows)
+        return int((self.known.offsets[rows + 1] - self.known.offsets[rows]).sum())
 
     def _candidates(self, step: int, rows: np.ndarray, items: np.ndarray) -> Candidates:
         if self.plan.candidates == "catalogue":
