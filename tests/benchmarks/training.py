@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -44,14 +44,13 @@ from trainer.options import parse_config
 from trainer.parallel.shard import set_learning_rates
 from trainer.parallel.world import World
 from trainer.training.assembly import assemble, make_batches
-from trainer.training.by_size import by_size, settled, with_fixed_values
+from trainer.training.by_size import by_size, with_fixed_values
 from trainer.training.fit import make_loss, rate_factor, train_step
 
 BATCHES = {"small": (1_024, 8_192, 65_536), "large": (1_024, 16_384, 65_536)}
 DIMS = (64, 512)
 EXAMPLES = 500_000
-TURN, FEWEST, MOST = 2**27, 8, 1_000
-"""Values of vectors that one turn looks up on each side, in so many steps: a second or two."""
+"""Interactions of `cells` and `scaling`."""
 HOUR_SECONDS = 3_600
 QUICK = (
     "--run.choose false --model.low_rank 0 --model.dim 96 --run.epochs 6 --optimizer.name adam "
@@ -63,21 +62,12 @@ KINDS = ("table_wise", "row_partitioned", "data_parallel")
 OURS = {"Shardtower, row-wise Adagrad": "rowwise_adagrad", "Shardtower, Adam": "adam"}
 
 
-def timed(step: Callable[[], object], batch: int, dim: int) -> float:
-    """Batches' rows a second in one turn."""
-    steps = min(max(TURN // (batch * dim), FEWEST), MOST)
-    started = time.perf_counter()
-    for _ in range(steps):
-        step()
-    return steps * batch / (time.perf_counter() - started)
-
-
 def be_rival(pipe: Connection, name: str, tables: str, dim: int, batch: int) -> None:
     """A rival's loop, told by a pipe."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     step, source = RIVALS[name](tables, dim, batch), batches_of(interactions(tables, EXAMPLES), batch)
-    answer(pipe, lambda: timed(lambda: step(next(source)), batch, dim))
+    answer(pipe, lambda: step(next(source)), batch)
 
 
 def run_rival(name: str, tables: str, dim: int, batch: int, pipes: list[Connection]) -> None:
@@ -94,8 +84,7 @@ def be_ours(world: World, pipes: list[Connection], config: Config, folder: Path)
     config = with_fixed_values(by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)))
     parts = assemble(config, dataset, world)
     source, loss_of = make_batches(config, dataset, parts), make_loss(config)
-    whole = len(source.rows_of_step(0))
-    examples_per_row = source.train.items.size / source.row_count
+    examples = len(source.rows_of_step(0)) * source.train.items.size / source.row_count
     numbers = iter(range(10**9))
 
     def step() -> None:
@@ -104,7 +93,7 @@ def be_ours(world: World, pipes: list[Connection], config: Config, folder: Path)
         set_learning_rates(parts.optimizer, rate_factor(config, number + 1, 10**6))
         train_step(parts.model, parts.optimizer, batch, loss_of, world, config.optimizer.clip_gradients)
 
-    answer(pipes[world.rank], lambda: timed(step, whole, settled(config.model.dim)) * examples_per_row)
+    answer(pipes[world.rank], step, examples)
 
 
 def our_contender(ranks: int, config: Config, folder: Path) -> Contender:

@@ -4,6 +4,7 @@ Each is a process of its own, or several ranks, with a pipe through which it is 
 it was; while another has its turn it waits.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,8 +14,11 @@ from multiprocessing.connection import Connection
 from statistics import median
 from typing import TypeAlias
 
+TURN_SECONDS, FEW = 1.5, 8
+"""Of a turn; the least steps that it has."""
+
 Rounds: TypeAlias = dict[str, list[float]]
-"""By contender, a figure of each round."""
+"""By contender, examples/s in each round."""
 
 
 @dataclass(frozen=True)
@@ -30,27 +34,31 @@ class Contender:
     run: Callable[[list[Connection]], object]
 
 
-def answer(pipe: Connection, turn: Callable[[], float]) -> None:
-    """Say that all is set up, then take a turn whenever told to, until told to end."""
-    pipe.send(0.0)
-    while pipe.recv():
-        pipe.send(turn())
+def answer(pipe: Connection, step: Callable[[], object], examples: float) -> None:
+    """Say how many examples a step has, then take as many steps as told and say how long they took, until 0."""
+    pipe.send(examples)
+    while count := pipe.recv():
+        started = time.perf_counter()
+        for _ in range(count):
+            step()
+        pipe.send(time.perf_counter() - started)
 
 
 def in_turns(contenders: Mapping[str, Contender], rounds: int) -> Rounds:
-    """The figures of the first rank of each, in rounds in which everybody has one turn.
+    """Examples/s of each, in rounds in which everybody has one turn of about `TURN_SECONDS`.
 
-    A round before them, which does not count, warms up.
+    Two turns of a few steps come first: one warms up, one tells how many steps a turn has.
     Raises: what a contender raised.
     """
     found: Rounds = {name: [] for name in contenders}
     with _started(contenders) as started:
-        for number in range(rounds + 1):
-            for name, (pipes, running) in started.items():
-                for pipe in pipes:
-                    pipe.send(True)
-                figure, *_ = [_received(pipe, running) for pipe in pipes]
-                found[name] += [figure] if number else []
+        steps = {}
+        for name, contender in started.items():
+            contender.turn(FEW)
+            steps[name] = max(FEW, round(TURN_SECONDS * FEW / contender.turn(FEW)))
+        for name in [*started] * rounds:
+            seconds = started[name].turn(steps[name])
+            found[name].append(steps[name] * started[name].examples / seconds)
     return found
 
 
@@ -60,25 +68,38 @@ def ratio(rounds: Rounds, ours: list[str], theirs: list[str]) -> float:
     return median(own / other for own, other in zip(*(rounds[name] for name in best), strict=True))
 
 
+@dataclass(frozen=True)
+class _Started:
+    """A contender that is set up."""
+
+    pipes: list[Connection]
+    running: "Future[object]"
+    examples: float
+
+    def turn(self, steps: int) -> float:
+        """Seconds of so many steps, on the rank that took longest."""
+        for pipe in self.pipes:
+            pipe.send(steps)
+        return max(_received(pipe, self.running) for pipe in self.pipes)
+
+
 @contextmanager
-def _started(
-    contenders: Mapping[str, Contender],
-) -> Iterator[dict[str, tuple[list[Connection], "Future[object]"]]]:
+def _started(contenders: Mapping[str, Contender]) -> Iterator[dict[str, _Started]]:
     with ThreadPoolExecutor(len(contenders)) as threads:
-        started = {}
+        started, running = {}, []
         try:
             for name, contender in contenders.items():
                 pipes = [Pipe() for _ in range(contender.ranks)]
-                running = threads.submit(contender.run, [theirs for _, theirs in pipes])
-                started[name] = [ours for ours, _ in pipes], running
-                for ours, _ in pipes:
-                    _received(ours, running)  # that it is set up, before the next one starts
+                running.append(threads.submit(contender.run, [theirs for _, theirs in pipes]))
+                # It is set up before the next one starts.
+                examples = [_received(ours, running[-1]) for ours, _ in pipes]
+                started[name] = _Started([ours for ours, _ in pipes], running[-1], examples[0])
             yield started
         finally:
-            for pipes, running in started.values():
-                for pipe in pipes:
-                    if not running.done():
-                        pipe.send(False)
+            for contender in started.values():
+                for pipe in contender.pipes:
+                    if not contender.running.done():
+                        pipe.send(0)
 
 
 def _received(pipe: Connection, running: "Future[object]") -> float:
