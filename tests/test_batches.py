@@ -71,6 +71,40 @@ def test_the_ranks_parts_together_are_the_batch_of_a_world_of_one(data, plan, wo
             assert part.queries.stride() == len(part.weights)
 
 
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: "-".join(map(str, plan.values())))
+@pytest.mark.parametrize(("user_block", "item_block"), [(3, 4), (3, 0), (0, 4), (6, 7)], ids=str)
+def test_ranks_take_the_rows_of_their_users_and_look_up_their_items(
+    data, plan, user_block, item_block
+) -> None:
+    # Ranks 0 and 1 have users 0 to 2 and 3 to 5, items 0 to 3 and 4 to 6; in the last case rank 0 has all.
+    alone = steps_of(data, **plan)
+    source = steps_of(data, **plan, user_block=user_block, item_block=item_block)
+    for step in range(2 * source.steps_per_epoch):
+        whole, parts = alone.make(step), [source.make(step, rank, 2) for rank in range(2)]
+        gathered = [item for part in parts for item in looked_up(part)[1]]
+        found = [row for part in parts for row in observed(part, gathered)]
+        assert sorted(found) == sorted(observed(whole, looked_up(whole)[1]))
+        for rank, part in enumerate(parts):
+            users, items = looked_up(part)
+            assert part.query_part == (rank if user_block else None)
+            assert part.candidate_part == (rank if item_block else None)
+            assert {user // user_block for user in users if user_block} <= {rank}
+            assert {item // item_block for item in items if item_block} <= {rank}
+            assert (part.rows, part.interactions) == (whole.rows, whole.interactions)
+            if part.candidate_counts:
+                assert part.candidate_counts == [len(looked_up(other)[1]) for other in parts]
+
+
+def observed(batch: Batch, candidates: list[int]) -> list[tuple[int, int, float]]:
+    """User, item and value of what a batch learns from."""
+    users, items = looked_up(batch)
+    if batch.values is None:
+        return [(users[row], candidates[column], 0.0) for row, column in batch.positives.T.tolist()]
+    if batch.candidate_counts:
+        items = [candidates[column] for column in batch.positives[1].tolist()]
+    return list(zip(users, items, batch.values.tolist(), strict=True))
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_every_rank_takes_the_same_number_of_steps_even_without_rows(data, world_size) -> None:
     source = steps_of(data)  # 4 rows in steps of 3: the second step has one row

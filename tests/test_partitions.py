@@ -7,7 +7,14 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from tests import layouts
-from trainer.model.partitions import part_names, part_number, partition_sizes, split_by_rows, whole_table
+from trainer.model.partitions import (
+    part_names,
+    part_number,
+    partition_sizes,
+    split_by_rows,
+    whole_table,
+    within_part,
+)
 from trainer.model.towers import TwoTowers
 from trainer.parallel.shard import INITIAL_BLOCK_ROWS, fill_tables, normal_block
 from trainer.parallel.state import whole_state
@@ -46,6 +53,17 @@ def test_each_id_lies_in_the_bag_of_its_part_and_in_no_other():
         "c:1": [[1], [], []],
     }
     assert found == expected
+
+
+def test_ids_of_one_part_are_what_the_split_has_there():
+    bags = {"a": [[5], [3]], "b": [[1, 9], []], "c": [[7], [4]]}
+    blocks = {"a": (3, 3), "c": (2, 4)}
+    found, split = within_part(jagged(bags), blocks, 1), split_by_rows(jagged(bags), blocks)
+    assert found.keys() == ["a:1", "b", "c:1"]
+    for key in found.keys():  # noqa: SIM118
+        assert [bag.tolist() for bag in found[key].to_dense()] == [
+            bag.tolist() for bag in split[key].to_dense()
+        ]
 
 
 @pytest.mark.parametrize("lengths", [[1], [0, 1, 5], [0]])

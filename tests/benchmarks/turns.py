@@ -35,7 +35,7 @@ class Contender:
 
 
 def answer(pipe: Connection, step: Callable[[], object], examples: float) -> None:
-    """Say how many examples a step has, then take as many steps as told and say how long they took, until 0."""
+    """Say how many examples a step has; then take as many steps as told, until 0, and say their seconds."""
     pipe.send(examples)
     while count := pipe.recv():
         started = time.perf_counter()

@@ -15,6 +15,7 @@ from trainer.data.batches import Batches
 from trainer.data.dataset import open_dataset, prepare
 from trainer.data.source import SourceTables
 from trainer.options import parse_config
+from trainer.parallel.state import whole_state
 from trainer.parallel.world import World
 from trainer.training.assembly import Parts, assemble, make_batches
 from trainer.training.by_size import by_size, with_fixed_values
@@ -138,7 +139,7 @@ def source_of(config: Config, dataset: Any, parts: Parts) -> Batches:
 def shards(model: nn.Module) -> list[Shard]:
     """Copies of every parameter's parts on this rank."""
     found = []
-    for key, value in model.state_dict().items():
+    for key, value in whole_state(model).items():
         if isinstance(value, ShardedTensor):
             for part in value.local_shards():
                 row, column = part.metadata.shard_offsets

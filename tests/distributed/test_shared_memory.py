@@ -8,7 +8,7 @@ import torch
 from tests.distributed.ranks import run_on_ranks
 from trainer.parallel import shared_memory
 from trainer.parallel.shared_memory import GrowingPlaces, shared_places
-from trainer.parallel.world import World
+from trainer.parallel.world import World, _lost
 
 SIZE = 1000
 
@@ -61,6 +61,26 @@ def grown(world: World) -> list[bool]:
 @pytest.mark.skipif(not shared_memory.FOLDER.is_dir(), reason="no files in memory")
 def test_places_grow_by_half_but_not_without_end() -> None:
     assert run_on_ranks(2, grown) == [[True] * 5] * 2
+
+
+def left_alone(world: World) -> str:
+    places = shared_places(SIZE, None)
+    assert places is not None
+    places.exchange(torch.zeros(1))
+    if world.rank == 1:
+        return "left"
+    try:
+        places.exchange(torch.zeros(1))
+    except RuntimeError as error:
+        return str(_lost(error))
+    return "waited for nobody"
+
+
+@pytest.mark.skipif(not shared_memory.FOLDER.is_dir(), reason="no files in memory")
+def test_a_rank_that_is_gone_is_an_error_and_no_wait() -> None:
+    first, second = run_on_ranks(2, left_alone)
+    assert second == "left"
+    assert first.startswith("another rank")
 
 
 def test_there_is_none_where_a_file_would_not_fit() -> None:

@@ -8,6 +8,7 @@ from ranks import run_on_ranks
 from small_training import Losses, configured, shards, small_dataset, source_of, train_small, whole
 
 from trainer.data.dataset import open_dataset
+from trainer.parallel.exchange import ExchangingCollection
 from trainer.training.assembly import assemble
 from trainer.training.fit import fit
 
@@ -47,6 +48,16 @@ TRAININGS = {
     "history, copies": "--model.history true --sharding.kind data_parallel",
     "columns, adagrad": "--sharding.kind column_wise --model.dim 128 --optimizer.name adagrad",
     "columns, sgd": f"--sharding.kind column_wise --model.dim 128 --loss.candidates in_batch {SINGLE} {SGD}",
+    "rows in place, sgd": f"--sharding.kind row_partitioned --loss.user_weight_power 0 {SGD}",
+    "rows in place, sampled, adam": "--sharding.kind row_partitioned --optimizer.name adam "
+    f"--loss.candidates sampled --loss.samples 16 {SINGLE}",
+    "rows in place, mse, sgd": f"--sharding.kind row_partitioned --loss.name mse {SINGLE} "
+    "--optimizer.name sgd --optimizer.learning_rate 0.5 --optimizer.table_learning_rates {}",
+    "rows in place beside copies, bce": f"--sharding.kind row_partitioned --loss.name bce {SINGLE} "
+    f"{FEATURES} --sharding.tables.user_group data_parallel --sharding.tables.item_labels data_parallel "
+    "--model.hidden 8",
+    "users in place, copies of items, bpr": "--sharding.kind data_parallel --loss.name bpr "
+    f"--sharding.tables.user row_partitioned --loss.candidates in_batch {SINGLE} {SGD}",
     "copies": f"--sharding.kind data_parallel {FEATURES} --model.hidden 8",
     "copies, adam, mse": f"--sharding.kind data_parallel --optimizer.name adam --loss.name mse {SINGLE} "
     "--optimizer.weight_decay 0.01",
@@ -85,6 +96,28 @@ def test_initial_weights_depend_on_neither_ranks_nor_sharding(sharding, folder):
 
 def initial_weights(world, config, folder):
     return shards(assemble(config, open_dataset(folder), world).model)
+
+
+@pytest.mark.parametrize("options", ["", f"--loss.name mse {SINGLE}"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_step_asks_no_other_rank_for_rows_that_are_cut_by_rank(size, options, folder):
+    config = configured(f"--sharding.kind row_partitioned {options}")
+    assert run_on_ranks(size, steps_with_an_exchange, config, folder) == [0] * size
+    # The same tables in another order: then rows are where no rank looks for its own.
+    turned = configured(f"--sharding.kind row_partitioned --sharding.ranks.user 1,0 {options}")
+    counts = run_on_ranks(2, steps_with_an_exchange, turned, folder)
+    assert counts[0] == counts[1] > 0
+
+
+def steps_with_an_exchange(world, config, folder):
+    dataset = open_dataset(folder)
+    parts = assemble(config, dataset, world)
+    source = source_of(config, dataset, parts)
+    with mock.patch.object(
+        ExchangingCollection, "forward", autospec=True, side_effect=ExchangingCollection.forward
+    ) as exchange:
+        fit(config, dataset, parts, source, world, Losses())
+    return exchange.call_count
 
 
 def test_columns_of_a_table_lie_on_several_ranks(folder):
