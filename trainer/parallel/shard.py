@@ -111,7 +111,11 @@ def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:
 def zero_gradients(optimizer: CombinedOptimizer) -> None:
     """Begin a step: no gradients yet, and fused kernels know their learning rates."""
     for _, keyed in optimizer.optimizers:
-        (keyed._optimizer if isinstance(keyed, KeyedOptimizerWrapper) else keyed).zero_grad()
+        if not isinstance(keyed, KeyedOptimizerWrapper):
+            keyed.zero_grad()
+            continue
+        for parameter in cast(dict[str, nn.Parameter], keyed.params).values():
+            parameter.grad = None  # to ask for it first, as torch does, would cut it out of its table's
 
 
 def update(optimizer: CombinedOptimizer) -> None:
