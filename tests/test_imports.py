@@ -27,7 +27,7 @@ ROOMS = {
             "capacity",
             "communication",
         ),
-        *("placement", "planner", "follow", "state", "optimizer_state", "exchange", "row_wise_adagrad"),
+        *("placement", "planner", "follow", "state", "optimizer_state", "exchange", "rows"),
         *("direct", "shard", "ahead", "precision"),
         *("compare_plans", "bars", "svg", "picture"),
     ),

@@ -450,7 +450,7 @@ def test_a_step_weighs_its_rows_and_returns_the_sum_of_their_losses(tmp_path: Pa
 def test_a_value_at_the_threshold_is_liked() -> None:
     config = parse_config(["--loss.name", "bce", "--batches.rows", "interaction"])
     vectors = torch.ones(3, 1)
-    batch = SimpleNamespace(values=torch.tensor([5.0, 4.0, 3.5]))
+    batch = SimpleNamespace(values=torch.tensor([5.0, 4.0, 3.5]), candidate_counts=[])
     # A score of 1 costs log(1 + e^-1) where the item is liked and log(1 + e) where it is not.
     liked, disliked = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
     assert make_loss(config)(vectors, vectors, batch).tolist() == pytest.approx([liked, liked, disliked])

@@ -63,11 +63,13 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
             functional.pad(each, (0, -each.shape[1] % 8)).to(of_factors) for each in (query, candidates)
         )
         scores = (candidates @ query.T).to(ctx.dtype)
-        rows, columns = positives
-        of_positives = scores[columns, rows]
+        # Places in all scores, one after another: to index rows and columns takes two to four times as long.
+        rows, places = positives[0], positives[1] * len(query) + positives[0]
+        known_places = places if known is positives else known[1] * len(query) + known[0]
+        of_positives = scores.view(-1).index_select(0, places)
         if log_q is not None:
             scores -= log_q.unsqueeze(1)
-        scores[known[1], known[0]] = -torch.inf
+        scores.view(-1).index_fill_(0, known_places, -torch.inf)
         # A row that knows every candidate has no largest one.
         largest = scores.amax(0).clamp_min_(torch.finfo(scores.dtype).min)
         masses = scores.sub_(largest).exp_()
@@ -79,7 +81,7 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         pull = torch.zeros_like(mass).index_add_(0, rows, pulls)
         tiny = torch.finfo(mass.dtype).tiny
         shares = pulls * (mass / pull.clamp_min(tiny))[rows]
-        masses.index_put_((columns, rows), -shares, accumulate=True)
+        masses.view(-1).index_add_(0, places, shares, alpha=-1)
         ctx.save_for_backward(query, candidates, masses, pull / mass.clamp_min(tiny) / counts)
         return _mean_by_row(functional.softplus(gaps), rows, counts)
 

@@ -6,14 +6,12 @@ that lie elsewhere and costs the same few milliseconds where they do not: more t
 step themselves. Parameters, optimizers and states are TorchRec's own in either case.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeAlias, cast
 
 import torch
 import torch.distributed as dist
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
 from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingBag, BatchedFusedEmbeddingBag
@@ -24,7 +22,7 @@ from torchrec.distributed.sharding.dp_sharding import DpPooledEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
 from trainer.parallel.exchange import ExchangingCollection
-from trainer.parallel.row_wise_adagrad import is_faster, row_wise_adagrad
+from trainer.parallel.rows import Rows
 from trainer.parallel.shared_memory import SharedPlaces, shared_places
 
 COPIES = ShardingType.DATA_PARALLEL.value
@@ -69,7 +67,7 @@ class _Group:
     Attributes:
         config: TorchRec's.
         kernel: FBGEMM's tables; `dense` if an optimizer of torch's updates them.
-        tables: views of its weights, (rows, width) each.
+        rows: the same tables' rows.
         gradient_share: what a gradient counts: TorchRec takes the mean over ranks, where each has a loss of
             its own.
     """
@@ -77,7 +75,7 @@ class _Group:
     config: GroupedEmbeddingConfig
     kernel: Any
     dense: bool
-    tables: list[torch.Tensor]
+    rows: Rows
     gradient_share: float
 
 
@@ -119,12 +117,8 @@ class _DirectCollection(ExchangingCollection):
             for config, kernel in zip(parts.grouped_configs, parts._emb_modules, strict=True):
                 inside: Any = cast(Kernel, kernel).emb_module
                 dense = isinstance(kernel, BatchedDenseEmbeddingBag)
-                weights = (inside.weights if dense else inside.weights_host).detach()
-                tables = _tables(
-                    weights, [(table.local_rows, table.local_cols) for table in config.embedding_tables]
-                )
                 share = 1.0 if copies else 1 / self._env.world_size
-                found.append(_Group(config, inside, dense, tables, share))
+                found.append(_Group(config, inside, dense, Rows(inside), share))
         return found
 
 
@@ -150,38 +144,28 @@ def _pool(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
 def _sums(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
     kernel, ids, lengths = group.kernel, features.values(), features.lengths()
     if len(ids) == len(lengths) and (len(ids) == 0 or int(lengths.max()) == 1):
-        by_table = ids.view(len(group.tables), features.stride())
+        by_table = ids.view(len(features.keys()), features.stride())
         if group.dense:
-            return _Rows.apply(kernel.weights, by_table, group.tables)
-        if _is_row_wise_adagrad(kernel) and all(
-            is_faster(features.stride(), *table.shape) for table in group.tables
-        ):
-            return _UpdatedRows.apply(kernel.placeholder_autograd_tensor, by_table, group.tables, kernel)
+            return _LookedUp.apply(kernel.weights, by_table, group.rows)
+        if group.rows.are_updated:
+            return _Updated.apply(kernel.placeholder_autograd_tensor, by_table, group.rows)
     return kernel(ids.long(), features.offsets().long())
 
 
-def _is_row_wise_adagrad(kernel: Any) -> bool:
-    plain = kernel.optimizer_args.weight_decay == 0 and kernel.weights_host.dtype == torch.float32
-    return plain and kernel.optimizer == EmbOptimType.EXACT_ROWWISE_ADAGRAD
-
-
-class _Rows(torch.autograd.Function):
-    """The row that each id names; its gradient costs a fraction of that of bags, or of torch's own lookup."""
+class _LookedUp(torch.autograd.Function):
+    """The rows that ids name; their gradient costs a fraction of that of bags, or of torch's own lookup."""
 
     @staticmethod
-    def forward(
-        ctx: Any, weights: torch.Tensor, ids: torch.Tensor, tables: list[torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(ctx: Any, weights: torch.Tensor, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Rows of all tables side by side, (stride, sum of widths).
 
         Args:
             weights: of all tables, flat and one after another.
-            ids: (tables, stride) rows.
-            tables: views of `weights`, (rows, width) each.
+            ids: (tables, stride).
         """
         ctx.save_for_backward(ids)
-        ctx.shapes, ctx.size = [table.shape for table in tables], weights.numel()
-        return _look_up(tables, ids)
+        ctx.rows = rows
+        return rows.look_up(ids)
 
     @staticmethod
     @once_differentiable
@@ -189,51 +173,27 @@ class _Rows(torch.autograd.Function):
         ctx: Any, *gradients: torch.Tensor
     ) -> tuple[torch.Tensor, None, None]:
         (ids,) = ctx.saved_tensors
-        total = gradients[0].new_zeros(ctx.size)
-        parts = gradients[0].split([width for _, width in ctx.shapes], dim=1)
-        for table, rows, part in zip(_tables(total, ctx.shapes), ids, parts, strict=True):
-            table.index_add_(0, rows, part)
-        return total, None, None
+        return ctx.rows.gradient_of_tables(ids, gradients[0]), None, None
 
 
-class _UpdatedRows(torch.autograd.Function):
-    """The same for a fused kernel of row-wise Adagrad, whose tables are updated in the backward pass."""
+class _Updated(torch.autograd.Function):
+    """The same for a fused kernel, whose tables are updated in the backward pass."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        placeholder: torch.Tensor,
-        ids: torch.Tensor,
-        tables: list[torch.Tensor],
-        kernel: Any,
-    ) -> torch.Tensor:
+    def forward(ctx: Any, placeholder: torch.Tensor, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Rows of all tables side by side, (stride, sum of widths).
 
         Args: placeholder: FBGEMM's own, which needs a gradient, so that there is a backward pass.
         """
         ctx.save_for_backward(ids)
-        ctx.tables, ctx.kernel = tables, kernel
-        return _look_up(tables, ids)
+        ctx.rows = rows
+        return rows.look_up(ids)
 
     @staticmethod
     @once_differentiable
     def backward(  # type: ignore[override]  # the decorator hides the name of `ctx`
         ctx: Any, *gradients: torch.Tensor
-    ) -> tuple[None, None, None, None]:
-        (ids,), kernel = ctx.saved_tensors, ctx.kernel
-        sums = kernel.momentum1_host.split([len(table) for table in ctx.tables])
-        parts = gradients[0].split([table.shape[1] for table in ctx.tables], dim=1)
-        rate, epsilon = kernel.learning_rate_tensor.item(), kernel.optimizer_args.eps
-        for table, own, rows, part in zip(ctx.tables, sums, ids, parts, strict=True):
-            row_wise_adagrad(table, own, rows, part, rate, epsilon)
-        return None, None, None, None
-
-
-def _look_up(tables: list[torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
-    found = [table.index_select(0, rows) for table, rows in zip(tables, ids, strict=True)]
-    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
-
-
-def _tables(flat: torch.Tensor, shapes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    parts = flat.split([rows * width for rows, width in shapes])
-    return [part.view(rows, width) for part, (rows, width) in zip(parts, shapes, strict=True)]
+    ) -> tuple[None, None, None]:
+        (ids,) = ctx.saved_tensors
+        ctx.rows.update(ids, gradients[0])
+        return None, None, None
