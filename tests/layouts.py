@@ -1,5 +1,7 @@
 """Plans and shardings of small towers, as a training makes them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torchrec.distributed import DistributedModelParallel
@@ -36,8 +38,9 @@ def sharded(
     dense_learning_rate: float = 0.01,
     weight_decay: float = 0.0,
     world_size: int = 1,
+    betas: Sequence[float] = (0.9, 0.999),
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Towers laid out as planned in the world that this process is in, and their optimizer."""
     plan = sharding_plan(planned(towers, sharding, world_size, optimizer), towers, "cpu", world_size)
     device = torch.device("cpu")
-    return shard(towers, plan, device, optimizer, rates, dense_learning_rate, weight_decay)
+    return shard(towers, plan, device, optimizer, rates, dense_learning_rate, weight_decay, betas=betas)

@@ -218,6 +218,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             ["--optimizer.table_learning_rates", "{item: -1}"],
             "--optimizer.table_learning_rates {'item': -1.0}: numbers from 0 up are needed",
         ),
+        (
+            ["--optimizer.betas", "0.9,1"],
+            "--optimizer.betas [0.9, 1.0]: two numbers from 0 to below 1 are needed",
+        ),
+        (["--optimizer.betas", "0.9"], "--optimizer.betas [0.9]: two numbers from 0 to below 1 are needed"),
         (["--optimizer.warmup", "2"], "--optimizer.warmup 2.0: a share from 0 to 1 is needed"),
         (["--loss.popularity_power", "1.5"], "--loss.popularity_power 1.5: a number from 0 to 1 is needed"),
         (["--data.test_size", "1"], "--data.test_size 1.0: a share between 0 and 1 is needed"),

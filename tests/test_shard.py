@@ -1,6 +1,7 @@
 """Sharding in a world of one: initial values, schedules, and every optimizer against its written-out rule."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def initial(table: str, rows: slice) -> torch.Tensor:
     return normal_block(7, table, rows, DIM, 1.0)
 
 
-def sharded(optimizer: str, sharding: str = "table_wise", hidden: tuple[int, ...] = (), **options: float):
+def sharded(optimizer: str, sharding: str = "table_wise", hidden: tuple[int, ...] = (), **options: Any):
     towers = TwoTowers(
         {name: ROWS[name] for name in ("user", "user_age")},
         {"item": ROWS["item"]},
@@ -99,8 +100,10 @@ def assert_same_tables(found: dict[str, torch.Tensor], expected: dict[str, torch
 class Reference:
     """The optimizers as their papers write them, one table at a time."""
 
-    def __init__(self, optimizer: str, weight_decay: float = 0.0) -> None:
-        self.optimizer, self.weight_decay = optimizer, weight_decay
+    def __init__(
+        self, optimizer: str, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
+    ) -> None:
+        self.optimizer, self.weight_decay, self.betas = optimizer, weight_decay, betas
         self.sums: dict[str, torch.Tensor] = {}
         self.means: dict[str, torch.Tensor] = {}
         self.steps = 0
@@ -123,11 +126,12 @@ class Reference:
         if self.optimizer == "rowwise_adagrad":
             square = square.mean(1, keepdim=True).expand_as(square)
         if self.optimizer == "adam":
-            mean = 0.9 * self.means.get(name, torch.zeros_like(weight)) + 0.1 * gradient
-            total = 0.999 * self.sums.get(name, torch.zeros_like(weight)) + 0.001 * square
+            first, second = self.betas
+            mean = first * self.means.get(name, torch.zeros_like(weight)) + (1 - first) * gradient
+            total = second * self.sums.get(name, torch.zeros_like(weight)) + (1 - second) * square
             self.means[name], self.sums[name] = mean, total
-            corrected = total / (1 - 0.999**self.steps)
-            return mean / (1 - 0.9**self.steps) / (corrected.sqrt() + EPSILON)
+            corrected = total / (1 - second**self.steps)
+            return mean / (1 - first**self.steps) / (corrected.sqrt() + EPSILON)
         total = self.sums.get(name, torch.zeros_like(weight)) + square
         self.sums[name] = total
         return gradient / (total.sqrt() + EPSILON)
@@ -165,6 +169,16 @@ def test_three_steps_of_every_optimizer_are_what_its_paper_says(
 def test_weight_decay_is_an_l2_penalty_on_all_rows(world: World, optimizer: str, sharding: str) -> None:
     model, combined = sharded(optimizer, sharding, weight_decay=0.1)
     reference, expected = Reference(optimizer, weight_decay=0.1), tables(model)
+    for _ in range(3):
+        step(model, combined)
+        expected = reference.step(expected)
+        assert_same_tables(tables(model), expected)
+
+
+@pytest.mark.parametrize("sharding", ["table_wise", "data_parallel"])
+def test_adam_keeps_as_much_of_its_means_as_it_is_told(world: World, sharding: str) -> None:
+    model, combined = sharded("adam", sharding, betas=(0.5, 0.75))
+    reference, expected = Reference("adam", betas=(0.5, 0.75)), tables(model)
     for _ in range(3):
         step(model, combined)
         expected = reference.step(expected)

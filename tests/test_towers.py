@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchrec import KeyedJaggedTensor
 
-from trainer.model.towers import BIAS_DIM, TwoTowers
+from trainer.model.towers import BIAS_DIM, TwoTowers, of_length
 from trainer.parallel.shard import fill_tables, normal_block
 
 DIM = 8
@@ -136,6 +136,15 @@ def test_a_vector_of_zero_stays_zero_and_spoils_no_gradient(hidden: list[int]) -
     # A unit vector of zero length would have a gradient of a million millions.
     gradients = [parameter.grad for parameter in towers.parameters() if parameter.grad is not None]
     assert max(float(gradient.abs().max()) for gradient in gradients) < 1000
+
+
+def test_a_length_and_its_gradients_are_those_of_arithmetic() -> None:
+    vectors = torch.randn(5, DIM, dtype=torch.float64, requires_grad=True)
+    length = torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
+    assert of_length(vectors, length).norm(dim=1).tolist() == pytest.approx([2.5] * 5)
+    assert torch.autograd.gradcheck(of_length, (vectors, length))
+    found = of_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))  # 3 / 5, 4 / 5
+    torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 
 def test_dense_layers_add_their_output_to_the_sum_of_the_features() -> None:

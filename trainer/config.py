@@ -162,6 +162,8 @@ class OptimizerConfig:
     """Peak rate by table where it differs: `user`, `item`, `item_bias` or a name in `plan.json`."""
     dense_learning_rate: float = 0.001
     """Peak learning rate of dense layers and of the temperature, which are trained with Adam."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """How much of its mean gradient, and of its mean squared one, `adam` keeps in a step (0 to below 1)."""
     weight_decay: float = 0.0
     """L2 penalty on all rows of the tables; fused kernels have none (`adam` on CPU is dense)."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"

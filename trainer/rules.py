@@ -113,6 +113,11 @@ def _of_optimizer(config: Config) -> Iterator[Rule]:
         "numbers from 0 up are needed",
         all(rate >= 0 for rate in optimizer.table_learning_rates.values()),
     )
+    yield (
+        "optimizer.betas",
+        "two numbers from 0 to below 1 are needed",
+        len(optimizer.betas) == 2 and all(0 <= beta < 1 for beta in optimizer.betas),
+    )
     yield "optimizer.clip_gradients", "a number above 0 is needed", _above_zero(optimizer.clip_gradients)
     yield "optimizer.warmup", "a share from 0 to 1 is needed", 0 <= optimizer.warmup <= 1
     yield "optimizer.weight_decay", "a number from 0 up is needed", optimizer.weight_decay >= 0

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -47,6 +47,7 @@ def shard(
     dense_learning_rate: float,
     weight_decay: float,
     communication: str = "float32",
+    betas: Sequence[float] = (0.9, 0.999),
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Lay the towers over the ranks as planned, each table with its optimizer.
 
@@ -60,6 +61,7 @@ def shard(
         weight_decay: L2 penalty on all rows of the tables; 0 with fused kernels.
         communication: type in which ranks exchange pooled vectors and their gradients, see
             `trainer.parallel.communication`.
+        betas: of the tables' Adam.
     Returns: the sharded model, its tables without values, and one optimizer for everything.
     Raises: ConfigError for a weight decay that the kernel would ignore.
     """
@@ -74,6 +76,7 @@ def shard(
     for key, parameter in towers.named_parameters():
         if table_name(key) and key.split(".")[-2] in fused:
             options = settings | {"lr": learning_rates[str(table_name(key))]}
+            options |= dict(zip(("beta1", "beta2"), betas, strict=True)) if optimizer == "adam" else {}
             apply_optimizer_in_backward(_FUSED[optimizer], [parameter], options)
     sharder = DirectSharder(qcomm_codecs_registry=codecs(communication))
     sharders = cast(list[ModuleSharder[nn.Module]], [sharder])
@@ -89,7 +92,8 @@ def shard(
     rates = {key: learning_rates[str(table_name(key))] for key in tables}
     others = {key: value for key, value in trainable.items() if not table_name(key) and value.requires_grad}
     if tables:
-        optimizers.append(_keyed(tables, rates, _DENSE[optimizer], settings))
+        options = settings | ({"betas": tuple(betas)} if optimizer == "adam" else {})
+        optimizers.append(_keyed(tables, rates, _DENSE[optimizer], options))
     if others:
         optimizers.append(_keyed(others, dict.fromkeys(others, dense_learning_rate), _DENSE["adam"], {}))
     combined = CombinedOptimizer(optimizers)

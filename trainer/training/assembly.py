@@ -119,6 +119,7 @@ def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True
         config.optimizer.dense_learning_rate,
         config.optimizer.weight_decay,
         config.sharding.communication,
+        config.optimizer.betas,
     )
     inside = cast(SideBySide, model.module)
     served = [Served(inside.learned, users, items)]
