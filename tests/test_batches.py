@@ -24,9 +24,11 @@ def data(tmp_path: Path) -> Dataset:
     return worlds.dataset(tmp_path, TRAIN, HELD_OUT, [float(number) for number in range(len(TRAIN))])
 
 
+PLAIN = {"rows": "user", "size": 3, "seed": 5, "candidates": "catalogue", "samples": 2}
+
+
 def steps_of(data: Dataset, **plan) -> Batches:
-    settings = {"rows": "user", "size": 3, "seed": 5, "candidates": "catalogue", "samples": 2} | plan
-    return Batches(data, BatchPlan(**settings), user_inputs(data, []), item_inputs(data, [], True))
+    return Batches(data, BatchPlan(**PLAIN | plan), user_inputs(data, []), item_inputs(data, [], True))
 
 
 def looked_up(batch: Batch) -> tuple[list[int], list[int]]:
@@ -35,8 +37,7 @@ def looked_up(batch: Batch) -> tuple[list[int], list[int]]:
 
 def pairs(batch: Batch, chosen: torch.Tensor, items: list[int]) -> set[tuple[int, int]]:
     """Chosen (row, candidate) pairs as (user, item)."""
-    users = looked_up(batch)[0]
-    return {(users[row], items[column]) for row, column in chosen.T.tolist()}
+    return set(of_pairs(chosen, looked_up(batch)[0], items))
 
 
 PLANS = [
@@ -93,6 +94,59 @@ def test_ranks_take_the_rows_of_their_users_and_look_up_their_items(
             assert (part.rows, part.interactions) == (whole.rows, whole.interactions)
             if part.candidate_counts:
                 assert part.candidate_counts == [len(looked_up(other)[1]) for other in parts]
+
+
+RANKING = [plan for plan in PLANS if plan["candidates"] != "own"]
+
+
+@pytest.mark.parametrize("plan", RANKING, ids=lambda plan: "-".join(map(str, plan.values())))
+@pytest.mark.parametrize(
+    ("user_block", "item_block", "history"),
+    [(0, 0, False), (3, 4, False), (6, 7, False), (0, 0, True)],
+    ids=["contiguous", "by table rows", "all on one rank", "histories"],
+)
+def test_ranks_that_gather_rows_score_their_candidates_for_all_of_them(
+    data, plan, user_block, item_block, history
+) -> None:
+    cut = {"rows_gathered": True, "user_block": user_block, "item_block": item_block}
+    users = user_inputs(data, [], history=history)
+    alone, source = (
+        Batches(data, BatchPlan(**PLAIN | plan | extra), users, item_inputs(data, [], True))
+        for extra in ({}, cut)
+    )
+    for step in range(2 * source.steps_per_epoch):
+        whole, parts = alone.make(step), [source.make(step, rank, 2) for rank in range(2)]
+        order = [user for part in parts for user in looked_up(part)[0]]
+        for name in ("positives", "known"):
+            expected = of_pairs(getattr(whole, name), *looked_up(whole))
+            found = [
+                pair for part in parts for pair in of_pairs(getattr(part, name), order, looked_up(part)[1])
+            ]
+            assert sorted(found) == sorted(expected), name
+        items = [item for part in parts for item in looked_up(part)[1]]
+        assert sorted(items) == sorted(looked_up(whole)[1])
+        counts = torch.bincount(torch.cat([part.positives[0] for part in parts]), minlength=len(order))
+        for rank, part in enumerate(parts):
+            assert torch.equal(part.positive_counts, counts)
+            assert part.query_counts == [other.queries.stride() for other in parts]
+            assert dict(zip(order, part.weights.tolist(), strict=True)) == dict(
+                zip(looked_up(whole)[0], whole.weights.tolist(), strict=True)
+            )
+            if history:
+                shown = {user: bag for batch in (part, whole) for user, bag in histories(batch)}
+                assert shown == dict(histories(whole)), rank
+
+
+def of_pairs(chosen: torch.Tensor, users: list[int], items: list[int]) -> list[tuple[int, int]]:
+    """The same, one after another, of rows whose users are given."""
+    return [(users[row], items[column]) for row, column in chosen.T.tolist()]
+
+
+def histories(batch: Batch) -> list[tuple[int, list[int]]]:
+    """What each row's user is shown to have."""
+    bags = batch.queries["user_history"]
+    parts = bags.values().split(bags.lengths().tolist())
+    return list(zip(looked_up(batch)[0], [part.tolist() for part in parts], strict=True))
 
 
 def observed(batch: Batch, candidates: list[int]) -> list[tuple[int, int, float]]:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from tests import worlds
 from trainer.data.batches import Batches, BatchPlan
@@ -152,16 +153,13 @@ def test_every_rank_sees_the_same_set_and_looks_up_its_own_part(skewed, candidat
             assert part.candidate_counts == [len(items_of(other)) for other in parts]
 
 
-@pytest.mark.parametrize("candidates", ["in_batch", "sampled", "catalogue"])
-def test_ranks_with_copies_look_up_the_whole_set_and_gather_nothing(skewed, candidates) -> None:
-    alone, source = (
-        skewed(candidates=candidates).make(2),
-        skewed(candidates=candidates, whole_candidates=True),
-    )
-    for rank in range(3):
-        part = source.make(2, rank, 3)
-        assert items_of(part).tolist() == items_of(alone).tolist()
-        assert part.candidate_counts == []
+@pytest.mark.parametrize("candidates", ["in_batch", "sampled"])
+def test_where_rows_are_gathered_a_rank_has_the_chances_of_its_own_candidates(skewed, candidates) -> None:
+    alone, source = skewed(candidates=candidates).make(2), skewed(candidates=candidates, rows_gathered=True)
+    parts = [source.make(2, rank, 3) for rank in range(3)]
+    assert np.concatenate([items_of(part) for part in parts]).tolist() == items_of(alone).tolist()
+    assert torch.equal(torch.cat([part.log_q for part in parts]), alone.log_q)
+    assert [part.candidate_counts for part in parts] == [[], [], []]
 
 
 def test_samples_differ_between_steps_and_seeds(skewed) -> None:

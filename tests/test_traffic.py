@@ -5,7 +5,7 @@ import json
 import pytest
 
 from trainer.cli import main
-from trainer.parallel.traffic import Traffic, add_candidates, add_table
+from trainer.parallel.traffic import Traffic, add_gathered, add_table
 
 
 def traffic(sharding, shards, world_size, local_world_size=None, bags=10, pooling_factor=2.0) -> Traffic:
@@ -75,9 +75,9 @@ def test_data_parallel_gradients_of_all_rows_are_summed_in_a_ring():
     assert found.sent.tolist() == found.received.tolist() == [3200, 3200]
 
 
-def test_candidates_are_gathered_and_their_gradients_summed():
+def test_vectors_are_gathered_and_their_gradients_summed():
     found = Traffic.none(4)
-    add_candidates(found, 1000)
+    add_gathered(found, 1000)
     # Three quarters pass a rank once in the gather and twice in the sum.
     assert found.sent.tolist() == found.received.tolist() == [2250] * 4
 
@@ -120,9 +120,9 @@ def test_data_parallel_on_four_ranks():
     assert found.sent.tolist() == found.received.tolist() == [4800] * 4
 
 
-def test_candidates_cost_a_rank_alone_nothing():
+def test_what_is_gathered_costs_a_rank_alone_nothing():
     found = Traffic.none(1)
-    add_candidates(found, 1000)
+    add_gathered(found, 1000)
     assert (found.sent.tolist(), found.received.tolist()) == ([0], [0])
 
 
@@ -150,17 +150,21 @@ def test_what_is_sent_is_received(sharding, ranks, world_size, local, pooling_fa
     assert min(*found.sent, *found.received) >= 0
 
 
-@pytest.mark.parametrize(("hidden", "gathered"), [("", 0), ("--model.hidden=[16]", 500 * 33 * 4 * 3 // 2)])
-def test_copies_move_gradients_alone_unless_dense_layers_share_candidates(capsys, hidden, gathered):
+# A vector has 33 columns of 4 bytes, the bias among them; half of them pass a rank once in the gather and
+# twice in the sum.
+VECTOR = 33 * 4 * 3 / 2
+
+
+@pytest.mark.parametrize(("loss", "vectors"), [("softmax", 64), ("bpr", 499), ("mse", 0)])
+def test_copies_move_gradients_and_the_vectors_that_their_loss_gathers(capsys, loss, vectors):
     words = (
-        "plan --json --world-size 2 --rows user=1000 --rows movie=499 --dim 32 --sharding.kind data_parallel"
+        "plan --json --world-size 2 --rows user=1000 --rows movie=499 --dim 32 --sharding.kind data_parallel "
+        f"--model.low_rank=0 --batches.rows interaction --batches.size 64 --loss.name {loss}"
     )
-    assert main([*words.split(), "--model.low_rank=0", *hidden.split()]) == 0
+    assert main(words.split()) == 0
     plan = json.loads(capsys.readouterr().out)
-    # At two ranks all-reduce sends each gradient once; half the candidates pass a rank once in the gather and
-    # twice in the sum.
+    # At two ranks all-reduce sends each gradient once.
     gradients = sum(table["rows"] * table["dim"] * 4 for table in plan["tables"])
     lookups = {table["tower"]: table["lookups"] for table in plan["tables"]}
-    candidates = 2 * lookups["candidate"]  # of ids and of biases
-    assert plan["ranks"][0]["lookups"] == lookups["query"] // 2 + (candidates // 2 if hidden else candidates)
-    assert plan["ranks"][0]["bytes_sent"] == pytest.approx(gradients + gathered, rel=0.01)
+    assert plan["ranks"][0]["lookups"] == lookups["query"] // 2 + lookups["candidate"]  # of ids and of biases
+    assert plan["ranks"][0]["bytes_sent"] == pytest.approx(gradients + vectors * VECTOR, rel=0.01)

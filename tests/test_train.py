@@ -440,7 +440,7 @@ def test_a_step_weighs_its_rows_and_returns_the_sum_of_their_losses(tmp_path: Pa
             query, candidates = parts.model(batch.queries, batch.candidates)
         losses = multi_positive_softmax(query, candidates, batch.positives, batch.known)
         before, users = query.clone(), batch.queries["user"].values()
-        found = train_step(parts.model, parts.optimizer, batch, make_loss(config), world)
+        found = train_step(parts.model, parts.optimizer, batch, make_loss(config, world), world)
         after = parts.towers.queries(batch.queries)
     assert float(found) == pytest.approx(float(3 * losses[1] + 0.5 * losses[3]), rel=1e-5)
     assert len(set(users.tolist())) == 4
@@ -453,7 +453,9 @@ def test_a_value_at_the_threshold_is_liked() -> None:
     batch = SimpleNamespace(values=torch.tensor([5.0, 4.0, 3.5]), candidate_counts=[])
     # A score of 1 costs log(1 + e^-1) where the item is liked and log(1 + e) where it is not.
     liked, disliked = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
-    assert make_loss(config)(vectors, vectors, batch).tolist() == pytest.approx([liked, liked, disliked])
+    with join_world("cpu") as world:
+        found = make_loss(config, world)(vectors, vectors, batch)
+    assert found.tolist() == pytest.approx([liked, liked, disliked])
 
 
 def test_biases_start_at_the_centred_log_popularity(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def watched_steps(world: World, config: Config, folder: Path) -> tuple[list[floa
     config = with_fixed_values(by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)))
     parts = assemble(config, dataset, world)
     source = make_batches(config, dataset, parts)
-    loss_of = make_loss(config)
+    loss_of = make_loss(config, world)
     losses, seconds, sent = [], [], 0
     for step in range(1, STEPS + 1):
         batch = source.make(step - 1, world.rank, world.size)

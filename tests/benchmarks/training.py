@@ -83,7 +83,7 @@ def be_ours(world: World, pipes: list[Connection], config: Config, folder: Path)
     dataset = open_dataset(folder)
     config = with_fixed_values(by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)))
     parts = assemble(config, dataset, world)
-    source, loss_of = make_batches(config, dataset, parts), make_loss(config)
+    source, loss_of = make_batches(config, dataset, parts), make_loss(config, world)
     examples = len(source.rows_of_step(0)) * source.train.items.size / source.row_count
     numbers = iter(range(10**9))
 

@@ -55,6 +55,39 @@ def test_rows_and_candidates_may_lie_anywhere(name, row_counts, candidate_counts
         torch.testing.assert_close(torch.cat([rank[place] for rank in ranks]), expected)
 
 
+def shares_and_gradients(world, row_counts, candidate_counts):
+    query, candidates, positives, known, log_q = problem()
+    counts = torch.bincount(positives[0])
+    first = sum(candidate_counts[: world.rank])
+    mine = slice(first, first + candidate_counts[world.rank])
+    own_query = query.split(row_counts)[world.rank].clone().requires_grad_()
+    own_candidates = candidates[mine].clone().requires_grad_()
+    local = [pairs[:, (pairs[1] >= mine.start) & (pairs[1] < mine.stop)] for pairs in (positives, known)]
+    for pairs in local:
+        pairs[1] -= mine.start
+    gathered = world.gather_rows(own_query, row_counts)
+    losses = multi_positive_softmax(gathered, own_candidates, *local, log_q[mine], counts, world.stacked)
+    losses.sum().backward()
+    return losses.detach(), own_query.grad, own_candidates.grad
+
+
+@pytest.mark.parametrize(
+    ("row_counts", "candidate_counts"),
+    [((3, 3), (4, 5)), ((1, 5), (9, 0)), ((6, 0, 0), (3, 3, 3)), ((2, 0, 3, 1), (0, 2, 1, 6))],
+    ids=str,
+)
+def test_shares_of_the_candidates_add_up_to_the_loss_of_all(row_counts, candidate_counts):
+    query, candidates, positives, known, log_q = problem()
+    query.requires_grad_()
+    candidates.requires_grad_()
+    losses = multi_positive_softmax(query, candidates, positives, known, log_q)
+    losses.sum().backward()
+    ranks = run_on_ranks(len(row_counts), shares_and_gradients, row_counts, candidate_counts)
+    torch.testing.assert_close(torch.stack([rank[0] for rank in ranks]).sum(0), losses.detach())
+    for place, expected in ((1, query.grad), (2, candidates.grad)):
+        torch.testing.assert_close(torch.cat([rank[place] for rank in ranks]), expected)
+
+
 def test_in_batch_candidates_need_the_correction_by_popularity(tmp_path):
     # Item n is liked in proportion to 1 / (5 + n), so popular items stand in most batches as negatives and,
     # uncorrected, are pushed down (Yi et al., RecSys 2019). Here that costs about a tenth of NDCG.

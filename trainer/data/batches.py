@@ -1,8 +1,8 @@
 """Batches: what one rank looks up, scores and compares in one step.
 
 A batch is a pure function of (seed, step, rank, world size). The rows of a step and its candidate set do not
-depend on the world size; each rank takes its contiguous part of both, or those whose table rows it has, or
-all candidates.
+depend on the world size; each rank takes its contiguous part of both, or those whose table rows it has. It
+scores its rows with the candidates of all ranks, or its candidates with the rows of all.
 """
 
 from collections.abc import Iterator
@@ -27,18 +27,20 @@ ORDER, SAMPLES, HIDDEN, RESERVED = 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of one step: b rows and c looked-up candidates.
+    """One rank's part of one step: b rows and c candidates looked up, B rows and C candidates scored.
 
     Attributes:
         queries: query features, stride b.
-        candidates: candidate features, stride c: this rank's part of the candidate set or all of it, or, for
-            losses on values, the item of each row (c = b) where no set is gathered.
-        positives: (2, P) int64, row < b above position < C in the step's whole candidate set.
+        candidates: candidate features, stride c: this rank's part of the candidate set, or, for losses on
+            values, the item of each row (c = b) where no set is gathered.
+        positives: (2, P) int64, row < B above candidate < C.
+        positive_counts: (B,) int64 positives of each row, on all ranks.
         known: (2, K) int64 pairs that are no negatives; holds all positives.
         log_q: (C,) float32 natural log of the chance that a candidate is in the set, or None.
-        weights: (b,) float32 weight of each row's loss; 1 on average over all rows of an epoch.
+        weights: (B,) float32 weight of each row's loss; 1 on average over all rows of an epoch.
         values: (b,) float32 value of each row's interaction, or None.
-        candidate_counts: c of every rank; empty where this rank's candidates are all there are.
+        query_counts: b of every rank, where the rows of all are scored, rank by rank; else empty, and B is b.
+        candidate_counts: c of every rank, where the candidates of all are scored; else empty, and C is c.
         rows: rows of the step over all ranks.
         interactions: interactions that the step learns from, over all ranks.
         query_part, candidate_part: partition of cut tables in which all ids of a side are; None: in any.
@@ -47,10 +49,12 @@ class Batch:
     queries: KeyedJaggedTensor
     candidates: KeyedJaggedTensor
     positives: torch.Tensor
+    positive_counts: torch.Tensor
     known: torch.Tensor
     log_q: torch.Tensor | None
     weights: torch.Tensor
     values: torch.Tensor | None
+    query_counts: list[int]
     candidate_counts: list[int]
     rows: int
     interactions: int
@@ -106,7 +110,8 @@ class BatchPlan:
             of a user row are the hidden items alone, and the item of an interaction row is always hidden.
         item_id_dropout: chance that a candidate looks up the reserved rows, of id and bias, in place of its
             own.
-        whole_candidates: every rank looks up the whole candidate set, which then need not be gathered.
+        rows_gathered: a rank scores its part of the candidates for the rows of all ranks; otherwise all
+            candidates for its rows.
         user_block, item_block: rank r takes the rows whose users, and looks up the candidates that, are in
             the r-th block of so many table rows; 0: contiguous shares, wherever their table rows are.
     """
@@ -122,7 +127,7 @@ class BatchPlan:
     user_weight_power: float = 0.0
     history_dropout: float = 0.5
     item_id_dropout: float = 0.0
-    whole_candidates: bool = False
+    rows_gathered: bool = False
     user_block: int = 0
     item_block: int = 0
 
@@ -179,30 +184,41 @@ class Batches:
     def make(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """One rank's batch of a step."""
         rows = self.rows_of_step(step)
-        share = self._share(rows, rank, world_size)
         if self.plan.candidates == "own" and not self.plan.item_block:
-            return self._make_pointwise(step, rows, share, rank)
-        users, lengths, items, all_items = self._positives(rows, share)
+            return self._make_pointwise(step, rows, self._share(rows, rank, world_size), rank)
+        gathered, query_counts = self.plan.rows_gathered and world_size > 1, []
+        if gathered:
+            rows, query_counts = self._by_rank(rows, world_size)
+            share = slice(sum(query_counts[:rank]), sum(query_counts[: rank + 1]))
+        else:
+            share = self._share(rows, rank, world_size)
+        scored = slice(0, len(rows)) if gathered else share
+        users, lengths, items, all_items = self._positives(rows, scored)
         candidates = self._candidates(step, rows, all_items)
         count = len(candidates.items)
         cuts = self._cuts(candidates.items, world_size)
-        whole = self.plan.whole_candidates
-        own = slice(0, count) if whole else slice(cuts[rank], cuts[rank + 1])
-        history = self._history(step, rows, share)
+        own = slice(cuts[rank], cuts[rank + 1])
+        history = self._history(step, rows, scored)
         if history is not None and self.plan.rows == "user":
             lengths, items = history.hidden
-        positives = _pairs(lengths, candidates.positions(items)[0])
-        known = self._known(users, candidates) if self._masks_more() else positives
+        of_share = own if gathered else None
+        positives = _pairs(lengths, candidates.positions(items)[0], of_share)
+        known = self._known(users, candidates, of_share) if self._masks_more() else positives
         log_q = candidates.log_q if self.plan.logq else None
+        if gathered:
+            log_q = None if log_q is None else log_q[own]
+            history = self._history(step, rows, share)
         return Batch(
-            queries=self._queries(users, history),
+            queries=self._queries(users[share] if gathered else users, history),
             candidates=self._looked_up(step, candidates.items[own], own, count),
             positives=positives,
+            positive_counts=torch.from_numpy(lengths.astype(np.int64)),
             known=known,
             log_q=None if log_q is None else torch.from_numpy(log_q),
             weights=self._weights(users),
             values=self._values(rows[share]),
-            candidate_counts=[] if whole else np.diff(cuts).tolist(),
+            query_counts=query_counts,
+            candidate_counts=[] if gathered else np.diff(cuts).tolist(),
             rows=len(rows),
             interactions=self._interactions(rows),
             query_part=rank if self.plan.user_block else None,
@@ -216,10 +232,12 @@ class Batches:
             queries=self._queries(self.train.users[mine], self._history(step, rows, share)),
             candidates=self._looked_up(step, self.train.items[mine], share, len(rows)),
             positives=nothing,
+            positive_counts=torch.zeros(len(mine), dtype=torch.int64),
             known=nothing,
             log_q=None,
             weights=torch.ones(len(mine)),
             values=self._values(mine),
+            query_counts=[],
             candidate_counts=[],
             rows=len(rows),
             interactions=len(rows),
@@ -233,6 +251,11 @@ class Batches:
             return slice(len(rows) * rank // world_size, len(rows) * (rank + 1) // world_size)
         users = rows if self.row_users is not None else self.train.users[rows]
         return np.flatnonzero((users >= rank * block) & (users < (rank + 1) * block))
+
+    def _by_rank(self, rows: np.ndarray, world_size: int) -> tuple[np.ndarray, list[int]]:
+        """A step's rows, those of one rank after those of another, and how many each has."""
+        shares = [rows[self._share(rows, rank, world_size)] for rank in range(world_size)]
+        return np.concatenate(shares), [len(share) for share in shares]
 
     def _cuts(self, candidates: np.ndarray, world_size: int) -> np.ndarray:
         """Where in the candidate set each rank's share begins, and the end of the last."""
@@ -321,10 +344,10 @@ class Batches:
         masks = self.plan.mask_known and self.plan.candidates != "own"
         return masks and (self.plan.rows == "interaction" or USER_HISTORY in self.user_inputs)
 
-    def _known(self, users: np.ndarray, candidates: Candidates) -> torch.Tensor:
+    def _known(self, users: np.ndarray, candidates: Candidates, share: slice | None) -> torch.Tensor:
         lengths, items = self.known.take(users)
         positions, present = candidates.positions(items)
-        return _pairs(lengths, positions)[:, torch.from_numpy(present)]
+        return _pairs(lengths, np.where(present, positions, -1), share or slice(0, len(candidates.items)))
 
     def _weights(self, users: np.ndarray) -> torch.Tensor:
         if self.user_weights is None:
@@ -338,6 +361,13 @@ def batches(source: Batches, steps: int, rank: int, world_size: int, start: int 
         yield source.make(step, rank, world_size)
 
 
-def _pairs(lengths: np.ndarray, columns: np.ndarray) -> torch.Tensor:
+def _pairs(lengths: np.ndarray, columns: np.ndarray, share: slice | None = None) -> torch.Tensor:
+    """Pairs of row and column, (2, P); of those in a share of the columns, counted from its first.
+
+    Args: lengths: of each row's columns.
+    """
     rows = np.repeat(np.arange(len(lengths)), lengths)
+    if share is not None:
+        kept = np.flatnonzero((columns >= share.start) & (columns < share.stop))
+        rows, columns = rows[kept], columns[kept] - share.start
     return torch.from_numpy(np.stack([rows, columns.astype(np.int64)]))

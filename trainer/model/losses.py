@@ -5,13 +5,16 @@ row's positives and whatever else the row's user has in the training part.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 LOG_2 = math.log(2)
+OfAll: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""From this process's (...) values those of all processes, (processes, ...)."""
 
 
 def multi_positive_softmax(
@@ -20,6 +23,8 @@ def multi_positive_softmax(
     positives: torch.Tensor,
     known: torch.Tensor,
     log_q: torch.Tensor | None = None,
+    counts: torch.Tensor | None = None,
+    of_all: OfAll | None = None,
 ) -> torch.Tensor:
     """Softmax of each positive against the row's negatives, averaged over the row's positives.
 
@@ -27,18 +32,24 @@ def multi_positive_softmax(
     a row's other positives do not compete with it, and the correction applies to negatives alone, since a
     positive is in its own row's candidate set with certainty.
 
+    The candidate set may be cut into shares, each in another process that has the queries of all rows: then
+    `candidates`, `positives`, `known` and `log_q` are those of the share, and the losses and the gradient of
+    `query` are its summands.
+
     Args:
         query: (B, D) float32.  candidates: (C, D) float32.
         positives: (2, P) int64, row < B above candidate < C; every row has at least one.
         known: (2, K) int64 pairs that are no negatives; holds all positives.
         log_q: (C,) natural log of the chance that a candidate is in the set; None: no correction.
+        counts: (B,) int64 positives of each row, in all shares; None: those given.
+        of_all: from this share's (...) values those of all shares, (shares, ...); None: there are no others.
     Returns: (B,) nats.
     Raises: ValueError if a row has no positive.
     Source: Yi et al., RecSys 2019 (logQ correction); Liang et al., WWW 2018 (multinomial likelihood);
-        Khrylchenko et al., RecSys 2025 (no correction of the positive).
+        Khrylchenko et al., RecSys 2025 (no correction of the positive); Shoeybi et al., 2019 (shares).
     """
-    counts = _positives_by_row(positives[0], len(query))
-    return _MultiPositiveSoftmax.apply(query, candidates, positives, known, log_q, counts)
+    counts = _checked(_positives_by_row(positives[0], len(query)) if counts is None else counts)
+    return _MultiPositiveSoftmax.apply(query, candidates, positives, known, log_q, counts, of_all)
 
 
 class _MultiPositiveSoftmax(torch.autograd.Function):
@@ -56,6 +67,7 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         known: torch.Tensor,
         log_q: torch.Tensor | None,
         counts: torch.Tensor,
+        of_all: OfAll | None,
     ) -> torch.Tensor:
         ctx.width, ctx.dtype = query.shape[1], query.dtype
         device = query.device.type
@@ -63,10 +75,9 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         # On CPU products of rows of odd length, as the column of biases makes them, take up to twice as long,
         # and so does the product that has the shorter side first. Powers of 2 take a third of those of e.
         query, candidates = (
-            functional.pad(each, (0, -each.shape[1] % 8)).to(of_factors)
-            for each in (query / LOG_2, candidates)
+            functional.pad(each, (0, -each.shape[1] % 8)).to(of_factors) for each in (query, candidates)
         )
-        scores = (candidates @ query.T).to(ctx.dtype)
+        scores = (candidates @ query.T).to(ctx.dtype).div_(LOG_2)
         # Places in all scores, one after another: to index rows and columns takes two to four times as long.
         rows, places = positives[0], positives[1] * len(query) + positives[0]
         known_places = places if known is positives else known[1] * len(query) + known[0]
@@ -74,15 +85,13 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         if log_q is not None:
             scores -= (log_q / LOG_2).unsqueeze(1)
         scores.view(-1).index_fill_(0, known_places, -torch.inf)
-        # A row that knows every candidate has no largest one.
-        largest = scores.amax(0).clamp_min_(torch.finfo(scores.dtype).min)
-        masses = scores.sub_(largest).exp2_()
-        mass = masses.sum(0)
+        masses, largest, mass = _masses(scores, of_all)
         gaps = ((mass.log2() + largest).index_select(0, rows) - of_positives) * LOG_2
         # Times one factor a row, `masses` are the gradient of the scores, if in place of each positive stands
         # its share of what pulls the row's positives up, which pushes the row's negatives down.
         pulls = gaps.sigmoid()
         pull = torch.zeros_like(mass).index_add_(0, rows, pulls)
+        pull = pull if of_all is None else of_all(pull).sum(0)
         tiny = torch.finfo(mass.dtype).tiny
         shares = pulls * (mass / pull.clamp_min(tiny)).index_select(0, rows)
         masses.view(-1).index_add_(0, places, shares, alpha=-1)
@@ -98,8 +107,8 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         scale = (gradients[0] * factors).unsqueeze(1)
         of_scores = masses.to(query.dtype)
         of_query = (of_scores.T @ candidates).to(ctx.dtype) * scale
-        of_candidates = (of_scores @ (query * (scale * LOG_2)).to(query.dtype)).to(ctx.dtype)
-        return of_query[:, : ctx.width], of_candidates[:, : ctx.width], None, None, None, None
+        of_candidates = (of_scores @ (query * scale).to(query.dtype)).to(ctx.dtype)
+        return of_query[:, : ctx.width], of_candidates[:, : ctx.width], None, None, None, None, None
 
 
 def bayesian_personalised_ranking(
@@ -124,7 +133,7 @@ def bayesian_personalised_ranking(
     weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     gaps = scores[rows] - scores[tuple(positives)].unsqueeze(1)
     losses = (weights[rows] * functional.softplus(gaps)).sum(1)
-    return _mean_by_row(losses, rows, _positives_by_row(rows, len(query)))
+    return _mean_by_row(losses, rows, _checked(_positives_by_row(rows, len(query))))
 
 
 def mean_squared_error(query: torch.Tensor, candidates: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -149,10 +158,30 @@ def binary_cross_entropy(query: torch.Tensor, candidates: torch.Tensor, labels: 
 
 
 def _positives_by_row(rows: torch.Tensor, count: int) -> torch.Tensor:
-    positives = torch.bincount(rows, minlength=count)
-    if count and int(positives.min()) == 0:
-        raise ValueError(f"row {int(positives.argmin())} of {count} has no positive")
+    return torch.bincount(rows, minlength=count)
+
+
+def _checked(positives: torch.Tensor) -> torch.Tensor:
+    if len(positives) and int(positives.min()) == 0:
+        raise ValueError(f"row {int(positives.argmin())} of {len(positives)} has no positive")
     return positives
+
+
+def _masses(scores: torch.Tensor, of_all: OfAll | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Powers of 2 of (C, B) scores above each row's largest, in their place; that score, and their sum.
+
+    With shares of candidates, largest and sum are those of all of them.
+    """
+    # A row that knows every candidate has no largest one.
+    least = torch.finfo(scores.dtype).min
+    largest = scores.amax(0).clamp_min_(least) if len(scores) else scores.new_full(scores.shape[1:], least)
+    masses = scores.sub_(largest).exp2_()
+    mass = masses.sum(0)
+    if of_all is None:
+        return masses, largest, mass
+    tops, parts = of_all(torch.stack([largest, mass])).unbind(1)
+    top = tops.amax(0)
+    return masses.mul_(torch.exp2(largest - top)), top, (parts * torch.exp2(tops - top)).sum(0)
 
 
 def _mean_by_row(losses: torch.Tensor, rows: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:

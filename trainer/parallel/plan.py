@@ -115,11 +115,6 @@ class Plan:
     idle_ranks: tuple[int, ...]
 
 
-def are_copies(tables: Iterable[Table], tower: str) -> bool:
-    """Whether every rank has all tables of a tower whole."""
-    return {table.sharding for table in tables if table.tower == tower} == {"data_parallel"}
-
-
 def block_of_each_rank(tables: Iterable[Table], tower: str, by_id: Collection[str], world_size: int) -> int:
     """Rows of a tower's tables that each rank has, rank after rank; 0 where they are laid out in another way.
 

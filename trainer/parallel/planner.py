@@ -16,8 +16,8 @@ from trainer.parallel.capacity import CACHED, capacity, host_capacity, in_host, 
 from trainer.parallel.communication import VALUE_BYTES
 from trainer.parallel.hardware import Hardware
 from trainer.parallel.placement import Wish, compute_kernel, embedding_configs, optimizer_bytes, place
-from trainer.parallel.plan import PARTITIONED, Plan, RankLoad, Shard, Table, are_copies, block_of_each_rank
-from trainer.parallel.traffic import Traffic, add_candidates, add_table
+from trainer.parallel.plan import PARTITIONED, Plan, RankLoad, Shard, Table, block_of_each_rank
+from trainer.parallel.traffic import Traffic, add_gathered, add_table
 
 NOTHING: Mapping[str, Collection[str]] = {}
 
@@ -29,9 +29,8 @@ def make_plan(
     hardware: Hardware,
     world_size: int,
     local_world_size: int,
+    gathered_bytes: float = 0,
     candidate_bytes: float = 0,
-    gathered: bool = False,
-    copies_gather: bool = True,
     communication: str = "float32",
     by_id: Mapping[str, Collection[str]] = NOTHING,
 ) -> Plan:
@@ -42,9 +41,9 @@ def make_plan(
         wishes: by table, or by its whole where it is cut.
         optimizer: of the tables.
         world_size, local_world_size: ranks in all and on each host.
-        candidate_bytes: of the vectors of a step's candidates.
-        gathered: whether every rank needs all of them.
-        copies_gather: whether they are gathered even where every rank has the candidates' tables.
+        gathered_bytes: of a step's vectors that every rank needs of all; 0: of none.
+        candidate_bytes: of the vectors of a step's candidates, which are gathered then where each rank looks
+            up those that it has.
         communication: type of the pooled vectors and gradients that ranks exchange.
         by_id: tables with a row for each user, or item, of the towers whose ranks take the batches' rows that
             they have, if each has a block of them.
@@ -64,11 +63,8 @@ def make_plan(
     }
     asked_here = {name for ids in in_place.values() for name in ids}
     traffic = _traffic(options, wishes, asked_here, world_size, local_world_size, VALUE_BYTES[communication])
-    all_here = gathered and not copies_gather and are_copies(tables, "candidate")
-    if "candidate" in in_place or (gathered and not all_here):
-        add_candidates(traffic, candidate_bytes)
-    repeated = "candidate" if all_here else None
-    ranks = _loads(options, tables, hardware, world_size, local_world_size, traffic, repeated, asked_here)
+    add_gathered(traffic, gathered_bytes or ("candidate" in in_place) * candidate_bytes)
+    ranks = _loads(options, tables, hardware, world_size, local_world_size, traffic, asked_here)
     sizes = [load.bytes for load in ranks]
     busy = {shard.rank for table in tables for shard in table.shards if shard.rows}
     return Plan(
@@ -139,14 +135,11 @@ def _loads(
     world_size: int,
     local_world_size: int,
     traffic: Traffic,
-    repeated: str | None,
     asked_here: Collection[str],
 ) -> tuple[RankLoad, ...]:
     """What each rank holds and does.
 
-    Args:
-        repeated: tower of which every rank has all lookups, not a share.
-        asked_here: tables of which no rank asks another.
+    Args: asked_here: tables of which no rank asks another.
     """
     sizes, behind, lookups, compute, communication = (np.zeros(world_size) for _ in range(5))
     for option in options:
@@ -164,7 +157,7 @@ def _loads(
             communication[shard.rank] += 0 if alone else moving
     for table in tables:
         for piece in table.shards:
-            shared = table.sharding == "data_parallel" and table.tower != repeated
+            shared = table.sharding == "data_parallel"
             lookups[piece.rank] += table.lookups * piece.rows / (table.rows * (world_size if shared else 1))
     return tuple(
         RankLoad(

@@ -84,8 +84,8 @@ def _add_partial_sums(traffic: Traffic, ranks: list[int], vectors: float, local_
             side[others] += vectors
 
 
-def add_candidates(traffic: Traffic, size: float) -> None:
-    """Count in the candidates' vectors, `size` bytes in all: gathered, and their gradients summed up."""
+def add_gathered(traffic: Traffic, size: float) -> None:
+    """Count in vectors of `size` bytes in all: gathered on every rank, and their gradients summed up."""
     everyone = range(len(traffic.sent))
     traffic.ring(everyone, size, passes=1)
     traffic.ring(everyone, size, passes=2)

@@ -77,10 +77,27 @@ class World:
         """
         if self.size == 1:
             return rows
-        places = None
-        if self.places is not None and rows.dtype == torch.float32:
-            places = self.places.of(sum(counts) * rows.shape[1])
+        places = self._places(rows, sum(counts) * rows.shape[1])
         return _GatherRows.apply(rows, tuple(counts), self.rank, places)
+
+    def stacked(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of every rank, (size, ...), on every rank; not differentiable.
+
+        They are to be used before the next exchange but one, which may write over them.
+        Args: values: (...), of one shape on every rank.
+        """
+        places = self._places(values, values.numel())
+        if places is not None:
+            return places.exchange(values)[:, : values.numel()].view(self.size, *values.shape)
+        parts = [torch.empty_like(values) for _ in range(self.size)]
+        dist.all_gather(parts, values.contiguous())
+        return torch.stack(parts)
+
+    def _places(self, values: torch.Tensor, size: int) -> SharedPlaces | None:
+        """Memory that all ranks share, with room for `size` values of each; None: there is none."""
+        if self.places is None or values.dtype != torch.float32:
+            return None
+        return self.places.of(size)
 
     def gather_to_first(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor | None:
         """Rows of all ranks, one rank's after another's, on rank 0; None elsewhere.

@@ -20,7 +20,7 @@ from trainer.model.towers import TwoTowers
 from trainer.parallel.capacity import TooLargeError
 from trainer.parallel.follow import partitions_of, sharding_plan
 from trainer.parallel.hardware import hardware_here
-from trainer.parallel.plan import Plan, are_copies
+from trainer.parallel.plan import Plan
 from trainer.parallel.shard import fill_tables, shard
 from trainer.parallel.world import World
 from trainer.training.by_size import by_size, settled, with_fixed_values
@@ -29,9 +29,9 @@ from trainer.training.initial import START_NORM, closed_form_start, normal_value
 from trainer.training.layout import (
     Sizes,
     blocks_of_ranks,
-    candidates_are_shared,
     lay_out,
     make_all_towers,
+    rows_are_gathered,
     sizes_of,
 )
 
@@ -157,7 +157,7 @@ def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
 
 def make_batches(config: Config, dataset: Dataset, parts: Parts) -> Batches:
     """The steps of a training."""
-    loss, tables = config.loss, parts.plan.tables
+    loss = config.loss
     assert loss.candidates != "auto", "the configuration is settled before it is used"
     plan = BatchPlan(
         rows=config.batches.rows,
@@ -171,7 +171,7 @@ def make_batches(config: Config, dataset: Dataset, parts: Parts) -> Batches:
         user_weight_power=loss.user_weight_power,
         history_dropout=config.model.history_dropout,
         item_id_dropout=config.model.item_id_dropout,
-        whole_candidates=are_copies(tables, "candidate") and not candidates_are_shared(config),
+        rows_gathered=rows_are_gathered(config),
         user_block=parts.user_block,
         item_block=parts.item_block,
     )

@@ -57,7 +57,7 @@ def fit(
     course, watch = new_course(config, source.steps_per_epoch, progressed), Stopwatch(progressed.seconds)
     log_every = config.run.log_every or course.epoch_steps
     evaluate_every = settled(config.run.evaluate_every) * course.epoch_steps
-    loss_of, meter = make_loss(config), Meter(world, watch)
+    loss_of, meter = make_loss(config, world), Meter(world, watch)
     made = batches(source, course.steps, world.rank, world.size, start)
     with (
         Pause(world, active=run is not None) as pause,
@@ -122,6 +122,8 @@ def train_step(
     with products_in(precision):
         with forward_in(precision, world.device):
             query, candidates = model(batch.queries, batch.candidates, batch.query_part, batch.candidate_part)
+            if batch.query_counts:
+                query = world.gather_rows(query, batch.query_counts)
             if batch.candidate_counts:
                 candidates = world.gather_rows(candidates, batch.candidate_counts)
             loss = (loss_of(query, candidates, batch) * batch.weights).sum()
@@ -134,8 +136,8 @@ def train_step(
     return loss.detach()
 
 
-def make_loss(config: Config) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
-    """Loss of each row from query vectors, candidate vectors and the batch."""
+def make_loss(config: Config, world: World) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
+    """Loss of each row from query vectors, candidate vectors and the batch; this rank's summand of it."""
     if config.loss.name == "mse":
         return lambda query, candidates, batch: losses.mean_squared_error(
             query, _own(candidates, batch), _values(batch)
@@ -145,13 +147,18 @@ def make_loss(config: Config) -> Callable[[torch.Tensor, torch.Tensor, Batch], t
         return lambda query, candidates, batch: losses.binary_cross_entropy(
             query, _own(candidates, batch), (_values(batch) >= threshold).float()
         )
-    ranking = (
-        losses.multi_positive_softmax
-        if config.loss.name == "softmax"
-        else losses.bayesian_personalised_ranking
-    )
-    return lambda query, candidates, batch: ranking(
-        query, candidates, batch.positives, batch.known, batch.log_q
+    if config.loss.name == "bpr":
+        return lambda query, candidates, batch: losses.bayesian_personalised_ranking(
+            query, candidates, batch.positives, batch.known, batch.log_q
+        )
+    return lambda query, candidates, batch: losses.multi_positive_softmax(
+        query,
+        candidates,
+        batch.positives,
+        batch.known,
+        batch.log_q,
+        batch.positive_counts,
+        world.stacked if batch.query_counts else None,
     )
 
 

@@ -34,7 +34,7 @@ class Sizes:
         closed_items: rows of the closed form's tables.
         rows: of a step over all ranks.
         candidates: that a step looks up over all ranks.
-        gathered: whether every rank needs the candidates of all.
+        gathered: vectors of rows, or candidates, of a step that every rank needs of all, whatever the plan.
         pooling: ids in a bag, on average, of the tables where it is not 1.
     """
 
@@ -44,7 +44,7 @@ class Sizes:
     closed_items: int
     rows: int
     candidates: int
-    gathered: bool
+    gathered: int
     pooling: Mapping[str, float]
 
 
@@ -63,14 +63,15 @@ def sizes_of(config: Config, dataset: Dataset, users: Inputs, items: Inputs) -> 
     }
     if USER_HISTORY in pooling:
         pooling[USER_HISTORY] *= 1 - config.model.history_dropout
+    candidates = candidates_of_step(config, dataset.item_count, positives)
     return Sizes(
         user_tables=table_rows(dataset, users),
         item_tables=table_rows(dataset, items),
         item_name=dataset.item_name,
         closed_items=dataset.item_count,
         rows=rows,
-        candidates=candidates_of_step(config, dataset.item_count, positives),
-        gathered=config.loss.name not in ("mse", "bce"),
+        candidates=candidates,
+        gathered=gathered_vectors(config, rows, min(candidates, dataset.item_count)),
         pooling=pooling,
     )
 
@@ -82,6 +83,21 @@ def candidates_of_step(config: Config, items: int, positives: float) -> int:
     if config.loss.candidates == "catalogue":
         return items
     return min(items, round(positives) + (config.loss.samples or 0))
+
+
+def rows_are_gathered(config: Config) -> bool:
+    """Whether each rank scores its candidates for the rows of all ranks, and not its rows for all candidates.
+
+    Of a step's rows there are mostly fewer, so that vectors and gradients of fewer have to be exchanged.
+    """
+    return config.loss.name == "softmax"
+
+
+def gathered_vectors(config: Config, rows: int, candidates: int) -> int:
+    """Vectors of a step's rows, or candidates, that every rank needs of all, whatever the plan."""
+    if config.loss.name in ("mse", "bce"):
+        return 0
+    return rows if rows_are_gathered(config) else candidates
 
 
 def make_towers(
@@ -131,6 +147,7 @@ def lay_out(config: Config, sizes: Sizes, hardware: Hardware, world_size: int, l
     partitions = _partitions(sharding, rows, world_size)
     towers = make_all_towers(config, sizes, partitions)
     wishes = {name: _wish(config, sharding, sizes, name, device, world_size) for name in rows}
+    vector = towers.learned.output_dim * 4
     return make_plan(
         towers,
         wishes,
@@ -138,9 +155,8 @@ def lay_out(config: Config, sizes: Sizes, hardware: Hardware, world_size: int, l
         hardware,
         world_size,
         local_world_size,
-        min(sizes.candidates, sizes.closed_items) * towers.learned.output_dim * 4,
-        sizes.gathered,
-        candidates_are_shared(config),
+        sizes.gathered * vector,
+        min(sizes.candidates, sizes.closed_items) * vector,
         sharding.communication,
         tables_by_id(config, sizes.item_name, device),
     )
@@ -167,15 +183,6 @@ def blocks_of_ranks(config: Config, plan: Plan, item_name: str, device: str) -> 
         for tower in ("query", "candidate")
     )
     return users, items
-
-
-def candidates_are_shared(config: Config) -> bool:
-    """Whether each rank makes its share of the candidates' vectors even where it has all tables they need.
-
-    To look up all of them takes less than to gather vectors and, after that, their gradients; to send all of
-    them through dense layers does not.
-    """
-    return bool(config.model.hidden)
 
 
 def make_all_towers(config: Config, sizes: Sizes, partitions: Mapping[str, int]) -> SideBySide:

@@ -15,7 +15,7 @@ from trainer.errors import ConfigError
 from trainer.parallel.hardware import Hardware, hardware_here, named_hardware
 from trainer.training.assembly import make_inputs
 from trainer.training.by_size import by_size, settled, with_fixed_values
-from trainer.training.layout import Sizes, candidates_of_step, sizes_of
+from trainer.training.layout import Sizes, candidates_of_step, gathered_vectors, sizes_of
 
 INTERACTIONS_A_USER = 20
 """Assumed where sizes alone are given."""
@@ -98,7 +98,8 @@ def _of_data(config: Config, rows: Mapping[str, int]) -> tuple[tuple[int, int, i
         rows = {f"{item}_bias": rows[item], USER_HISTORY: rows[item]} | dict(rows)
         a_row = len(dataset.train) / max(dataset.user_count, 1) if config.batches.rows == "user" else 1
         candidates = candidates_of_step(filled, rows[item], sizes.rows * a_row)
-        sizes = replace(sizes, candidates=candidates, closed_items=rows[item])
+        gathered = gathered_vectors(filled, sizes.rows, min(candidates, rows[item]))
+        sizes = replace(sizes, candidates=candidates, gathered=gathered, closed_items=rows[item])
     user_tables = {name: rows.get(name, count) for name, count in sizes.user_tables.items()}
     item_tables = {name: rows.get(name, count) for name, count in sizes.item_tables.items()}
     return counts, filled, replace(sizes, user_tables=user_tables, item_tables=item_tables)
@@ -116,14 +117,15 @@ def _by_hand(
     item_tables = {name: count for name, count in rows.items() if not name.startswith(USER)}
     if config.model.item_bias:
         item_tables.setdefault(f"{item}_bias", items)
+    candidates = candidates_of_step(config, items, positives)
     sizes = Sizes(
         user_tables={name: count for name, count in rows.items() if name.startswith(USER)},
         item_tables=item_tables,
         item_name=item,
         closed_items=items,
         rows=size,
-        candidates=candidates_of_step(config, items, positives),
-        gathered=config.loss.name not in ("mse", "bce"),
+        candidates=candidates,
+        gathered=gathered_vectors(config, size, min(candidates, items)),
         pooling={USER_HISTORY: INTERACTIONS_A_USER * (1 - config.model.history_dropout)},
     )
     return counts, config, sizes
