@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests import worlds
-from trainer.data.batches import Batch, batches
+from trainer.data.batch import Batch
+from trainer.data.batches import batches
 from trainer.parallel.ahead import in_advance
 from trainer.parallel.world import join_world
 from trainer.training.assembly import assemble, make_batches

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests import worlds
-from trainer.data.batches import Batch, Batches, BatchPlan, batches
+from trainer.data.batch import Batch
+from trainer.data.batches import Batches, BatchPlan, batches
 from trainer.data.dataset import Dataset
 from trainer.data.inputs import item_inputs, user_inputs
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests import worlds
-from trainer.data.batches import Batch, Batches, BatchPlan
+from trainer.data.batch import Batch
+from trainer.data.batches import Batches, BatchPlan
 from trainer.data.dataset import Dataset
 from trainer.data.history import split_history
 from trainer.data.inputs import item_inputs, user_inputs

@@ -11,7 +11,7 @@ ROOMS = {
     "data": (
         *("source", "rows", "movielens", "tables", "synthetic", "download"),
         *("features", "split", "storage", "columns", "encode", "parts", "dataset", "vocabulary"),
-        *("candidates", "history", "inputs", "prepare", "extend", "batches"),
+        *("candidates", "history", "inputs", "prepare", "extend", "batch", "batches"),
     ),
     "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
     "parallel": (
@@ -27,7 +27,7 @@ ROOMS = {
             "capacity",
             "communication",
         ),
-        *("placement", "planner", "follow", "state", "optimizer_state", "exchange", "rows"),
+        *("placement", "planner", "follow", "state", "optimizer_state", "exchange", "kernels"),
         *("direct", "shard", "ahead", "precision"),
         *("compare_plans", "bars", "svg", "picture"),
     ),

@@ -1,4 +1,4 @@
-"""Batches: what one rank looks up, scores and compares in one step.
+"""Batches: how a step is cut from a training part, and a rank's part from the step.
 
 A batch is a pure function of (seed, step, rank, world size). The rows of a step and its candidate set do not
 depend on the world size; each rank takes its contiguous part of both, or those whose table rows it has. It
@@ -7,12 +7,13 @@ scores its rows with the candidates of all ranks, or its candidates with the row
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torchrec import KeyedJaggedTensor
 
+from trainer.data.batch import Batch
 from trainer.data.candidates import Candidates, catalogue, in_batch, of_rows, sampled
 from trainer.data.dataset import Dataset, Interactions
 from trainer.data.features import Ragged
@@ -23,72 +24,6 @@ Share: TypeAlias = slice | np.ndarray
 """A rank's rows of a step, or positions of them."""
 ORDER, SAMPLES, HIDDEN, RESERVED = 1, 2, 3, 4
 """First words of seeds: streams of different purposes never coincide."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's part of one step: b rows and c candidates looked up, B rows and C candidates scored.
-
-    Attributes:
-        queries: query features, stride b.
-        candidates: candidate features, stride c: this rank's part of the candidate set, or, for losses on
-            values, the item of each row (c = b) where no set is gathered.
-        positives: (2, P) int64, row < B above candidate < C.
-        positive_counts: (B,) int64 positives of each row, on all ranks.
-        known: (2, K) int64 pairs that are no negatives; holds all positives.
-        log_q: (C,) float32 natural log of the chance that a candidate is in the set, or None.
-        weights: (B,) float32 weight of each row's loss; 1 on average over all rows of an epoch.
-        values: (b,) float32 value of each row's interaction, or None.
-        query_counts: b of every rank, where the rows of all are scored, rank by rank; else empty, and B is b.
-        candidate_counts: c of every rank, where the candidates of all are scored; else empty, and C is c.
-        rows: rows of the step over all ranks.
-        interactions: interactions that the step learns from, over all ranks.
-        query_part, candidate_part: partition of cut tables in which all ids of a side are; None: in any.
-    """
-
-    queries: KeyedJaggedTensor
-    candidates: KeyedJaggedTensor
-    positives: torch.Tensor
-    positive_counts: torch.Tensor
-    known: torch.Tensor
-    log_q: torch.Tensor | None
-    weights: torch.Tensor
-    values: torch.Tensor | None
-    query_counts: list[int]
-    candidate_counts: list[int]
-    rows: int
-    interactions: int
-    query_part: int | None = None
-    candidate_part: int | None = None
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        if device.type == "cpu":
-            return self
-        return self._with(
-            {name: value.to(device, non_blocking=True) for name, value in self._tensors().items()}
-        )
-
-    def pin_memory(self) -> "Batch":
-        """The batch in pinned memory, which a GPU reads while the CPU goes on."""
-        for features in (self.queries, self.candidates):
-            features.sync()  # what TorchRec asks of a feature's length is counted before it is on the GPU
-        return self._with({name: value.pin_memory() for name, value in self._tensors().items()})
-
-    def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Keep the memory until what is now queued on a stream, other than the one that made it, is done."""
-        for value in self._tensors().values():
-            value.record_stream(stream)
-
-    def _tensors(self) -> dict[str, torch.Tensor | KeyedJaggedTensor]:
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor | KeyedJaggedTensor)
-        }
-
-    def _with(self, values: dict[str, Any]) -> "Batch":
-        return Batch(**(vars(self) | values))
 
 
 @dataclass(frozen=True)
@@ -186,13 +121,8 @@ class Batches:
         rows = self.rows_of_step(step)
         if self.plan.candidates == "own" and not self.plan.item_block:
             return self._make_pointwise(step, rows, self._share(rows, rank, world_size), rank)
-        gathered, query_counts = self.plan.rows_gathered and world_size > 1, []
-        if gathered:
-            rows, query_counts = self._by_rank(rows, world_size)
-            share = slice(sum(query_counts[:rank]), sum(query_counts[: rank + 1]))
-        else:
-            share = self._share(rows, rank, world_size)
-        scored = slice(0, len(rows)) if gathered else share
+        rows, share, query_counts = self._parted(rows, rank, world_size)
+        scored = slice(0, len(rows)) if query_counts else share
         users, lengths, items, all_items = self._positives(rows, scored)
         candidates = self._candidates(step, rows, all_items)
         count = len(candidates.items)
@@ -201,15 +131,15 @@ class Batches:
         history = self._history(step, rows, scored)
         if history is not None and self.plan.rows == "user":
             lengths, items = history.hidden
-        of_share = own if gathered else None
+        log_q = candidates.log_q if self.plan.logq else None
+        of_share = None
+        if query_counts:
+            of_share, log_q = own, None if log_q is None else log_q[own]
+            history = self._history(step, rows, share)
         positives = _pairs(lengths, candidates.positions(items)[0], of_share)
         known = self._known(users, candidates, of_share) if self._masks_more() else positives
-        log_q = candidates.log_q if self.plan.logq else None
-        if gathered:
-            log_q = None if log_q is None else log_q[own]
-            history = self._history(step, rows, share)
         return Batch(
-            queries=self._queries(users[share] if gathered else users, history),
+            queries=self._queries(users[share] if query_counts else users, history),
             candidates=self._looked_up(step, candidates.items[own], own, count),
             positives=positives,
             positive_counts=torch.from_numpy(lengths.astype(np.int64)),
@@ -218,7 +148,7 @@ class Batches:
             weights=self._weights(users),
             values=self._values(rows[share]),
             query_counts=query_counts,
-            candidate_counts=[] if gathered else np.diff(cuts).tolist(),
+            candidate_counts=[] if query_counts else np.diff(cuts).tolist(),
             rows=len(rows),
             interactions=self._interactions(rows),
             query_part=rank if self.plan.user_block else None,
@@ -252,10 +182,16 @@ class Batches:
         users = rows if self.row_users is not None else self.train.users[rows]
         return np.flatnonzero((users >= rank * block) & (users < (rank + 1) * block))
 
-    def _by_rank(self, rows: np.ndarray, world_size: int) -> tuple[np.ndarray, list[int]]:
-        """A step's rows, those of one rank after those of another, and how many each has."""
-        shares = [rows[self._share(rows, rank, world_size)] for rank in range(world_size)]
-        return np.concatenate(shares), [len(share) for share in shares]
+    def _parted(self, rows: np.ndarray, rank: int, world_size: int) -> tuple[np.ndarray, Share, list[int]]:
+        """A step's rows, which of them are this rank's, and, where they are gathered, how many each rank has.
+
+        Where they are gathered, they stand in the order of the ranks.
+        """
+        if not self.plan.rows_gathered or world_size == 1:
+            return rows, self._share(rows, rank, world_size), []
+        parts = [rows[self._share(rows, each, world_size)] for each in range(world_size)]
+        counts = [len(part) for part in parts]
+        return np.concatenate(parts), slice(sum(counts[:rank]), sum(counts[: rank + 1])), counts
 
     def _cuts(self, candidates: np.ndarray, world_size: int) -> np.ndarray:
         """Where in the candidate set each rank's share begins, and the end of the last."""

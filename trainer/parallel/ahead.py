@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import torch
 
-from trainer.data.batches import Batch
+from trainer.data.batch import Batch
 
 DEFAULT_ON_CUDA = 2
 """Batches made in advance where nothing else is asked for; a CPU's cores are busy with the step itself."""

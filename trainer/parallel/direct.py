@@ -22,7 +22,7 @@ from torchrec.distributed.sharding.dp_sharding import DpPooledEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
 from trainer.parallel.exchange import ExchangingCollection
-from trainer.parallel.rows import Rows
+from trainer.parallel.kernels import Rows
 from trainer.parallel.shared_memory import SharedPlaces, shared_places
 
 COPIES = ShardingType.DATA_PARALLEL.value

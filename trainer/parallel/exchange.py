@@ -15,7 +15,7 @@ from torchrec.distributed.embedding_types import KJTList
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionContext, ShardedEmbeddingBagCollection
 from torchrec.distributed.types import Awaitable
 
-from trainer.data.batches import Batch
+from trainer.data.batch import Batch
 from trainer.model.towers import Tower, TwoTowers
 
 

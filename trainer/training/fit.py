@@ -9,7 +9,8 @@ from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.config import Config
-from trainer.data.batches import Batch, Batches, batches
+from trainer.data.batch import Batch
+from trainer.data.batches import Batches, batches
 from trainer.data.dataset import Dataset
 from trainer.evaluation.evaluate import Evaluation, Protocol, evaluate
 from trainer.model import losses

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from trainer.data.batches import Batch
+from trainer.data.batch import Batch
 from trainer.errors import diverged
 from trainer.parallel.state import table_name, whole_state
 from trainer.parallel.world import World

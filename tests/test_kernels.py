@@ -12,7 +12,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
 
-from trainer.parallel.rows import Rows
+from trainer.parallel.kernels import Rows
 
 SIZES = [(40, 8), (60, 4)]
 RATE, EPSILON = 0.1, 1e-8
