@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,6 +33,22 @@ def test_gathered_rows_and_their_gradient_are_those_of_a_plain_cat(counts):
     for gathered, _ in results:
         assert torch.equal(gathered, whole)
     assert torch.equal(torch.cat([gradient for _, gradient in results]), whole.grad)
+
+
+def stack_twice(world, dtype, in_memory):
+    world = world if in_memory else replace(world, places=None)
+    values = torch.arange(6, dtype=dtype).view(2, 3) + 10 * world.rank
+    return [world.stacked(values * sign).clone() for sign in (1, -1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("in_memory", [True, False], ids=["shared memory", "gloo"])
+def test_every_rank_has_the_values_of_all_one_after_another(dtype, in_memory):
+    values = torch.arange(6, dtype=dtype).view(2, 3)
+    expected = torch.stack([values, values + 10, values + 20])
+    for first, second in run_on_ranks(3, stack_twice, dtype, in_memory):
+        assert torch.equal(first, expected)
+        assert torch.equal(second, -expected)
 
 
 def gather_first(world, parts):
