@@ -42,6 +42,7 @@ from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.served import Served
 from trainer.model.towers import TwoTowers
+from trainer.parallel.memory import keep_freed_memory
 from trainer.parallel.shard import fill_tables, normal_block
 from trainer.parallel.world import join_world
 
@@ -294,6 +295,7 @@ def main() -> None:
         figures: Any = large(options.users, options.items, options.dims[0], per_user=20)
         print(json.dumps(figures, indent=2))
     else:
+        keep_freed_memory()  # as whoever evaluates through the trainer does, and the rivals with it
         figures = []
         for dim in options.dims:
             shape = movielens(options.data, dim) if options.data else made_up(6040, 3706, dim, 132, 33)
