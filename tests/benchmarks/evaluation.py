@@ -47,6 +47,8 @@ from trainer.parallel.shard import fill_tables, normal_block
 from trainer.parallel.world import join_world
 
 NOTEBOOK_USERS = 100
+PAUSE_SECONDS = 0.3
+"""In which the threads of the contestant before stop waiting for more work, for which they keep the cores."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def rates(users: int, timed: dict[str, Callable[[], Any]], repeats: int, threads
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(repeats):
         for name, work in timed.items():
+            time.sleep(PAUSE_SECONDS)
             started = clock()
             work()
             seconds[name].append(clock() - started)
