@@ -13,7 +13,7 @@ SEEDED = ("random", "per_user", "given")
 TRAIN, VALIDATION, TEST = 0, 1, 2
 PARTS = ("train", "validation", "test")
 MARKED = 24
-"""Possible pairs a row up to which marking those that stand takes less time than sorting, and no more memory."""
+"""Possible pairs a row up to which to mark those that stand takes less time than to sort them."""
 
 
 def repeated_pairs(pairs: np.ndarray) -> np.ndarray:
