@@ -84,6 +84,7 @@ class World:
         """Values of every rank, (size, ...), on every rank; not differentiable.
 
         They are to be used before the next exchange but one, which may write over them.
+
         Args: values: (...), of one shape on every rank.
         """
         places = self._places(values, values.numel())

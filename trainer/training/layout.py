@@ -71,7 +71,7 @@ def sizes_of(config: Config, dataset: Dataset, users: Inputs, items: Inputs) -> 
         closed_items=dataset.item_count,
         rows=rows,
         candidates=candidates,
-        gathered=gathered_vectors(config, rows, min(candidates, dataset.item_count)),
+        gathered=gathered_count(config, rows, min(candidates, dataset.item_count)),
         pooling=pooling,
     )
 
@@ -93,8 +93,8 @@ def rows_are_gathered(config: Config) -> bool:
     return config.loss.name == "softmax"
 
 
-def gathered_vectors(config: Config, rows: int, candidates: int) -> int:
-    """Vectors of a step's rows, or candidates, that every rank needs of all, whatever the plan."""
+def gathered_count(config: Config, rows: int, candidates: int) -> int:
+    """How many vectors, of a step's rows or of its candidates, every rank needs of all, whatever the plan."""
     if config.loss.name in ("mse", "bce"):
         return 0
     return rows if rows_are_gathered(config) else candidates

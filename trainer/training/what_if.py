@@ -15,7 +15,7 @@ from trainer.errors import ConfigError
 from trainer.parallel.hardware import Hardware, hardware_here, named_hardware
 from trainer.training.assembly import make_inputs
 from trainer.training.by_size import by_size, settled, with_fixed_values
-from trainer.training.layout import Sizes, candidates_of_step, gathered_vectors, sizes_of
+from trainer.training.layout import Sizes, candidates_of_step, gathered_count, sizes_of
 
 INTERACTIONS_A_USER = 20
 """Assumed where sizes alone are given."""
@@ -98,7 +98,7 @@ def _of_data(config: Config, rows: Mapping[str, int]) -> tuple[tuple[int, int, i
         rows = {f"{item}_bias": rows[item], USER_HISTORY: rows[item]} | dict(rows)
         a_row = len(dataset.train) / max(dataset.user_count, 1) if config.batches.rows == "user" else 1
         candidates = candidates_of_step(filled, rows[item], sizes.rows * a_row)
-        gathered = gathered_vectors(filled, sizes.rows, min(candidates, rows[item]))
+        gathered = gathered_count(filled, sizes.rows, min(candidates, rows[item]))
         sizes = replace(sizes, candidates=candidates, gathered=gathered, closed_items=rows[item])
     user_tables = {name: rows.get(name, count) for name, count in sizes.user_tables.items()}
     item_tables = {name: rows.get(name, count) for name, count in sizes.item_tables.items()}
@@ -125,7 +125,7 @@ def _by_hand(
         closed_items=items,
         rows=size,
         candidates=candidates,
-        gathered=gathered_vectors(config, size, min(candidates, items)),
+        gathered=gathered_count(config, size, min(candidates, items)),
         pooling={USER_HISTORY: INTERACTIONS_A_USER * (1 - config.model.history_dropout)},
     )
     return counts, config, sizes
