@@ -7,13 +7,13 @@ from torch import nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
-from trainer.model.partitions import whole_table
-from trainer.parallel.follow import sharding_plan
-from trainer.parallel.hardware import Hardware, named_hardware
-from trainer.parallel.placement import Wish, embedding_configs
-from trainer.parallel.plan import Plan
-from trainer.parallel.planner import make_plan
-from trainer.parallel.shard import shard
+from trainer.model.row_partitions import whole_table
+from trainer.planning.hardware import Hardware, named_hardware
+from trainer.planning.plan import Plan
+from trainer.planning.plan_check import sharding_plan
+from trainer.planning.planner import make_plan
+from trainer.planning.torchrec_planner import Wish, embedding_configs
+from trainer.sharding.shard import shard
 
 
 def planned(

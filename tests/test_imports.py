@@ -68,10 +68,10 @@ MODULES = tuple(f"trainer.{name}" for name in (*HALL, *IN_ROOMS, *ENTRANCE))
 
 QUICK = (
     "trainer.errors",
-    "trainer.config",
-    "trainer.rules",
-    "trainer.options",
-    "trainer.continuing",
+    "trainer.config.schema",
+    "trainer.config.validation",
+    "trainer.config.parser",
+    "trainer.config.resume",
     "trainer.cli",
     "trainer.__main__",
 )
@@ -105,10 +105,10 @@ def test_the_checks_catch_what_they_forbid(tmp_path: Path) -> None:
         tmp_path,
         {
             "config.py": "from trainer import errors",  # earlier: allowed
-            "errors.py": "from trainer.config import Config",
-            "data/source.py": "def read():\n    from trainer.data.dataset import Dataset",
+            "errors.py": "from trainer.config.schema import Config",
+            "data/source.py": "def read():\n    from trainer.dataset.dataset import Dataset",
             "data/split.py": "from . import dataset",
-            "data/dataset.py": "from trainer.data.source import read",  # earlier: allowed
+            "data/dataset.py": "from trainer.sources.schema import read",  # earlier: allowed
             "data/helpers.py": "",
             "model/towers.py": "import torch\ndef size(): return torch.distributed.get_world_size()",
             "model/losses.py": "from torch import distributed",
@@ -118,19 +118,19 @@ def test_the_checks_catch_what_they_forbid(tmp_path: Path) -> None:
         },
     )
     assert out_of_order(tmp_path) == [
-        "trainer.data.source imports trainer.data.dataset",
-        "trainer.data.split imports trainer.data.dataset",
-        "trainer.errors imports trainer.config",
-        "trainer.training.train imports trainer.serving.recommend",
+        "trainer.sources.schema imports trainer.dataset.dataset",
+        "trainer.dataset.split imports trainer.dataset.dataset",
+        "trainer.errors imports trainer.config.schema",
+        "trainer.commands.train imports trainer.serving.recommend",
     ]
     assert without_a_place(tmp_path) == ["trainer.data.helpers"]
     assert distributed_models(tmp_path) == ["trainer.model.losses", "trainer.model.towers"]
-    assert slow_imports(tmp_path) == ["trainer.cli imports trainer.data.batches imports pyarrow"]
+    assert slow_imports(tmp_path) == ["trainer.cli imports trainer.batching.sampler imports pyarrow"]
 
 
 def test_a_quick_module_may_not_import_torch_itself(tmp_path: Path) -> None:
     write(tmp_path, {"config.py": "try:\n    import torch\nexcept ImportError:\n    pass"})
-    assert slow_imports(tmp_path) == ["trainer.config imports torch"]
+    assert slow_imports(tmp_path) == ["trainer.config.schema imports torch"]
 
 
 def write(root: Path, files: dict[str, str]) -> None:

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainer.cli import main
-from trainer.config import Config
-from trainer.data.dataset import Dataset, open_dataset, prepare
-from trainer.data.source import SourceTables
-from trainer.options import parse_config
-from trainer.training.by_size import by_size, with_fixed_values
+from trainer.config.parser import parse_config
+from trainer.config.schema import Config
+from trainer.config.size_defaults import by_size, with_fixed_values
+from trainer.dataset.dataset import Dataset, open_dataset, prepare
+from trainer.sources.schema import SourceTables
 
 Pairs = Sequence[tuple[int | str, int | str]]
 """Interactions as (raw user id, raw item id)."""

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from trainer.config import BASELINES
+from trainer.config.schema import BASELINES
 from trainer.errors import ConfigError, LostRanksError, UserError
 
 if TYPE_CHECKING:
-    from trainer.config import Config
+    from trainer.config.schema import Config
 
 LOST, USER_AT_FAULT, INTERRUPTED = 1, 2, 130
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -95,7 +95,7 @@ def _train(arguments: list[str]) -> None:
     config = _config("python -m trainer [train]", arguments)
     if config is not None:
         config = _as_the_run_has_it(config, arguments)
-        from trainer.training.train import train
+        from trainer.commands.train import train
 
         run = train(config)
         if run is not None:
@@ -104,7 +104,7 @@ def _train(arguments: list[str]) -> None:
 
 def _as_the_run_has_it(config: "Config", arguments: list[str]) -> "Config":
     """The configuration, or that of the run in its folder, which goes on."""
-    from trainer.continuing import asked_config, continued_config, restarted_run
+    from trainer.config.resume import asked_config, continued_config, restarted_run
 
     if config.run.dir is None and (run := restarted_run()):
         arguments = [*arguments, "--run.dir", str(run)]
@@ -115,8 +115,8 @@ def _as_the_run_has_it(config: "Config", arguments: list[str]) -> "Config":
 
 def _show_an_example(run: Path) -> None:
     """Ten items for the first user, where the tables are small enough to be opened whole beside the model."""
+    from trainer.runs.run_folder import first_user, weight_bytes
     from trainer.serving.recommend import as_text, recommend
-    from trainer.training.runs import first_user, weight_bytes
 
     command = f"python -m trainer recommend {run} --user {first_user(run)}"
     if weight_bytes(run) > EXAMPLE_BYTES:
@@ -129,8 +129,8 @@ def _prepare(arguments: list[str]) -> None:
     """Fetch, read, clean and split the data, as `train` does first."""
     config = _config("python -m trainer prepare", arguments)
     if config is not None:
-        from trainer.data.dataset import open_dataset
-        from trainer.data.prepare import prepare_data
+        from trainer.dataset.dataset import open_dataset
+        from trainer.dataset.prepare import prepare_data
 
         folder = prepare_data(config.data)
         if skipped := open_dataset(folder).report["skipped"]:
@@ -170,11 +170,11 @@ def _plan(arguments: list[str]) -> None:
         raise ConfigError(f"{asked[0]}: a run's plan is what it is. Leave the option, or RUN, out")
     if options.json and options.compare:
         raise ConfigError("--json: prints one plan. Leave it or --compare out")
-    from trainer.options import parse_config
+    from trainer.config.parser import parse_config
 
     config = parse_config(rest)
-    from trainer.training.plan_command import Outputs, plan_a_case, plan_of_run
-    from trainer.training.what_if import table_rows_given
+    from trainer.commands.plan import Outputs, plan_a_case, plan_of_run
+    from trainer.inspection.scenario import table_rows_given
 
     outputs = Outputs(options.json, options.save, options.picture, options.compare)
     if run:
@@ -186,8 +186,8 @@ def _plan(arguments: list[str]) -> None:
 
 def _config(prog: str, arguments: list[str]) -> "Config | None":
     """Configuration of the options; None where they ask for help or for the configuration itself."""
-    from trainer.continuing import asked_config
-    from trainer.options import config_text, make_parser
+    from trainer.config.parser import config_text, make_parser
+    from trainer.config.resume import asked_config
 
     if "--help" in arguments or "-h" in arguments:
         print(_commands_help())
@@ -222,7 +222,7 @@ def _evaluate(arguments: list[str]) -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="device of every rank")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    from trainer.training.measure import measure_run
+    from trainer.commands.evaluate import measure_run
 
     text = measure_run(
         options.run,

@@ -24,23 +24,23 @@ import torch
 from tests.benchmarks.plans import BATCH, step_at_random
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of
-from trainer.config import Config
-from trainer.data.dataset import open_dataset
+from trainer.config.schema import Config
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
 from trainer.errors import CheckpointError
 from trainer.model.towers import TwoTowers
-from trainer.parallel.follow import sharding_plan
-from trainer.parallel.hardware import this_cpu
-from trainer.parallel.placement import Wish
-from trainer.parallel.planner import make_plan
-from trainer.parallel.shard import fill_tables, normal_block, shard
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.background import Background
-from trainer.training.checkpoint import entries, read_entry, save
-from trainer.training.fit import fit
-from trainer.training.published import newest
-from trainer.training.saving import go_on, states_of
-from trainer.training.stopping import Progressed
+from trainer.planning.hardware import this_cpu
+from trainer.planning.plan_check import sharding_plan
+from trainer.planning.planner import make_plan
+from trainer.planning.torchrec_planner import Wish
+from trainer.runs.async_save import Background
+from trainer.runs.checkpoint import entries, read_entry, save
+from trainer.runs.checkpoint_policy import go_on, states_of
+from trainer.runs.checkpoint_store import newest
+from trainer.runs.validation_history import Progressed
+from trainer.sharding.shard import fill_tables, normal_block, shard
+from trainer.training.components import assemble
+from trainer.training.loop import fit
 
 PLACES = (
     *((1, "table_wise"), (4, "table_wise"), (2, "column_wise"), (4, "column_wise")),

@@ -4,7 +4,7 @@
     python -m tests.benchmarks.evaluation --large [--users 1000000] [--items 100000]
 
 Every rival gets the same vectors, items to leave out and held-out items in one run; what they measure alike
-must agree. `--large` measures untrained towers by `trainer.evaluation.evaluate` on made-up interactions:
+must agree. `--large` measures untrained towers by `trainer.evaluation.evaluator` on made-up interactions:
 seconds, and the most memory that was resident. README.md beside this file says what is fair.
 """
 
@@ -33,18 +33,18 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from tests.benchmarks import notebook
-from trainer.config import DataConfig
-from trainer.data.dataset import open_dataset, prepare
-from trainer.data.prepare import prepare_data
-from trainer.data.synthetic import synthesise
-from trainer.evaluation.evaluate import Protocol, evaluate
+from trainer.config.schema import DataConfig
+from trainer.dataset.dataset import open_dataset, prepare
+from trainer.dataset.prepare import prepare_data
+from trainer.distributed.malloc import keep_freed_memory
+from trainer.distributed.world import join_world
+from trainer.evaluation.evaluator import Protocol, evaluate
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
-from trainer.model.served import Served
+from trainer.model.retriever import Served
 from trainer.model.towers import TwoTowers
-from trainer.parallel.memory import keep_freed_memory
-from trainer.parallel.shard import fill_tables, normal_block
-from trainer.parallel.world import join_world
+from trainer.sharding.shard import fill_tables, normal_block
+from trainer.sources.synthetic import synthesise
 
 NOTEBOOK_USERS = 100
 PAUSE_SECONDS = 0.3

@@ -23,13 +23,13 @@ import torch
 
 from tests.benchmarks.quality import DATA, spread
 from trainer.cli import main as command
-from trainer.config import DataConfig
-from trainer.data.dataset import Dataset, open_dataset
-from trainer.data.prepare import prepare_data
+from trainer.config.schema import DataConfig
+from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.prepare import prepare_data
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
-from trainer.model.served import candidate_vectors, query_from_history, query_vectors
-from trainer.training.runs import TrainedRun, open_run
+from trainer.model.retriever import candidate_vectors, query_from_history, query_vectors
+from trainer.runs.run_folder import TrainedRun, open_run
 
 K, METRIC, CPU = 10, "ndcg@10", torch.device("cpu")
 PEOPLE = {

@@ -23,21 +23,21 @@ from torchrec import KeyedJaggedTensor
 from torchrec.optim.keyed import CombinedOptimizer
 
 from tests.distributed.ranks import run_on_ranks
-from trainer.config import Config
-from trainer.data.dataset import open_dataset
-from trainer.data.prepare import prepare_data
+from trainer.config.parser import parse_config
+from trainer.config.schema import Config
+from trainer.config.size_defaults import by_size, with_fixed_values
+from trainer.dataset.dataset import open_dataset
+from trainer.dataset.prepare import prepare_data
+from trainer.distributed.world import World
 from trainer.model.towers import TwoTowers
-from trainer.options import parse_config
-from trainer.parallel.follow import sharding_plan
-from trainer.parallel.hardware import this_cpu
-from trainer.parallel.placement import Wish
-from trainer.parallel.plan import Plan
-from trainer.parallel.planner import make_plan
-from trainer.parallel.shard import fill_tables, normal_block, shard
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble, make_batches
-from trainer.training.by_size import by_size, with_fixed_values
-from trainer.training.fit import make_loss, rate_factor, set_learning_rates, train_step
+from trainer.planning.hardware import this_cpu
+from trainer.planning.plan import Plan
+from trainer.planning.plan_check import sharding_plan
+from trainer.planning.planner import make_plan
+from trainer.planning.torchrec_planner import Wish
+from trainer.sharding.shard import fill_tables, normal_block, shard
+from trainer.training.components import assemble, make_batches
+from trainer.training.loop import make_loss, rate_factor, set_learning_rates, train_step
 
 KINDS = ("table_wise", "column_wise", "row_partitioned", "data_parallel")
 BATCH, WARM_STEPS, STEPS = 4096, 5, 40

@@ -27,9 +27,9 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from tests.benchmarks.rivals import CHOSEN, RIVALS, Vectors, choose
-from trainer.config import DataConfig
-from trainer.data.dataset import Dataset, open_dataset
-from trainer.data.prepare import prepare_data
+from trainer.config.schema import DataConfig
+from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.prepare import prepare_data
 from trainer.evaluation.baselines import popularity_scores, rank_by_scores
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k

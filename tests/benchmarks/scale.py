@@ -23,15 +23,15 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec import KeyedJaggedTensor
 
 from tests.distributed.ranks import run_on_ranks
+from trainer.distributed.world import World
 from trainer.model.towers import TwoTowers
-from trainer.parallel.capacity import TooLargeError
-from trainer.parallel.follow import sharding_plan
-from trainer.parallel.hardware import this_cpu
-from trainer.parallel.placement import Wish
-from trainer.parallel.planner import make_plan
-from trainer.parallel.shard import fill_tables, normal_block, shard
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
+from trainer.planning.capacity import TooLargeError
+from trainer.planning.hardware import this_cpu
+from trainer.planning.plan_check import sharding_plan
+from trainer.planning.planner import make_plan
+from trainer.planning.torchrec_planner import Wish
+from trainer.sharding.model_state import whole_state
+from trainer.sharding.shard import fill_tables, normal_block, shard
 
 DIM, BATCH, ITEMS = 64, 8192, 10_000
 WARM_STEPS, STEPS = 10, 50

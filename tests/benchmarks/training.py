@@ -38,15 +38,15 @@ from tests.benchmarks.quality import training_matrix
 from tests.benchmarks.rivals import CHOSEN, als
 from tests.benchmarks.turns import Contender, answer, in_turns, ratio
 from tests.distributed.ranks import run_on_ranks
-from trainer.config import Config
-from trainer.data.dataset import open_dataset
-from trainer.data.prepare import prepare_data
-from trainer.options import parse_config
-from trainer.parallel.shard import set_learning_rates
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble, make_batches
-from trainer.training.by_size import by_size, with_fixed_values
-from trainer.training.fit import make_loss, rate_factor, train_step
+from trainer.config.parser import parse_config
+from trainer.config.schema import Config
+from trainer.config.size_defaults import by_size, with_fixed_values
+from trainer.dataset.dataset import open_dataset
+from trainer.dataset.prepare import prepare_data
+from trainer.distributed.world import World
+from trainer.sharding.shard import set_learning_rates
+from trainer.training.components import assemble, make_batches
+from trainer.training.loop import make_loss, rate_factor, train_step
 
 BATCHES = {"small": (1_024, 8_192, 65_536), "large": (1_024, 16_384, 65_536)}
 DIMS = (64, 512)

@@ -17,7 +17,7 @@ from unittest import mock
 from torch.distributed import TCPStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torchrec", "trainer.parallel.shard", "trainer.training.train", "pytest"])
+CONTEXT.set_forkserver_preload(["torchrec", "trainer.sharding.shard", "trainer.commands.train", "pytest"])
 GRACE_SECONDS = 10
 """How long the other ranks may take to end once one has failed."""
 
@@ -84,7 +84,7 @@ def _be_rank(rank: int, size: int, port: int, sender: Connection, work: Any, arg
     import torch
 
     from trainer.cli import _quiet_libraries
-    from trainer.parallel.world import join_world
+    from trainer.distributed.world import join_world
 
     torch.set_num_threads(1)
     _quiet_libraries()

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from trainer.config import Config
-from trainer.data.batches import Batches
-from trainer.data.dataset import open_dataset, prepare
-from trainer.data.source import SourceTables
-from trainer.options import parse_config
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
-from trainer.training.assembly import Parts, assemble, make_batches
-from trainer.training.by_size import by_size, with_fixed_values
-from trainer.training.fit import fit, measure, protocol
+from trainer.batching.sampler import Batches
+from trainer.config.parser import parse_config
+from trainer.config.schema import Config
+from trainer.config.size_defaults import by_size, with_fixed_values
+from trainer.dataset.dataset import open_dataset, prepare
+from trainer.distributed.world import World
+from trainer.sharding.model_state import whole_state
+from trainer.sources.schema import SourceTables
+from trainer.training.components import Parts, assemble, make_batches
+from trainer.training.loop import fit, measure, protocol
 
 USERS, ITEMS, TASTES = 61, 43, 4
 

@@ -7,11 +7,11 @@ import torch
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, small_dataset, source_of
-from trainer.data.dataset import open_dataset
-from trainer.parallel.state import table_name
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.fit import make_loss, train_step
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
+from trainer.sharding.model_state import table_name
+from trainer.training.components import assemble
+from trainer.training.loop import make_loss, train_step
 
 pytestmark = pytest.mark.distributed
 

@@ -6,20 +6,20 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from ranks import run_on_ranks
-from small_training import configured, shards, small_dataset, source_of, whole
 
-from trainer.config import BASELINES
-from trainer.data.dataset import open_dataset
-from trainer.evaluation import evaluate as evaluate_module
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import configured, shards, small_dataset, source_of, whole
+from trainer.config.schema import BASELINES
+from trainer.dataset.dataset import open_dataset
+from trainer.evaluation import evaluator as evaluate_module
 from trainer.evaluation.baselines import popularity_scores
-from trainer.evaluation.evaluate import Protocol, evaluate
-from trainer.model.served import SideBySide, candidate_vectors, query_vectors
-from trainer.training.assembly import assemble
-from trainer.training.checkpoint import load, save
-from trainer.training.fit import fit, measure, protocol
-from trainer.training.published import newest
-from trainer.training.runs import describe_run, open_run, run_folder
+from trainer.evaluation.evaluator import Protocol, evaluate
+from trainer.model.retriever import SideBySide, candidate_vectors, query_vectors
+from trainer.runs.checkpoint import load, save
+from trainer.runs.checkpoint_store import newest
+from trainer.runs.run_folder import describe_run, open_run, run_folder
+from trainer.training.components import assemble
+from trainer.training.loop import fit, measure, protocol
 
 pytestmark = pytest.mark.distributed
 

@@ -9,12 +9,12 @@ import pytest
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of
-from trainer.data.dataset import open_dataset
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
 from trainer.errors import SaveError
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.fit import fit
-from trainer.training.published import last_to_go_on_from
+from trainer.runs.checkpoint_store import last_to_go_on_from
+from trainer.training.components import assemble
+from trainer.training.loop import fit
 
 pytestmark = pytest.mark.distributed
 

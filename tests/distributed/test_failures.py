@@ -9,7 +9,7 @@ import pytest
 
 from tests.distributed.launches import RANKS, end, start
 from trainer import cli
-from trainer.training.published import last_to_go_on_from
+from trainer.runs.checkpoint_store import last_to_go_on_from
 
 pytestmark = pytest.mark.distributed
 
@@ -21,7 +21,7 @@ sys.exit(main(sys.argv[1:]))
 """
 SLOW_PREPARING = """
 import sys, time
-from trainer.training import train
+from trainer.commands import train
 def slow(*_):
     print("preparing", flush=True)
     time.sleep(60)
@@ -32,7 +32,7 @@ sys.exit(main(sys.argv[1:]))
 STUCK_SECOND_RANK = """
 import os, sys, time
 from trainer import cli
-from trainer.training import fit
+from trainer.training import loop as fit
 step = fit.train_step
 def stuck(*arguments):
     time.sleep(4 if os.environ["RANK"] == "1" else 0)

@@ -8,21 +8,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from ranks import run_on_ranks
-from small_training import Losses, Shard, configured, source_of, whole
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from trainer.config import Config
-from trainer.data.dataset import Dataset, open_dataset, prepare
-from trainer.data.source import SourceTables
-from trainer.parallel.optimizer_state import create_states, optimizer_state
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
-from trainer.training.assembly import Parts, assemble
-from trainer.training.checkpoint import save
-from trainer.training.fit import fit
-from trainer.training.grown import Growth, open_origin, take_over
-from trainer.training.runs import describe_run
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import Losses, Shard, configured, source_of, whole
+from trainer.config.schema import Config
+from trainer.dataset.dataset import Dataset, open_dataset, prepare
+from trainer.distributed.world import World
+from trainer.runs.checkpoint import save
+from trainer.runs.run_folder import describe_run
+from trainer.runs.warm_start import Growth, open_origin, take_over
+from trainer.sharding.model_state import whole_state
+from trainer.sharding.optimizer_state import create_states, optimizer_state
+from trainer.sources.schema import SourceTables
+from trainer.training.components import Parts, assemble
+from trainer.training.loop import fit
 
 pytestmark = pytest.mark.distributed
 

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from small_training import configured, shards, small_dataset, source_of, whole
 from torch import nn
 
-from trainer.data.dataset import open_dataset
-from trainer.parallel.shard import set_learning_rates
-from trainer.training.assembly import assemble
-from trainer.training.fit import make_loss, train_step
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import configured, shards, small_dataset, source_of, whole
+from trainer.dataset.dataset import open_dataset
+from trainer.sharding.shard import set_learning_rates
+from trainer.training.components import assemble
+from trainer.training.loop import make_loss, train_step
 
 pytestmark = pytest.mark.distributed
 

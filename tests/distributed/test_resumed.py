@@ -9,14 +9,14 @@ import torch
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of
-from trainer.data.dataset import open_dataset
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
 from trainer.errors import CheckpointError
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.fit import fit, measure, protocol
-from trainer.training.published import newest
-from trainer.training.saving import go_on
+from trainer.runs.checkpoint_policy import go_on
+from trainer.runs.checkpoint_store import newest
+from trainer.sharding.model_state import whole_state
+from trainer.training.components import assemble
+from trainer.training.loop import fit, measure, protocol
 
 HALF = 4
 """Of 8 steps: 61 users in steps of 16, twice."""

@@ -8,17 +8,17 @@ import torch
 from tests import layouts
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, small_dataset, train_small
-from trainer.data.dataset import open_dataset
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
-from trainer.parallel.plan import Plan, save_plan
-from trainer.parallel.shard import fill_tables
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.checkpoint import load, save
-from trainer.training.layout import follow_plan
-from trainer.training.runs import describe_run, open_run
+from trainer.planning.layout import follow_plan
+from trainer.planning.plan import Plan, save_plan
+from trainer.runs.checkpoint import load, save
+from trainer.runs.run_folder import describe_run, open_run
+from trainer.sharding.model_state import whole_state
+from trainer.sharding.shard import fill_tables
+from trainer.training.components import assemble
 
 MIXED = (
     "--sharding.kind row_partitioned --sharding.partitions.user 3 --sharding.ranks.user 1,0",

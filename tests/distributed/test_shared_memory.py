@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.distributed.ranks import run_on_ranks
-from trainer.parallel import shared_memory
-from trainer.parallel.shared_memory import GrowingPlaces, shared_places
-from trainer.parallel.world import World, _lost
+from trainer.distributed import shared_memory
+from trainer.distributed.shared_memory import GrowingPlaces, shared_places
+from trainer.distributed.world import World, _lost
 
 SIZE = 1000
 

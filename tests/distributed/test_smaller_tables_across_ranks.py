@@ -9,13 +9,13 @@ import torch
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of, train_small, whole
 from tests.distributed.test_resumed import begin, end
-from trainer.data.dataset import open_dataset
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.checkpoint import save
-from trainer.training.fit import fit
-from trainer.training.runs import describe_run, open_run
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
+from trainer.runs.checkpoint import save
+from trainer.runs.run_folder import describe_run, open_run
+from trainer.sharding.model_state import whole_state
+from trainer.training.components import assemble
+from trainer.training.loop import fit
 
 HALF = "--model.table_dtype float16"
 MORE = f"{HALF} --model.history true --model.hidden 8 --run.log_every 1 --run.save_every 4"

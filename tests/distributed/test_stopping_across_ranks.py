@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from ranks import run_on_ranks
-from small_training import configured, small_dataset, source_of
 
-from trainer.data.dataset import open_dataset
-from trainer.training.assembly import assemble
-from trainer.training.fit import fit, validate
-from trainer.training.saving import keep_outcome
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import configured, small_dataset, source_of
+from trainer.dataset.dataset import open_dataset
+from trainer.runs.checkpoint_policy import keep_outcome
+from trainer.training.components import assemble
+from trainer.training.loop import fit, validate
 
 pytestmark = pytest.mark.distributed
 

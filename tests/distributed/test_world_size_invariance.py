@@ -4,13 +4,21 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from ranks import run_on_ranks
-from small_training import Losses, configured, shards, small_dataset, source_of, train_small, whole
 
-from trainer.data.dataset import open_dataset
-from trainer.parallel.exchange import ExchangingCollection
-from trainer.training.assembly import assemble
-from trainer.training.fit import fit
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import (
+    Losses,
+    configured,
+    shards,
+    small_dataset,
+    source_of,
+    train_small,
+    whole,
+)
+from trainer.dataset.dataset import open_dataset
+from trainer.sharding.input_dist import ExchangingCollection
+from trainer.training.components import assemble
+from trainer.training.loop import fit
 
 pytestmark = pytest.mark.distributed
 
@@ -172,7 +180,7 @@ def test_all_ranks_follow_one_plan_though_hosts_differ_in_memory(sharding, folde
 
 def plan_with_memory_of_the_first_rank(world, config, folder):
     memory = 2**40 if world.is_first else 2**10
-    with mock.patch("trainer.parallel.hardware.psutil.virtual_memory", return_value=mock.Mock(total=memory)):
+    with mock.patch("trainer.planning.hardware.psutil.virtual_memory", return_value=mock.Mock(total=memory)):
         return plan_of(world, config, folder)
 
 

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.types import DataType
 
-from trainer.model.partitions import MARK, part_names, split_by_rows, within_part
+from trainer.model.row_partitions import MARK, part_names, split_by_rows, within_part
 
 BIAS_DIM = 4
 """Width of the item bias table, the narrowest that FBGEMM takes; the bias is the mean of a row."""
@@ -38,7 +38,7 @@ class Tower(nn.Module):
         partitions: Mapping[str, int] | None = None,
         table_dtype: str = "float32",
     ) -> None:
-        """Tables on the meta device; `trainer.parallel.shard` gives them memory and values.
+        """Tables on the meta device; `trainer.sharding.shard` gives them memory and values.
 
         Args:
             tables: rows of each feature's table, by the feature's name.
@@ -46,7 +46,7 @@ class Tower(nn.Module):
             bias_table: name of the feature whose table holds biases instead, or None.
             hidden: widths of the dense layers before the output.
             combine: `sum` (every table is `dim` wide) or `concat` (the features share `dim` evenly).
-            partitions: how many tables a feature's is cut into, by name; see `trainer.model.partitions`.
+            partitions: how many tables a feature's is cut into, by name; see `trainer.model.row_partitions`.
             table_dtype: of the tables' values, see `DATA_TYPES`.
         """
         super().__init__()

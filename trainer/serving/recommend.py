@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trainer.config import ModelConfig
-from trainer.data.features import Ragged
-from trainer.data.vocabulary import Vocabulary, open_vocabulary
+from trainer.config.schema import ModelConfig
+from trainer.dataset.attributes import Ragged
+from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.errors import UserError, diverged
-from trainer.serving.vectors import Vectors, open_vectors
-from trainer.training.published import CONFIG, Saved, check_is_run, finished_step, newest
+from trainer.runs.checkpoint_store import CONFIG, Saved, check_is_run, finished_step, newest
+from trainer.serving.vector_cache import Vectors, open_vectors
 
 UNKNOWN_NAMED = 10
 
@@ -42,7 +42,7 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.
     if kept := open_vectors(run, saved):
         query, vectors = kept.users[row], kept.items
     else:
-        from trainer.serving.towers import query_and_items
+        from trainer.serving.embed import query_and_items
 
         query, vectors = query_and_items(run, saved, row)
     seen = vocabulary.known.take(np.array([row]))[1]
@@ -69,7 +69,7 @@ def recommend_by_history(
     if not model.history and (kept := open_vectors(run, saved)):
         query, vectors = _query_of_history(kept, rows, model), kept.items
     else:
-        from trainer.serving.towers import query_of_history
+        from trainer.serving.embed import query_of_history
 
         query, vectors = query_of_history(run, saved, rows)
     return _best(run, vocabulary, query, vectors, k, np.array([] if keep_seen else rows, np.int64))
@@ -103,7 +103,7 @@ def _model_without_values(run: Path, saved: Saved) -> ModelConfig:
 
     Raises: UserError for a run that was trained on values.
     """
-    from trainer.options import read_config
+    from trainer.config.parser import read_config
 
     config = read_config(saved.folder / CONFIG)
     if config.loss.name in ("mse", "bce"):
@@ -116,8 +116,8 @@ def _model_without_values(run: Path, saved: Saved) -> ModelConfig:
 
 def _query_of_history(kept: Vectors, rows: Sequence[int], model: ModelConfig) -> np.ndarray:
     """Query vector (D,) of someone who has the items in these rows, as `query_from_history` makes it."""
+    from trainer.model.edlae import history_vectors
     from trainer.model.fold_in import fold_in
-    from trainer.model.low_rank import history_vectors
 
     own = Ragged(np.array([0, len(rows)]), np.array(rows, np.int32))
     learned = kept.items[:, : kept.items.shape[1] - kept.histories.shape[1]]

@@ -1,0 +1,118 @@
+"""What the towers look up for a row of users or of items, as TorchRec takes it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torchrec import KeyedJaggedTensor
+
+from trainer.batching.history_dropout import Bags
+from trainer.dataset.attributes import Ragged
+from trainer.dataset.dataset import Dataset
+from trainer.errors import CheckpointError
+
+Inputs: TypeAlias = Mapping[str, np.ndarray | Ragged]
+"""Features of one side by table: (rows,) one id a row, or a bag of codes a row."""
+
+USER = "user"
+"""Table of user ids."""
+USER_HISTORY = "user_history"
+"""Table of the items that a user has, with a row an item."""
+
+
+def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, history: bool = False) -> Inputs:
+    """Query features: the user's id, the training items, then attributes; each named after its table.
+
+    A user without training interactions looks up the row that is reserved for unknown users, and no items,
+    unless he is kept from an earlier run.
+    """
+    rows, items = np.arange(dataset.user_count + 1, dtype=np.int32), dataset.history()
+    rows[dataset.known("train").lengths() == 0] = dataset.user_count
+    rows[dataset.kept_users] = dataset.kept_users
+    attributes = {f"user_{name}": dataset.user_features[name].bags for name in features}
+    return ({USER: rows} if ids else {}) | ({USER_HISTORY: items} if history else {}) | attributes
+
+
+def item_inputs(dataset: Dataset, features: Sequence[str], bias: bool) -> Inputs:
+    """Candidate features: the item's id, then attributes, then the id once more for the bias table.
+
+    An item without training interactions looks up row `item_count`, which is reserved for such items: what
+    tells them apart is their attributes. Those that are kept from an earlier run have their own.
+    """
+    name, ids = dataset.item_name, np.arange(dataset.item_count, dtype=np.int32)
+    ids[np.bincount(dataset.train.items, minlength=dataset.item_count) == 0] = dataset.item_count
+    ids[dataset.kept_items] = dataset.kept_items
+    attributes = {f"{name}_{feature}": dataset.item_features[feature].bags for feature in features}
+    return {name: ids} | attributes | ({f"{name}_bias": ids} if bias else {})
+
+
+def table_rows(dataset: Dataset, inputs: Inputs) -> dict[str, int]:
+    """Rows of the table of each feature of one side, the reserved ones included."""
+    name = dataset.item_name
+    rows = {f"user_{feature.name}": feature.size for feature in dataset.user_features.values()}
+    rows |= {f"{name}_{feature.name}": feature.size for feature in dataset.item_features.values()}
+    rows |= {USER: dataset.user_count + 1, USER_HISTORY: dataset.item_count}
+    rows |= {name: dataset.item_count + 1, f"{name}_bias": dataset.item_count + 1}
+    return {table: rows[table] for table in inputs}
+
+
+def keyed_jagged(
+    inputs: Inputs, rows: np.ndarray, instead: Mapping[str, Bags] | None = None
+) -> KeyedJaggedTensor:
+    """Features of the given rows as TorchRec takes them.
+
+    Args:
+        inputs: by feature, one id a row, or bags of codes by row.
+        rows: (b,) integer row numbers.
+        instead: bags of these very rows that stand in for those of `inputs`, by feature.
+    Returns: stride b, keys in the order of `inputs`.
+    """
+    given, ones = instead or {}, np.ones(len(rows), np.int32)
+    bags = []
+    for table, column in inputs.items():
+        if table in given:
+            bags.append(given[table])
+        else:
+            bags.append(column.take(rows) if isinstance(column, Ragged) else (ones, column[rows]))
+    return KeyedJaggedTensor(
+        keys=list(inputs),
+        values=torch.from_numpy(np.concatenate([ids for _, ids in bags], dtype=np.int64)),
+        lengths=torch.from_numpy(np.concatenate([lengths for lengths, _ in bags], dtype=np.int32)),
+        stride=len(rows),
+    )
+
+
+def save_inputs(path: Path, inputs: Inputs) -> None:
+    """Write the features of one side into a `.npz` file."""
+    arrays: dict[str, np.ndarray] = {}
+    for table, column in inputs.items():
+        if isinstance(column, Ragged):
+            arrays |= {f"{table}.offsets": column.offsets, f"{table}.values": column.values}
+        else:
+            arrays[table] = column
+    beside = path.with_name(f".{path.name}.partial.npz")
+    np.savez(beside, **arrays)  # type: ignore[arg-type]
+    os.replace(beside, path)
+
+
+def open_inputs(path: Path) -> Inputs:
+    """Features that `save_inputs` wrote.
+
+    Raises: CheckpointError if the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}). Train anew elsewhere") from None
+    tables = dict.fromkeys(name.partition(".")[0] for name in arrays)
+    return {
+        table: arrays[table]
+        if table in arrays
+        else Ragged(arrays[f"{table}.offsets"], arrays[f"{table}.values"])
+        for table in tables
+    }

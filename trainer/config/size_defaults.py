@@ -1,0 +1,109 @@
+"""What the size of the data decides where the configuration is silent, so that defaults need no touching."""
+
+import math
+from dataclasses import replace
+from typing import TypeVar
+
+from trainer.config.schema import Config, ModelConfig, OptimizerConfig
+from trainer.model.edlae import PENALTY
+
+CATALOGUE_ITEMS = 20_000
+"""Largest catalogue that a step scores whole."""
+SAMPLES = 8192
+DENSE_VALUES = 2**24
+"""Most table values for Adam, which on CPU visits every row at every step."""
+ADAM_SHARDINGS = {"table_wise", "row_partitioned", "data_parallel", "auto"}
+"""Those under which Adam runs on every device."""
+LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
+EVALUATIONS, PATIENCE = 20, 10
+RATES: dict[str, tuple[float, dict[str, float]]] = {
+    "adam": (0.004, {}),
+    "rowwise_adagrad": (0.1, {"item": 0.2, "item_bias": 0.01}),
+    "adagrad": (0.05, {"item": 0.1, "item_bias": 0.005}),
+    "sgd": (0.05, {"item": 0.1, "item_bias": 0.005}),
+}
+"""Peak learning rate of the tables, and of those that differ, by optimizer."""
+FIXED_TEMPERATURE = 0.2
+FIXED_WEIGHT = 16.0
+
+Value = TypeVar("Value")
+
+
+def settled(value: Value | None) -> Value:
+    """A value of the configuration that `by_size` or `with_fixed_values` has filled in."""
+    assert value is not None, "the configuration is settled before it is used"
+    return value
+
+
+def by_size(config: Config, users: int, items: int, interactions: int) -> Config:
+    """The configuration with everything filled in that the size of the data decides.
+
+    Args:
+        users: with training interactions.
+        items: of the catalogue.
+        interactions: of the training part.
+    """
+    rows = users if config.batches.rows == "user" else interactions
+    # The root keeps both the steps of an epoch and the rows of a step in proportion, at any size.
+    size = min(max(2 ** round(math.log2(4 * math.sqrt(max(rows, 1)))), 16), 8192)
+    dim = 256 if interactions >= LARGE_INTERACTIONS else 128
+    loss, run = config.loss, config.run
+    automatic = "catalogue" if items <= CATALOGUE_ITEMS else "sampled"
+    candidates = automatic if loss.candidates == "auto" else loss.candidates
+    samples = SAMPLES if candidates == "sampled" else None
+    size = _first(config.batches.size, size)
+    model = replace(config.model, dim=_first(config.model.dim, dim))
+    epochs = max(3, round(FULL_EPOCHS * min(1, math.sqrt(1_000_000 / max(interactions, 1)))))
+    epochs = _first(run.epochs, max(epochs, -(-LEAST_STEPS // -(-rows // size))))
+    every = -(-epochs // EVALUATIONS) if config.data.validation_size else 0
+    every = _first(run.evaluate_every, every)
+    return replace(
+        config,
+        batches=replace(config.batches, size=size),
+        model=model,
+        loss=replace(loss, candidates=candidates, samples=_first(loss.samples, samples)),
+        optimizer=_optimizer(config, model, users + items),
+        run=replace(
+            run,
+            epochs=epochs,
+            evaluate_every=every,
+            patience=_first(run.patience, PATIENCE if every and not run.save_every else 0),
+        ),
+    )
+
+
+def with_fixed_values(config: Config) -> Config:
+    """The configuration with fixed values for what is chosen on a validation part otherwise."""
+    model = config.model
+    filled = replace(
+        model,
+        temperature=_first(model.temperature, FIXED_TEMPERATURE),
+        low_rank=_first(model.low_rank, 0),
+        low_rank_weight=_first(model.low_rank_weight, FIXED_WEIGHT),
+        low_rank_penalty=_first(model.low_rank_penalty, PENALTY),
+    )
+    return replace(config, model=filled)
+
+
+def _optimizer(config: Config, model: ModelConfig, rows: int) -> OptimizerConfig:
+    given = config.optimizer
+    # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.
+    small = rows * settled(model.dim) <= DENSE_VALUES and config.batches.rows == "user"
+    dense = {config.sharding.kind, *config.sharding.tables.values()} <= ADAM_SHARDINGS
+    # A dense kernel, as Adam's on CPU, trains float32 alone.
+    dense = dense and model.table_dtype == "float32"
+    automatic = "adam" if small and dense else "rowwise_adagrad"
+    name = automatic if given.name == "auto" else given.name
+    rate, tables = RATES[name]
+    if given.learning_rate is not None:
+        tables = {}
+    return replace(
+        given,
+        name=name,
+        learning_rate=_first(given.learning_rate, rate),
+        table_learning_rates=tables | given.table_learning_rates,
+    )
+
+
+def _first(given: Value | None, otherwise: Value) -> Value:
+    return otherwise if given is None else given

@@ -1,0 +1,36 @@
+"""The closed-form dims beside the learned ones: their towers, and what these look up."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from trainer.batching.tower_inputs import Inputs
+from trainer.dataset.dataset import Dataset
+from trainer.model.towers import TwoTowers
+
+HISTORY = "user_low_rank"
+
+
+def item_table(dataset_item_name: str) -> str:
+    """Name of the table of closed-form item vectors."""
+    return f"{dataset_item_name}_low_rank"
+
+
+def closed_inputs(dataset: Dataset) -> tuple[Inputs, Inputs]:
+    """What the closed-form towers look up: the items of a user's training history, and the item itself."""
+    return (
+        {HISTORY: dataset.history()},
+        {item_table(dataset.item_name): np.arange(dataset.item_count, dtype=np.int32)},
+    )
+
+
+def make_closed_towers(
+    item_name: str,
+    item_count: int,
+    rank: int,
+    partitions: Mapping[str, int] | None = None,
+    table_dtype: str = "float32",
+) -> TwoTowers:
+    """Towers of a history table and an item table, scored by their dot product."""
+    users, items = {HISTORY: item_count}, {item_table(item_name): item_count}
+    return TwoTowers(users, items, rank, similarity="dot", partitions=partitions, table_dtype=table_dtype)

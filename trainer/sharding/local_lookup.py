@@ -1,0 +1,202 @@
+"""Lookups without an exchange, where a rank on a CPU has all rows that it asks for.
+
+It has them as the only rank, as copies, or because a batch asks for rows of its own partitions alone.
+TorchRec's way through a sharded collection (permute, split, exchange, wait, split again) is made for tables
+that lie elsewhere and costs the same few milliseconds where they do not: more than the lookups of a small
+step themselves. Parameters, optimizers and states are TorchRec's own in either case.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, TypeAlias, cast
+
+import torch
+import torch.distributed as dist
+from torch.autograd.function import once_differentiable
+from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
+from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingBag, BatchedFusedEmbeddingBag
+from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
+from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.sharding.dp_sharding import DpPooledEmbeddingSharding
+from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
+
+from trainer.distributed.shared_memory import SharedPlaces, shared_places
+from trainer.sharding.fbgemm_cpu import Rows
+from trainer.sharding.input_dist import ExchangingCollection
+
+COPIES = ShardingType.DATA_PARALLEL.value
+Kernel: TypeAlias = BatchedDenseEmbeddingBag | BatchedFusedEmbeddingBag
+"""TorchRec's kernels of tables in memory."""
+
+
+class DirectSharder(EmbeddingBagCollectionSharder):
+    """Makes collections that look up directly where they can."""
+
+    def shard(
+        self,
+        module: EmbeddingBagCollection,
+        params: dict[str, ParameterSharding],
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ShardedEmbeddingBagCollection:
+        """The module laid over the ranks as TorchRec's own sharder does it."""
+        kinds = {each.sharding_type for each in params.values()}
+        on_cpu = device is not None and device.type == "cpu"
+        # Under other plans there are columns to be joined, even on one rank.
+        whole = on_cpu and kinds <= {COPIES, ShardingType.TABLE_WISE.value}
+        kind = _DirectCollection if whole else ExchangingCollection
+        collection: ExchangingCollection = kind(
+            module,
+            params,
+            env,
+            fused_params=self.fused_params,
+            device=device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            module_fqn=module_fqn,
+        )
+        collection.all_here = whole and (kinds == {COPIES} or env.world_size == 1)
+        return collection
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Tables of one kernel on this rank.
+
+    Attributes:
+        config: TorchRec's.
+        kernel: FBGEMM's tables; `dense` if an optimizer of torch's updates them.
+        rows: the same tables' rows.
+        gradient_share: what a gradient counts: TorchRec takes the mean over ranks, where each has a loss of
+            its own.
+    """
+
+    config: GroupedEmbeddingConfig
+    kernel: Any
+    dense: bool
+    rows: Rows
+    gradient_share: float
+
+
+class _DirectCollection(ExchangingCollection):
+    """A sharded collection each of whose tables is in one piece."""
+
+    def init_data_parallel(self) -> None:
+        """Have the gradients of copies averaged over ranks as soon as they are known."""
+        for sharding, lookup in zip(self._embedding_shardings, self._lookups, strict=True):
+            if not isinstance(sharding, DpPooledEmbeddingSharding):
+                continue
+            object.__setattr__(lookup, "module", lookup)  # TorchRec unwraps DDP without asking
+            for kernel in cast(Any, lookup)._emb_modules if self._env.world_size > 1 else []:
+                weights = cast(torch.Tensor, kernel.emb_module.weights)
+                places = shared_places(weights.numel(), self._env.process_group)
+                weights.register_post_accumulate_grad_hook(partial(_average, self._env, places))
+
+    def forward(self, *input: KeyedJaggedTensor, **_: Any) -> Any:
+        """Pooled embeddings of each feature as a `KeyedTensor`, (stride, sum of widths).
+
+        Features of this rank's own tables alone are looked up here, all of them where those are.
+        """
+        (features,) = input
+        if not self.all_here and len(features.keys()) == len(self._embedding_names):
+            return super().forward(features)
+        pooled = [_pool(group, features) for group in self._groups]
+        values = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+        names = [name for group in self._groups for name in group.config.embedding_names()]
+        return KeyedTensor(
+            names, [width for group in self._groups for width in group.config.embedding_dims()], values
+        )
+
+    @cached_property
+    def _groups(self) -> list[_Group]:
+        found = []
+        for sharding, lookup in zip(self._embedding_shardings, self._lookups, strict=True):
+            copies = isinstance(sharding, DpPooledEmbeddingSharding)
+            parts = cast(GroupedPooledEmbeddingsLookup, lookup)
+            for config, kernel in zip(parts.grouped_configs, parts._emb_modules, strict=True):
+                inside: Any = cast(Kernel, kernel).emb_module
+                dense = isinstance(kernel, BatchedDenseEmbeddingBag)
+                share = 1.0 if copies else 1 / self._env.world_size
+                found.append(_Group(config, inside, dense, Rows(inside), share))
+        return found
+
+
+def _average(env: ShardingEnv, places: SharedPlaces | None, weights: torch.Tensor) -> None:
+    assert weights.grad is not None
+    if places is None:
+        dist.all_reduce(weights.grad, group=env.process_group)
+    else:
+        first, second, *others = places.exchange(weights.grad)
+        torch.add(first, second, out=weights.grad)  # torch's own sum of them takes three times as long
+        for other in others:
+            weights.grad += other
+    weights.grad /= env.world_size
+
+
+def _pool(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
+    """Sums of the rows that each bag names, the tables of one kernel side by side."""
+    names, keys = group.config.feature_names(), features.keys()
+    mine = features if names == keys else features.permute([keys.index(name) for name in names])
+    pooled = _sums(group, mine)
+    if group.gradient_share != 1 and pooled.requires_grad:
+        pooled.register_hook(lambda gradient: gradient * group.gradient_share)
+    return pooled
+
+
+def _sums(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
+    kernel, ids, lengths = group.kernel, features.values(), features.lengths()
+    if len(ids) == len(lengths) and (len(ids) == 0 or int(lengths.max()) == 1):
+        by_table = ids.view(len(features.keys()), features.stride())
+        if group.dense:
+            return _LookedUp.apply(kernel.weights, by_table, group.rows)
+        if group.rows.are_updated:
+            return _Updated.apply(kernel.placeholder_autograd_tensor, by_table, group.rows)
+    return kernel(ids.long(), features.offsets().long())
+
+
+class _LookedUp(torch.autograd.Function):
+    """The rows that ids name; their gradient costs a fraction of that of bags, or of torch's own lookup."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: torch.Tensor, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Rows of all tables side by side, (stride, sum of widths).
+
+        Args:
+            weights: of all tables, flat and one after another.
+            ids: (tables, stride).
+        """
+        ctx.save_for_backward(ids)
+        ctx.rows = rows
+        return rows.look_up(ids)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]  # the decorator hides the name of `ctx`
+        ctx: Any, *gradients: torch.Tensor
+    ) -> tuple[torch.Tensor, None, None]:
+        (ids,) = ctx.saved_tensors
+        return ctx.rows.gradient_of_tables(ids, gradients[0]), None, None
+
+
+class _Updated(torch.autograd.Function):
+    """The same for a fused kernel, whose tables are updated in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, placeholder: torch.Tensor, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Rows of all tables side by side, (stride, sum of widths).
+
+        Args: placeholder: FBGEMM's own, which needs a gradient, so that there is a backward pass.
+        """
+        ctx.save_for_backward(ids)
+        ctx.rows = rows
+        return rows.look_up(ids)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]  # the decorator hides the name of `ctx`
+        ctx: Any, *gradients: torch.Tensor
+    ) -> tuple[None, None, None]:
+        (ids,) = ctx.saved_tensors
+        ctx.rows.update(ids, gradients[0])
+        return None, None, None

@@ -1,0 +1,76 @@
+"""A sharded model's weights by table, those of row-partitioned tables put together: what checkpoints hold.
+
+A checkpoint so knows nothing of partitions: it opens in a model that is cut otherwise, or not at all.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
+from torch.distributed._shard.sharding_spec import ShardMetadata
+
+from trainer.model.row_partitions import MARK, part_number, whole_table
+
+
+def table_name(key: str) -> str | None:
+    """Whole table of a key (`query.embeddings.embedding_bags.user:0.weight`: `user`); None if of none."""
+    parts = key.split(".")
+    return whole_table(parts[-2]) if "embedding_bags" in parts else None
+
+
+def whole_key(key: str) -> str:
+    """The key of a whole table, of which `key` is a partition's; of anything else the key itself."""
+    parts = key.split(".")
+    return ".".join([*parts[:-2], whole_table(parts[-2]), parts[-1]]) if table_name(key) else key
+
+
+def whole_state(model: nn.Module) -> dict[str, Any]:
+    """The model's state, with one entry a table, which shares its memory with the model.
+
+    Args: model: sharded, on every rank alike, or plain and without partitions.
+    """
+    state: dict[str, Any] = {}
+    cut: dict[str, dict[int, ShardedTensor]] = {}
+    for key, value in model.state_dict().items():
+        parts = key.split(".")
+        if table_name(key) is not None and MARK in parts[-2]:
+            cut.setdefault(whole_key(key), {})[part_number(parts[-2])] = value
+            state[whole_key(key)] = None  # keeps the table's place
+        else:
+            state[key] = value
+    return state | {
+        key: _put_together([parts[number] for number in sorted(parts)]) for key, parts in cut.items()
+    }
+
+
+def copied(state: dict[str, Any]) -> dict[str, Any]:
+    """The same state in memory of its own on CPU, which training leaves as it is."""
+    return {key: _copy(value) for key, value in state.items()}
+
+
+def _copy(value: Any) -> Any:
+    if not isinstance(value, ShardedTensor):
+        return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
+    local = [Shard(_copy(shard.tensor), shard.metadata) for shard in value.local_shards()]
+    return ShardedTensor._init_from_local_shards_and_global_metadata(local, value.metadata())
+
+
+def _put_together(parts: list[ShardedTensor]) -> ShardedTensor:
+    """One tensor of the rows of all parts, one below the other, each where it lies."""
+    local, everywhere, first_row = [], [], 0
+    for part in parts:
+        everywhere += [_below(shard, first_row) for shard in part.metadata().shards_metadata]
+        local += [Shard(shard.tensor, _below(shard.metadata, first_row)) for shard in part.local_shards()]
+        first_row += part.metadata().size[0]
+    metadata = ShardedTensorMetadata(
+        shards_metadata=everywhere,
+        size=torch.Size([first_row, parts[0].metadata().size[1]]),
+        tensor_properties=parts[0].metadata().tensor_properties,
+    )
+    return ShardedTensor._init_from_local_shards_and_global_metadata(local, metadata)
+
+
+def _below(shard: ShardMetadata, rows: int) -> ShardMetadata:
+    row, column = shard.shard_offsets
+    return ShardMetadata([row + rows, column], list(shard.shard_sizes), shard.placement)

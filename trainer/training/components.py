@@ -1,0 +1,220 @@
+"""From a configuration to the parts of a training: data set, inputs, towers, plan, sharded model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+from torchrec.optim.keyed import CombinedOptimizer
+
+from trainer.batching.sampler import Batches, BatchPlan
+from trainer.batching.tower_inputs import Inputs, item_inputs, user_inputs
+from trainer.config.schema import Config
+from trainer.config.size_defaults import by_size, settled, with_fixed_values
+from trainer.dataset.dataset import Dataset
+from trainer.distributed.world import World
+from trainer.errors import ConfigError
+from trainer.model.closed_form import HISTORY, closed_inputs, item_table
+from trainer.model.edlae import closed_form_files
+from trainer.model.retriever import Served, SideBySide
+from trainer.model.towers import TwoTowers
+from trainer.planning.capacity import TooLargeError
+from trainer.planning.hardware import hardware_here
+from trainer.planning.layout import (
+    Sizes,
+    blocks_of_ranks,
+    lay_out,
+    make_all_towers,
+    rows_are_gathered,
+    sizes_of,
+)
+from trainer.planning.plan import Plan
+from trainer.planning.plan_check import partitions_of, sharding_plan
+from trainer.sharding.shard import fill_tables, shard
+from trainer.training.initial_values import (
+    START_NORM,
+    closed_form_start,
+    normal_values,
+    popularity_bias,
+    scaled,
+)
+
+TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
+"""Attributes whose tables would be named like others."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A sharded model with what it takes in.
+
+    Attributes:
+        model: wrapped for training; `towers` are the learned ones in it, sharded.
+        optimizer: of tables and dense layers.
+        plan: the sharding plan.
+        user_block, item_block: see `trainer.batching.sampler.BatchPlan`.
+        user_inputs, item_inputs: of the learned towers.
+        served: the learned towers and the closed-form ones beside them, whose vectors rank the catalogue.
+    """
+
+    model: nn.Module
+    towers: TwoTowers
+    optimizer: CombinedOptimizer
+    plan: Plan
+    user_block: int
+    item_block: int
+    user_inputs: Inputs
+    item_inputs: Inputs
+    served: list[Served]
+
+
+def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
+    """Features of the query and of the candidate tower.
+
+    Raises: ConfigError for an attribute that the data set does not have, or that cannot name a table.
+    """
+    for side, wanted, present in (
+        ("user", config.model.user_features, dataset.user_features),
+        ("item", config.model.item_features, dataset.item_features),
+    ):
+        for name in wanted:
+            if name not in present:
+                has = f"it has {', '.join(present)}" if present else "it has none"
+                raise ConfigError(
+                    f"--model.{side}_features {name}: no such attribute in {dataset.name}; {has}"
+                )
+            if "." in name or ":" in name or name in TAKEN_NAMES[side]:
+                taken = " or ".join(f"`{other}`" for other in TAKEN_NAMES[side])
+                raise ConfigError(
+                    f"--model.{side}_features {name}: cannot name a table (no `.` or `:`, not {taken}). "
+                    "Rename the column"
+                )
+    model = config.model
+    users = user_inputs(dataset, model.user_features, model.user_id, model.history)
+    items = item_inputs(dataset, model.item_features, model.item_bias)
+    return users, items
+
+
+def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True) -> Parts:
+    """Sharded towers with initial values.
+
+    Args: filled: False where a checkpoint is opened next, so that tables need no values before.
+    Raises: ConfigError for combinations that cannot work.
+    """
+    if config.loss.name in ("mse", "bce") and dataset.train.values is None:
+        raise ConfigError(
+            f"--loss.name {config.loss.name}: {dataset.name} has no values (ratings) to fit. "
+            "Use --loss.name softmax or bpr, or data with values"
+        )
+    users, items = make_inputs(config, dataset)
+    rank = settled(config.model.low_rank)
+    sizes = sizes_of(config, dataset, users, items)
+    # One rank decides: memory enters the plan, and hosts may differ in it.
+    plan = world.on_first(lambda: _plan(config, sizes, world))
+    towers = make_all_towers(config, sizes, partitions_of(plan))
+    rates = _learning_rates(config, [*users, *items], dataset.item_name)
+    # The closed form is not trained: no gradient reaches its tables.
+    rates |= {HISTORY: 0.0, item_table(dataset.item_name): 0.0} if rank else {}
+    model, optimizer = shard(
+        towers,
+        sharding_plan(plan, towers, world.device.type, world.local_size),
+        world.device,
+        config.optimizer.name,
+        rates,
+        config.optimizer.dense_learning_rate,
+        config.optimizer.weight_decay,
+        config.sharding.communication,
+        config.optimizer.betas,
+    )
+    inside = cast(SideBySide, model.module)
+    served = [Served(inside.learned, users, items)]
+    if filled:
+        fill_tables(model, _initial_values(config, dataset, served[0], world))
+    if inside.closed is not None:
+        served.append(Served(inside.closed, *closed_inputs(dataset)))
+    blocks = blocks_of_ranks(config, plan, dataset.item_name, world.device.type)
+    return Parts(model, inside.learned, optimizer, plan, *blocks, users, items, served)
+
+
+def _plan(config: Config, sizes: Sizes, world: World) -> Plan:
+    try:
+        return lay_out(config, sizes, hardware_here(world.device.type), world.size, world.local_size)
+    except TooLargeError as error:
+        raise ConfigError(
+            f"--sharding.kind {config.sharding.kind}: {error}. What would fit says: python -m trainer plan "
+            f"--world-size {world.size}, with the same options"
+        ) from None
+
+
+def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
+    """Refuse a plan file that does not suit the training, before anything is chosen or written.
+
+    Args: config: see `trainer.planning.layout.follow_plan`; what it leaves open changes no table.
+    Raises: ConfigError, on every rank, naming the first difference.
+    """
+    if config.sharding.plan is None:
+        return
+    users = int(np.count_nonzero(dataset.known("train").lengths()))
+    filled = with_fixed_values(by_size(config, users, dataset.item_count, len(dataset.train)))
+    sizes = sizes_of(filled, dataset, *make_inputs(filled, dataset))
+    world.on_first(lambda: _plan(filled, sizes, world))
+
+
+def make_batches(config: Config, dataset: Dataset, parts: Parts) -> Batches:
+    """The steps of a training."""
+    loss = config.loss
+    assert loss.candidates != "auto", "the configuration is settled before it is used"
+    plan = BatchPlan(
+        rows=config.batches.rows,
+        size=settled(config.batches.size),
+        seed=config.run.seed,
+        candidates="own" if loss.name in ("mse", "bce") else loss.candidates,
+        samples=loss.samples or 0,
+        popularity_power=loss.popularity_power,
+        logq=loss.logq,
+        mask_known=loss.mask_known,
+        user_weight_power=loss.user_weight_power,
+        history_dropout=config.model.history_dropout,
+        item_id_dropout=config.model.item_id_dropout,
+        rows_gathered=rows_are_gathered(config),
+        user_block=parts.user_block,
+        item_block=parts.item_block,
+    )
+    return Batches(dataset, plan, parts.user_inputs, parts.item_inputs)
+
+
+def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[str, float]:
+    """Peak learning rate of each table; `item` and `item_bias` stand for whatever items are called."""
+    given = {
+        name.replace("item", item_name, 1) if name in ("item", "item_bias") else name: rate
+        for name, rate in config.optimizer.table_learning_rates.items()
+    }
+    known = {*tables, f"{item_name}_bias"}
+    for name in given:
+        if name not in known:
+            raise ConfigError(
+                f"--optimizer.table_learning_rates {name}: no such table; this model has {', '.join(tables)}"
+            )
+    return {table: given.get(table, settled(config.optimizer.learning_rate)) for table in tables}
+
+
+def _initial_values(
+    config: Config, dataset: Dataset, learned: Served, world: World
+) -> Callable[[str, slice], torch.Tensor]:
+    """Values of every table, as `fill_tables` takes them."""
+    model, name = config.model, dataset.item_name
+    dim, rank, penalty = settled(model.dim), settled(model.low_rank), settled(model.low_rank_penalty)
+    std = START_NORM / dim**0.5 if model.init_std is None else model.init_std
+    trains_reserved_item = model.item_id_dropout > 0
+    blocks = normal_values(dataset, learned, config.run.seed, std, trains_reserved_item)
+    blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item)
+    if model.start == "low_rank":
+        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty))
+        blocks |= closed_form_start(dataset, files)
+    if rank:
+        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty))
+        history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
+        blocks[HISTORY] = scaled(history, settled(model.low_rank_weight))
+        blocks[item_table(name)] = scaled(vectors, 1.0)
+    return lambda table, rows: blocks[table](rows)

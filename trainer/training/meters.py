@@ -1,0 +1,130 @@
+"""What is recorded of a training's steps: loss, speed, validation figures; and that all of it is finite."""
+
+import math
+
+import torch
+from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+
+from trainer.batching.batch import Batch
+from trainer.distributed.world import World
+from trainer.errors import diverged
+from trainer.runs.validation_history import Course, Stopwatch
+from trainer.sharding.model_state import table_name, whole_state
+from trainer.training.progress import Progress, resident_mebibytes
+
+NEVER = 2**62
+
+
+class Meter:
+    """Loss and speed of the steps since the last record.
+
+    Attributes:
+        step: the last step.
+        rows, interactions: of those steps, over all ranks.
+    """
+
+    def __init__(self, world: World, watch: Stopwatch) -> None:
+        """Start at zero."""
+        self._world, self._watch, self.step = world, watch, 0
+        self._never = torch.tensor(NEVER, device=world.device)
+        self._reset()
+
+    def add(self, step: int, loss: torch.Tensor, batch: Batch) -> None:
+        """Count a step, with the sum of this rank's weighted row losses."""
+        self._loss += loss
+        # The step is found without waiting for the device.
+        self._first_bad = torch.where(loss.isfinite(), self._first_bad, self._first_bad.clamp(max=step))
+        self.step = step
+        self.rows += batch.rows
+        self.interactions += batch.interactions
+
+    def read(self) -> tuple[float, float]:
+        """Mean loss of a row over all ranks, and interactions per second of training; starts anew."""
+        loss = float(self._world.sum(self._loss)) / self.rows
+        speed = self.interactions / (self._watch.seconds - self._since)
+        self._reset()
+        return loss, speed
+
+    def first_bad_step(self) -> int | None:
+        """The first step since the last record whose loss was no number on some rank; None: there is none."""
+        step = int(self._world.smallest(self._first_bad))
+        return None if step == NEVER else step
+
+    def _reset(self) -> None:
+        self._loss = torch.zeros((), device=self._world.device)
+        self._first_bad = self._never
+        self.rows, self.interactions, self._since = 0, 0, self._watch.seconds
+
+
+def check_finite(meter: Meter, course: Course, model: nn.Module, world: World, weights: bool = False) -> None:
+    """Refuse to go on with a loss or with weights that are no numbers.
+
+    Args:
+        model: sharded, on every rank alike.
+        weights: look at all of them, and not only where the loss has shown that something is wrong.
+    Raises: DivergedError, on every rank, naming the step, its batch and the tables.
+    """
+    bad = meter.first_bad_step()
+    if bad is None and not weights:
+        return
+    tables = _not_finite(model, world)
+    if bad is None and not tables:
+        return
+    step = bad or meter.step
+    faults = [] if bad is None else ["the loss is NaN or infinite"]
+    if tables:
+        faults.append(f"weights of {', '.join(tables)} are NaN or infinite")
+    epoch, batch = divmod(step - 1, course.epoch_steps)
+    raise diverged(f"step {step} (epoch {epoch + 1}, batch {batch + 1})", " and ".join(faults))
+
+
+def _not_finite(model: nn.Module, world: World) -> list[str]:
+    """Tables, or other parameters, with weights that are no finite numbers on some rank."""
+    state = {key: value for key, value in whole_state(model).items() if _local(value) is not None}
+    bad = torch.zeros(len(state), device=world.device)
+    for place, value in enumerate(state.values()):
+        for tensor in _local(value) or ():
+            if tensor.numel():
+                low, high = torch.aminmax(tensor.detach())  # NaN is passed on; no copy as large as a table
+                bad[place] += float(not (math.isfinite(low) and math.isfinite(high)))
+    found = zip(state, world.sum(bad).tolist(), strict=True)
+    return sorted({table_name(key) or key for key, count in found if count})
+
+
+def _local(value: object) -> list[torch.Tensor] | None:
+    """This rank's parts of a state's entry; None where it is no tensor of numbers that could be infinite."""
+    if isinstance(value, ShardedTensor):
+        return [shard.tensor for shard in value.local_shards()]
+    return [value] if isinstance(value, torch.Tensor) and value.is_floating_point() else None
+
+
+def log(progress: Progress, course: Course, meter: Meter, rate: float) -> None:
+    """Record the mean loss since the last record.
+
+    Args: rate: learning rate of the tables in the last step.
+    """
+    loss, speed = meter.read()
+    step, epoch, memory = meter.step, course.epoch(meter.step), resident_mebibytes()
+    progress.record(
+        step,
+        f"epoch {epoch:g}  step {step}  loss {loss:.4f}  {speed:,.0f} examples/s  lr {rate:.2g}  "
+        f"{memory:,.0f} MiB",
+        epoch=epoch,
+        loss=loss,
+        examples_per_second=speed,
+        learning_rate=rate,
+        memory_mib=memory,
+    )
+
+
+def log_validation(progress: Progress, course: Course, figures: dict[str, float]) -> None:
+    """Record figures of the last validation, and the seconds trained until then."""
+    last = course.validations[-1]
+    progress.record(
+        last.step,
+        "validation  " + "  ".join(f"{metric} {value:.4f}" for metric, value in figures.items()),
+        epoch=course.epoch(last.step),
+        training_seconds=last.seconds,
+        **{f"validation/{metric}": value for metric, value in figures.items()},
+    )

@@ -1,0 +1,290 @@
+"""What no size can tell, chosen on validation parts: the temperature, and the closed form with its weight.
+
+Where the configuration is silent, short trainings at different temperatures are compared on a validation
+part, then closed forms of different penalties and widths, then mixtures of the best two. Where there is no
+validation part, the training part is cut once more by the rule of its split; the training proper has all of
+it. Where it is small, close ones are told apart by chance on one such cut: there are several, drawn anew.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.config.schema import Config
+from trainer.config.size_defaults import FIXED_TEMPERATURE, FULL_EPOCHS, settled, with_fixed_values
+from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.prepare import prepare_data
+from trainer.dataset.split import SEEDED
+from trainer.distributed.world import World
+from trainer.errors import DataError
+from trainer.evaluation.evaluator import Protocol, gathered_vectors, measured_users
+from trainer.evaluation.metrics import measure
+from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.model.edlae import history_vectors, training_towers
+from trainer.training.components import assemble, make_batches
+from trainer.training.loop import fit
+from trainer.training.progress import Progress
+from trainer.training.search import best_of, climb, peak
+
+LEAST_INTERACTIONS = 2000
+"""Below that, what a validation part prefers is chance."""
+VALIDATION_SIZE = 0.1
+CUTS, FEW_INTERACTIONS = 3, 300_000
+"""So many validation parts, if they are drawn, where there are no more training interactions than that."""
+MOST_USERS = 5000
+"""Users measured for one figure."""
+TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(10))
+"""First value and ratio of the next."""
+RANKS = (16, 24, 32, 64, 128, 256)
+"""Widths of closed forms, the last one where data are not small; narrow ones differ most from their next."""
+WEIGHTS = (8.0, 32.0, 128.0, 512.0)
+TRIAL_SHARE, TRIAL_STEPS = 4, 160
+"""A trial takes a quarter of the epochs, but so many steps: enough for the order of temperatures."""
+
+Vectors = tuple[torch.Tensor, torch.Tensor]
+"""Query vectors of the users measured, and candidate vectors of the catalogue, of one validation part."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Width and weight of a closed form beside the learned dims (both 0: none)."""
+
+    low_rank: int = 0
+    weight: float = 0.0
+
+
+@dataclass
+class Choice:
+    """What was tried on which users, and the validation ndcg of each.
+
+    Attributes:
+        metric: its name.
+        users: measured of each validation part.
+        temperatures: figure by value, on the first validation part.
+        penalties: figure by value, that of its best width, on the first validation part.
+        widths: figure by width of the closed form alone; mean over validation parts, as of mixtures.
+        mixtures: figure by mixture.
+    """
+
+    metric: str
+    users: list[int]
+    temperatures: dict[float, float] = field(default_factory=dict)
+    penalties: dict[float, float] = field(default_factory=dict)
+    widths: dict[int, float] = field(default_factory=dict)
+    mixtures: dict[Mixture, float] = field(default_factory=dict)
+
+    def report(self) -> dict[str, Any]:
+        """The same as `metrics.json` gives it."""
+        mixtures = [vars(mixture) | {self.metric: figure} for mixture, figure in self.mixtures.items()]
+        tried = {"temperatures": self.temperatures, "penalties": self.penalties, "widths": self.widths}
+        return {"chosen": {"metric": self.metric, "users": self.users, **tried, "mixtures": mixtures}}
+
+
+def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choice | None]:
+    """The configuration with the best values for what it leaves open, the same on every rank.
+
+    Args:
+        config: settled but for what is chosen here, see `by_size`.
+        dataset: of the training proper.
+    Returns: the settled configuration, and what was tried; None where nothing was, or could be.
+    """
+    fixed = with_fixed_values(config)
+    worthwhile = config.loss.name == "softmax" and len(dataset.train) >= LEAST_INTERACTIONS
+    if not (config.run.choose and worthwhile and (_temperature_is_open(config) or _form_is_open(config))):
+        return fixed, None
+    try:
+        datasets = [dataset] if config.data.validation_size else _cut_anew(config, dataset, world)
+    except DataError:  # users have too few interactions for another cut by this rule
+        return fixed, None
+    bench = _Bench.of(config, datasets, world)
+    choice = Choice(f"ndcg@{config.evaluation.k[0]}", [len(cut.users) for cut in bench.cuts])
+    learned = _choose_temperature(config, bench, choice)
+    if choice.temperatures:
+        fixed = _with_model(fixed, temperature=peak(choice.temperatures))
+    if _form_is_open(config):
+        choice.penalties, choice.widths, choice.mixtures = world.on_first(
+            lambda: _mix(config, bench, [settled(vectors) for vectors in learned])
+        )
+        fixed = _with_mixture(fixed, choice)
+    return fixed, choice
+
+
+def _temperature_is_open(config: Config) -> bool:
+    return config.model.temperature is None and config.model.similarity == "cosine"
+
+
+def closed_form_is_open(config: Config) -> bool:
+    """Whether a training may choose to have tables of a closed form."""
+    return config.run.choose and config.loss.name == "softmax" and _form_is_open(config)
+
+
+def _form_is_open(config: Config) -> bool:
+    model = config.model
+    return model.low_rank != 0 and None in (model.low_rank, model.low_rank_weight, model.low_rank_penalty)
+
+
+def _cut_anew(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
+    """The same data with a validation part, once or with several seeds of its own; the test part stays."""
+    data = replace(config.data, validation_size=VALIDATION_SIZE)
+    several = dataset.report["split"] in SEEDED and len(dataset.train) <= FEW_INTERACTIONS
+    # Of temperatures neighbours differ by more than chance, and trials are what costs.
+    cuts = CUTS if several and _form_is_open(config) else 1
+    seeds = [(data.split_seed + shift) % 2**32 for shift in range(cuts)]
+    return [open_dataset(world.on_each_host(lambda seed=seed: prepare_data(data, seed))) for seed in seeds]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A data set with a validation part; users of it who are measured, what they have and are to find."""
+
+    dataset: Dataset
+    users: np.ndarray
+    known: ItemLists
+    held_out: ItemLists
+    k: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, protocol: Protocol) -> "_Cut":
+        users = measured_users(dataset, protocol)
+        users = users[np.linspace(0, len(users) - 1, min(len(users), MOST_USERS)).astype(np.int64)]
+        parts = (dataset.known(protocol.split).take(users), dataset.held_out(protocol.split).take(users))
+        known, held_out = ((torch.from_numpy(lengths), torch.from_numpy(items)) for lengths, items in parts)
+        return cls(dataset, users, known, held_out, protocol.ks[0])
+
+    def figure(self, vectors: Vectors) -> float:
+        """Mean ndcg of the users, on one rank."""
+        found = hits(top_k(*vectors, self.k, self.known)[1], self.held_out)
+        return float(measure(found, self.held_out[0], [self.k])[f"ndcg@{self.k}"].mean())
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where figures are taken: one or several cuts of the same data."""
+
+    cuts: list[_Cut]
+    world: World
+    protocol: Protocol
+
+    @classmethod
+    def of(cls, config: Config, datasets: Sequence[Dataset], world: World) -> "_Bench":
+        protocol = Protocol("validation", "mask", config.evaluation.k[:1], config.evaluation.chunk)
+        return cls([_Cut.of(dataset, protocol) for dataset in datasets], world, protocol)
+
+    def figure(self, vectors: Sequence[Vectors]) -> float:
+        """Mean figure of vectors of each cut, on one rank."""
+        return mean(cut.figure(each) for cut, each in zip(self.cuts, vectors, strict=True))
+
+
+def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[Vectors | None]:
+    """Fill in the figures of temperatures, if they are open; returns the best one's vectors on rank 0."""
+    fixed = with_fixed_values(config)
+    first, *others = bench.cuts
+    best: tuple[float, float, Vectors | None] = (-1.0, settled(fixed.model.temperature), None)
+
+    def trial(temperature: float, cut: _Cut) -> Vectors | None:
+        return _trial(_with_model(fixed, temperature=temperature), cut, bench)
+
+    def score(temperature: float) -> float:
+        nonlocal best
+        vectors = trial(temperature, first)
+        figure = bench.world.on_first(lambda: first.figure(settled(vectors)))
+        best = max(best, (figure, temperature, vectors), key=lambda entry: entry[0])
+        return figure
+
+    if _temperature_is_open(config):
+        choice.temperatures = climb(score, *TEMPERATURES)
+    else:
+        score(best[1])
+    return [best[2], *(trial(best[1], cut) for cut in others)]
+
+
+def _trial(config: Config, cut: _Cut, bench: _Bench) -> Vectors | None:
+    """Vectors after a short training of the learned towers alone, on rank 0."""
+    sharding = replace(config.sharding, plan=None)  # which has tables of a closed form
+    config, world = replace(_with_model(config, low_rank=0), sharding=sharding), bench.world
+    parts = assemble(config, cut.dataset, world)
+    source = make_batches(config, cut.dataset, parts)
+    full = settled(config.run.epochs)
+    least = -(-min(full, FULL_EPOCHS) // TRIAL_SHARE)
+    epochs = min(full, max(least, -(-TRIAL_STEPS // source.steps_per_epoch)))
+    run = replace(config.run, epochs=epochs, evaluate_every=0, patience=0, log_every=0)
+    with Progress(None, epochs * source.steps_per_epoch, world.is_first, tensorboard=False) as progress:
+        fit(replace(config, run=run), cut.dataset, parts, source, world, progress)
+    return gathered_vectors(parts.served, cut.users, cut.dataset.item_count, world, bench.protocol)
+
+
+def _mix(
+    config: Config, bench: _Bench, learned: list[Vectors]
+) -> tuple[dict[float, float], dict[int, float], dict[Mixture, float]]:
+    """Figures by penalty, by width, and of the learned dims alone and with the best form; on rank 0."""
+    model = config.model
+    penalties, widths, forms = _closed_forms(config, bench)
+    # A width that was asked for is not chosen away.
+    mixtures = {Mixture(): bench.figure(learned)} if model.low_rank is None else {}
+    # By the form alone, as the learned dims beside it hide what a width is worth.
+    rank = max(widths, key=lambda width: widths[width])
+    form = [_narrow(each, rank) for each in forms]
+    for weight in WEIGHTS if model.low_rank_weight is None else (model.low_rank_weight,):
+        mixtures[Mixture(rank, weight)] = bench.figure(_side_by_side(learned, form, weight))
+    return penalties, widths, mixtures
+
+
+def _closed_forms(
+    config: Config, bench: _Bench
+) -> tuple[dict[float, float], dict[int, float], list[Vectors]]:
+    """Figures by penalty and, at the best of these, by width; the widest forms of each cut at it."""
+    model, (first, *others) = config.model, bench.cuts
+    data = first.dataset
+    widths = RANKS[:-1] if len(data.train) <= FEW_INTERACTIONS else RANKS
+    fitting = [rank for rank in widths if rank <= data.item_count] or [RANKS[0]]
+    ranks = fitting if model.low_rank is None else [model.low_rank]
+    forms: dict[float, Vectors] = {}
+
+    def score(penalty: float) -> float:
+        forms[penalty] = _form(first, ranks[-1], penalty)
+        return max(first.figure(_narrow(forms[penalty], rank)) for rank in ranks)
+
+    given = model.low_rank_penalty
+    penalties = climb(score, *PENALTIES) if given is None else {given: score(given)}
+    best = best_of(penalties)
+    chosen = [forms[best], *(_form(cut, ranks[-1], best) for cut in others)]
+    figures = {rank: bench.figure([_narrow(form, rank) for form in chosen]) for rank in ranks}
+    return penalties, figures, chosen
+
+
+def _form(cut: _Cut, rank: int, penalty: float) -> Vectors:
+    """Vectors of the closed form of a cut's training part."""
+    history, items = training_towers(cut.dataset, rank, penalty)
+    query = history_vectors(cut.dataset.known("validation"), cut.users, history)
+    return torch.from_numpy(query), torch.from_numpy(items)
+
+
+def _narrow(form: Vectors, rank: int) -> Vectors:
+    query, items = form
+    return query[:, :rank], items[:, :rank]
+
+
+def _side_by_side(learned: list[Vectors], forms: list[Vectors], weight: float) -> list[Vectors]:
+    return [
+        (torch.cat([query, form_query * weight], 1), torch.cat([items, form_items], 1))
+        for (query, items), (form_query, form_items) in zip(learned, forms, strict=True)
+    ]
+
+
+def _with_mixture(config: Config, choice: Choice) -> Config:
+    """The configuration with the best mixture."""
+    best = max(choice.mixtures, key=lambda mixture: choice.mixtures[mixture])
+    config = _with_model(config, low_rank=best.low_rank)
+    if best.low_rank:
+        penalty = best_of(choice.penalties)
+        config = _with_model(config, low_rank_weight=best.weight, low_rank_penalty=penalty)
+    return config
+
+
+def _with_model(config: Config, **values: Any) -> Config:
+    return replace(config, model=replace(config.model, **values))
