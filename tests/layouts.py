@@ -8,12 +8,13 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.model.row_partitions import whole_table
+from trainer.planning.constraints import TableConstraint
 from trainer.planning.hardware import Hardware, named_hardware
 from trainer.planning.plan import Plan
-from trainer.planning.plan_check import sharding_plan
 from trainer.planning.planner import make_plan
-from trainer.planning.torchrec_planner import Wish, embedding_configs
+from trainer.planning.torchrec_planner import embedding_configs
 from trainer.sharding.shard import shard
+from trainer.sharding.torchrec_plan import sharding_plan
 
 
 def planned(
@@ -25,7 +26,7 @@ def planned(
 ) -> Plan:
     """Plan of towers whose every table is sharded alike and looked up 32 times in a step."""
     tables = dict.fromkeys(whole_table(config.name) for _, config in embedding_configs(towers))
-    wishes = {table: Wish((sharding,), bags=32) for table in tables}
+    wishes = {table: TableConstraint((sharding,), bags=32) for table in tables}
     device = named_hardware(hardware) if isinstance(hardware, str) else hardware
     return make_plan(towers, wishes, optimizer, device, world_size, world_size)
 

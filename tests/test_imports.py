@@ -49,7 +49,7 @@ ROOMS = {
             "reader",
             "checkpoint",
             "progress",
-            "by_size",
+            "with_size_defaults",
             "search",
             "closed_form",
             "layout",

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from trainer.cli import main
 from trainer.config.parser import parse_config
 from trainer.config.schema import Config
-from trainer.config.size_defaults import by_size, with_fixed_values
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset, prepare
 from trainer.sources.schema import SourceTables
 
@@ -114,7 +114,7 @@ QUICK = (
 
 def configured(data: Dataset, *options: str) -> Config:
     """A configuration without gaps for a training on `data`."""
-    config = by_size(parse_config(options), data.user_count, data.item_count, len(data.train))
+    config = with_size_defaults(parse_config(options), data.user_count, data.item_count, len(data.train))
     return with_fixed_values(config)
 
 

@@ -145,10 +145,10 @@ def test_a_finished_run_looks_up_the_whole_history(tmp_path: Path) -> None:
     arguments = ["--model.history", "true", "--model.user_id", "false"]
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, train, [*withheld, (7, 51)]), *arguments)
     opened = open_run(run)
-    table = opened.served[0].towers.query.embeddings.embedding_bags["user_history"].weight.detach()
+    table = opened.tower_pairs[0].towers.query.embeddings.embedding_bags["user_history"].weight.detach()
     assert table.shape == (8, 8)
     rows = np.array([opened.vocabulary.user_row(user) for user in (1001, 1002, 7)])
-    found = query_vectors(opened.served, rows, torch.device("cpu"))[:, :8]
+    found = query_vectors(opened.tower_pairs, rows, torch.device("cpu"))[:, :8]
     items = {user: [item for owner, item in train if owner == user] for user in (1001, 1002)}
     for vector, owned in zip(found, items.values(), strict=False):
         bag = torch.stack([table[opened.vocabulary.item_row(item)] for item in owned])

@@ -29,16 +29,18 @@ from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError
 from trainer.model.towers import TwoTowers
+from trainer.planning.constraints import TableConstraint
 from trainer.planning.hardware import this_cpu
-from trainer.planning.plan_check import sharding_plan
 from trainer.planning.planner import make_plan
-from trainer.planning.torchrec_planner import Wish
 from trainer.runs.async_save import Background
 from trainer.runs.checkpoint import entries, read_entry, save
-from trainer.runs.checkpoint_policy import go_on, states_of
+from trainer.runs.checkpoint_policy import resume
 from trainer.runs.checkpoint_store import newest
-from trainer.runs.validation_history import Progressed
-from trainer.sharding.shard import fill_tables, normal_block, shard
+from trainer.runs.validation_history import SavedProgress
+from trainer.sharding.optimizer_state import optimizer_state
+from trainer.sharding.shard import shard
+from trainer.sharding.table_values import fill_tables, normal_block
+from trainer.sharding.torchrec_plan import sharding_plan
 from trainer.training.components import assemble
 from trainer.training.loop import fit
 
@@ -70,8 +72,14 @@ def open_and_save(world: World, config: Config, folder: Path, run: Path, again: 
     """Open a run's checkpoint and save it in another folder."""
     parts = assemble(config, open_dataset(folder), world)
     saved = newest(run)
-    go_on(saved, config, parts)
-    save(again, saved.step, parts.model, world, states_of(config, parts))
+    resume(saved, config.optimizer.name, parts.model, parts.optimizer)
+    save(
+        again,
+        saved.step,
+        parts.model,
+        world,
+        optimizer_state(parts.model, parts.optimizer, config.optimizer.name),
+    )
 
 
 def outcome(run: Path, again: Path, work: Any) -> str:
@@ -109,7 +117,7 @@ def opened(folder: Path) -> dict[str, dict[str, str]]:
 def seconds(world: World, run: Path, rows: int, dim: int, way: str) -> float:
     """Of `STEPS` steps on two tables, with a checkpoint after every `EVERY`, until all are written."""
     towers = TwoTowers({"user": rows}, {"item": rows}, dim)
-    wishes = {name: Wish(("table_wise",), BATCH) for name in ("user", "item")}
+    wishes = {name: TableConstraint(("table_wise",), BATCH) for name in ("user", "item")}
     plan = make_plan(towers, wishes, "rowwise_adagrad", this_cpu(), world.size, world.size)
     followed = sharding_plan(plan, towers, "cpu", world.local_size)
     rates = dict.fromkeys(wishes, 0.1)
@@ -123,7 +131,7 @@ def seconds(world: World, run: Path, rows: int, dim: int, way: str) -> float:
             save(run, step, model, world)
         elif step % EVERY == 0 and way == "meanwhile":
             background.finish()
-            background.save(run, step, model, None, Progressed(), lambda: None)
+            background.save(run, step, model, None, SavedProgress(), lambda: None)
     background.finish()
     return time.perf_counter() - started
 

@@ -86,10 +86,10 @@ class Trained:
         self.users = places(dataset.user_ids, self.run.vocabulary.user_ids)
         self.items = places(dataset.item_ids, self.run.vocabulary.item_ids)
         rows = np.arange(len(self.run.vocabulary.item_ids))
-        self.item_vectors = candidate_vectors(self.run.served, rows, CPU)
+        self.item_vectors = candidate_vectors(self.run.tower_pairs, rows, CPU)
 
     def queries(self, users: np.ndarray) -> torch.Tensor:
-        return query_vectors(self.run.served, self.users[users], CPU)
+        return query_vectors(self.run.tower_pairs, self.users[users], CPU)
 
     def ndcg(self, query: torch.Tensor, truth: ItemLists, exclude: ItemLists) -> float:
         found = hits(self.first(query, exclude), truth)
@@ -125,7 +125,7 @@ def people(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str,
     figures = {"in training": there.ndcg(query, truth, seen)}
     new = Trained(folder / "new", dataset, train.where(~np.isin(train.users, users)), test, options)
     truth, seen = test.lists(users, new.items), train.lists(users, new.items)
-    figures["new"] = new.ndcg(query_from_history(new.run.served, seen, new.item_vectors), truth, seen)
+    figures["new"] = new.ndcg(query_from_history(new.run.tower_pairs, seen, new.item_vectors), truth, seen)
     return figures | {"ratio": figures["new"] / figures["in training"]}
 
 

@@ -25,19 +25,21 @@ from torchrec.optim.keyed import CombinedOptimizer
 from tests.distributed.ranks import run_on_ranks
 from trainer.config.parser import parse_config
 from trainer.config.schema import Config
-from trainer.config.size_defaults import by_size, with_fixed_values
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import World
 from trainer.model.towers import TwoTowers
+from trainer.planning.constraints import TableConstraint
 from trainer.planning.hardware import this_cpu
 from trainer.planning.plan import Plan
-from trainer.planning.plan_check import sharding_plan
 from trainer.planning.planner import make_plan
-from trainer.planning.torchrec_planner import Wish
-from trainer.sharding.shard import fill_tables, normal_block, shard
+from trainer.sharding.shard import shard
+from trainer.sharding.table_values import fill_tables, normal_block
+from trainer.sharding.torchrec_plan import sharding_plan
 from trainer.training.components import assemble, make_batches
-from trainer.training.loop import make_loss, rate_factor, set_learning_rates, train_step
+from trainer.training.loop import set_learning_rates
+from trainer.training.step import make_loss, rate_factor, train_step
 
 KINDS = ("table_wise", "column_wise", "row_partitioned", "data_parallel")
 BATCH, WARM_STEPS, STEPS = 4096, 5, 40
@@ -47,7 +49,7 @@ def added_memory(world: World, kind: str, optimizer: str, rows: int, dim: int, d
     """Bytes that the plan of two tables gives this rank, and those that became resident."""
     parts = dict.fromkeys(("user", "item"), world.size) if kind == "row_partitioned" else {}
     towers = TwoTowers({"user": rows}, {"item": rows}, dim, partitions=parts, table_dtype=dtype)
-    wish = Wish(("table_wise" if parts else kind,), BATCH)
+    wish = TableConstraint(("table_wise" if parts else kind,), BATCH)
     wishes = {"user": wish, "item": wish}
     plan = make_plan(towers, wishes, optimizer, this_cpu(), world.size, world.size)
     before = psutil.Process().memory_info().rss
@@ -108,7 +110,9 @@ def memory(rows: int, dim: int, dtype: str) -> list[dict[str, Any]]:
 def watched_steps(world: World, config: Config, folder: Path) -> tuple[list[float], list[float], float, Plan]:
     """Losses and seconds of each step, loopback bytes of one, and the plan."""
     dataset = open_dataset(folder)
-    config = with_fixed_values(by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)))
+    config = with_fixed_values(
+        with_size_defaults(config, dataset.user_count, dataset.item_count, len(dataset.train))
+    )
     parts = assemble(config, dataset, world)
     source = make_batches(config, dataset, parts)
     loss_of = make_loss(config, world)

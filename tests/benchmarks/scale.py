@@ -26,12 +26,13 @@ from tests.distributed.ranks import run_on_ranks
 from trainer.distributed.world import World
 from trainer.model.towers import TwoTowers
 from trainer.planning.capacity import TooLargeError
+from trainer.planning.constraints import TableConstraint
 from trainer.planning.hardware import this_cpu
-from trainer.planning.plan_check import sharding_plan
 from trainer.planning.planner import make_plan
-from trainer.planning.torchrec_planner import Wish
 from trainer.sharding.model_state import whole_state
-from trainer.sharding.shard import fill_tables, normal_block, shard
+from trainer.sharding.shard import shard
+from trainer.sharding.table_values import fill_tables, normal_block
+from trainer.sharding.torchrec_plan import sharding_plan
 
 DIM, BATCH, ITEMS = 64, 8192, 10_000
 WARM_STEPS, STEPS = 10, 50
@@ -44,7 +45,7 @@ def measured(world: World, rows: int, kind: str) -> dict[str, Any]:
     """Figures of one rank: seconds of its start, its bytes, and seconds of a step by kind of ids."""
     parts = {"user": world.size} if kind == "row_partitioned" else {}
     towers = TwoTowers({"user": rows}, {"item": ITEMS}, DIM, partitions=parts)
-    wishes = {name: Wish(("table_wise",), BATCH) for name in ("user", "item")}
+    wishes = {name: TableConstraint(("table_wise",), BATCH) for name in ("user", "item")}
     before, started = psutil.Process().memory_info().rss, time.perf_counter()
     plan = make_plan(towers, wishes, "rowwise_adagrad", this_cpu(), world.size, world.size)
     model, optimizer = shard(

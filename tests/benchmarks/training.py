@@ -40,13 +40,13 @@ from tests.benchmarks.turns import Contender, answer, in_turns, ratio
 from tests.distributed.ranks import run_on_ranks
 from trainer.config.parser import parse_config
 from trainer.config.schema import Config
-from trainer.config.size_defaults import by_size, with_fixed_values
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import World
-from trainer.sharding.shard import set_learning_rates
+from trainer.sharding.optimizers import set_learning_rates
 from trainer.training.components import assemble, make_batches
-from trainer.training.loop import make_loss, rate_factor, train_step
+from trainer.training.step import make_loss, rate_factor, train_step
 
 BATCHES = {"small": (1_024, 8_192, 65_536), "large": (1_024, 16_384, 65_536)}
 DIMS = (64, 512)
@@ -87,7 +87,9 @@ def be_ours(world: World, pipes: list[Connection], config: Config, folder: Path)
     """Our steps, batch building included, told by a pipe a rank."""
     torch.set_num_threads(1)
     dataset = open_dataset(folder)
-    config = with_fixed_values(by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)))
+    config = with_fixed_values(
+        with_size_defaults(config, dataset.user_count, dataset.item_count, len(dataset.train))
+    )
     parts = assemble(config, dataset, world)
     source, loss_of = make_batches(config, dataset, parts), make_loss(config, world)
     examples = len(source.rows_of_step(0)) * source.train.items.size / source.row_count

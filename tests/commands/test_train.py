@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import worlds
-from trainer.batching.tower_inputs import keyed_jagged
+from trainer.batching.tower_inputs import keyed_jagged, make_inputs
 from trainer.cli import main
 from trainer.commands import train
 from trainer.config.parser import parse_config, read_config
@@ -24,11 +24,12 @@ from trainer.model.losses import multi_positive_softmax
 from trainer.runs import run_folder as runs
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.run_folder import open_run, run_folder
-from trainer.sharding.shard import schedule_factor
+from trainer.sharding.optimizers import schedule_factor
 from trainer.training import loop
-from trainer.training.components import assemble, make_batches, make_inputs
-from trainer.training.loop import fit, make_loss, train_step
+from trainer.training.components import assemble, make_batches
+from trainer.training.loop import fit
 from trainer.training.progress import Progress
+from trainer.training.step import make_loss, train_step
 
 TRAIN, WITHHELD = worlds.checkerboard()
 
@@ -101,7 +102,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     for name, seed in (("one", "1"), ("two", "1"), ("three", "2")):
         (tmp_path / name).mkdir()
         run = worlds.trained(tmp_path / name, *options, "--run.seed", seed, "--model.hidden", "8")
-        found.append(open_run(run).served[0].towers.state_dict())
+        found.append(open_run(run).tower_pairs[0].towers.state_dict())
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
     assert not torch.equal(
         found[0]["query.embeddings.embedding_bags.user.weight"],

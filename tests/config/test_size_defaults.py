@@ -4,11 +4,11 @@ import pytest
 
 from trainer.config.parser import parse_config
 from trainer.config.schema import Config
-from trainer.config.size_defaults import by_size, with_fixed_values
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 
 
 def sized(*options: str, users: int = 943, items: int = 1682, interactions: int = 80_000) -> Config:
-    return by_size(parse_config(options), users, items, interactions)
+    return with_size_defaults(parse_config(options), users, items, interactions)
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_what_is_given_stays() -> None:
         "--model.temperature 0.3 --model.low_rank 8 --model.low_rank_weight 2 --model.low_rank_penalty 9"
     )
     given = parse_config(options.split())
-    assert with_fixed_values(by_size(given, 943, 1682, 80_000)) == given
+    assert with_fixed_values(with_size_defaults(given, 943, 1682, 80_000)) == given

@@ -13,12 +13,12 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from trainer.batching.sampler import Batches
 from trainer.config.parser import parse_config
 from trainer.config.schema import Config
-from trainer.config.size_defaults import by_size, with_fixed_values
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import open_dataset, prepare
 from trainer.distributed.world import World
 from trainer.sharding.model_state import whole_state
 from trainer.sources.schema import SourceTables
-from trainer.training.components import Parts, assemble, make_batches
+from trainer.training.components import TrainingComponents, assemble, make_batches
 from trainer.training.loop import fit, measure, protocol
 
 USERS, ITEMS, TASTES = 61, 43, 4
@@ -73,7 +73,7 @@ def configured(*options: str) -> Config:
     short = "--model.dim 16 --batches.size 16 --run.epochs 2 --run.log_every 1 --evaluation.k 5,10"
     fused = "--optimizer.name rowwise_adagrad"
     config = parse_config([word for text in (short, fused, *options) for word in text.split()])
-    return with_fixed_values(by_size(config, USERS, ITEMS, interactions=1000))
+    return with_fixed_values(with_size_defaults(config, USERS, ITEMS, interactions=1000))
 
 
 @dataclass
@@ -131,7 +131,7 @@ def train_small(world: World, config: Config, folder: Path) -> Watched:
     )
 
 
-def source_of(config: Config, dataset: Any, parts: Parts) -> Batches:
+def source_of(config: Config, dataset: Any, parts: TrainingComponents) -> Batches:
     """The batches of a training."""
     return make_batches(config, dataset, parts)
 

@@ -11,7 +11,7 @@ from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
 from trainer.sharding.model_state import table_name
 from trainer.training.components import assemble
-from trainer.training.loop import make_loss, train_step
+from trainer.training.step import make_loss, train_step
 
 pytestmark = pytest.mark.distributed
 

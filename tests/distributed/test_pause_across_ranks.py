@@ -34,8 +34,8 @@ def train(world: World, config: Any, folder: Path, run: Path, hearing: int) -> i
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
     progress: Any = Signalled() if world.rank == hearing else Losses()
-    course, _ = fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, run)
-    return course.paused_at
+    history, _ = fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, run)
+    return history.paused_at
 
 
 @pytest.mark.parametrize(("size", "hearing"), [(2, 0), (3, 2)])

@@ -13,7 +13,7 @@ from trainer.distributed.world import join_world
 from trainer.errors import ConfigError
 from trainer.model.losses import bayesian_personalised_ranking, multi_positive_softmax
 from trainer.training.components import assemble, make_batches
-from trainer.training.loop import make_loss, train_step
+from trainer.training.step import make_loss, train_step
 
 CPU = torch.device("cpu")
 RANKING = [multi_positive_softmax, bayesian_personalised_ranking]

@@ -7,7 +7,7 @@ import pytest
 from tests import worlds
 from trainer.cli import main
 from trainer.distributed import preemption as pause
-from trainer.distributed.preemption import Pause
+from trainer.distributed.preemption import Preemption
 from trainer.distributed.world import join_world
 from trainer.runs.checkpoint_store import last_to_go_on_from
 from trainer.training import loop
@@ -26,24 +26,24 @@ def usual_handlers():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_heard_once_and_leaves_everything_as_it_was(number):
     before = [signal.getsignal(each) for each in pause.SIGNALS]
-    with join_world("cpu") as world, Pause(world) as asked:
-        assert not asked.agreed()
+    with join_world("cpu") as world, Preemption(world) as asked:
+        assert not asked.stop_requested()
         signal.raise_signal(number)
         signal.raise_signal(number)  # a terminal and a launcher send one each
-        assert asked.agreed()
+        assert asked.stop_requested()
     assert [signal.getsignal(each) for each in pause.SIGNALS] == before
 
 
 def test_a_second_request_acts_at_once(monkeypatch):
     monkeypatch.setattr(pause, "ONE_REQUEST_SECONDS", -1)
-    with join_world("cpu") as world, Pause(world):
+    with join_world("cpu") as world, Preemption(world):
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
 
 def asked_and_then_alone():
-    with join_world("cpu") as world, Pause(world):
+    with join_world("cpu") as world, Preemption(world):
         signal.raise_signal(signal.SIGINT)
         raise RuntimeError("the other ranks are gone")
 
@@ -54,10 +54,10 @@ def test_a_request_that_cannot_be_met_acts_as_it_would_without_us():
 
 
 def test_signals_are_not_heard_where_nothing_could_be_kept():
-    with join_world("cpu") as world, Pause(world, active=False) as asked:
+    with join_world("cpu") as world, Preemption(world, active=False) as asked:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        assert not asked.agreed()
+        assert not asked.stop_requested()
 
 
 def test_a_training_that_was_paused_goes_on_and_ends_as_one_without_a_pause(tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from tests.distributed.small_training import Losses, configured, small_dataset, 
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError
-from trainer.runs.checkpoint_policy import go_on
+from trainer.runs.checkpoint_policy import resume
 from trainer.runs.checkpoint_store import newest
 from trainer.sharding.model_state import whole_state
 from trainer.training.components import assemble
@@ -44,7 +44,7 @@ def end(world: World, config, folder: Path, run: Path | None) -> tuple[dict[str,
     saved = None
     if run is not None:
         saved = newest(run)
-        go_on(saved, config, parts)
+        resume(saved, config.optimizer.name, parts.model, parts.optimizer)
     progress: Any = Losses()
     fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, saved=saved)
     evaluation = measure(parts, dataset, world, protocol(config, "test", baselines=()))

@@ -17,7 +17,7 @@ from trainer.planning.plan import Plan, save_plan
 from trainer.runs.checkpoint import load, save
 from trainer.runs.run_folder import describe_run, open_run
 from trainer.sharding.model_state import whole_state
-from trainer.sharding.shard import fill_tables
+from trainer.sharding.table_values import fill_tables
 from trainer.training.components import assemble
 
 MIXED = (
@@ -93,7 +93,7 @@ def test_a_run_saved_in_partitions_opens_whole_in_one_process(optimizer, folder,
     config = configured(*MIXED, f"--optimizer.name {optimizer}")
     run_on_ranks(2, keep_run, config, folder, tmp_path / "run")
     run_on_ranks(1, keep_run, configured(f"--optimizer.name {optimizer}"), folder, tmp_path / "alone")
-    cut, alone = (open_run(tmp_path / name).served[0].towers.state_dict() for name in ("run", "alone"))
+    cut, alone = (open_run(tmp_path / name).tower_pairs[0].towers.state_dict() for name in ("run", "alone"))
     assert cut.keys() == alone.keys()
     for key, values in alone.items():  # initial values, which do not depend on the plan
         assert torch.equal(cut[key], values), key
@@ -105,7 +105,7 @@ def keep_run(world: World, config, folder: Path, run: Path) -> None:
     parts = assemble(config, dataset, world)
     if world.is_first:
         run.mkdir()
-        describe_run(run, config, dataset, parts)
+        describe_run(run, config, dataset, parts.plan, parts.tower_pairs)
     save(run, 1, parts.model, world)
 
 

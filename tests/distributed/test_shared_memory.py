@@ -7,7 +7,7 @@ import torch
 
 from tests.distributed.ranks import run_on_ranks
 from trainer.distributed import shared_memory
-from trainer.distributed.shared_memory import GrowingPlaces, shared_places
+from trainer.distributed.shared_memory import GrowingBuffers, make_shared_buffers
 from trainer.distributed.world import World, _lost
 
 SIZE = 1000
@@ -19,7 +19,7 @@ def values(rank: int, call: int) -> torch.Tensor:
 
 def exchanged(world: World, folder: str) -> list[list[list[float]]] | None:
     shared_memory.FOLDER = Path(folder)
-    places = shared_places(SIZE, None)
+    places = make_shared_buffers(SIZE, None)
     if places is None:
         return None
     return [places.exchange(values(world.rank, call)).tolist() for call in range(5)]
@@ -39,7 +39,7 @@ def test_ranks_without_common_memory_have_none(tmp_path: Path) -> None:
 
 
 def large(world: World) -> bool:
-    return shared_places(shared_memory.MOST_BYTES // (2 * world.size * 4) + 1, None) is None
+    return make_shared_buffers(shared_memory.MOST_BYTES // (2 * world.size * 4) + 1, None) is None
 
 
 def test_there_are_none_for_more_than_the_most_bytes() -> None:
@@ -47,7 +47,7 @@ def test_there_are_none_for_more_than_the_most_bytes() -> None:
 
 
 def grown(world: World) -> list[bool]:
-    places = GrowingPlaces()
+    places = GrowingBuffers()
     first, same = places.of(8), places.of(12)
     larger = places.of(13)
     assert first is not None
@@ -64,7 +64,7 @@ def test_places_grow_by_half_but_not_without_end() -> None:
 
 
 def left_alone(world: World) -> str:
-    places = shared_places(SIZE, None)
+    places = make_shared_buffers(SIZE, None)
     assert places is not None
     places.exchange(torch.zeros(1))
     if world.rank == 1:

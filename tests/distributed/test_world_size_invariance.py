@@ -16,7 +16,7 @@ from tests.distributed.small_training import (
     whole,
 )
 from trainer.dataset.dataset import open_dataset
-from trainer.sharding.input_dist import ExchangingCollection
+from trainer.sharding.input_dist import InputDistCollection
 from trainer.training.components import assemble
 from trainer.training.loop import fit
 
@@ -122,7 +122,7 @@ def steps_with_an_exchange(world, config, folder):
     parts = assemble(config, dataset, world)
     source = source_of(config, dataset, parts)
     with mock.patch.object(
-        ExchangingCollection, "forward", autospec=True, side_effect=ExchangingCollection.forward
+        InputDistCollection, "forward", autospec=True, side_effect=InputDistCollection.forward
     ) as exchange:
         fit(config, dataset, parts, source, world, Losses())
     return exchange.call_count

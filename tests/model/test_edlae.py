@@ -7,8 +7,9 @@ import pytest
 import scipy.sparse as sparse
 
 from tests import worlds
+from trainer.config.size_defaults import FIXED_PENALTY
 from trainer.model import edlae as low_rank
-from trainer.model.edlae import PENALTY, closed_form_files, closed_form_towers, kept_towers
+from trainer.model.edlae import closed_form_files, closed_form_towers, kept_towers
 
 
 def random_interactions(users: int = 60, items: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +136,7 @@ def test_towers_are_computed_once_and_read_afterwards(tmp_path: Path, monkeypatc
     first = kept_towers(dataset, 4)
     monkeypatch.setattr(low_rank, "closed_form_towers", lambda *_: pytest.fail("computed again"))
     again = kept_towers(dataset, 4)
-    for one, two, path in zip(first, again, closed_form_files(dataset, 4, PENALTY), strict=True):
+    for one, two, path in zip(first, again, closed_form_files(dataset, 4, FIXED_PENALTY), strict=True):
         assert one.any()
         assert np.array_equal(one, two)
         assert np.array_equal(one, np.load(path))
@@ -144,17 +145,17 @@ def test_towers_are_computed_once_and_read_afterwards(tmp_path: Path, monkeypatc
 
 def test_a_truncated_file_of_towers_is_made_anew(tmp_path: Path) -> None:
     dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
-    paths = closed_form_files(dataset, 4, PENALTY)
+    paths = closed_form_files(dataset, 4, FIXED_PENALTY)
     whole = [path.read_bytes() for path in paths]
     paths[1].write_bytes(whole[1][:-10])
-    assert closed_form_files(dataset, 4, PENALTY) == paths
+    assert closed_form_files(dataset, 4, FIXED_PENALTY) == paths
     assert [path.read_bytes() for path in paths] == whole
 
 
 def test_where_nothing_can_be_written_towers_are_still_computed(tmp_path: Path, monkeypatch) -> None:
     dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
     expected = [table.copy() for table in kept_towers(dataset, 4)]
-    for path in closed_form_files(dataset, 4, PENALTY):
+    for path in closed_form_files(dataset, 4, FIXED_PENALTY):
         path.unlink()
 
     def fail(*_, **__) -> None:

@@ -130,11 +130,11 @@ def test_items_stay_as_they_are() -> None:
 def test_closed_form_dims_are_those_of_a_user_with_the_same_history(tmp_path: Path) -> None:
     world = worlds.options(tmp_path, *worlds.checkerboard())
     run = open_run(worlds.trained(tmp_path, *world, "--model.low_rank", "8"))
-    users, vectors = np.arange(15, -1, -1), candidate_vectors(run.served, np.arange(8), CPU)
+    users, vectors = np.arange(15, -1, -1), candidate_vectors(run.tower_pairs, np.arange(8), CPU)
     lengths, items = (torch.from_numpy(each) for each in run.vocabulary.known.take(users))
-    found = query_from_history(run.served, (lengths, items), vectors)
-    learned = run.served[0].towers.output_dim
-    expected = query_vectors(run.served, users, CPU)
+    found = query_from_history(run.tower_pairs, (lengths, items), vectors)
+    learned = run.tower_pairs[0].towers.output_dim
+    expected = query_vectors(run.tower_pairs, users, CPU)
     assert found.shape == expected.shape == (16, learned + 8)
     assert expected[:, learned:].any()
     assert torch.equal(found[:, learned:], expected[:, learned:])
@@ -171,7 +171,7 @@ class Measured:
         ]
         self.run = open_run(worlds.trained(folder, *worlds.options(folder, *kept), *settings))
         self.rows = {item: row for row, item in enumerate(self.run.vocabulary.item_ids.to_pylist())}
-        self.vectors = candidate_vectors(self.run.served, np.arange(len(self.rows)), CPU)
+        self.vectors = candidate_vectors(self.run.tower_pairs, np.arange(len(self.rows)), CPU)
         self.histories, self.held_out = (self._lists(part) for part in pairs)
 
     def _lists(self, part: worlds.Pairs) -> ItemLists:
@@ -183,10 +183,10 @@ class Measured:
 
     def trained(self) -> float:
         users = [self.run.vocabulary.user_row(user) for user in self.new]
-        return self._ndcg(query_vectors(self.run.served, np.array(users), CPU))
+        return self._ndcg(query_vectors(self.run.tower_pairs, np.array(users), CPU))
 
     def folded_in(self) -> float:
-        return self._ndcg(query_from_history(self.run.served, self.histories, self.vectors))
+        return self._ndcg(query_from_history(self.run.tower_pairs, self.histories, self.vectors))
 
     def _ndcg(self, queries: torch.Tensor) -> float:
         _, ranking = top_k(queries, self.vectors, 10, self.histories)
@@ -214,21 +214,21 @@ def test_a_tower_of_histories_looks_them_up_as_it_does_for_its_users(tmp_path: P
     pq.write_table(users, tmp_path / "users.parquet")
     options += ["--data.users", str(tmp_path / "users.parquet"), "--model.user_id", "false", *attributes]
     trained = open_run(worlds.trained(tmp_path, *options, "--model.history", "true"))
-    items = candidate_vectors(trained.served, np.arange(8), CPU)
+    items = candidate_vectors(trained.tower_pairs, np.arange(8), CPU)
     # All but the first two users have no colour either.
     rows = np.arange(2, 16)
     lengths, histories = (torch.from_numpy(column) for column in trained.vocabulary.known.take(rows))
-    found = query_from_history(trained.served, (lengths, histories), items)
-    torch.testing.assert_close(found, query_vectors(trained.served, rows, CPU))
+    found = query_from_history(trained.tower_pairs, (lengths, histories), items)
+    torch.testing.assert_close(found, query_vectors(trained.tower_pairs, rows, CPU))
 
 
 def test_a_tower_of_ids_and_histories_goes_by_the_history_of_someone_new(tmp_path: Path) -> None:
     train, withheld = worlds.checkerboard()
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, train, withheld), "--model.history", "true")
     trained = open_run(run)
-    items = candidate_vectors(trained.served, np.arange(8), CPU)
-    found = query_from_history(trained.served, as_lists([[0, 2], []]), items)
-    tables = trained.served[0].towers.query.embeddings.embedding_bags["user_history"].weight
+    items = candidate_vectors(trained.tower_pairs, np.arange(8), CPU)
+    found = query_from_history(trained.tower_pairs, as_lists([[0, 2], []]), items)
+    tables = trained.tower_pairs[0].towers.query.embeddings.embedding_bags["user_history"].weight
     expected = torch.nn.functional.normalize(tables[[0, 2]].sum(0), dim=0)
     torch.testing.assert_close(found[0, :-1], expected)
     assert found[1].tolist() == [0] * 8 + [1]

@@ -18,7 +18,7 @@ from trainer.model.row_partitions import (
 )
 from trainer.model.towers import TwoTowers
 from trainer.sharding.model_state import whole_state
-from trainer.sharding.shard import INITIAL_BLOCK_ROWS, fill_tables, normal_block
+from trainer.sharding.table_values import INITIAL_BLOCK_ROWS, fill_tables, normal_block
 
 DIM, ROWS = 8, {"user": 7, "user_tags": 5, "item": 6, "item_bias": 6}
 RATES = dict.fromkeys(ROWS, 0.1)

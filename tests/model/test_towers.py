@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchrec import KeyedJaggedTensor
 
-from trainer.model.towers import BIAS_DIM, TwoTowers, of_length
-from trainer.sharding.shard import fill_tables, normal_block
+from trainer.model.towers import BIAS_DIM, TwoTowers, normalize
+from trainer.sharding.table_values import fill_tables, normal_block
 
 DIM = 8
 USER_TABLES = {"user": 5, "user_age": 3}
@@ -141,9 +141,9 @@ def test_a_vector_of_zero_stays_zero_and_spoils_no_gradient(hidden: list[int]) -
 def test_a_length_and_its_gradients_are_those_of_arithmetic() -> None:
     vectors = torch.randn(5, DIM, dtype=torch.float64, requires_grad=True)
     length = torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
-    assert of_length(vectors, length).norm(dim=1).tolist() == pytest.approx([2.5] * 5)
-    assert torch.autograd.gradcheck(of_length, (vectors, length))
-    found = of_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))  # 3 / 5, 4 / 5
+    assert normalize(vectors, length).norm(dim=1).tolist() == pytest.approx([2.5] * 5)
+    assert torch.autograd.gradcheck(normalize, (vectors, length))
+    found = normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))  # 3 / 5, 4 / 5
     torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 

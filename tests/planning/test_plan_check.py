@@ -14,11 +14,12 @@ from trainer.cli import main
 from trainer.commands import train
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
+from trainer.planning.constraints import TableConstraint
 from trainer.planning.hardware import KNOWN
 from trainer.planning.plan import Plan, open_plan, save_plan
-from trainer.planning.plan_check import check_plan, partitions_of, sharding_plan
+from trainer.planning.plan_check import check_plan, partitions_of
 from trainer.planning.planner import make_plan
-from trainer.planning.torchrec_planner import Wish
+from trainer.sharding.torchrec_plan import sharding_plan
 
 TABLES = [("user", 10, 8), ("item", 6, 8)]
 KINDS = ("table_wise", "column_wise", "table_column_wise", "data_parallel")
@@ -204,7 +205,7 @@ def test_rows_that_torchrec_would_look_for_elsewhere_are_refused(sharding, local
 @pytest.mark.parametrize(("rows", "world_size", "local"), [(10, 4, 4), (3, 8, 8), (9, 8, 4), (64, 16, 8)])
 def test_what_the_planner_makes_of_rows_is_followed(sharding, rows, world_size, local):
     model, tables = TwoTowers({"user": rows}, {"item": 6}, 8), [("user", rows, 8), ("item", 6, 8)]
-    wishes = {name: Wish((sharding,), bags=32) for name in ("user", "item")}
+    wishes = {name: TableConstraint((sharding,), bags=32) for name in ("user", "item")}
     plan = make_plan(model, wishes, "adagrad", KNOWN["h100-80g"], world_size, local)
     check_plan(plan, "plan.json", tables, "adagrad", "cuda", world_size, local)
 

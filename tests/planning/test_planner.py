@@ -11,8 +11,8 @@ from tests import layouts
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
 from trainer.planning.capacity import TooLargeError
+from trainer.planning.kernel_support import compute_kernel
 from trainer.planning.plan import as_dict, open_plan, save_plan
-from trainer.planning.torchrec_planner import compute_kernel
 
 KINDS = ["table_wise", "column_wise", "data_parallel"]
 

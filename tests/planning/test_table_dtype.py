@@ -8,9 +8,9 @@ import pytest
 from tests import worlds
 from trainer.cli import main
 from trainer.config.parser import parse_config
-from trainer.config.size_defaults import by_size
+from trainer.config.size_defaults import with_size_defaults
 from trainer.errors import ConfigError
-from trainer.planning.torchrec_planner import check_dtype
+from trainer.planning.kernel_support import check_dtype
 
 TRAIN, WITHHELD = worlds.checkerboard()
 HALF = ("--model.table_dtype", "float16")
@@ -123,5 +123,5 @@ def test_the_planner_chooses_among_kinds_that_have_the_type(capsys) -> None:
 
 
 def test_an_optimizer_that_is_open_is_one_that_has_the_type() -> None:
-    assert by_size(parse_config([]), 943, 1682, 80_000).optimizer.name == "adam"
-    assert by_size(parse_config(HALF), 943, 1682, 80_000).optimizer.name == "rowwise_adagrad"
+    assert with_size_defaults(parse_config([]), 943, 1682, 80_000).optimizer.name == "adam"
+    assert with_size_defaults(parse_config(HALF), 943, 1682, 80_000).optimizer.name == "rowwise_adagrad"

@@ -18,8 +18,8 @@ from trainer.model.towers import TwoTowers
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import load, save
 from trainer.runs.checkpoint_store import newest, prune
-from trainer.runs.validation_history import Progressed, Validation
-from trainer.sharding.shard import fill_tables, normal_block
+from trainer.runs.validation_history import SavedProgress, Validation
+from trainer.sharding.table_values import fill_tables, normal_block
 
 DIM = 4
 RATES = {"user": 0.1, "item": 0.1}
@@ -95,9 +95,9 @@ def test_saving_a_step_again_replaces_it(world: World, tmp_path: Path) -> None:
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
-def measured(*figures: float) -> Progressed:
+def measured(*figures: float) -> SavedProgress:
     """A training that was validated after step 1, 2 and so on."""
-    return Progressed(0.0, [Validation(step, 0.0, figure) for step, figure in enumerate(figures, start=1)])
+    return SavedProgress(0.0, [Validation(step, 0.0, figure) for step, figure in enumerate(figures, start=1)])
 
 
 def test_the_last_with_states_and_the_best_stay(world: World, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def kept(run: Path) -> list[str]:
 
 
 def test_a_checkpoint_tells_how_far_the_training_was(world: World, tmp_path: Path) -> None:
-    progressed = Progressed(1.25, [Validation(3, 0.5, 0.1), Validation(6, 1.0, 0.3)])
+    progressed = SavedProgress(1.25, [Validation(3, 0.5, 0.1), Validation(6, 1.0, 0.3)])
     save(tmp_path, 6, sharded(1), world, {}, progressed)
     saved = newest(tmp_path)
     assert (saved.step, saved.resumable, saved.progressed) == (6, True, progressed)

@@ -10,14 +10,14 @@ from tests import worlds
 from trainer.cli import main
 from trainer.runs import validation_history as stopping
 from trainer.runs.checkpoint_store import newest
-from trainer.runs.validation_history import Course, Stopwatch
+from trainer.runs.validation_history import Stopwatch, ValidationHistory
 from trainer.training import loop
 from trainer.training.messages import course_words
 
 
-def course(figures: list[float], patience: int, epochs: int = 10) -> Course:
+def history(figures: list[float], patience: int, epochs: int = 10) -> ValidationHistory:
     """A course of these figures, one an epoch of 4 steps and 2 seconds."""
-    made = Course("ndcg@5", patience, epochs * 4, 4)
+    made = ValidationHistory("ndcg@5", patience, epochs * 4, 4)
     for epoch, figure in enumerate(figures, start=1):
         made.add(epoch * 4, epoch * 2.0, figure)
     return made
@@ -38,11 +38,11 @@ def course(figures: list[float], patience: int, epochs: int = 10) -> Course:
     ],
 )
 def test_patience_is_over_after_so_many_validations_without_a_new_best(figures, patience, over) -> None:
-    assert course(figures, patience).patience_is_over is over
+    assert history(figures, patience).patience_is_over is over
 
 
 def test_a_figure_is_a_new_best_only_above_all_before_it() -> None:
-    made, news, second = course([], 0), [], []
+    made, news, second = history([], 0), [], []
     for step, figure in enumerate([0.0, 0.2, 0.1, 0.2, 0.3], start=1):
         made.add(step, 1.0, figure)
         news.append(made.is_among_best(step, 1))
@@ -54,22 +54,22 @@ def test_a_figure_is_a_new_best_only_above_all_before_it() -> None:
 
 
 def test_of_equal_figures_the_first_is_the_best() -> None:
-    assert course([0.1, 0.3, 0.2, 0.3], 0).best.step == 8
+    assert history([0.1, 0.3, 0.2, 0.3], 0).best.step == 8
 
 
 def test_a_training_whose_patience_ends_with_its_last_step_did_not_stop_early() -> None:
-    assert course([0.2, 0.1], patience=1, epochs=3).stopped_early
-    assert not course([0.2, 0.1], patience=1, epochs=2).stopped_early
-    assert not course([0.1, 0.2], patience=1, epochs=3).stopped_early
+    assert history([0.2, 0.1], patience=1, epochs=3).stopped_early
+    assert not history([0.2, 0.1], patience=1, epochs=2).stopped_early
+    assert not history([0.1, 0.2], patience=1, epochs=3).stopped_early
 
 
 def test_the_seconds_to_a_share_of_the_best_are_those_of_the_first_figure_that_reaches_it() -> None:
     # 99% of 0.8 is 0.792: 0.79 at 2 s falls short, 0.795 at 4 s does not.
-    made = course([0.79, 0.795, 0.5, 0.8, 0.799], 0)
+    made = history([0.79, 0.795, 0.5, 0.8, 0.799], 0)
     assert made.seconds_to(0.99) == 4
     assert made.seconds_to(0.98) == 2
     assert made.seconds_to(1) == 8
-    assert course([0.0, 0.0], 0).seconds_to(0.99) == 2
+    assert history([0.0, 0.0], 0).seconds_to(0.99) == 2
 
 
 def test_a_stopwatch_stands_still_in_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,13 +89,13 @@ def test_a_stopwatch_stands_still_in_pauses(monkeypatch: pytest.MonkeyPatch) -> 
 def test_words_say_when_it_was_best_whether_it_stopped_and_whose_weights_are_kept() -> None:
     falling = [0.1, 0.25, 0.2, 0.2]
     assert (
-        course_words(course(falling, 2)) == "Best at epoch 2 of 10, stopped at 4: validation ndcg@5 0.2500."
+        course_words(history(falling, 2)) == "Best at epoch 2 of 10, stopped at 4: validation ndcg@5 0.2500."
     )
-    assert course_words(course(falling, 2, 4)) == "Best at epoch 2 of 4: validation ndcg@5 0.2500."
-    assert course_words(course(falling, 0, 4)) == (
+    assert course_words(history(falling, 2, 4)) == "Best at epoch 2 of 4: validation ndcg@5 0.2500."
+    assert course_words(history(falling, 0, 4)) == (
         "Best at epoch 2 of 4: validation ndcg@5 0.2500; the last weights are kept."
     )
-    assert course_words(course([0.1, 0.25], 0, 2)) == "Best at epoch 2 of 2: validation ndcg@5 0.2500."
+    assert course_words(history([0.1, 0.25], 0, 2)) == "Best at epoch 2 of 2: validation ndcg@5 0.2500."
 
 
 def noise() -> tuple[worlds.Pairs, worlds.Pairs]:

@@ -67,8 +67,8 @@ def test_seen_items_are_ranked_where_they_are_asked_for(run: Path) -> None:
 def test_scores_are_those_of_the_towers_and_descend(run: Path) -> None:
     trained = open_run(run)
     # User 1001 is row 0; every table's row is the vocabulary's.
-    query = trained.served[0].towers.query.embeddings.embedding_bags["user"].weight[0]
-    tables = trained.served[0].towers.candidate.embeddings.embedding_bags
+    query = trained.tower_pairs[0].towers.query.embeddings.embedding_bags["user"].weight[0]
+    tables = trained.tower_pairs[0].towers.candidate.embeddings.embedding_bags
     # Row 8 is no item: items without training interactions would look it up.
     vectors, bias = tables["item"].weight[:8], tables["item_bias"].weight[:8].mean(1)
     expected = torch.nn.functional.cosine_similarity(query.unsqueeze(0), vectors) / 0.2 + bias
@@ -275,7 +275,7 @@ def test_examples_are_as_many_as_there_are_users(tmp_path: Path) -> None:
 def test_a_user_without_training_items_is_recommended_by_bias(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, [*WITHHELD, (7, 51)]))
     trained = open_run(run)
-    bias = trained.served[0].towers.candidate.embeddings.embedding_bags["item_bias"].weight[:8].mean(1)
+    bias = trained.tower_pairs[0].towers.candidate.embeddings.embedding_bags["item_bias"].weight[:8].mean(1)
     found = recommend(run, "7", 100)["item"].tolist()
     ids = trained.vocabulary.item_ids.to_pylist()
     assert found == [ids[row] for row in bias.argsort(descending=True, stable=True)]

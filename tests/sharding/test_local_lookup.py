@@ -9,7 +9,7 @@ from torchrec import KeyedJaggedTensor
 from tests import layouts
 from trainer.distributed.world import World, join_world
 from trainer.model.towers import TwoTowers
-from trainer.sharding.shard import fill_tables
+from trainer.sharding.table_values import fill_tables
 
 DIM = 4
 ROWS = {"user": 6, "user_tags": 5}

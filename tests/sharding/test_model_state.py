@@ -14,7 +14,7 @@ from trainer.model.row_partitions import part_names
 from trainer.model.towers import TwoTowers
 from trainer.runs.checkpoint import load, save
 from trainer.sharding.model_state import table_name, whole_state
-from trainer.sharding.shard import fill_tables
+from trainer.sharding.table_values import fill_tables
 
 DIM, ROWS = 4, {"user": 25, "item": 6}
 RATES = dict.fromkeys(ROWS, 0.1)

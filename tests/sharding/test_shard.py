@@ -12,14 +12,8 @@ from trainer.distributed.world import World, join_world
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
 from trainer.sharding.model_state import table_name
-from trainer.sharding.shard import (
-    INITIAL_BLOCK_ROWS,
-    fill_tables,
-    initial_blocks,
-    normal_block,
-    schedule_factor,
-    set_learning_rates,
-)
+from trainer.sharding.optimizers import schedule_factor, set_learning_rates
+from trainer.sharding.table_values import INITIAL_BLOCK_ROWS, fill_tables, initial_blocks, normal_block
 
 DIM, EPSILON = 4, 1e-8
 FIRST_BLOCK = slice(0, INITIAL_BLOCK_ROWS)

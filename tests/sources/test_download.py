@@ -68,13 +68,13 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    served = Server()
-    thread = threading.Thread(target=served.serve_forever, args=(0.01,))
+    tower_pairs = Server()
+    thread = threading.Thread(target=tower_pairs.serve_forever, args=(0.01,))
     thread.start()
-    yield served
-    served.shutdown()
+    yield tower_pairs
+    tower_pairs.shutdown()
     thread.join()
-    served.server_close()
+    tower_pairs.server_close()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def run_on_colours(folder: Path, *options: str) -> Path:
 
 
 def reserved(trained: TrainedRun) -> torch.Tensor:
-    tables = trained.served[0].towers.candidate.embeddings.embedding_bags
+    tables = trained.tower_pairs[0].towers.candidate.embeddings.embedding_bags
     assert tables["item"].weight.shape[0] == tables["item_bias"].weight.shape[0] == ITEMS + 1
     return tables["item"].weight[ITEMS].detach()
 
@@ -72,9 +72,9 @@ def test_without_dropout_of_ids_the_reserved_row_stays_zero_and_its_bias_that_of
     trained = open_run(run)
     assert reserved(trained).tolist() == [0] * 8
     rows = np.array([trained.vocabulary.item_row(item) for item in NEW.values()])
-    towers = trained.served[0].towers.candidate
+    towers = trained.tower_pairs[0].towers.candidate
     colours = towers.embeddings.embedding_bags["item_colour"].weight.detach()
-    vectors = candidate_vectors(trained.served, rows, torch.device("cpu"))
+    vectors = candidate_vectors(trained.tower_pairs, rows, torch.device("cpu"))
     # Black comes before white; vectors are unit vectors over the temperature of 0.2.
     expected = torch.nn.functional.normalize(colours[:2], dim=1) / 0.2
     torch.testing.assert_close(vectors[:, :8], expected)
@@ -95,7 +95,7 @@ def test_with_dropout_of_ids_the_bias_of_new_items_starts_at_that_of_a_mean_one_
     def lead_over_item_2(folder: str, *options: str) -> float:
         trained = open_run(worlds.trained(tmp_path / folder, *data, *options))
         rows = np.array([trained.vocabulary.item_row(item) for item in (3, 2)])
-        new, rare = candidate_vectors(trained.served, rows, torch.device("cpu"))[:, -1].tolist()
+        new, rare = candidate_vectors(trained.tower_pairs, rows, torch.device("cpu"))[:, -1].tolist()
         return new - rare
 
     assert lead_over_item_2("untrained", "--optimizer.learning_rate", "1e-9") == pytest.approx(

@@ -9,7 +9,7 @@ from tests import worlds
 from trainer.distributed.world import join_world
 from trainer.model.edlae import history_vectors, training_towers
 from trainer.sharding.model_state import table_name
-from trainer.sharding.shard import normal_block
+from trainer.sharding.table_values import normal_block
 from trainer.training.components import assemble
 from trainer.training.initial_values import START_NORM, normal_values
 
@@ -55,8 +55,8 @@ def test_rows_that_nothing_trains_are_zero_and_others_normal_in_every_block(tmp_
     train = [(user, item) for user in range(40) for item in range(60) if (user * item) % 7 == 3]
     dataset = worlds.dataset(tmp_path, train, [(100, 5), (101, 300)])
     with join_world("cpu") as world:
-        served = assemble(worlds.configured(dataset, *worlds.QUICK), dataset, world).served[0]
-    found = normal_values(dataset, served, 3, 0.1, trains_reserved_item=False)
+        tower_pairs = assemble(worlds.configured(dataset, *worlds.QUICK), dataset, world).tower_pairs[0]
+    found = normal_values(dataset, tower_pairs, 3, 0.1, trains_reserved_item=False)
     trained = {
         "user": np.flatnonzero(dataset.known("train").lengths()),
         "item": np.unique(dataset.train.items),

@@ -9,12 +9,22 @@ import pytest
 
 from trainer.config.parser import parse_config
 from trainer.config.schema import Config
-from trainer.config.size_defaults import by_size
+from trainer.config.size_defaults import with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import join_world
-from trainer.training.search import MOST_TRIALS, best_of, climb, peak
-from trainer.training.tuning import CUTS, VALIDATION_SIZE, WEIGHTS, Choice, Mixture, choose
+from trainer.training.tuning import (
+    CUTS,
+    MOST_TRIALS,
+    VALIDATION_SIZE,
+    WEIGHTS,
+    Choice,
+    Mixture,
+    best_of,
+    choose,
+    climb,
+    peak,
+)
 
 OPTIONS = (
     "--data.name synthetic --data.synthetic_users 300 --data.synthetic_items 120 --model.dim 16 "
@@ -25,7 +35,7 @@ OPTIONS = (
 def opened(folder: Path, *options: str) -> tuple[Config, Dataset]:
     config = parse_config([*OPTIONS.split(), "--data.cache", str(folder), *options])
     dataset = open_dataset(prepare_data(config.data))
-    return by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)), dataset
+    return with_size_defaults(config, dataset.user_count, dataset.item_count, len(dataset.train)), dataset
 
 
 def chosen(folder: Path, *options: str) -> tuple[Config, Choice | None]:

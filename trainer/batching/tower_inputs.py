@@ -11,9 +11,10 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from trainer.batching.history_dropout import Bags
+from trainer.config.schema import Config
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, ConfigError
 
 Inputs: TypeAlias = Mapping[str, np.ndarray | Ragged]
 """Features of one side by table: (rows,) one id a row, or a bag of codes a row."""
@@ -116,3 +117,34 @@ def open_inputs(path: Path) -> Inputs:
         else Ragged(arrays[f"{table}.offsets"], arrays[f"{table}.values"])
         for table in tables
     }
+
+
+TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
+"""Attributes whose tables would be named like others."""
+
+
+def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
+    """Features of the query and of the candidate tower.
+
+    Raises: ConfigError for an attribute that the data set does not have, or that cannot name a table.
+    """
+    for side, wanted, present in (
+        ("user", config.model.user_features, dataset.user_features),
+        ("item", config.model.item_features, dataset.item_features),
+    ):
+        for name in wanted:
+            if name not in present:
+                has = f"it has {', '.join(present)}" if present else "it has none"
+                raise ConfigError(
+                    f"--model.{side}_features {name}: no such attribute in {dataset.name}; {has}"
+                )
+            if "." in name or ":" in name or name in TAKEN_NAMES[side]:
+                taken = " or ".join(f"`{other}`" for other in TAKEN_NAMES[side])
+                raise ConfigError(
+                    f"--model.{side}_features {name}: cannot name a table (no `.` or `:`, not {taken}). "
+                    "Rename the column"
+                )
+    model = config.model
+    users = user_inputs(dataset, model.user_features, model.user_id, model.history)
+    items = item_inputs(dataset, model.item_features, model.item_bias)
+    return users, items

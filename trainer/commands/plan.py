@@ -10,7 +10,7 @@ from trainer.inspection.advisor import alternatives, best_change, plan_of, remed
 from trainer.inspection.plan_diff import compare_plans, comparison_text
 from trainer.inspection.plan_picture import picture
 from trainer.inspection.plan_text import advice_words, plan_words, remedy_words
-from trainer.inspection.scenario import Case, case_of
+from trainer.inspection.scenario import Scenario, make_scenario
 from trainer.planning.capacity import TooLargeError
 from trainer.planning.layout import follow_plan
 from trainer.planning.plan import Plan, as_dict, open_plan, save_plan
@@ -47,12 +47,12 @@ def plan_a_case(
     local_world_size: int | None,
     outputs: Outputs,
 ) -> str:
-    """Plan the tables of a configuration; see `case_of`. Returns what is to be printed.
+    """Plan the tables of a configuration; see `make_scenario`. Returns what is to be printed.
 
     Raises: ConfigError, with numbered remedies if the tables do not fit.
     """
     config = follow_plan(config, world_size)
-    case = case_of(config, rows, hardware, world_size, local_world_size)
+    case = make_scenario(config, rows, hardware, world_size, local_world_size)
     try:
         plan = plan_of(case)
     except TooLargeError as error:
@@ -92,7 +92,7 @@ def _given_out(plan: Plan, outputs: Outputs, source: str) -> str:
     return comparison_text(compare_plans(plan, other), ("this plan", str(outputs.compare)))
 
 
-def _title(case: Case) -> str:
+def _title(case: Scenario) -> str:
     """What the configuration and the sizes decide about the tables and their visits."""
     config, optimizer = case.config, case.config.optimizer
     return (

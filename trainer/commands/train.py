@@ -8,14 +8,15 @@ import numpy as np
 
 from trainer.config.parser import changes
 from trainer.config.schema import Config
-from trainer.config.size_defaults import by_size, settled
+from trainer.config.size_defaults import settled, with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.item_item import check_size
-from trainer.planning.layout import check_sharding, follow_plan
-from trainer.runs.checkpoint_policy import go_on, keep_outcome
+from trainer.planning.constraints import check_sharding
+from trainer.planning.layout import follow_plan
+from trainer.runs.checkpoint_policy import keep_outcome, resume
 from trainer.runs.checkpoint_store import METRICS, last_to_go_on_from
 from trainer.runs.run_folder import (
     GROWTH,
@@ -29,8 +30,8 @@ from trainer.runs.run_folder import (
     run_folder,
     write_text,
 )
-from trainer.runs.warm_start import Growth, open_origin, prepare_with_kept, take_over
-from trainer.training.components import Parts, assemble, check_followed_plan, make_batches
+from trainer.runs.warm_start import WarmStart, open_origin, prepare_with_kept, take_over
+from trainer.training.components import TrainingComponents, assemble, check_followed_plan, make_batches
 from trainer.training.loop import fit, measure, protocol
 from trainer.training.messages import (
     choice_words,
@@ -69,10 +70,10 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
     parts = assemble(config, dataset, world, filled=saved is None)
     growth = _begin_as_before(run, config, dataset, parts, world) if saved is None else None
     source = make_batches(config, dataset, parts)
-    world.on_first(lambda: describe_run(run, config, dataset, parts))
+    world.on_first(lambda: describe_run(run, config, dataset, parts.plan, parts.tower_pairs))
     steps, start = settled(config.run.epochs) * source.steps_per_epoch, saved.step if saved else 0
     if saved:
-        go_on(saved, config, parts)
+        resume(saved, config.optimizer.name, parts.model, parts.optimizer)
     world.on_first(lambda: drop_later_records(run, start))
     with Progress(run, steps, world.is_first, config.run.tensorboard, start) as progress:
         progress.say(opening_words(dataset, parts, source.plan, world, run))
@@ -80,25 +81,25 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
             progress.say(growth_words(growth, dataset.item_name))
         if start:
             progress.say(f"Going on after step {start:,} of {steps:,}.")
-        course, watch = fit(config, dataset, parts, source, world, progress, run, saved)
-        if course.paused_at is not None:
-            progress.say(paused_words(run, course))
+        history, watch = fit(config, dataset, parts, source, world, progress, run, saved)
+        if history.paused_at is not None:
+            progress.say(paused_words(run, history))
             return None
         seconds = {"prepare": prepared - started, "choose": chosen - prepared, "train": watch.seconds}
-        if course.validations:
-            seconds |= {"validate": watch.pauses, "to_99_percent_of_best": course.seconds_to(0.99)}
-        step = keep_outcome(run, config, parts, world, course, watch.seconds)
+        if history.validations:
+            seconds |= {"validate": watch.pauses, "to_99_percent_of_best": history.seconds_to(0.99)}
+        step = keep_outcome(run, config, parts.model, parts.optimizer, world, history, watch.seconds)
         evaluation, seconds["evaluate"] = _measured(config, dataset, parts, world)
         if evaluation is not None:
-            report = evaluation_report(run, step, evaluation) | course.report()
+            report = evaluation_report(run, step, evaluation) | history.report()
             report |= (choice.report() if choice else {}) | growth_report(run) | {"seconds": seconds}
             write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
-            progress.say(closing_words(dataset, evaluation, seconds, course))
+            progress.say(closing_words(dataset, evaluation, seconds, history))
     return run if world.is_first else None
 
 
 def _measured(
-    config: Config, dataset: Dataset, parts: Parts, world: World
+    config: Config, dataset: Dataset, parts: TrainingComponents, world: World
 ) -> tuple[Evaluation | None, float]:
     """The evaluation, on rank 0, and its seconds."""
     started = time.perf_counter()
@@ -121,7 +122,7 @@ def _prepared(config: Config, world: World) -> Dataset:
 def _settle(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choice | None]:
     """The configuration without gaps, and what was tried to fill them; says so on rank 0."""
     users = int(np.count_nonzero(dataset.known("train").lengths()))
-    sized = by_size(config, users, dataset.item_count, len(dataset.train))
+    sized = with_size_defaults(config, users, dataset.item_count, len(dataset.train))
     if world.is_first:
         print(size_words(changes(config, sized)), flush=True)
     config, choice = choose(sized, dataset, world)
@@ -131,11 +132,13 @@ def _settle(config: Config, dataset: Dataset, world: World) -> tuple[Config, Cho
 
 
 def _begin_as_before(
-    run: Path, config: Config, dataset: Dataset, parts: Parts, world: World
-) -> Growth | None:
+    run: Path, config: Config, dataset: Dataset, parts: TrainingComponents, world: World
+) -> WarmStart | None:
     """Give the model what the run in `run.origin` knows, where one is named, before the first step."""
     if config.run.origin is None:
         return None
-    growth = take_over(open_origin(Path(config.run.origin), config, world), config, dataset, parts)
+    growth = take_over(
+        open_origin(Path(config.run.origin), config, world), config, dataset, parts.model, parts.optimizer
+    )
     world.on_first(lambda: write_text(run / GROWTH, json.dumps(growth.report(), indent=2) + "\n"))
     return growth

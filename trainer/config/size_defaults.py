@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import TypeVar
 
 from trainer.config.schema import Config, ModelConfig, OptimizerConfig
-from trainer.model.edlae import PENALTY
 
 CATALOGUE_ITEMS = 20_000
 """Largest catalogue that a step scores whole."""
@@ -25,17 +24,18 @@ RATES: dict[str, tuple[float, dict[str, float]]] = {
 """Peak learning rate of the tables, and of those that differ, by optimizer."""
 FIXED_TEMPERATURE = 0.2
 FIXED_WEIGHT = 16.0
+FIXED_PENALTY = 300.0
 
 Value = TypeVar("Value")
 
 
 def settled(value: Value | None) -> Value:
-    """A value of the configuration that `by_size` or `with_fixed_values` has filled in."""
+    """A value of the configuration that `with_size_defaults` or `with_fixed_values` has filled in."""
     assert value is not None, "the configuration is settled before it is used"
     return value
 
 
-def by_size(config: Config, users: int, items: int, interactions: int) -> Config:
+def with_size_defaults(config: Config, users: int, items: int, interactions: int) -> Config:
     """The configuration with everything filled in that the size of the data decides.
 
     Args:
@@ -80,7 +80,7 @@ def with_fixed_values(config: Config) -> Config:
         temperature=_first(model.temperature, FIXED_TEMPERATURE),
         low_rank=_first(model.low_rank, 0),
         low_rank_weight=_first(model.low_rank_weight, FIXED_WEIGHT),
-        low_rank_penalty=_first(model.low_rank_penalty, PENALTY),
+        low_rank_penalty=_first(model.low_rank_penalty, FIXED_PENALTY),
     )
     return replace(config, model=filled)
 

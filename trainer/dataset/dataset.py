@@ -21,7 +21,8 @@ from filelock import FileLock
 
 from trainer.dataset import storage
 from trainer.dataset.attributes import Feature, Ragged, align, categorise
-from trainer.dataset.encode import COLUMNS, clean, encode
+from trainer.dataset.clean import clean
+from trainer.dataset.encode import COLUMNS, encode
 from trainer.dataset.split import PARTS, Rule, check_split
 from trainer.dataset.write_splits import parts_of_rows, write_parts
 from trainer.errors import DataError

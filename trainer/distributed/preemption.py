@@ -16,7 +16,7 @@ ONE_REQUEST_SECONDS = 1.0
 """Signals this close together are one request: a terminal and a launcher send one each."""
 
 
-class Pause:
+class Preemption:
     """Whether SIGTERM or SIGINT asks for a pause; a second request, later, acts as it would without us."""
 
     def __init__(self, world: World, active: bool = True) -> None:
@@ -30,7 +30,7 @@ class Pause:
         self._before: dict[int, Any] = {}
         self._flag, self._exchange = torch.zeros(1, dtype=torch.int32), None
 
-    def __enter__(self) -> "Pause":
+    def __enter__(self) -> "Preemption":
         if self._active and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
         return self
@@ -45,7 +45,7 @@ class Pause:
             # There will be no pause: a launcher sends SIGTERM to ranks whose peer has died, too.
             signal.raise_signal(self._asked_by)
 
-    def agreed(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether some rank had been asked by the end of the step before, on all ranks; once a step.
 
         The exchange that tells the others runs beside the next step, so that no step waits for it.
@@ -56,10 +56,10 @@ class Pause:
             return self._asked_at is not None
         if self._exchange is not None:
             self._exchange.wait()
-        agreed = bool(self._flag)
+        stop_requested = bool(self._flag)
         self._flag = torch.tensor([self._asked_at is not None], dtype=torch.int32)
         self._exchange = dist.all_reduce(self._flag, group=self._world.objects, async_op=True)
-        return agreed
+        return stop_requested
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()

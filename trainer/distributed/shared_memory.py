@@ -22,7 +22,7 @@ MOST_BYTES = 2**28
 """Of a host's memory that is taken at a time, which no plan counts."""
 
 
-class SharedPlaces:
+class SharedBuffers:
     """Two places for float32 values of every rank: what is in one is read while the other is written."""
 
     def __init__(self, memory: torch.Tensor, rank: int, peers: Sequence[socket.socket]) -> None:
@@ -55,7 +55,7 @@ class SharedPlaces:
         raise dist.DistNetworkError("[shared memory] another rank has closed its connection")
 
 
-def shared_places(size: int, group: Any) -> SharedPlaces | None:
+def make_shared_buffers(size: int, group: Any) -> SharedBuffers | None:
     """Places for `size` values of each rank of a group, made on every rank alike.
 
     None where they share no memory or not enough of it, or where it would take more than `MOST_BYTES`.
@@ -69,27 +69,27 @@ def shared_places(size: int, group: Any) -> SharedPlaces | None:
     name, found = names[0], None
     if name is not None and _all(Path(name).exists(), group):
         memory = torch.from_file(name, shared=True, size=2 * ranks * size).view(2, ranks, size)
-        found = SharedPlaces(memory, rank, _connected(name, rank, ranks, group))
+        found = SharedBuffers(memory, rank, _connected(name, rank, ranks, group))
     if name is not None and rank == 0:
         Path(name).unlink()  # memory lives as long as somebody maps it
     return found
 
 
-class GrowingPlaces:
+class GrowingBuffers:
     """Places for as many values as are asked for; to be asked on every rank alike."""
 
     def __init__(self) -> None:
         self._size, self._has_room = 0, True
-        self._places: SharedPlaces | None = None
+        self._places: SharedBuffers | None = None
 
-    def of(self, size: int) -> SharedPlaces | None:
+    def of(self, size: int) -> SharedBuffers | None:
         """Places for `size` values of each rank; None for too many, and once there was no room."""
         most = _most_values(None)
         if size > most:
             return None
         if self._has_room and size > self._size:
             self._size = min(size + size // 2, most)
-            self._places = shared_places(self._size, None)
+            self._places = make_shared_buffers(self._size, None)
             self._has_room = self._places is not None
         return self._places if self._has_room else None
 

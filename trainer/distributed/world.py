@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.distributed.malloc import keep_freed_memory
-from trainer.distributed.shared_memory import GrowingPlaces, SharedPlaces
+from trainer.distributed.shared_memory import GrowingBuffers, SharedBuffers
 from trainer.errors import ConfigError, LostRanksError, UserError
 
 Result = TypeVar("Result")
@@ -38,7 +38,7 @@ class World:
     local_size: int
     device: torch.device
     objects: Any = None
-    places: GrowingPlaces | None = None
+    places: GrowingBuffers | None = None
 
     @property
     def is_first(self) -> bool:
@@ -94,7 +94,7 @@ class World:
         dist.all_gather(parts, values.contiguous())
         return torch.stack(parts)
 
-    def _places(self, values: torch.Tensor, size: int) -> SharedPlaces | None:
+    def _places(self, values: torch.Tensor, size: int) -> SharedBuffers | None:
         """Memory that all ranks share, with room for `size` values of each; None: there is none."""
         if self.places is None or values.dtype != torch.float32:
             return None
@@ -153,7 +153,7 @@ class World:
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rows: torch.Tensor, counts: tuple[int, ...], rank: int, places: SharedPlaces | None
+        ctx: Any, rows: torch.Tensor, counts: tuple[int, ...], rank: int, places: SharedBuffers | None
     ) -> torch.Tensor:
         ctx.counts, ctx.rank, ctx.places = counts, rank, places
         if places is not None:
@@ -257,7 +257,7 @@ def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: flo
     )
     try:
         objects = dist.new_group(backend="gloo", timeout=timedelta(seconds=WORK_SECONDS))
-        places = GrowingPlaces() if place.type == "cpu" and size > 1 else None
+        places = GrowingBuffers() if place.type == "cpu" and size > 1 else None
         yield World(rank, size, local_rank, local_size, place, objects, places)
     except RuntimeError as error:
         if reason := _lost(error):

@@ -23,7 +23,7 @@ from trainer.evaluation.item_item import check_size, kept_weights, rank_by_histo
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.edlae import kept_towers
-from trainer.model.retriever import Served, candidate_vectors, query_vectors
+from trainer.model.retriever import TowerPair, candidate_vectors, query_vectors
 
 LOW_RANK = 128
 """Width of the closed-form two-tower as a baseline, or the catalogue's where that is smaller."""
@@ -84,7 +84,7 @@ class Evaluation:
 
 
 def evaluate(
-    served: Sequence[Served], dataset: Dataset, world: World, protocol: Protocol
+    tower_pairs: Sequence[TowerPair], dataset: Dataset, world: World, protocol: Protocol
 ) -> Evaluation | None:
     """Measure towers on every user who has held-out items.
 
@@ -97,13 +97,13 @@ def evaluate(
     held_out = dataset.held_out(protocol.split)
     known = dataset.known(protocol.split) if protocol.seen == "mask" else None
     users = measured_users(dataset, protocol)
-    items = _item_vectors(served, dataset.item_count, world, protocol)
+    items = _item_vectors(tower_pairs, dataset.item_count, world, protocol)
     rankers = {name: _ranker(name, dataset, protocol) for name in protocol.baselines if world.is_first}
     against = _background(dataset, users) if protocol.beyond and world.is_first else None
     figures: dict[str, _Figures] = {}
     for start in _shown(range(0, len(users), protocol.chunk), len(users), world.is_first):
         rows = users[start : start + protocol.chunk]
-        ranked = _rank(served, items, rows, known, world, protocol)
+        ranked = _rank(tower_pairs, items, rows, known, world, protocol)
         if ranked is None:
             continue
         exclude, truth = _nothing(len(rows)) if known is None else _take(known, rows), _take(held_out, rows)
@@ -124,12 +124,12 @@ def evaluate(
 
 
 def gathered_vectors(
-    served: Sequence[Served], users: np.ndarray, item_count: int, world: World, protocol: Protocol
+    tower_pairs: Sequence[TowerPair], users: np.ndarray, item_count: int, world: World, protocol: Protocol
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Query vectors of the users and candidate vectors of the catalogue on rank 0, on CPU; None elsewhere."""
-    items = _item_vectors(served, item_count, world, replace(protocol, sharded=False))
+    items = _item_vectors(tower_pairs, item_count, world, replace(protocol, sharded=False))
     query = world.gather_to_first(
-        query_vectors(served, users[world.share(len(users))], world.device), world.shares(len(users))
+        query_vectors(tower_pairs, users[world.share(len(users))], world.device), world.shares(len(users))
     )
     return None if query is None or items is None else (query.cpu(), items.cpu())
 
@@ -214,7 +214,7 @@ def _background(dataset: Dataset, users: np.ndarray) -> Background:
 
 
 def _rank(
-    served: Sequence[Served],
+    tower_pairs: Sequence[TowerPair],
     items: torch.Tensor | None,
     rows: np.ndarray,
     known: Ragged | None,
@@ -223,7 +223,7 @@ def _rank(
 ) -> torch.Tensor | None:
     """Best items of the users in `rows`, (len(rows), k), on rank 0; None elsewhere."""
     k, counts, mine = max(protocol.ks), world.shares(len(rows)), rows[world.share(len(rows))]
-    vectors = query_vectors(served, mine, world.device)
+    vectors = query_vectors(tower_pairs, mine, world.device)
     if protocol.sharded:
         assert items is not None
         exclude = None if known is None else _take(known, mine, world)
@@ -236,13 +236,13 @@ def _rank(
 
 
 def _item_vectors(
-    served: Sequence[Served], item_count: int, world: World, protocol: Protocol
+    tower_pairs: Sequence[TowerPair], item_count: int, world: World, protocol: Protocol
 ) -> torch.Tensor | None:
     """Candidate vectors of the catalogue, (items, D), on rank 0; where evaluation is sharded, everywhere."""
     matrix, gather = None, world.gather_rows if protocol.sharded else world.gather_to_first
     for start in range(0, item_count, protocol.chunk * world.size):
         rows = np.arange(start, min(start + protocol.chunk * world.size, item_count))
-        vectors = candidate_vectors(served, rows[world.share(len(rows))], world.device)
+        vectors = candidate_vectors(tower_pairs, rows[world.share(len(rows))], world.device)
         gathered = gather(vectors, world.shares(len(rows)))
         if gathered is not None:
             matrix = gathered.new_empty(item_count, gathered.shape[1]) if matrix is None else matrix

@@ -11,7 +11,7 @@ from trainer.config.parser import check
 from trainer.config.schema import Config
 from trainer.config.size_defaults import settled
 from trainer.errors import ConfigError
-from trainer.inspection.scenario import Case, ranks_of_host, without_gaps
+from trainer.inspection.scenario import Scenario, ranks_of_host, without_gaps
 from trainer.planning.capacity import TooLargeError
 from trainer.planning.hardware import KNOWN
 from trainer.planning.layout import lay_out, table_values
@@ -56,7 +56,7 @@ def fullest(plan: Plan) -> int:
     return max(load.bytes for load in plan.ranks)
 
 
-def plan_of(case: Case) -> Plan:
+def plan_of(case: Scenario) -> Plan:
     """The plan of a case.
 
     Raises: TooLargeError, or ConfigError for a sharding that cannot be.
@@ -64,7 +64,7 @@ def plan_of(case: Case) -> Plan:
     return lay_out(case.config, case.sizes, case.hardware, case.world_size, case.local_world_size)
 
 
-def alternatives(case: Case) -> list[Change]:
+def alternatives(case: Scenario) -> list[Change]:
     """Tables of a smaller type, and the largest or all under other kinds of sharding, where these exist."""
     return _found(_alternatives(case))
 
@@ -82,12 +82,12 @@ def best_change(plan: Plan, changes: list[Change]) -> Change | None:
     return smaller if smaller and fullest(smaller.plan) <= enough else None
 
 
-def remedies(case: Case) -> list[Change]:
+def remedies(case: Scenario) -> list[Change]:
     """Changes after each of which the tables fit, the smallest world size for each kind of sharding first."""
     return _found(_remedies(case))
 
 
-def _alternatives(case: Case) -> Iterator[Change | None]:
+def _alternatives(case: Scenario) -> Iterator[Change | None]:
     if case.config.model.table_dtype == "float32":
         yield _changed(case, SMALLER)
     for kind in _kinds(case) if case.world_size > 1 else ():
@@ -96,7 +96,7 @@ def _alternatives(case: Case) -> Iterator[Change | None]:
                 yield _changed(case, edits)
 
 
-def _remedies(case: Case) -> Iterator[Change | None]:
+def _remedies(case: Scenario) -> Iterator[Change | None]:
     least = MOST_RANKS + 1
     yield _smallest_world(case, lambda size: {})
     for kind in _kinds(case):
@@ -135,7 +135,7 @@ def _found(changes: Iterable[Change | None]) -> list[Change]:
     return list(found.values())
 
 
-def _kinds(case: Case) -> list[str]:
+def _kinds(case: Scenario) -> list[str]:
     """Kinds of sharding that may help: cut by rows, a GPU's own does what partitions do elsewhere."""
     by_rows = ["row_partitioned"] if case.hardware.device == "cpu" else ["row_wise"]
     if case.hardware.device == "cuda" and case.world_size > case.local_world_size:
@@ -143,7 +143,7 @@ def _kinds(case: Case) -> list[str]:
     return ["column_wise", *by_rows, "data_parallel"]
 
 
-def _cuts(case: Case, kind: str) -> tuple[Cut, Cut]:
+def _cuts(case: Scenario, kind: str) -> tuple[Cut, Cut]:
     """The largest tables of a kind, and all of them."""
     return (
         lambda size: _largest_sharded(replace(case, world_size=size), kind),
@@ -151,7 +151,7 @@ def _cuts(case: Case, kind: str) -> tuple[Cut, Cut]:
     )
 
 
-def _all_sharded(case: Case, kind: str) -> dict[str, Any]:
+def _all_sharded(case: Scenario, kind: str) -> dict[str, Any]:
     """Every table of that kind, whatever was asked for."""
     sharding = case.asked.sharding
     given = {"tables": sharding.tables, "partitions": sharding.partitions, "ranks": sharding.ranks}
@@ -159,7 +159,7 @@ def _all_sharded(case: Case, kind: str) -> dict[str, Any]:
     return reset | ({"sharding.plan": None} if sharding.plan else {}) | {"sharding.kind": kind}
 
 
-def _largest_sharded(case: Case, kind: str) -> dict[str, Any] | None:
+def _largest_sharded(case: Scenario, kind: str) -> dict[str, Any] | None:
     """The largest tables of that kind and the others whole, or the others copied where that is the kind."""
     values = table_values(case.config, case.sizes)
     even = sum(values.values()) / case.world_size
@@ -173,7 +173,7 @@ def _largest_sharded(case: Case, kind: str) -> dict[str, Any] | None:
     return edits | {f"sharding.tables.{name}": own for name in largest}
 
 
-def _changed(case: Case, edits: Edits, world_size: int | None = None) -> Change | None:
+def _changed(case: Scenario, edits: Edits, world_size: int | None = None) -> Change | None:
     """The case with some keys changed and the same optimizer; None where that cannot be or does not fit."""
     try:
         return _planned(case, edits, world_size)
@@ -181,7 +181,7 @@ def _changed(case: Case, edits: Edits, world_size: int | None = None) -> Change 
         return None
 
 
-def _planned(case: Case, edits: Edits, world_size: int | None = None) -> Change:
+def _planned(case: Scenario, edits: Edits, world_size: int | None = None) -> Change:
     """As `_changed`.
 
     Raises: TooLargeError, or ConfigError for what cannot be.
@@ -203,7 +203,7 @@ def _planned(case: Case, edits: Edits, world_size: int | None = None) -> Change:
     return Change(options, plan, _note(case, config, plan))
 
 
-def _note(case: Case, config: Config, plan: Plan) -> str:
+def _note(case: Scenario, config: Config, plan: Plan) -> str:
     """What a change means for the model, beside what it is to do."""
     notes = []
     if config.model.table_dtype != case.config.model.table_dtype:
@@ -214,7 +214,7 @@ def _note(case: Case, config: Config, plan: Plan) -> str:
     return "; ".join(notes)
 
 
-def _hosts(case: Case, world_size: int) -> tuple[int, list[str]]:
+def _hosts(case: Scenario, world_size: int) -> tuple[int, list[str]]:
     """Ranks of a host in another world, and the options that say so. On CPU hosts stay as they are."""
     hardware, local = case.hardware, case.local_world_size
     if world_size == case.world_size:
@@ -226,7 +226,7 @@ def _hosts(case: Case, world_size: int) -> tuple[int, list[str]]:
     return local, [f"--world-size {world_size}", *more]
 
 
-def _smallest_world(case: Case, cut: Cut) -> Change | None:
+def _smallest_world(case: Scenario, cut: Cut) -> Change | None:
     """The changes of `cut` at the smallest world size at which the tables fit."""
     size, before, least = case.world_size, None, case.world_size
     while size <= MOST_RANKS:
@@ -248,7 +248,7 @@ def _smallest_world(case: Case, cut: Cut) -> Change | None:
     return None
 
 
-def _smaller_world(case: Case, cut: Cut, least: int, found: Change) -> Change:
+def _smaller_world(case: Scenario, cut: Cut, least: int, found: Change) -> Change:
     """The changes of `cut` at a world size from `least` on, or else those found at a larger one."""
     sizes = [size for size in _world_sizes(case, found.plan.world_size) if size >= least]
     low, high, stride = 0, len(sizes), 1
@@ -264,7 +264,7 @@ def _smaller_world(case: Case, cut: Cut, least: int, found: Change) -> Change:
     return found
 
 
-def _world_sizes(case: Case, end: int) -> list[int]:
+def _world_sizes(case: Scenario, end: int) -> list[int]:
     """World sizes below `end` and above the case's: ranks of one host, then whole hosts."""
     grows = case.hardware.device != "cpu" and case.local_world_size == ranks_of_host(
         case.hardware, case.world_size
@@ -274,7 +274,7 @@ def _world_sizes(case: Case, end: int) -> list[int]:
     return [*one, *range(host * (case.world_size // host + 1), end, host)]
 
 
-def _too_many(case: Case, edits: Edits, world_size: int) -> bool:
+def _too_many(case: Scenario, edits: Edits, world_size: int) -> bool:
     """Whether that would cut tables into more pieces than can be planned in some seconds."""
     kind, tables = edits.get("sharding.kind"), len(table_values(case.config, case.sizes))
     cut = Counter(value for key, value in edits.items() if key.startswith("sharding.tables."))
@@ -284,7 +284,7 @@ def _too_many(case: Case, edits: Edits, world_size: int) -> bool:
     return whole or sum(cut[kind] for kind in ONE_A_RANK) * world_size > MOST_SHARDS
 
 
-def _here_or_larger(case: Case, edits: Edits, least: int) -> Change | None:
+def _here_or_larger(case: Scenario, edits: Edits, least: int) -> Change | None:
     """The changes alone, or else with tables cut by rows and more ranks, but fewer than `least`."""
     few, every = _cuts(case, _kinds(case)[1])
     if alone := _changed(case, edits):
@@ -306,7 +306,7 @@ def _narrower(dim: int) -> list[int]:
     return [width for width in (dim // 2 // 4 * 4, dim // 4 // 4 * 4) if width]
 
 
-def _larger_device(case: Case) -> Change | None:
+def _larger_device(case: Scenario) -> Change | None:
     """The smallest known GPU with more memory that holds the tables."""
     for name, known in sorted(KNOWN.items(), key=lambda entry: entry[1].memory):
         if case.hardware.device == "cuda" and known.memory > case.hardware.memory:

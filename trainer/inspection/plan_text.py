@@ -131,8 +131,8 @@ def _ranks(plan: Plan) -> list[str]:
     ]
     note = []
     if len(groups) > SHOWN_RANKS:
-        by_size = sorted(groups, key=lambda group: -group[1].bytes)
-        groups = by_size[: SHOWN_RANKS // 2] + by_size[-SHOWN_RANKS // 2 :]
+        with_size_defaults = sorted(groups, key=lambda group: -group[1].bytes)
+        groups = with_size_defaults[: SHOWN_RANKS // 2] + with_size_defaults[-SHOWN_RANKS // 2 :]
         note = [f"(the {SHOWN_RANKS // 2} fullest and the {SHOWN_RANKS // 2} emptiest of them)"]
     header = ("rank", "bytes", "of capacity", "ids/step", "sent", "received", "compute", "moving")
     return _aligned([header, *((name, *_load(load)) for name, load in groups)], left=(0,)) + note

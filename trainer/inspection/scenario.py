@@ -7,22 +7,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainer.batching.tower_inputs import USER, USER_HISTORY
+from trainer.batching.tower_inputs import USER, USER_HISTORY, make_inputs
 from trainer.config.schema import Config
-from trainer.config.size_defaults import by_size, settled, with_fixed_values
+from trainer.config.size_defaults import settled, with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.errors import ConfigError
 from trainer.planning.hardware import Hardware, hardware_here, named_hardware
-from trainer.planning.layout import Sizes, candidates_of_step, gathered_count, sizes_of
-from trainer.training.components import make_inputs
+from trainer.planning.workload import Workload, candidates_of_step, gathered_count, workload_of
 
 INTERACTIONS_A_USER = 20
 """Assumed where sizes alone are given."""
 
 
 @dataclass(frozen=True)
-class Case:
+class Scenario:
     """What is to be planned: a configuration, the sizes of its tables, and where they go.
 
     Attributes:
@@ -35,20 +34,20 @@ class Case:
     asked: Config
     counts: tuple[int, int, int]
     config: Config
-    sizes: Sizes
+    sizes: Workload
     hardware: Hardware
     world_size: int
     local_world_size: int
     ranks_of_host: int | None
 
 
-def case_of(
+def make_scenario(
     config: Config,
     rows: Mapping[str, int],
     hardware: str | None,
     world_size: int,
     local_world_size: int | None,
-) -> Case:
+) -> Scenario:
     """The case of a configuration's data, with other numbers of rows for some tables.
 
     Args:
@@ -66,12 +65,12 @@ def case_of(
     items = [name for name in rows if not name.startswith(USER)]
     by_hand = USER in rows and bool(items)
     counts, settled_config, sizes = _by_hand(config, rows, items[0]) if by_hand else _of_data(config, rows)
-    return Case(config, counts, settled_config, sizes, device, world_size, local, local_world_size)
+    return Scenario(config, counts, settled_config, sizes, device, world_size, local, local_world_size)
 
 
 def without_gaps(config: Config, counts: tuple[int, int, int]) -> Config:
     """The configuration as a training on so many users, items and interactions has it."""
-    return with_fixed_values(by_size(config, *counts))
+    return with_fixed_values(with_size_defaults(config, *counts))
 
 
 def ranks_of_host(hardware: Hardware, world_size: int) -> int:
@@ -81,13 +80,13 @@ def ranks_of_host(hardware: Hardware, world_size: int) -> int:
     return next(count for count in range(min(hardware.devices, world_size), 0, -1) if world_size % count == 0)
 
 
-def _of_data(config: Config, rows: Mapping[str, int]) -> tuple[tuple[int, int, int], Config, Sizes]:
+def _of_data(config: Config, rows: Mapping[str, int]) -> tuple[tuple[int, int, int], Config, Workload]:
     dataset = open_dataset(prepare_data(config.data))
     item = dataset.item_name
     users = rows.get(USER, int(np.count_nonzero(dataset.known("train").lengths())))
     counts = users, rows.get(item, dataset.item_count), len(dataset.train)
     filled = without_gaps(config, counts)
-    sizes = sizes_of(filled, dataset, *make_inputs(filled, dataset))
+    sizes = workload_of(filled, dataset, *make_inputs(filled, dataset))
     known = [*sizes.user_tables, *sizes.item_tables]
     for name in rows:
         if name not in known:
@@ -107,7 +106,7 @@ def _of_data(config: Config, rows: Mapping[str, int]) -> tuple[tuple[int, int, i
 
 def _by_hand(
     config: Config, rows: Mapping[str, int], item: str
-) -> tuple[tuple[int, int, int], Config, Sizes]:
+) -> tuple[tuple[int, int, int], Config, Workload]:
     """Sizes from the command line: `user...` tables in the query tower, the others in the candidate tower."""
     users, items = rows[USER], rows[item]
     counts = users, items, users * INTERACTIONS_A_USER
@@ -118,7 +117,7 @@ def _by_hand(
     if config.model.item_bias:
         item_tables.setdefault(f"{item}_bias", items)
     candidates = candidates_of_step(config, items, positives)
-    sizes = Sizes(
+    sizes = Workload(
         user_tables={name: count for name, count in rows.items() if name.startswith(USER)},
         item_tables=item_tables,
         item_name=item,

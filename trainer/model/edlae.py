@@ -12,13 +12,13 @@ import scipy.linalg
 import scipy.sparse as sparse
 from scipy.linalg import lapack
 
+from trainer.config.size_defaults import FIXED_PENALTY
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.storage import keep_array
 
 EXACT_SIZE = 12_000
 """Most items, or users where they are fewer, for an exact inverse: 12 bytes an entry, a minute or two."""
-PENALTY = 300.0
 EIGENVECTORS = 128
 """So many more than the rank stand for a matrix that is too large to be inverted."""
 OVERSAMPLING, ITERATIONS = 64, 8
@@ -41,7 +41,7 @@ def closed_form_towers(
     user_count: int,
     item_count: int,
     rank: int,
-    penalty: float = PENALTY,
+    penalty: float = FIXED_PENALTY,
     dropout: float = 0.4,
     weight_power: float = -0.7,
     exact_size: int = EXACT_SIZE,
@@ -82,7 +82,7 @@ def closed_form_towers(
     return np.pad(history, padding).astype(np.float32), np.pad(vectors, padding).astype(np.float32)
 
 
-def kept_towers(dataset: Dataset, rank: int, penalty: float = PENALTY) -> tuple[np.ndarray, np.ndarray]:
+def kept_towers(dataset: Dataset, rank: int, penalty: float = FIXED_PENALTY) -> tuple[np.ndarray, np.ndarray]:
     """Towers of a data set's training part, read from its folder or computed and kept there.
 
     Where the folder cannot be written to, nothing is kept.

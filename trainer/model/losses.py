@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 LOG_2 = math.log(2)
-OfAll: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+AllGather: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """From this process's (...) values those of all processes, (processes, ...)."""
 
 
@@ -24,7 +24,7 @@ def multi_positive_softmax(
     known: torch.Tensor,
     log_q: torch.Tensor | None = None,
     counts: torch.Tensor | None = None,
-    of_all: OfAll | None = None,
+    all_gather: AllGather | None = None,
 ) -> torch.Tensor:
     """Softmax of each positive against the row's negatives, averaged over the row's positives.
 
@@ -42,14 +42,14 @@ def multi_positive_softmax(
         known: (2, K) int64 pairs that are no negatives; holds all positives.
         log_q: (C,) natural log of the chance that a candidate is in the set; None: no correction.
         counts: (B,) int64 positives of each row, in all shares; None: those given.
-        of_all: from this share's (...) values those of all shares, (shares, ...); None: there are no others.
+        all_gather: from this share's (...) values those of all, (shares, ...); None: there are no others.
     Returns: (B,) nats.
     Raises: ValueError if a row has no positive.
     Source: Yi et al., RecSys 2019 (logQ correction); Liang et al., WWW 2018 (multinomial likelihood);
         Khrylchenko et al., RecSys 2025 (no correction of the positive); Shoeybi et al., 2019 (shares).
     """
     counts = _checked(_positives_by_row(positives[0], len(query)) if counts is None else counts)
-    return _MultiPositiveSoftmax.apply(query, candidates, positives, known, log_q, counts, of_all)
+    return _MultiPositiveSoftmax.apply(query, candidates, positives, known, log_q, counts, all_gather)
 
 
 class _MultiPositiveSoftmax(torch.autograd.Function):
@@ -67,7 +67,7 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         known: torch.Tensor,
         log_q: torch.Tensor | None,
         counts: torch.Tensor,
-        of_all: OfAll | None,
+        all_gather: AllGather | None,
     ) -> torch.Tensor:
         ctx.width, ctx.dtype = query.shape[1], query.dtype
         device = query.device.type
@@ -85,13 +85,13 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         if log_q is not None:
             scores -= (log_q / LOG_2).unsqueeze(1)
         scores.view(-1).index_fill_(0, known_places, -torch.inf)
-        masses, largest, mass = _masses(scores, of_all)
+        masses, largest, mass = _masses(scores, all_gather)
         gaps = ((mass.log2() + largest).index_select(0, rows) - of_positives) * LOG_2
         # Times one factor a row, `masses` are the gradient of the scores, if in place of each positive stands
         # its share of what pulls the row's positives up, which pushes the row's negatives down.
         pulls = gaps.sigmoid()
         pull = torch.zeros_like(mass).index_add_(0, rows, pulls)
-        pull = pull if of_all is None else of_all(pull).sum(0)
+        pull = pull if all_gather is None else all_gather(pull).sum(0)
         tiny = torch.finfo(mass.dtype).tiny
         shares = pulls * (mass / pull.clamp_min(tiny)).index_select(0, rows)
         masses.view(-1).index_add_(0, places, shares, alpha=-1)
@@ -167,7 +167,9 @@ def _checked(positives: torch.Tensor) -> torch.Tensor:
     return positives
 
 
-def _masses(scores: torch.Tensor, of_all: OfAll | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _masses(
+    scores: torch.Tensor, all_gather: AllGather | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Powers of 2 of (C, B) scores above each row's largest, in their place; that score, and their sum.
 
     With shares of candidates, largest and sum are those of all of them.
@@ -177,9 +179,9 @@ def _masses(scores: torch.Tensor, of_all: OfAll | None) -> tuple[torch.Tensor, t
     largest = scores.amax(0).clamp_min_(least) if len(scores) else scores.new_full(scores.shape[1:], least)
     masses = scores.sub_(largest).exp2_()
     mass = masses.sum(0)
-    if of_all is None:
+    if all_gather is None:
         return masses, largest, mass
-    tops, parts = of_all(torch.stack([largest, mass])).unbind(1)
+    tops, parts = all_gather(torch.stack([largest, mass])).unbind(1)
     top = tops.amax(0)
     return masses.mul_(torch.exp2(largest - top)), top, (parts * torch.exp2(tops - top)).sum(0)
 

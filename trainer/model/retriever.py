@@ -18,7 +18,7 @@ Histories = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Served:
+class TowerPair:
     """One pair of towers and the features of its two sides; sharded, on every rank alike, or whole."""
 
     towers: TwoTowers
@@ -26,7 +26,7 @@ class Served:
     item_inputs: Inputs
 
 
-class SideBySide(nn.Module):
+class CombinedTowers(nn.Module):
     """Learned towers, which training alone calls, and perhaps closed-form ones, sharded by the same plan."""
 
     def __init__(self, learned: TwoTowers, closed: TwoTowers | None = None) -> None:
@@ -45,25 +45,28 @@ class SideBySide(nn.Module):
         return self.learned(queries, candidates, query_part, candidate_part)
 
 
-def query_vectors(served: Sequence[Served], rows: np.ndarray, device: torch.device) -> torch.Tensor:
+def query_vectors(tower_pairs: Sequence[TowerPair], rows: np.ndarray, device: torch.device) -> torch.Tensor:
     """Query vectors of the users in `rows`, (len(rows), sum of the parts' widths)."""
     with torch.no_grad():
         return torch.cat(
-            [part.towers.queries(keyed_jagged(part.user_inputs, rows).to(device)) for part in served], dim=1
+            [part.towers.queries(keyed_jagged(part.user_inputs, rows).to(device)) for part in tower_pairs],
+            dim=1,
         )
 
 
-def candidate_vectors(served: Sequence[Served], rows: np.ndarray, device: torch.device) -> torch.Tensor:
+def candidate_vectors(
+    tower_pairs: Sequence[TowerPair], rows: np.ndarray, device: torch.device
+) -> torch.Tensor:
     """Candidate vectors of the items in `rows`, (len(rows), sum of the parts' widths)."""
     with torch.no_grad():
         return torch.cat(
-            [part.towers.candidates(keyed_jagged(part.item_inputs, rows).to(device)) for part in served],
+            [part.towers.candidates(keyed_jagged(part.item_inputs, rows).to(device)) for part in tower_pairs],
             dim=1,
         )
 
 
 def query_from_history(
-    served: Sequence[Served], histories: Histories, item_vectors: torch.Tensor
+    tower_pairs: Sequence[TowerPair], histories: Histories, item_vectors: torch.Tensor
 ) -> torch.Tensor:
     """Query vectors of people by what they have alone, (B, sum of the parts' widths).
 
@@ -75,7 +78,7 @@ def query_from_history(
         histories: items of each of B people, no item twice for the same person; none: nothing is known.
         item_vectors: (items, sum of the parts' widths) of the catalogue, as `candidate_vectors` gives them.
     """
-    learned, *closed = served
+    learned, *closed = tower_pairs
     lengths, items = (each.cpu().numpy() for each in histories)
     own, device = Ragged(np.concatenate([[0], np.cumsum(lengths)]), items), item_vectors.device
     if USER_HISTORY in learned.user_inputs:
@@ -88,14 +91,14 @@ def query_from_history(
     return torch.cat([first, *others], dim=1)
 
 
-def _look_up(part: Served, table: str, histories: Ragged, device: torch.device) -> torch.Tensor:
+def _look_up(part: TowerPair, table: str, histories: Ragged, device: torch.device) -> torch.Tensor:
     """Query vectors of people of whom nothing but the history in `table` is known."""
     given: dict[str, np.ndarray | Ragged] = {table: histories}
     count = len(histories.offsets) - 1
     for name in part.user_inputs.keys() - given.keys():
         given[name] = _unknown(part.user_inputs[name], count)
     inputs = {name: given[name] for name in part.user_inputs}  # in the order of the tables
-    return query_vectors([Served(part.towers, inputs, part.item_inputs)], np.arange(count), device)
+    return query_vectors([TowerPair(part.towers, inputs, part.item_inputs)], np.arange(count), device)
 
 
 def _unknown(column: np.ndarray | Ragged, count: int) -> np.ndarray | Ragged:

@@ -167,7 +167,7 @@ class TwoTowers(nn.Module):
     def queries(self, inputs: KeyedJaggedTensor, part: int | None = None) -> torch.Tensor:
         """Query vectors, (B, output_dim); `part` as `Tower` has it."""
         vectors, _ = self.query(inputs, part)
-        vectors = of_length(vectors) if self.unit else vectors
+        vectors = normalize(vectors) if self.unit else vectors
         if self.output_dim == vectors.shape[1]:
             return vectors
         return torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1)
@@ -176,7 +176,7 @@ class TwoTowers(nn.Module):
         """Candidate vectors, (C, output_dim); `part` as `Tower` has it."""
         vectors, bias = self.candidate(inputs, part)
         if self.unit:
-            vectors = of_length(vectors, torch.exp(-self.log_temperature))
+            vectors = normalize(vectors, torch.exp(-self.log_temperature))
         return vectors if bias is None else torch.cat([vectors, bias], dim=1)
 
     def forward(
@@ -200,17 +200,17 @@ def _by_root(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return sums / lengths.clamp(min=1).sqrt().unsqueeze(1)
 
 
-def of_length(vectors: torch.Tensor, length: torch.Tensor | float = 1.0) -> torch.Tensor:
+def normalize(vectors: torch.Tensor, length: torch.Tensor | float = 1.0) -> torch.Tensor:
     """Rows scaled to one length; a zero row, that of an empty history, stays zero and gets no gradient.
 
     Args:
         vectors: (B, D).
         length: a number, or a tensor of one.
     """
-    return _OfLength.apply(vectors, torch.as_tensor(length, dtype=vectors.dtype))
+    return _Normalize.apply(vectors, torch.as_tensor(length, dtype=vectors.dtype))
 
 
-class _OfLength(torch.autograd.Function):
+class _Normalize(torch.autograd.Function):
     """The same; its gradient by hand takes four passes over wide rows, and torch's seven."""
 
     @staticmethod

@@ -14,9 +14,11 @@ from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS
 from trainer.distributed.quantized_comm import VALUE_BYTES
 from trainer.model.row_partitions import whole_table
 from trainer.planning.capacity import CACHED, capacity, host_capacity, in_host, on_device
+from trainer.planning.constraints import TableConstraint
 from trainer.planning.hardware import Hardware
+from trainer.planning.kernel_support import compute_kernel, optimizer_bytes
 from trainer.planning.plan import PARTITIONED, Plan, RankLoad, Shard, Table, block_of_each_rank
-from trainer.planning.torchrec_planner import Wish, compute_kernel, embedding_configs, optimizer_bytes, place
+from trainer.planning.torchrec_planner import embedding_configs, place
 from trainer.planning.traffic import Traffic, add_gathered, add_table
 
 NOTHING: Mapping[str, Collection[str]] = {}
@@ -24,7 +26,7 @@ NOTHING: Mapping[str, Collection[str]] = {}
 
 def make_plan(
     towers: nn.Module,
-    wishes: Mapping[str, Wish],
+    wishes: Mapping[str, TableConstraint],
     optimizer: str,
     hardware: Hardware,
     world_size: int,
@@ -79,7 +81,7 @@ def make_plan(
     )
 
 
-def _by_part(towers: nn.Module, wishes: Mapping[str, Wish]) -> dict[str, Wish]:
+def _by_part(towers: nn.Module, wishes: Mapping[str, TableConstraint]) -> dict[str, TableConstraint]:
     """The wishes of each table that TorchRec knows: a partition has its share of ids, and its own rank."""
     names = [config.name for _, config in embedding_configs(towers)]
     parts, seen = Counter(map(whole_table, names)), Counter[str]()
@@ -99,7 +101,7 @@ def _by_part(towers: nn.Module, wishes: Mapping[str, Wish]) -> dict[str, Wish]:
 def _table(
     whole: str,
     parts: Sequence[tuple[str, EmbeddingBagConfig, ShardingOption]],
-    wish: Wish,
+    wish: TableConstraint,
     optimizer: str,
     hardware: Hardware,
 ) -> Table:
@@ -178,7 +180,7 @@ def _loads(
 
 def _traffic(
     options: Sequence[ShardingOption],
-    wishes: Mapping[str, Wish],
+    wishes: Mapping[str, TableConstraint],
     asked_here: Collection[str],
     world_size: int,
     local_world_size: int,

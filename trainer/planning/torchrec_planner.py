@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
@@ -24,84 +23,18 @@ from torchrec.distributed.planner.types import (
 from torchrec.types import DataType
 
 from trainer.distributed.quantized_comm import codecs
-from trainer.errors import ConfigError
 from trainer.planning.capacity import CACHED, capacity, host_capacity, too_large
+from trainer.planning.constraints import TableConstraint
 from trainer.planning.hardware import GIGA, Hardware
+from trainer.planning.kernel_support import compute_kernel, optimizer_bytes
 
-FUSED_ON_CPU = ("rowwise_adagrad", "adagrad", "sgd")
-CPU_SHARDINGS = ("table_wise", "column_wise", "table_column_wise", "data_parallel")
-SHARDINGS = (*CPU_SHARDINGS, "row_wise", "table_row_wise")
 PLANNING_SECONDS = 20
 """How long the planner may look for something better, where there is a choice."""
 
 
-@dataclass(frozen=True)
-class Wish:
-    """How a table may be laid out, and how often a step looks it up.
-
-    Attributes:
-        shardings: TorchRec's names of the permitted kinds.
-        bags: that a step looks up over all ranks.
-        pooling_factor: ids in a bag, on average.
-        ranks: of its shards, in turn; empty: the planner's choice.
-        cached: whether it may live in host memory behind a cache on the device.
-    """
-
-    shardings: tuple[str, ...]
-    bags: float
-    pooling_factor: float = 1.0
-    ranks: tuple[int, ...] = ()
-    cached: bool = False
-
-
-def compute_kernel(optimizer: str, sharding: str, device: str) -> str:
-    """Kernel that runs an optimizer under a sharding on a device: `fused` in the backward pass, or `dense`.
-
-    Raises: ConfigError for a combination that does not exist, naming those that do.
-    """
-    if device == "cpu" and sharding not in CPU_SHARDINGS:
-        raise ConfigError(
-            f"--sharding.kind {sharding}: not on CPU, where TorchRec has {', '.join(CPU_SHARDINGS)}. "
-            "Use one of these, row_partitioned, or --device cuda"
-        )
-    if sharding == "data_parallel":
-        return "dense"
-    if optimizer == "adam" and device == "cpu":
-        if sharding != "table_wise":
-            raise ConfigError(
-                f"--optimizer.name adam: not with --sharding.kind {sharding} on CPU, where FBGEMM has "
-                "no fused Adam. Use --sharding.kind table_wise, row_partitioned or data_parallel, "
-                f"--device cuda, or one of {', '.join(FUSED_ON_CPU)}"
-            )
-        return "dense"
-    return "fused"
-
-
-def check_dtype(dtype: str, optimizer: str, sharding: str, device: str) -> None:
-    """Refuse tables of a type that the kernel cannot train, or could not train well.
-
-    Raises: ConfigError for the type, or as `compute_kernel`.
-    """
-    if compute_kernel(optimizer, sharding, device) == "fused" or dtype == "float32":
-        return
-    copied = sharding == "data_parallel"
-    place = "--sharding.kind data_parallel" if copied else f"--optimizer.name {optimizer} on CPU"
-    other = "another kind of sharding" if copied else f"one of {', '.join(FUSED_ON_CPU)}"
-    raise ConfigError(
-        f"--model.table_dtype {dtype}: not with {place}, whose dense kernel keeps gradients and optimizer "
-        f"state in the tables' type. Use {other}, or float32"
-    )
-
-
-def optimizer_bytes(optimizer: str, kernel: str, rows: int, columns: int) -> int:
-    """Bytes beside the weights of a shard: the optimizer's state, and a dense kernel's gradient."""
-    values = {"sgd": 0, "rowwise_adagrad": rows, "adagrad": rows * columns, "adam": 2 * rows * columns}
-    return 4 * (values[optimizer] + (rows * columns if kernel == "dense" else 0))
-
-
 def place(
     towers: nn.Module,
-    wishes: Mapping[str, Wish],
+    wishes: Mapping[str, TableConstraint],
     optimizer: str,
     hardware: Hardware,
     world_size: int,
@@ -163,7 +96,7 @@ def _topology(hardware: Hardware, world_size: int, local_world_size: int) -> Top
 
 
 def _constraints(
-    towers: nn.Module, wishes: Mapping[str, Wish], world_size: int
+    towers: nn.Module, wishes: Mapping[str, TableConstraint], world_size: int
 ) -> dict[str, ParameterConstraints]:
     constraints = {}
     for _, config in embedding_configs(towers):

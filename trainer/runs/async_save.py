@@ -15,7 +15,7 @@ from trainer.distributed.world import World
 from trainer.errors import SaveError
 from trainer.runs.checkpoint import cannot_save, clear, described_as, publish, write
 from trainer.runs.checkpoint_store import folder_of
-from trainer.runs.validation_history import Progressed
+from trainer.runs.validation_history import SavedProgress
 from trainer.sharding.model_state import copied, whole_state
 
 
@@ -34,7 +34,7 @@ class Background:
         step: int,
         model: nn.Module,
         states: dict[str, Any] | None,
-        progressed: Progressed,
+        progressed: SavedProgress,
         then: Callable[[], None],
     ) -> None:
         """As `trainer.runs.checkpoint.save`, but return when everything is copied.

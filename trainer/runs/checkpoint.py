@@ -22,7 +22,7 @@ from trainer.distributed.world import World
 from trainer.errors import CheckpointError, SaveError
 from trainer.runs.checkpoint_store import STATE, digest_of, file_digest, folder_of
 from trainer.runs.safe_reader import Reader
-from trainer.runs.validation_history import Progressed
+from trainer.runs.validation_history import SavedProgress
 from trainer.sharding.model_state import whole_state
 
 BESIDE = ("config.yaml", "plan.json")
@@ -35,7 +35,7 @@ def save(
     model: nn.Module,
     world: World,
     states: dict[str, Any] | None = None,
-    progressed: Progressed | None = None,
+    progressed: SavedProgress | None = None,
 ) -> Path:
     """Write the model's weights after `step` steps; published by a rename when every rank has written.
 
@@ -57,9 +57,11 @@ def save(
     return final
 
 
-def described_as(step: int, states: dict[str, Any] | None, progressed: Progressed | None) -> dict[str, Any]:
+def described_as(
+    step: int, states: dict[str, Any] | None, progressed: SavedProgress | None
+) -> dict[str, Any]:
     """What stands beside a checkpoint's tensors."""
-    return {"step": step, "resumable": states is not None, **asdict(progressed or Progressed())}
+    return {"step": step, "resumable": states is not None, **asdict(progressed or SavedProgress())}
 
 
 def cannot_save(final: Path, error: SaveError) -> SaveError:

@@ -2,28 +2,32 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+
+from torch import nn
+from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.config.schema import Config, RunConfig
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, SaveError
 from trainer.runs.async_save import Background
 from trainer.runs.checkpoint import entries, load, save
-from trainer.runs.checkpoint_store import Saved, folder_of, is_published, prune
-from trainer.runs.validation_history import Course, Progressed
+from trainer.runs.checkpoint_store import SavedCheckpoint, folder_of, is_published, prune
+from trainer.runs.validation_history import SavedProgress, ValidationHistory
 from trainer.sharding.optimizer_state import create_states, optimizer_state, set_step
-from trainer.training.components import Parts
 
 
-class Keeper:
+class CheckpointPolicy:
     """Writes a training's checkpoints; made and used on every rank alike."""
 
-    def __init__(self, run: Path | None, config: Config, parts: Parts, world: World) -> None:
-        """For checkpoints in the folder `run`; None: none are written."""
-        self._run, self._config, self._parts, self._world = run, config, parts, world
+    def __init__(
+        self, run: Path | None, config: Config, model: nn.Module, optimizer: CombinedOptimizer, world: World
+    ) -> None:
+        """For checkpoints of a sharded model in the folder `run`; None: none are written."""
+        self._run, self._config, self._world = run, config, world
+        self._model, self._optimizer = model, optimizer
         self._background = Background(world) if run and config.run.save_async else None
 
-    def __enter__(self) -> "Keeper":
+    def __enter__(self) -> "CheckpointPolicy":
         return self
 
     def __exit__(
@@ -32,14 +36,14 @@ class Keeper:
         if self._background and error is not None:
             self._background.wait()
 
-    def is_due(self, course: Course, step: int) -> bool:
+    def is_due(self, history: ValidationHistory, step: int) -> bool:
         """Whether a checkpoint is to be written after a step."""
         settings = self._config.run
-        by_count = settings.save_every > 0 and step % settings.save_every == 0 and step < course.steps
-        due = by_count or course.paused_at == step or course.is_among_best(step, _best_kept(settings))
+        by_count = settings.save_every > 0 and step % settings.save_every == 0 and step < history.steps
+        due = by_count or history.paused_at == step or history.is_among_best(step, _best_kept(settings))
         return self._run is not None and due
 
-    def keep(self, course: Course, step: int, seconds: float) -> str | None:
+    def keep(self, history: ValidationHistory, step: int, seconds: float) -> str | None:
         """Write a checkpoint, and remove older ones once it is whole.
 
         Args: seconds: of training.
@@ -47,9 +51,10 @@ class Keeper:
         Raises: SaveError, on every rank, if it cannot be written and the training is not to go on without.
         """
         assert self._run is not None, "then none is due"
-        model, paused = self._parts.model, course.paused_at == step
-        states = states_of(self._config, self._parts) if paused or self._config.run.save_every else None
-        hindrance, progressed = self.finish(), _progressed(course, seconds)
+        model, paused = self._model, history.paused_at == step
+        keep_states = paused or self._config.run.save_every
+        states = optimizer_state(model, self._optimizer, self._config.optimizer.name) if keep_states else None
+        hindrance, progressed = self.finish(), _progressed(history, seconds)
         if self._background and not paused:
             self._background.save(self._run, step, model, states, progressed, self._prune)
             return hindrance
@@ -80,7 +85,13 @@ class Keeper:
 
 
 def keep_outcome(
-    run: Path, config: Config, parts: Parts, world: World, course: Course, seconds: float
+    run: Path,
+    config: Config,
+    model: nn.Module,
+    optimizer: CombinedOptimizer,
+    world: World,
+    history: ValidationHistory,
+    seconds: float,
 ) -> int:
     """Leave the best weights, or the last where there is no patience, in the run and in the model.
 
@@ -88,40 +99,38 @@ def keep_outcome(
     Returns: the step that they are of.
     Raises: SaveError, on every rank.
     """
-    last = course.validations[-1].step if course.patience else course.steps
-    best = course.best.step if course.patience else last
+    last = history.validations[-1].step if history.patience else history.steps
+    best = history.best.step if history.patience else last
     if best != last and world.on_first(lambda: is_published(run, best)):
-        load(folder_of(run, best), parts.model)
+        load(folder_of(run, best), model)
         return best
-    if not (course.patience and world.on_first(lambda: is_published(run, last))):
-        states = states_of(config, parts) if config.run.save_every else None
-        save(run, last, parts.model, world, states, _progressed(course, seconds))
+    if not (history.patience and world.on_first(lambda: is_published(run, last))):
+        name = config.optimizer.name
+        states = optimizer_state(model, optimizer, name) if config.run.save_every else None
+        save(run, last, model, world, states, _progressed(history, seconds))
     return last
 
 
-def go_on(saved: Saved, config: Config, parts: Parts) -> None:
+def resume(
+    saved: SavedCheckpoint, optimizer_name: str, model: nn.Module, optimizer: CombinedOptimizer
+) -> None:
     """Fill model and optimizers as they were when a checkpoint was written, whatever plan they had then.
 
     Raises: CheckpointError if the checkpoint is of another model, or of states that this plan cannot hold.
     """
-    create_states(parts.optimizer)
-    states = states_of(config, parts)
+    create_states(optimizer)
+    states = optimizer_state(model, optimizer, optimizer_name)
     if missing := states.keys() - entries(saved.folder).keys():
         raise CheckpointError(
-            f"{saved.folder}: has no optimizer state {min(missing)}, which {config.optimizer.name} needs "
+            f"{saved.folder}: has no optimizer state {min(missing)}, which {optimizer_name} needs "
             "under this sharding. Go on under the run's own, which python -m trainer plan RUN shows"
         )
-    load(saved.folder, parts.model, states)
-    set_step(parts.optimizer, saved.step)
+    load(saved.folder, model, states)
+    set_step(optimizer, saved.step)
 
 
-def states_of(config: Config, parts: Parts) -> dict[str, Any]:
-    """The optimizers' states, see `trainer.sharding.optimizer_state`."""
-    return optimizer_state(parts.model, parts.optimizer, config.optimizer.name)
-
-
-def _progressed(course: Course, seconds: float) -> Progressed:
-    return Progressed(seconds, [*course.validations])
+def _progressed(history: ValidationHistory, seconds: float) -> SavedProgress:
+    return SavedProgress(seconds, [*history.validations])
 
 
 def _best_kept(run: RunConfig) -> int:

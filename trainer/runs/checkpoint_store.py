@@ -12,7 +12,7 @@ from typing import Any
 
 from trainer.dataset.vocabulary import vocabulary_digest
 from trainer.errors import CheckpointError
-from trainer.runs.validation_history import Progressed, Validation
+from trainer.runs.validation_history import SavedProgress, Validation
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
 FOLDER = "checkpoints"
@@ -22,7 +22,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A checkpoint whose files are as they were written.
 
     Attributes:
@@ -34,7 +34,7 @@ class Saved:
     folder: Path
     step: int
     resumable: bool
-    progressed: Progressed
+    progressed: SavedProgress
     digest: str
 
 
@@ -91,7 +91,7 @@ def has_checkpoint(run: Path) -> bool:
     return bool(_complete(run))
 
 
-def newest(run: Path, preferred: int | None = None) -> Saved:
+def newest(run: Path, preferred: int | None = None) -> SavedCheckpoint:
     """A run's last whole checkpoint; says so where a later one is damaged.
 
     Args: preferred: step of the one to be taken if it is whole.
@@ -106,7 +106,7 @@ def newest(run: Path, preferred: int | None = None) -> Saved:
     raise CheckpointError(f"{run}: holds no complete checkpoint. Name the folder of a finished training")
 
 
-def last_to_go_on_from(run: Path) -> Saved | None:
+def last_to_go_on_from(run: Path) -> SavedCheckpoint | None:
     """The last whole checkpoint with optimizers' states; None: there is none.
 
     Raises: CheckpointError if there are damaged ones alone.
@@ -114,7 +114,7 @@ def last_to_go_on_from(run: Path) -> Saved | None:
     return next((saved for saved in _whole(run) if saved.resumable), None)
 
 
-def _whole(run: Path, preferred: int | None = None) -> Iterator[Saved]:
+def _whole(run: Path, preferred: int | None = None) -> Iterator[SavedCheckpoint]:
     """Checkpoints that are as they were written, the preferred one first, then from the last back.
 
     Raises: CheckpointError if all are damaged, or the run's vocabulary is not that of a whole one.
@@ -137,11 +137,13 @@ def _whole(run: Path, preferred: int | None = None) -> Iterator[Saved]:
         raise CheckpointError(f"{damages[0]}. Train anew elsewhere")
 
 
-def _opened(checkpoint: Path) -> Saved:
+def _opened(checkpoint: Path) -> SavedCheckpoint:
     described = _described(checkpoint)
     validations = [Validation(**each) for each in described["validations"]]
-    progressed = Progressed(described["seconds"], validations)
-    return Saved(checkpoint, described["step"], described["resumable"], progressed, digest_of(described))
+    progressed = SavedProgress(described["seconds"], validations)
+    return SavedCheckpoint(
+        checkpoint, described["step"], described["resumable"], progressed, digest_of(described)
+    )
 
 
 def _described(checkpoint: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +22,18 @@ from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabul
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation.evaluator import Evaluation
-from trainer.model.closed_form import HISTORY, make_closed_towers
-from trainer.model.retriever import Served, SideBySide
-from trainer.planning.layout import make_towers
-from trainer.planning.plan import save_plan
+from trainer.model.builder import HISTORY, make_closed_towers, make_towers
+from trainer.model.retriever import CombinedTowers, TowerPair
+from trainer.planning.plan import Plan, save_plan
 from trainer.runs.checkpoint import load
-from trainer.runs.checkpoint_store import CONFIG, METRICS, Saved, check_is_run, finished_step, newest
-from trainer.training.components import Parts
+from trainer.runs.checkpoint_store import (
+    CONFIG,
+    METRICS,
+    SavedCheckpoint,
+    check_is_run,
+    finished_step,
+    newest,
+)
 
 PLAN, RECORDS, GROWTH = "plan.json", "metrics.jsonl", "growth.json"
 LEARNED, CLOSED = "learned", "closed"
@@ -39,7 +44,7 @@ USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
 class TrainedRun:
     """A run's towers with their weights and inputs, unsharded on this process's CPU, learned ones first."""
 
-    served: list[Served]
+    tower_pairs: list[TowerPair]
     vocabulary: Vocabulary
 
 
@@ -86,7 +91,9 @@ def _numbered(folder: Path) -> Path:
             folder = folder.with_name(f"{name}-{number}")
 
 
-def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> None:
+def describe_run(
+    run: Path, config: Config, dataset: Dataset, plan: Plan, tower_pairs: Sequence[TowerPair]
+) -> None:
     """Write what a reader of the run needs: configuration, plan, vocabulary and inputs.
 
     Paths are written in full, so that the run can be measured from any folder.
@@ -97,9 +104,9 @@ def describe_run(run: Path, config: Config, dataset: Dataset, parts: Parts) -> N
     full: dict[str, Any] = {
         name: str(Path(path).absolute()) for name, path in paths.items() if path is not None
     }
-    save_plan(parts.plan, run / PLAN)
+    save_plan(plan, run / PLAN)
     copy_vocabulary(dataset, run)
-    for name, part in zip((LEARNED, CLOSED), parts.served, strict=False):
+    for name, part in zip((LEARNED, CLOSED), tower_pairs, strict=False):
         save_inputs(run / f"{name}_{USER_INPUTS}", part.user_inputs)
         save_inputs(run / f"{name}_{ITEM_INPUTS}", part.item_inputs)
     # The run has the plan itself: the file may be gone, and other ranks need another plan.
@@ -181,7 +188,7 @@ def run_config(run: Path) -> Config:
     return read_config(run / CONFIG)
 
 
-def open_run(run: Path, saved: Saved | None = None) -> TrainedRun:
+def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:
     """A run's towers, whole, from its newest checkpoint.
 
     Args: saved: that checkpoint, where it has been found already.
@@ -203,12 +210,12 @@ def open_run(run: Path, saved: Saved | None = None) -> TrainedRun:
     closed = None
     if HISTORY in tables:
         closed = make_closed_towers(vocabulary.item_name, rows[HISTORY], tables[HISTORY]["dim"])
-    model = SideBySide(learned, closed).to_empty(device=torch.device("cpu"))
+    model = CombinedTowers(learned, closed).to_empty(device=torch.device("cpu"))
     load(saved.folder, model)
-    served = [Served(model.learned, users, items)]
+    tower_pairs = [TowerPair(model.learned, users, items)]
     if model.closed is not None:
-        served.append(Served(model.closed, *run_inputs(run, CLOSED)))
-    return TrainedRun(served, vocabulary)
+        tower_pairs.append(TowerPair(model.closed, *run_inputs(run, CLOSED)))
+    return TrainedRun(tower_pairs, vocabulary)
 
 
 def run_inputs(run: Path, part: str) -> tuple[Inputs, Inputs]:

@@ -54,7 +54,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Progressed:
+class SavedProgress:
     """How far a training has come, as its checkpoints tell.
 
     Attributes:
@@ -71,7 +71,7 @@ class Progressed:
 
 
 @dataclass
-class Course:
+class ValidationHistory:
     """How the validation figure of one training went.
 
     Attributes:
@@ -96,7 +96,7 @@ class Course:
 
     def is_among_best(self, step: int, count: int) -> bool:
         """Whether the validation after `step` steps is one of the best so far; of equal ones the earlier."""
-        found = Progressed(0, self.validations).figure(step)
+        found = SavedProgress(0, self.validations).figure(step)
         return found is not None and sum(each.figure >= found for each in self.validations) <= count
 
     @property

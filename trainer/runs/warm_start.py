@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.tower_inputs import USER, USER_HISTORY, Inputs
 from trainer.config.resume import check_shape
@@ -27,7 +29,6 @@ from trainer.runs.retained_ids import extend, places
 from trainer.runs.run_folder import LEARNED, run_config, run_inputs
 from trainer.sharding.model_state import table_name, whole_state
 from trainer.sharding.optimizer_state import PREFIX, UNTRAINED, create_states, optimizer_state, set_step
-from trainer.training.components import Parts
 
 ROWS_AT_ONCE = 65_536
 
@@ -55,7 +56,7 @@ class Matched:
 
 
 @dataclass(frozen=True)
-class Growth:
+class WarmStart:
     """What a training takes over from an earlier run.
 
     Attributes:
@@ -104,21 +105,23 @@ def prepare_with_kept(config: Config, run: Path | None) -> Path:
     return extend(folder, open_vocabulary(source), *run_inputs(source, LEARNED))
 
 
-def take_over(origin: Origin, config: Config, dataset: Dataset, parts: Parts) -> Growth:
+def take_over(
+    origin: Origin, config: Config, dataset: Dataset, model: nn.Module, optimizer: CombinedOptimizer
+) -> WarmStart:
     """Give known users, items and attribute values their vectors and optimizer's states; others stay as new.
 
-    Args: parts: with initial values, before the first step, on every rank alike.
+    Args: model, optimizer: with initial values, before the first step, on every rank alike.
     """
     users = places(dataset.user_ids, origin.vocabulary.user_ids)
     items = places(dataset.item_ids, origin.vocabulary.item_ids)
     rows = _rows_by_table(origin, config, dataset, users, items)
     kept = entries(origin.checkpoint)
-    for key, value in whole_state(parts.model).items():
+    for key, value in whole_state(model).items():
         if _is_taken_over(key, origin.config, config):
             _fill(value, origin, _then(key, origin, dataset), rows.get(str(table_name(key))))
-    why_not = _states(origin, config, dataset, parts, _without_kept(rows, dataset), kept)
+    why_not = _states(origin, config, dataset, model, optimizer, _without_kept(rows, dataset), kept)
     measured: Interactions = getattr(dataset, config.evaluation.split)
-    return Growth(
+    return WarmStart(
         run=str(origin.run),
         users=_matched(users, origin.vocabulary.user_ids, int(dataset.report.get("kept_users", 0))),
         items=_matched(items, origin.vocabulary.item_ids, int(dataset.report.get("kept_items", 0))),
@@ -133,7 +136,8 @@ def _states(
     origin: Origin,
     config: Config,
     dataset: Dataset,
-    parts: Parts,
+    model: nn.Module,
+    optimizer: CombinedOptimizer,
     rows: dict[str, np.ndarray],
     kept: dict[str, torch.Size],
 ) -> str:
@@ -143,9 +147,9 @@ def _states(
         return f"{origin.run} was trained with {before}"
     if not any(key.startswith(PREFIX) for key in kept):
         return f"the last checkpoint of {origin.run} keeps none"
-    create_states(parts.optimizer)
-    set_step(parts.optimizer, 0)
-    states = optimizer_state(parts.model, parts.optimizer, now)
+    create_states(optimizer)
+    set_step(optimizer, 0)
+    states = optimizer_state(model, optimizer, now)
     names = {key: _then(key, origin, dataset) for key in states}
     suit = all(kept.get(names[key], [0, 0])[1:] == _size(value)[1:] for key, value in states.items())
     for key, value in states.items():

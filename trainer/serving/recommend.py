@@ -14,7 +14,7 @@ from trainer.config.schema import ModelConfig
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.errors import UserError, diverged
-from trainer.runs.checkpoint_store import CONFIG, Saved, check_is_run, finished_step, newest
+from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run, finished_step, newest
 from trainer.serving.vector_cache import Vectors, open_vectors
 
 UNKNOWN_NAMED = 10
@@ -75,7 +75,7 @@ def recommend_by_history(
     return _best(run, vocabulary, query, vectors, k, np.array([] if keep_seen else rows, np.int64))
 
 
-def _open(run: Path, k: int) -> tuple[Saved, Vocabulary]:
+def _open(run: Path, k: int) -> tuple[SavedCheckpoint, Vocabulary]:
     """A run's newest checkpoint and its vocabulary."""
     if k < 1:
         raise UserError(f"-k {k}: a whole number from 1 up is needed")
@@ -98,7 +98,7 @@ def _item_rows(run: Path, vocabulary: Vocabulary, history: Sequence[str]) -> lis
     return rows
 
 
-def _model_without_values(run: Path, saved: Saved) -> ModelConfig:
+def _model_without_values(run: Path, saved: SavedCheckpoint) -> ModelConfig:
     """How a run's towers are made.
 
     Raises: UserError for a run that was trained on values.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.dataset import storage
-from trainer.runs.checkpoint_store import Saved, file_digest
+from trainer.runs.checkpoint_store import SavedCheckpoint, file_digest
 
 FOLDER, SUMS = "vectors", "sha256.json"
 VERSION = 2  # of what towers make of weights; vectors of another one are made anew
@@ -30,7 +30,7 @@ class Vectors:
     histories: np.ndarray
 
 
-def open_vectors(run: Path, saved: Saved) -> Vectors | None:
+def open_vectors(run: Path, saved: SavedCheckpoint) -> Vectors | None:
     """Vectors of a checkpoint, memory-mapped; None: they are not kept, or not as they were written."""
     folder, names = run / FOLDER, _names(saved)
     with suppress(OSError, ValueError):
@@ -43,7 +43,7 @@ def open_vectors(run: Path, saved: Saved) -> Vectors | None:
     return None
 
 
-def keep_vectors(run: Path, saved: Saved, vectors: Vectors) -> None:
+def keep_vectors(run: Path, saved: SavedCheckpoint, vectors: Vectors) -> None:
     """Keep the vectors of a checkpoint in place of an earlier one's; not where they cannot be written."""
     folder = run / FOLDER
     with suppress(OSError):
@@ -56,7 +56,7 @@ def keep_vectors(run: Path, saved: Saved, vectors: Vectors) -> None:
         (folder / SUMS).write_text(json.dumps(_sums(folder, _names(saved))))
 
 
-def _names(saved: Saved) -> list[str]:
+def _names(saved: SavedCheckpoint) -> list[str]:
     return [f"{side}-{VERSION}-{saved.digest[:20]}" for side in ("users", "items", "histories")]
 
 

@@ -19,7 +19,7 @@ from trainer.batching.batch import Batch
 from trainer.model.towers import Tower, TwoTowers
 
 
-class ExchangingCollection(ShardedEmbeddingBagCollection):
+class InputDistCollection(ShardedEmbeddingBagCollection):
     """A sharded collection whose ids may have arrived before it is called.
 
     Attributes:
@@ -106,7 +106,7 @@ class _Exchange:
 def _exchanges(tower: Tower, part: int | None) -> bool:
     """Whether a batch whose ids are in one partition, or None, has rows of other ranks."""
     collection: Any = tower.embeddings
-    return part is None and isinstance(collection, ExchangingCollection) and not collection.all_here
+    return part is None and isinstance(collection, InputDistCollection) and not collection.all_here
 
 
 class _Lookup:
@@ -114,7 +114,7 @@ class _Lookup:
 
     def __init__(self, tower: Tower, inputs: KeyedJaggedTensor, stream: torch.cuda.Stream | None) -> None:
         collection: Any = tower.embeddings
-        self.collection: ExchangingCollection = collection
+        self.collection: InputDistCollection = collection
         self.stride, self._context = inputs.stride(), self.collection.create_context()
         if stream is not None:
             inputs.record_stream(stream)

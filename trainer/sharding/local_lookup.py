@@ -21,16 +21,16 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, Sha
 from torchrec.distributed.sharding.dp_sharding import DpPooledEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
-from trainer.distributed.shared_memory import SharedPlaces, shared_places
+from trainer.distributed.shared_memory import SharedBuffers, make_shared_buffers
 from trainer.sharding.fbgemm_cpu import Rows
-from trainer.sharding.input_dist import ExchangingCollection
+from trainer.sharding.input_dist import InputDistCollection
 
 COPIES = ShardingType.DATA_PARALLEL.value
 Kernel: TypeAlias = BatchedDenseEmbeddingBag | BatchedFusedEmbeddingBag
 """TorchRec's kernels of tables in memory."""
 
 
-class DirectSharder(EmbeddingBagCollectionSharder):
+class LocalLookupSharder(EmbeddingBagCollectionSharder):
     """Makes collections that look up directly where they can."""
 
     def shard(
@@ -46,8 +46,8 @@ class DirectSharder(EmbeddingBagCollectionSharder):
         on_cpu = device is not None and device.type == "cpu"
         # Under other plans there are columns to be joined, even on one rank.
         whole = on_cpu and kinds <= {COPIES, ShardingType.TABLE_WISE.value}
-        kind = _DirectCollection if whole else ExchangingCollection
-        collection: ExchangingCollection = kind(
+        kind = _LocalLookupCollection if whole else InputDistCollection
+        collection: InputDistCollection = kind(
             module,
             params,
             env,
@@ -79,7 +79,7 @@ class _Group:
     gradient_share: float
 
 
-class _DirectCollection(ExchangingCollection):
+class _LocalLookupCollection(InputDistCollection):
     """A sharded collection each of whose tables is in one piece."""
 
     def init_data_parallel(self) -> None:
@@ -90,7 +90,7 @@ class _DirectCollection(ExchangingCollection):
             object.__setattr__(lookup, "module", lookup)  # TorchRec unwraps DDP without asking
             for kernel in cast(Any, lookup)._emb_modules if self._env.world_size > 1 else []:
                 weights = cast(torch.Tensor, kernel.emb_module.weights)
-                places = shared_places(weights.numel(), self._env.process_group)
+                places = make_shared_buffers(weights.numel(), self._env.process_group)
                 weights.register_post_accumulate_grad_hook(partial(_average, self._env, places))
 
     def forward(self, *input: KeyedJaggedTensor, **_: Any) -> Any:
@@ -122,7 +122,7 @@ class _DirectCollection(ExchangingCollection):
         return found
 
 
-def _average(env: ShardingEnv, places: SharedPlaces | None, weights: torch.Tensor) -> None:
+def _average(env: ShardingEnv, places: SharedBuffers | None, weights: torch.Tensor) -> None:
     assert weights.grad is not None
     if places is None:
         dist.all_reduce(weights.grad, group=env.process_group)

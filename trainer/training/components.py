@@ -10,29 +10,25 @@ from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.sampler import Batches, BatchPlan
-from trainer.batching.tower_inputs import Inputs, item_inputs, user_inputs
+from trainer.batching.tower_inputs import Inputs, make_inputs
 from trainer.config.schema import Config
-from trainer.config.size_defaults import by_size, settled, with_fixed_values
+from trainer.config.size_defaults import settled, with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.model.closed_form import HISTORY, closed_inputs, item_table
+from trainer.model.builder import HISTORY, closed_inputs, item_table
 from trainer.model.edlae import closed_form_files
-from trainer.model.retriever import Served, SideBySide
+from trainer.model.retriever import CombinedTowers, TowerPair
 from trainer.model.towers import TwoTowers
 from trainer.planning.capacity import TooLargeError
 from trainer.planning.hardware import hardware_here
-from trainer.planning.layout import (
-    Sizes,
-    blocks_of_ranks,
-    lay_out,
-    make_all_towers,
-    rows_are_gathered,
-    sizes_of,
-)
+from trainer.planning.layout import blocks_of_ranks, lay_out
 from trainer.planning.plan import Plan
-from trainer.planning.plan_check import partitions_of, sharding_plan
-from trainer.sharding.shard import fill_tables, shard
+from trainer.planning.plan_check import partitions_of
+from trainer.planning.workload import Workload, make_all_towers, rows_are_gathered, workload_of
+from trainer.sharding.shard import shard
+from trainer.sharding.table_values import fill_tables
+from trainer.sharding.torchrec_plan import sharding_plan
 from trainer.training.initial_values import (
     START_NORM,
     closed_form_start,
@@ -41,12 +37,9 @@ from trainer.training.initial_values import (
     scaled,
 )
 
-TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
-"""Attributes whose tables would be named like others."""
-
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingComponents:
     """A sharded model with what it takes in.
 
     Attributes:
@@ -66,37 +59,10 @@ class Parts:
     item_block: int
     user_inputs: Inputs
     item_inputs: Inputs
-    served: list[Served]
+    tower_pairs: list[TowerPair]
 
 
-def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
-    """Features of the query and of the candidate tower.
-
-    Raises: ConfigError for an attribute that the data set does not have, or that cannot name a table.
-    """
-    for side, wanted, present in (
-        ("user", config.model.user_features, dataset.user_features),
-        ("item", config.model.item_features, dataset.item_features),
-    ):
-        for name in wanted:
-            if name not in present:
-                has = f"it has {', '.join(present)}" if present else "it has none"
-                raise ConfigError(
-                    f"--model.{side}_features {name}: no such attribute in {dataset.name}; {has}"
-                )
-            if "." in name or ":" in name or name in TAKEN_NAMES[side]:
-                taken = " or ".join(f"`{other}`" for other in TAKEN_NAMES[side])
-                raise ConfigError(
-                    f"--model.{side}_features {name}: cannot name a table (no `.` or `:`, not {taken}). "
-                    "Rename the column"
-                )
-    model = config.model
-    users = user_inputs(dataset, model.user_features, model.user_id, model.history)
-    items = item_inputs(dataset, model.item_features, model.item_bias)
-    return users, items
-
-
-def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True) -> Parts:
+def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True) -> TrainingComponents:
     """Sharded towers with initial values.
 
     Args: filled: False where a checkpoint is opened next, so that tables need no values before.
@@ -109,7 +75,7 @@ def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True
         )
     users, items = make_inputs(config, dataset)
     rank = settled(config.model.low_rank)
-    sizes = sizes_of(config, dataset, users, items)
+    sizes = workload_of(config, dataset, users, items)
     # One rank decides: memory enters the plan, and hosts may differ in it.
     plan = world.on_first(lambda: _plan(config, sizes, world))
     towers = make_all_towers(config, sizes, partitions_of(plan))
@@ -127,17 +93,17 @@ def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True
         config.sharding.communication,
         config.optimizer.betas,
     )
-    inside = cast(SideBySide, model.module)
-    served = [Served(inside.learned, users, items)]
+    inside = cast(CombinedTowers, model.module)
+    tower_pairs = [TowerPair(inside.learned, users, items)]
     if filled:
-        fill_tables(model, _initial_values(config, dataset, served[0], world))
+        fill_tables(model, _initial_values(config, dataset, tower_pairs[0], world))
     if inside.closed is not None:
-        served.append(Served(inside.closed, *closed_inputs(dataset)))
+        tower_pairs.append(TowerPair(inside.closed, *closed_inputs(dataset)))
     blocks = blocks_of_ranks(config, plan, dataset.item_name, world.device.type)
-    return Parts(model, inside.learned, optimizer, plan, *blocks, users, items, served)
+    return TrainingComponents(model, inside.learned, optimizer, plan, *blocks, users, items, tower_pairs)
 
 
-def _plan(config: Config, sizes: Sizes, world: World) -> Plan:
+def _plan(config: Config, sizes: Workload, world: World) -> Plan:
     try:
         return lay_out(config, sizes, hardware_here(world.device.type), world.size, world.local_size)
     except TooLargeError as error:
@@ -156,12 +122,12 @@ def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
     if config.sharding.plan is None:
         return
     users = int(np.count_nonzero(dataset.known("train").lengths()))
-    filled = with_fixed_values(by_size(config, users, dataset.item_count, len(dataset.train)))
-    sizes = sizes_of(filled, dataset, *make_inputs(filled, dataset))
+    filled = with_fixed_values(with_size_defaults(config, users, dataset.item_count, len(dataset.train)))
+    sizes = workload_of(filled, dataset, *make_inputs(filled, dataset))
     world.on_first(lambda: _plan(filled, sizes, world))
 
 
-def make_batches(config: Config, dataset: Dataset, parts: Parts) -> Batches:
+def make_batches(config: Config, dataset: Dataset, parts: TrainingComponents) -> Batches:
     """The steps of a training."""
     loss = config.loss
     assert loss.candidates != "auto", "the configuration is settled before it is used"
@@ -200,7 +166,7 @@ def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[s
 
 
 def _initial_values(
-    config: Config, dataset: Dataset, learned: Served, world: World
+    config: Config, dataset: Dataset, learned: TowerPair, world: World
 ) -> Callable[[str, slice], torch.Tensor]:
     """Values of every table, as `fill_tables` takes them."""
     model, name = config.model, dataset.item_name

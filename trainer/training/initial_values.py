@@ -10,9 +10,9 @@ from trainer.batching.tower_inputs import USER, USER_HISTORY
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.model.edlae import history_vectors
-from trainer.model.retriever import Served
+from trainer.model.retriever import TowerPair
 from trainer.model.towers import BIAS_DIM
-from trainer.sharding.shard import normal_block
+from trainer.sharding.table_values import normal_block
 
 Block = Callable[[slice], torch.Tensor]
 """Rows of a table -> their values, as many as asked for; those behind its end are zero."""
@@ -21,7 +21,7 @@ START_NORM = 0.3
 
 
 def normal_values(
-    dataset: Dataset, learned: Served, seed: int, std: float, trains_reserved_item: bool
+    dataset: Dataset, learned: TowerPair, seed: int, std: float, trains_reserved_item: bool
 ) -> dict[str, Block]:
     """Normal vectors for every learned table, zero where training looks up for nobody and nothing.
 
@@ -99,7 +99,7 @@ def _to_start_norm(vectors: np.ndarray) -> float:
     return START_NORM / max(float(np.linalg.norm(vectors, axis=1).mean()), 1e-30)
 
 
-def _used_rows(dataset: Dataset, learned: Served) -> dict[str, np.ndarray]:
+def _used_rows(dataset: Dataset, learned: TowerPair) -> dict[str, np.ndarray]:
     """Rows of each table that training looks up, ascending."""
     users = np.flatnonzero(dataset.known("train").lengths())
     items = np.flatnonzero(np.bincount(dataset.train.items, minlength=dataset.item_count))

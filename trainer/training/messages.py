@@ -10,9 +10,9 @@ from trainer.distributed.world import World
 from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.results_table import comparison, results_table, verdict
-from trainer.runs.validation_history import Course
-from trainer.runs.warm_start import Growth
-from trainer.training.components import Parts
+from trainer.runs.validation_history import ValidationHistory
+from trainer.runs.warm_start import WarmStart
+from trainer.training.components import TrainingComponents
 from trainer.training.tuning import Choice, Mixture
 
 
@@ -49,7 +49,9 @@ def choice_words(decided: dict[str, Any], choice: Choice) -> str:
     return "\n".join(lines)
 
 
-def opening_words(dataset: Dataset, parts: Parts, plan: BatchPlan, world: World, run: Path) -> str:
+def opening_words(
+    dataset: Dataset, parts: TrainingComponents, plan: BatchPlan, world: World, run: Path
+) -> str:
     """What is about to be trained, where, and a warning if the loss works against popular items."""
     places = ", ".join(
         f"{table.name} {table.rows:,} x {table.dim} on rank "
@@ -83,7 +85,7 @@ def correction_words(plan: BatchPlan) -> str | None:
     )
 
 
-def growth_words(growth: Growth, item_name: str) -> str:
+def growth_words(growth: WarmStart, item_name: str) -> str:
     """What was taken over from an earlier run, and a warning where it had seen what is to be measured."""
     sides = [
         f"{side.known:,} of {side.known + side.dropped + side.kept:,} {name}s known, {side.new:,} new, "
@@ -106,34 +108,36 @@ def growth_words(growth: Growth, item_name: str) -> str:
     return "\n".join(lines)
 
 
-def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float], course: Course) -> str:
+def closing_words(
+    dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float], history: ValidationHistory
+) -> str:
     """The table of results, how the training went, and how long it took."""
     done = [f"trained in {seconds['train']:.1f} s", f"measured in {seconds['evaluate']:.1f} s"]
     if seconds["choose"] >= 0.05:
         done.insert(0, f"chosen in {seconds['choose']:.1f} s")
     validated = []
-    if course.validations:
+    if history.validations:
         done[-2] += f" (99% of the best after {seconds['to_99_percent_of_best']:.1f} s)"
         done.insert(-1, f"validated in {seconds['validate']:.1f} s")
-        validated = [course_words(course)]
+        validated = [course_words(history)]
     times = _wrapped(f"{', '.join(done).capitalize()}.")
     return "\n".join(["", evaluation_words(dataset, evaluation), *validated, times])
 
 
-def paused_words(run: Path, course: Course) -> str:
+def paused_words(run: Path, history: ValidationHistory) -> str:
     """Where a training that was told to pause has been left, and how it goes on."""
-    place = f"Paused after step {course.paused_at:,} of {course.steps:,}, all of it kept in {run}."
+    place = f"Paused after step {history.paused_at:,} of {history.steps:,}, all of it kept in {run}."
     return f"{place}\nGo on with: python -m trainer train --run.dir {run}"
 
 
-def course_words(course: Course) -> str:
+def course_words(history: ValidationHistory) -> str:
     """When the validation figure was best, whether the training stopped early, and whose weights are kept."""
-    best, last = course.best, course.validations[-1]
-    stopped = f", stopped at {course.epoch(last.step):g}" if course.stopped_early else ""
-    kept = "" if course.patience or best is last else "; the last weights are kept"
+    best, last = history.best, history.validations[-1]
+    stopped = f", stopped at {history.epoch(last.step):g}" if history.stopped_early else ""
+    kept = "" if history.patience or best is last else "; the last weights are kept"
     return (
-        f"Best at epoch {course.epoch(best.step):g} of {course.epoch(course.steps):g}{stopped}: "
-        f"validation {course.metric} {best.figure:.4f}{kept}."
+        f"Best at epoch {history.epoch(best.step):g} of {history.epoch(history.steps):g}{stopped}: "
+        f"validation {history.metric} {best.figure:.4f}{kept}."
     )
 
 

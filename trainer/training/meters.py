@@ -9,7 +9,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from trainer.batching.batch import Batch
 from trainer.distributed.world import World
 from trainer.errors import diverged
-from trainer.runs.validation_history import Course, Stopwatch
+from trainer.runs.validation_history import Stopwatch, ValidationHistory
 from trainer.sharding.model_state import table_name, whole_state
 from trainer.training.progress import Progress, resident_mebibytes
 
@@ -57,7 +57,9 @@ class Meter:
         self.rows, self.interactions, self._since = 0, 0, self._watch.seconds
 
 
-def check_finite(meter: Meter, course: Course, model: nn.Module, world: World, weights: bool = False) -> None:
+def check_finite(
+    meter: Meter, history: ValidationHistory, model: nn.Module, world: World, weights: bool = False
+) -> None:
     """Refuse to go on with a loss or with weights that are no numbers.
 
     Args:
@@ -75,7 +77,7 @@ def check_finite(meter: Meter, course: Course, model: nn.Module, world: World, w
     faults = [] if bad is None else ["the loss is NaN or infinite"]
     if tables:
         faults.append(f"weights of {', '.join(tables)} are NaN or infinite")
-    epoch, batch = divmod(step - 1, course.epoch_steps)
+    epoch, batch = divmod(step - 1, history.epoch_steps)
     raise diverged(f"step {step} (epoch {epoch + 1}, batch {batch + 1})", " and ".join(faults))
 
 
@@ -99,13 +101,13 @@ def _local(value: object) -> list[torch.Tensor] | None:
     return [value] if isinstance(value, torch.Tensor) and value.is_floating_point() else None
 
 
-def log(progress: Progress, course: Course, meter: Meter, rate: float) -> None:
+def log(progress: Progress, history: ValidationHistory, meter: Meter, rate: float) -> None:
     """Record the mean loss since the last record.
 
     Args: rate: learning rate of the tables in the last step.
     """
     loss, speed = meter.read()
-    step, epoch, memory = meter.step, course.epoch(meter.step), resident_mebibytes()
+    step, epoch, memory = meter.step, history.epoch(meter.step), resident_mebibytes()
     progress.record(
         step,
         f"epoch {epoch:g}  step {step}  loss {loss:.4f}  {speed:,.0f} examples/s  lr {rate:.2g}  "
@@ -118,13 +120,13 @@ def log(progress: Progress, course: Course, meter: Meter, rate: float) -> None:
     )
 
 
-def log_validation(progress: Progress, course: Course, figures: dict[str, float]) -> None:
+def log_validation(progress: Progress, history: ValidationHistory, figures: dict[str, float]) -> None:
     """Record figures of the last validation, and the seconds trained until then."""
-    last = course.validations[-1]
+    last = history.validations[-1]
     progress.record(
         last.step,
         "validation  " + "  ".join(f"{metric} {value:.4f}" for metric, value in figures.items()),
-        epoch=course.epoch(last.step),
+        epoch=history.epoch(last.step),
         training_seconds=last.seconds,
         **{f"validation/{metric}": value for metric, value in figures.items()},
     )

@@ -7,7 +7,7 @@ it. Where it is small, close ones are told apart by chance on one such cut: ther
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any
@@ -29,7 +29,6 @@ from trainer.model.edlae import history_vectors, training_towers
 from trainer.training.components import assemble, make_batches
 from trainer.training.loop import fit
 from trainer.training.progress import Progress
-from trainer.training.search import best_of, climb, peak
 
 LEAST_INTERACTIONS = 2000
 """Below that, what a validation part prefers is chance."""
@@ -89,7 +88,7 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choi
     """The configuration with the best values for what it leaves open, the same on every rank.
 
     Args:
-        config: settled but for what is chosen here, see `by_size`.
+        config: settled but for what is chosen here, see `with_size_defaults`.
         dataset: of the training proper.
     Returns: the settled configuration, and what was tried; None where nothing was, or could be.
     """
@@ -215,7 +214,7 @@ def _trial(config: Config, cut: _Cut, bench: _Bench) -> Vectors | None:
     run = replace(config.run, epochs=epochs, evaluate_every=0, patience=0, log_every=0)
     with Progress(None, epochs * source.steps_per_epoch, world.is_first, tensorboard=False) as progress:
         fit(replace(config, run=run), cut.dataset, parts, source, world, progress)
-    return gathered_vectors(parts.served, cut.users, cut.dataset.item_count, world, bench.protocol)
+    return gathered_vectors(parts.tower_pairs, cut.users, cut.dataset.item_count, world, bench.protocol)
 
 
 def _mix(
@@ -288,3 +287,41 @@ def _with_mixture(config: Config, choice: Choice) -> Config:
 
 def _with_model(config: Config, **values: Any) -> Config:
     return replace(config, model=replace(config.model, **values))
+
+
+MOST_TRIALS = 6
+
+
+def climb(score: Callable[[float], float], start: float, ratio: float) -> dict[float, float]:
+    """Scores of `start` times powers of `ratio`, upwards or downwards as long as they rise.
+
+    The best of them has a worse neighbour on either side, unless `MOST_TRIALS` calls do not get there.
+    """
+    scores = {0: score(start)}
+    while len(scores) < MOST_TRIALS:
+        best = max(scores, key=lambda power: scores[power])
+        open_sides = [power for power in (best - 1, best + 1) if power not in scores]
+        if not open_sides:
+            break
+        scores[open_sides[0]] = score(start * ratio ** open_sides[0])
+    return {start * ratio**power: scores[power] for power in sorted(scores)}
+
+
+def best_of(scores: dict[float, float]) -> float:
+    """The value of the highest score."""
+    return max(scores, key=lambda value: scores[value])
+
+
+def peak(scores: dict[float, float]) -> float:
+    """Top of the parabola through the best value and its neighbours on the logarithmic scale, to 3 decimals.
+
+    Args: scores: of values in equal ratios.
+    """
+    values = sorted(scores)
+    place = values.index(best_of(scores))
+    if not 0 < place < len(values) - 1:
+        return round(values[place], 3)
+    below, best, above = (scores[values[place + shift]] for shift in (-1, 0, 1))
+    bend = below - 2 * best + above
+    shift = 0.0 if bend >= 0 else (below - above) / (2 * bend)
+    return round(values[place] * (values[place + 1] / values[place]) ** shift, 3)

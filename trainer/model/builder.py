@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from trainer.batching.tower_inputs import Inputs
+from trainer.config.schema import Config
+from trainer.config.size_defaults import settled
 from trainer.dataset.dataset import Dataset
 from trainer.model.towers import TwoTowers
 
@@ -34,3 +37,32 @@ def make_closed_towers(
     """Towers of a history table and an item table, scored by their dot product."""
     users, items = {HISTORY: item_count}, {item_table(item_name): item_count}
     return TwoTowers(users, items, rank, similarity="dot", partitions=partitions, table_dtype=table_dtype)
+
+
+def make_towers(
+    config: Config,
+    user_tables: Mapping[str, int],
+    item_tables: Mapping[str, int],
+    item_name: str,
+    partitions: Mapping[str, int] | None = None,
+    table_dtype: str | None = None,
+) -> TwoTowers:
+    """Towers without values in their tables, whose rows are given by name.
+
+    Args: table_dtype: None: as the configuration has it.
+    """
+    torch.manual_seed(config.run.seed)  # of the dense layers
+    model = config.model
+    return TwoTowers(
+        dict(user_tables),
+        dict(item_tables),
+        dim=settled(model.dim),
+        similarity=model.similarity,
+        temperature=settled(model.temperature),
+        learn_temperature=model.learn_temperature,
+        item_bias=f"{item_name}_bias" if model.item_bias else None,
+        hidden=model.hidden,
+        combine=model.combine,
+        partitions=dict(partitions or {}),
+        table_dtype=table_dtype or model.table_dtype,
+    )

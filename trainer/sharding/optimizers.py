@@ -1,0 +1,109 @@
+"""One optimizer for everything that a training changes: made, scheduled, stepped."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torchrec import optim
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+
+from trainer.sharding.model_state import table_name
+
+EPSILON = 1e-8
+
+
+_FUSED = {
+    "rowwise_adagrad": optim.RowWiseAdagrad,
+    "adagrad": optim.Adagrad,
+    "sgd": optim.SGD,
+    "adam": optim.Adam,
+}
+
+
+_DENSE = {
+    "rowwise_adagrad": optim.RowWiseAdagrad,
+    "adagrad": partial(torch.optim.Adagrad, fused=True),
+    "sgd": torch.optim.SGD,
+    "adam": partial(torch.optim.Adam, fused=True),  # one pass over weights, gradients and both moments
+}
+
+
+def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:
+    """Set every learning rate to `factor` times its peak.
+
+    A fused optimizer updates during the backward pass and hands its rate to the kernel in `zero_grad` and
+    `step` alone: call this before `optimizer.zero_grad()` for the rate to hold in that very step.
+    """
+    for group in _groups(optimizer):
+        group["lr"] = group["peak_lr"] * factor
+
+
+def zero_gradients(optimizer: CombinedOptimizer) -> None:
+    """Begin a step: no gradients yet, and fused kernels know their learning rates."""
+    for _, keyed in optimizer.optimizers:
+        if not isinstance(keyed, KeyedOptimizerWrapper):
+            keyed.zero_grad()
+            continue
+        for parameter in cast(dict[str, nn.Parameter], keyed.params).values():
+            parameter.grad = None  # to ask for it first, as torch does, would cut it out of its table's
+
+
+def update(optimizer: CombinedOptimizer) -> None:
+    """End a step: dense optimizers update their parameters; fused kernels have done so.
+
+    TorchRec's wrappers, which have nothing to add, would take as long as the lookups of a small step.
+    """
+    for _, keyed in optimizer.optimizers:
+        if isinstance(keyed, KeyedOptimizerWrapper):
+            keyed._optimizer.step()
+
+
+def clip_gradients(model: nn.Module, largest_norm: float) -> None:
+    """Scale the gradients of dense layers down to a common L2 norm of at most `largest_norm`.
+
+    Those of tables stay as they are: a fused kernel has used them before all of them are known.
+    """
+    dense = [
+        value for key, value in model.named_parameters() if not table_name(key) and value.grad is not None
+    ]
+    nn.utils.clip_grad_norm_(dense, largest_norm)
+
+
+def schedule_factor(step: int, steps: int, schedule: str, warmup: float) -> float:
+    """Multiple of the peak learning rate at a step.
+
+    Args:
+        step: 0 for the first.
+        steps: of the whole training.
+        schedule: `constant`, `linear` or `cosine`; the latter two reach zero after the last step.
+        warmup: share of all steps in which the factor rises linearly.
+    """
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    if schedule == "constant":
+        return 1.0
+    progress = (step - rising) / max(steps - rising, 1)
+    return 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+
+
+def _groups(optimizer: CombinedOptimizer) -> list[dict[str, Any]]:
+    return cast(
+        list[dict[str, Any]], optimizer.param_groups
+    )  # declared read-only, but the optimizers read them
+
+
+def _keyed(
+    parameters: dict[str, nn.Parameter],
+    learning_rates: dict[str, float],
+    optimizer: Callable[..., torch.optim.Optimizer],
+    options: dict[str, Any],
+) -> KeyedOptimizer:
+    by_rate: dict[float, list[nn.Parameter]] = {}
+    for key, value in parameters.items():
+        by_rate.setdefault(learning_rates[key], []).append(value)
+    groups = [{"params": values, "lr": rate} for rate, values in by_rate.items()]
+    return KeyedOptimizerWrapper(parameters, lambda _: optimizer(groups, **options))

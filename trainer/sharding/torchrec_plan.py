@@ -1,0 +1,65 @@
+"""A plan in TorchRec's terms."""
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
+from torchrec.distributed.sharding_plan import placement
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
+
+from trainer.model.row_partitions import part_number, whole_table
+from trainer.planning.plan import PARTITIONED, Plan, Shard, Table
+from trainer.planning.torchrec_planner import embedding_configs
+
+
+def sharding_plan(plan: Plan, towers: nn.Module, device: str, local_world_size: int) -> ShardingPlan:
+    """The plan in TorchRec's terms.
+
+    Args:
+        towers: whose tables are those of the plan, see `check_plan`.
+        device: `cpu` or `cuda`.
+        local_world_size: ranks of each host here, by which its devices are numbered; the plan may have been
+            made for other hosts.
+    """
+    tables = {table.name: table for table in plan.tables}
+    modules: dict[str, EmbeddingModuleShardingPlan] = {}
+    for path, config in embedding_configs(towers):
+        table = tables[whole_table(config.name)]
+        shards = _shards_of_part(table, config.name, config.num_embeddings)
+        partitioned = table.sharding == PARTITIONED
+        modules.setdefault(path, EmbeddingModuleShardingPlan())[config.name] = ParameterSharding(
+            sharding_type="table_wise" if partitioned else table.sharding,
+            compute_kernel=table.kernel,
+            ranks=[shard.rank for shard in shards],
+            sharding_spec=_spec(table, shards, device, local_world_size),
+            # A GPU's own dice would make results depend on the plan; on CPU FBGEMM rounds to the nearest.
+            stochastic_rounding=False,
+        )
+    return ShardingPlan(dict(modules))
+
+
+def _shards_of_part(table: Table, name: str, rows: int) -> Sequence[Shard]:
+    """Shards of one of TorchRec's tables: all of them, or a partition's own, which begins at its row 0."""
+    if table.sharding != PARTITIONED:
+        return table.shards
+    own = table.shards[part_number(name)]
+    assert own.rows == rows, "the plan was checked against the model"
+    return [Shard(own.rank, 0, 0, own.rows, own.columns, own.weight_bytes, own.optimizer_bytes)]
+
+
+def _spec(
+    table: Table, shards: Sequence[Shard], device: str, local_world_size: int
+) -> EnumerableShardingSpec | None:
+    """Shards in TorchRec's terms; None for copies, which would overlap."""
+    if table.sharding == "data_parallel":
+        return None
+    return EnumerableShardingSpec(
+        [
+            ShardMetadata(
+                shard_offsets=[shard.row_offset, shard.column_offset],
+                shard_sizes=[shard.rows, shard.columns],
+                placement=placement(device, shard.rank, local_world_size),
+            )
+            for shard in shards
+        ]
+    )
