@@ -77,7 +77,7 @@ def test_a_user_rows_positives_are_what_its_history_hides_and_all_its_items_are_
         batch = source.make(step)
         users = batch.queries["user"].values().tolist()
         for user, visible, wanted, known in zip(
-            users, shown(batch), by_row(batch, batch.positives), by_row(batch, batch.known), strict=True
+            users, shown(batch), by_row(batch, batch.positives), by_row(batch, batch.seen), strict=True
         ):
             assert len(wanted) >= 1
             assert sorted(visible + wanted) == OWNED[user]  # each item once, on one side

@@ -141,5 +141,5 @@ def test_pinning_and_recording_take_in_every_tensor_of_a_batch(tmp_path: Path, m
 def tensors_of(batch: Batch) -> list[torch.Tensor]:
     features = (batch.queries, batch.candidates)
     assert batch.log_q is not None
-    others = [batch.positives, batch.known, batch.log_q, batch.weights]
+    others = [batch.positives, batch.seen, batch.log_q, batch.weights]
     return [each for kjt in features for each in (kjt.values(), kjt.lengths())] + others

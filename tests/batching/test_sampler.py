@@ -58,7 +58,7 @@ def test_the_ranks_parts_together_are_the_batch_of_a_world_of_one(data, plan, wo
         whole, parts = source.make(step), [source.make(step, rank, world_size) for rank in range(world_size)]
         for side in (0, 1):
             assert [id_ for part in parts for id_ in looked_up(part)[side]] == looked_up(whole)[side]
-        for name in ("positives", "known"):
+        for name in ("positives", "seen"):
             first_row, shifted = 0, []
             for part in parts:
                 shifted.append(getattr(part, name) + torch.tensor([[first_row], [0]]))
@@ -118,7 +118,7 @@ def test_ranks_that_gather_rows_score_their_candidates_for_all_of_them(
     for step in range(2 * source.steps_per_epoch):
         whole, parts = alone.make(step), [source.make(step, rank, 2) for rank in range(2)]
         order = [user for part in parts for user in looked_up(part)[0]]
-        for name in ("positives", "known"):
+        for name in ("positives", "seen"):
             expected = of_pairs(getattr(whole, name), *looked_up(whole))
             found = [
                 pair for part in parts for pair in of_pairs(getattr(part, name), order, looked_up(part)[1])
@@ -214,7 +214,7 @@ def test_starting_late_gives_the_very_batches_of_an_unbroken_run(data) -> None:
 def test_a_user_row_has_all_of_its_positives_and_nothing_else_is_known(data) -> None:
     batch = steps_of(data, size=4).make(0)
     assert pairs(batch, batch.positives, range(6)) == set(TRAIN)
-    assert torch.equal(batch.known, batch.positives)
+    assert torch.equal(batch.seen, batch.positives)
     assert (batch.rows, batch.interactions) == (4, len(TRAIN))
 
 
@@ -224,14 +224,14 @@ def test_an_interaction_row_masks_what_else_its_user_has(data) -> None:
         users = looked_up(batch)[0]
         assert batch.positives.shape == (2, 3)
         assert pairs(batch, batch.positives, range(6)) <= set(TRAIN)
-        found = sorted(batch.known.T.tolist())
+        found = sorted(batch.seen.T.tolist())
         assert found == sorted([row, item] for row, user in enumerate(users) for item in OWNED[user])
 
 
 def test_without_masking_only_the_positive_itself_is_known(data) -> None:
     batch = steps_of(data, rows="interaction", mask_known=False).make(0)
-    assert torch.equal(batch.known, batch.positives)
-    assert batch.known.shape == (2, 3)
+    assert torch.equal(batch.seen, batch.positives)
+    assert batch.seen.shape == (2, 3)
 
 
 @pytest.mark.parametrize("candidates", ["in_batch", "sampled"])
@@ -241,7 +241,7 @@ def test_known_pairs_are_only_those_in_the_candidate_set(data, candidates) -> No
         batch = source.make(step)
         users, items = looked_up(batch)
         expected = {(user, item) for user in users for item in OWNED[user] if item in items}
-        assert pairs(batch, batch.known, items) == expected
+        assert pairs(batch, batch.seen, items) == expected
         assert pairs(batch, batch.positives, items) <= expected
 
 

@@ -89,7 +89,7 @@ def movielens(root: Path, dim: int) -> Scenario:
         users = np.flatnonzero(dataset.held_out("test").lengths())
         seen, held_out = (
             tuple(map(torch.from_numpy, part.take(users)))
-            for part in (dataset.known("test"), dataset.held_out("test"))
+            for part in (dataset.seen("test"), dataset.held_out("test"))
         )
     return Scenario("ml-1m", *normal_vectors(len(users), dataset.item_count, dim), seen, held_out)
 

@@ -64,7 +64,7 @@ def quality(vectors: Vectors, dataset: Dataset, split: str) -> dict[str, float]:
     Whoever has no training interaction is ranked by popularity: none of the rivals says anything of him.
     """
     users = np.flatnonzero(dataset.held_out(split).lengths())
-    seen, held_out = _lists(dataset.known(split), users), _lists(dataset.held_out(split), users)
+    seen, held_out = _lists(dataset.seen(split), users), _lists(dataset.held_out(split), users)
     query, items = (torch.from_numpy(side) for side in vectors)
     _, ranked = top_k(query[users], items, K, seen)
     counts = popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)

@@ -440,7 +440,7 @@ def test_a_step_weighs_its_rows_and_returns_the_sum_of_their_losses(tmp_path: Pa
         batch = replace(batch, weights=torch.tensor([0.0, 3.0, 0.0, 0.5]))
         with torch.no_grad():
             query, candidates = parts.model(batch.queries, batch.candidates)
-        losses = multi_positive_softmax(query, candidates, batch.positives, batch.known)
+        losses = multi_positive_softmax(query, candidates, batch.positives, batch.seen)
         before, users = query.clone(), batch.queries["user"].values()
         found = train_step(parts.model, parts.optimizer, batch, make_loss(config, world), world)
         after = parts.towers.queries(batch.queries)

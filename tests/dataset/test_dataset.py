@@ -67,21 +67,21 @@ def test_known_and_held_out_items_stand_by_user_in_ascending_order(tmp_path):
     dataset = ready(tmp_path, SourceTables(batches(ROWS)), validation_size=0.5)
     # Rows of items: 40 -> 0, 20 -> 1, 30 -> 2. User 9 in time order: 20 trains, 40 validates, 30 tests;
     # user 7 keeps 30 to train and 20 to test; user 8 trains on 30; the last row is the unknown user's.
-    assert lists(dataset.known("train")) == lists(dataset.known("validation")) == [[1], [2], [2], []]
-    assert lists(dataset.known("test")) == [[0, 1], [2], [2], []]
+    assert lists(dataset.train_by_user()) == lists(dataset.train_by_user()) == [[1], [2], [2], []]
+    assert lists(dataset.seen("test")) == [[0, 1], [2], [2], []]
     assert lists(dataset.held_out("validation")) == [[0], [], [], []]
     assert lists(dataset.held_out("test")) == [[2], [1], [], []]
 
 
 def test_without_validation_what_is_known_before_the_test_is_the_training_part(tmp_path):
     dataset = ready(tmp_path, SourceTables(batches(ROWS)))
-    assert lists(dataset.known("test")) == lists(dataset.known("validation")) == [[0, 1], [2], [2], []]
+    assert lists(dataset.seen("test")) == lists(dataset.train_by_user()) == [[0, 1], [2], [2], []]
     assert lists(dataset.held_out("validation")) == [[], [], [], []]
 
 
 def test_columns_are_mapped_not_read(tmp_path):
     dataset = ready(tmp_path, SourceTables(batches(ROWS)))
-    for array in (dataset.train.users, dataset.known("test").values):
+    for array in (dataset.train.users, dataset.seen("test").values):
         assert isinstance(array.base, np.memmap)
         assert not array.flags.writeable
 
@@ -373,14 +373,14 @@ def test_the_vocabulary_in_a_run_folder_outlives_the_cache(tmp_path):
     (run / "config.yaml").write_text("kept")
     copy_vocabulary(dataset, run)
     copy_vocabulary(dataset, run)  # a resumed run
-    known = lists(dataset.known("test"))
+    known = lists(dataset.seen("test"))
     for path in dataset.folder.iterdir():
         path.unlink()
     vocabulary = open_vocabulary(run)
     assert vocabulary.user_ids.to_pylist() == [9, 7, 8]
     assert (vocabulary.item_ids.to_pylist(), vocabulary.item_name) == ([40, 20, 30], "movie")
     assert vocabulary.titles.to_pylist() == [None, "Twenty", "Thirty"]
-    assert lists(vocabulary.known) == known
+    assert lists(vocabulary.seen) == known
     assert (vocabulary.user_row("7"), vocabulary.item_row("30"), vocabulary.item_row("31")) == (1, 2, None)
     assert (run / "config.yaml").read_text() == "kept"
 

@@ -149,7 +149,7 @@ def test_two_like_runs_are_equal_to_the_last_bit(size, options, folder):
 @pytest.mark.parametrize("options", ["", f"--loss.name mse {SINGLE}", "--loss.candidates in_batch"])
 def test_a_last_batch_of_fewer_rows_than_ranks_ends_like_on_one_rank(options, folder):
     dataset = open_dataset(folder)
-    rows = np.count_nonzero(dataset.known("train").lengths()) if "mse" not in options else len(dataset.train)
+    rows = np.count_nonzero(dataset.train_by_user().lengths()) if "mse" not in options else len(dataset.train)
     config = configured(options, f"--batches.size {(rows - 1) // 2}")
     (alone,), *others = [run_on_ranks(size, train_small, config, folder) for size in (1, 3, 4)]
     assert len(alone.losses) == 2 * 3  # two full batches and one of one or two rows, twice

@@ -110,8 +110,8 @@ def test_ease_of_two_items_is_their_ridge_regression():
 @pytest.mark.parametrize("weigh", [lambda history: item_knn(history, 8, 0), lambda history: ease(history, 1)])
 def test_the_withheld_item_of_a_checkerboard_comes_first(tmp_path, weigh):
     dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
-    history = training_matrix(dataset.known("test"), dataset.item_count)
-    exclude = tuple(torch.from_numpy(each) for each in dataset.known("test").take(np.arange(16)))
+    history = training_matrix(dataset.seen("test"), dataset.item_count)
+    exclude = tuple(torch.from_numpy(each) for each in dataset.seen("test").take(np.arange(16)))
     ranking = rank_by_history(weigh(history), history[np.arange(16)], 1, exclude)
     assert ranking.squeeze(1).tolist() == dataset.held_out("test").values.tolist()
 
@@ -208,11 +208,11 @@ def test_reference_figures_are_reached(tmp_path, release, name, expected):
     config = parse_config(["--data.name", release, "--data.root", str(DATA), "--data.source", "none"])
     config.data.cache = str(tmp_path)
     dataset = open_dataset(prepare_data(config.data))
-    history = training_matrix(dataset.known("test"), dataset.item_count)
+    history = training_matrix(dataset.seen("test"), dataset.item_count)
     users = np.flatnonzero(dataset.held_out("test").lengths())
     known, held_out = (
         tuple(torch.from_numpy(each) for each in bags.take(users))
-        for bags in (dataset.known("test"), dataset.held_out("test"))
+        for bags in (dataset.seen("test"), dataset.held_out("test"))
     )
     ranking = rank_by_history(kept_weights(tmp_path, name, history), history[users], 10, known)
     found = measure(hits(ranking, held_out), held_out[0], [10])["ndcg@10"].mean()

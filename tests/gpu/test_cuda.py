@@ -78,7 +78,7 @@ def test_batches_made_in_advance_are_whole_when_they_are_used(tmp_path: Path) ->
                 # Late kernels read the batch while the thread makes, copies and frees others.
                 torch.cuda._sleep(10_000_000)
                 assert there.weights.device == world.device
-                for name in ("positives", "known", "weights"):
+                for name in ("positives", "seen", "weights"):
                     assert torch.equal(getattr(there, name).cpu(), getattr(here, name)), name
                 for name in ("queries", "candidates"):
                     ids, same = getattr(there, name), getattr(here, name)

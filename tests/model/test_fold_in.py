@@ -131,7 +131,7 @@ def test_closed_form_dims_are_those_of_a_user_with_the_same_history(tmp_path: Pa
     world = worlds.options(tmp_path, *worlds.checkerboard())
     run = open_run(worlds.trained(tmp_path, *world, "--model.low_rank", "8"))
     users, vectors = np.arange(15, -1, -1), candidate_vectors(run.tower_pairs, np.arange(8), CPU)
-    lengths, items = (torch.from_numpy(each) for each in run.vocabulary.known.take(users))
+    lengths, items = (torch.from_numpy(each) for each in run.vocabulary.seen.take(users))
     found = query_from_history(run.tower_pairs, (lengths, items), vectors)
     learned = run.tower_pairs[0].towers.output_dim
     expected = query_vectors(run.tower_pairs, users, CPU)
@@ -217,7 +217,7 @@ def test_a_tower_of_histories_looks_them_up_as_it_does_for_its_users(tmp_path: P
     items = candidate_vectors(trained.tower_pairs, np.arange(8), CPU)
     # All but the first two users have no colour either.
     rows = np.arange(2, 16)
-    lengths, histories = (torch.from_numpy(column) for column in trained.vocabulary.known.take(rows))
+    lengths, histories = (torch.from_numpy(column) for column in trained.vocabulary.seen.take(rows))
     found = query_from_history(trained.tower_pairs, (lengths, histories), items)
     torch.testing.assert_close(found, query_vectors(trained.tower_pairs, rows, CPU))
 

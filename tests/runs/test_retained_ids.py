@@ -77,8 +77,8 @@ def test_ids_that_were_trained_stand_behind_the_others_and_look_up_their_own_row
 def test_interactions_stay_and_what_a_kept_user_had_is_seen_and_looked_up(before, after, tmp_path):
     data = extended(after, before, tmp_path / "run")
     assert (data.train.users.tolist(), data.train.items.tolist()) == ([0, 1], [0, 1])
-    assert lists(data.known("train")) == [[0], [1], [], [], []]
-    assert lists(data.known("test")) == lists(data.history()) == [[0], [1], [], [1, 3], []]
+    assert lists(data.train_by_user()) == [[0], [1], [], [], []]
+    assert lists(data.seen("test")) == lists(data.history()) == [[0], [1], [], [1, 3], []]
     assert lists(data.held_out("test")) == [[], [], [2], [], []]
 
 

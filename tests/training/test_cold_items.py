@@ -78,7 +78,7 @@ def test_without_dropout_of_ids_the_reserved_row_stays_zero_and_its_bias_that_of
     # Black comes before white; vectors are unit vectors over the temperature of 0.2.
     expected = torch.nn.functional.normalize(colours[:2], dim=1) / 0.2
     torch.testing.assert_close(vectors[:, :8], expected)
-    holders = np.bincount(trained.vocabulary.known.values, minlength=ITEMS)
+    holders = np.bincount(trained.vocabulary.seen.values, minlength=ITEMS)
     logarithm = np.log(np.maximum(holders, 0.5))
     half = 0.85 * (np.log(0.5) - logarithm.mean())
     assert vectors[:, 8].tolist() == pytest.approx([half, half], rel=1e-5)

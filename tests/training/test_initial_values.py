@@ -29,7 +29,7 @@ def test_learned_tables_start_as_the_closed_form_in_length_alone_another(tmp_pat
             if table_name(key)
         }
     history, vectors = (torch.from_numpy(table) for table in training_towers(dataset, 8, penalty=2))
-    known = dataset.known("train")
+    known = dataset.train_by_user()
     users = torch.from_numpy(history_vectors(known, np.arange(dataset.user_count), history.numpy()))
     trained = known.lengths()[:-1] > 0
     factor = START_NORM / users[trained].norm(dim=1).mean()
@@ -58,7 +58,7 @@ def test_rows_that_nothing_trains_are_zero_and_others_normal_in_every_block(tmp_
         tower_pairs = assemble(worlds.configured(dataset, *worlds.QUICK), dataset, world).tower_pairs[0]
     found = normal_values(dataset, tower_pairs, 3, 0.1, trains_reserved_item=False)
     trained = {
-        "user": np.flatnonzero(dataset.known("train").lengths()),
+        "user": np.flatnonzero(dataset.train_by_user().lengths()),
         "item": np.unique(dataset.train.items),
     }
     for table, rows in trained.items():

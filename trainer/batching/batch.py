@@ -17,7 +17,7 @@ class Batch:
             values, the item of each row (c = b) where no set is gathered.
         positives: (2, P) int64, row < B above candidate < C.
         positive_counts: (B,) int64 positives of each row, on all ranks.
-        known: (2, K) int64 pairs that are no negatives; holds all positives.
+        seen: (2, K) int64 pairs that are no negatives; holds all positives.
         log_q: (C,) float32 natural log of the chance that a candidate is in the set, or None.
         weights: (B,) float32 weight of each row's loss; 1 on average over all rows of an epoch.
         values: (b,) float32 value of each row's interaction, or None.
@@ -32,7 +32,7 @@ class Batch:
     candidates: KeyedJaggedTensor
     positives: torch.Tensor
     positive_counts: torch.Tensor
-    known: torch.Tensor
+    seen: torch.Tensor
     log_q: torch.Tensor | None
     weights: torch.Tensor
     values: torch.Tensor | None

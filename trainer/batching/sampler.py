@@ -39,7 +39,7 @@ class BatchPlan:
         popularity_power: an item's share of the draws goes with its training interactions to this power (0:
             all alike); an item without any is never drawn.
         logq: give candidates their log probability.
-        mask_known: a user's other training items are known pairs.
+        mask_known: a user's other training items are seen pairs.
         user_weight_power: weight of a user row = training items ** power, scaled to 1 on average.
         history_dropout: chance that an item is hidden from the history, if there is one. Then the positives
             of a user row are the hidden items alone, and the item of an interaction row is always hidden.
@@ -74,8 +74,8 @@ class Batches:
         self.plan, self.user_inputs, self.item_inputs = plan, user_inputs, item_inputs
         self.item_name, self.item_count = dataset.item_name, dataset.item_count
         self.train: Interactions = dataset.train
-        self.known: Ragged = dataset.known("train")
-        counts = self.known.lengths()
+        self.train_by_user: Ragged = dataset.train_by_user()
+        counts = self.train_by_user.lengths()
         by_user = plan.rows == "user"
         # Users without training interactions make no row.
         self.row_users = np.flatnonzero(counts) if by_user else None
@@ -137,13 +137,13 @@ class Batches:
             of_share, log_q = own, None if log_q is None else log_q[own]
             history = self._history(step, rows, share)
         positives = _pairs(lengths, candidates.positions(items)[0], of_share)
-        known = self._known(users, candidates, of_share) if self._masks_more() else positives
+        seen = self._seen(users, candidates, of_share) if self._masks_more() else positives
         return Batch(
             queries=self._queries(users[share] if query_counts else users, history),
             candidates=self._looked_up(step, candidates.items[own], own, count),
             positives=positives,
             positive_counts=torch.from_numpy(lengths.astype(np.int64)),
-            known=known,
+            seen=seen,
             log_q=None if log_q is None else torch.from_numpy(log_q),
             weights=self._weights(users),
             values=self._values(rows[share]),
@@ -163,7 +163,7 @@ class Batches:
             candidates=self._looked_up(step, self.train.items[mine], share, len(rows)),
             positives=nothing,
             positive_counts=torch.zeros(len(mine), dtype=torch.int64),
-            known=nothing,
+            seen=nothing,
             log_q=None,
             weights=torch.ones(len(mine)),
             values=self._values(mine),
@@ -212,9 +212,9 @@ class Batches:
         """Users of a rank's share of rows, positives of each, their items, and the items of all rows."""
         if self.plan.rows == "user":
             mine = rows[share]
-            lengths, items = self.known.take(mine)
+            lengths, items = self.train_by_user.take(mine)
             of_catalogue = self.plan.candidates == "catalogue"  # whatever the step's items are
-            all_items = items if of_catalogue or len(mine) == len(rows) else self.known.take(rows)[1]
+            all_items = items if of_catalogue or len(mine) == len(rows) else self.train_by_user.take(rows)[1]
             return mine, lengths, items, all_items
         all_items = self.train.items[rows]
         items = all_items[share]
@@ -224,7 +224,7 @@ class Batches:
         """Interactions of a step's rows."""
         if self.plan.rows == "interaction":
             return len(rows)
-        return int((self.known.offsets[rows + 1] - self.known.offsets[rows]).sum())
+        return int((self.train_by_user.offsets[rows + 1] - self.train_by_user.offsets[rows]).sum())
 
     def _candidates(self, step: int, rows: np.ndarray, items: np.ndarray) -> Candidates:
         if self.plan.candidates == "catalogue":
@@ -252,10 +252,10 @@ class Batches:
         assert isinstance(share, slice), "tables of histories are not cut by users"
         own = self.train.items[rows[share]] if self.plan.rows == "interaction" else None
         users = rows if own is None else self.train.users[rows]
-        history = self.known.take(users[share])
+        history = self.train_by_user.take(users[share])
         # A rank skips the draws of the rows before its own: all ranks together draw what one would.
         before = users[: share.start]
-        skipped = int((self.known.offsets[before + 1] - self.known.offsets[before]).sum())
+        skipped = int((self.train_by_user.offsets[before + 1] - self.train_by_user.offsets[before]).sum())
         stream = np.random.PCG64([HIDDEN, self.plan.seed, step]).advance(skipped)
         draws = np.random.Generator(stream).random(len(history[1]))
         return split_history(history, self.plan.history_dropout, draws, own)
@@ -276,12 +276,12 @@ class Batches:
         return keyed_jagged(self.item_inputs, mine, reserved)
 
     def _masks_more(self) -> bool:
-        """Whether rows have known items that are no positives."""
+        """Whether rows have seen items that are no positives."""
         masks = self.plan.mask_known and self.plan.candidates != "own"
         return masks and (self.plan.rows == "interaction" or USER_HISTORY in self.user_inputs)
 
-    def _known(self, users: np.ndarray, candidates: Candidates, share: slice | None) -> torch.Tensor:
-        lengths, items = self.known.take(users)
+    def _seen(self, users: np.ndarray, candidates: Candidates, share: slice | None) -> torch.Tensor:
+        lengths, items = self.train_by_user.take(users)
         positions, present = candidates.positions(items)
         return _pairs(lengths, np.where(present, positions, -1), share or slice(0, len(candidates.items)))
 

@@ -32,7 +32,7 @@ def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, his
     unless he is kept from an earlier run.
     """
     rows, items = np.arange(dataset.user_count + 1, dtype=np.int32), dataset.history()
-    rows[dataset.known("train").lengths() == 0] = dataset.user_count
+    rows[dataset.train_by_user().lengths() == 0] = dataset.user_count
     rows[dataset.kept_users] = dataset.kept_users
     attributes = {f"user_{name}": dataset.user_features[name].bags for name in features}
     return ({USER: rows} if ids else {}) | ({USER_HISTORY: items} if history else {}) | attributes

@@ -106,7 +106,7 @@ def _check_same(opened: _Opened, other: _Opened, split: str) -> None:
     """Refuse runs of which users could not be paired: other ids, or others seen or held out."""
     one, two = opened.dataset, other.dataset
     same = one.user_ids.equals(two.user_ids) and one.item_ids.equals(two.item_ids)
-    for each in (Dataset.known, Dataset.held_out):
+    for each in (Dataset.seen, Dataset.held_out):
         first, second = each(one, split), each(two, split)
         same = same and np.array_equal(first.offsets, second.offsets)
         same = same and np.array_equal(first.values, second.values)

@@ -121,7 +121,7 @@ def _prepared(config: Config, world: World) -> Dataset:
 
 def _settle(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choice | None]:
     """The configuration without gaps, and what was tried to fill them; says so on rank 0."""
-    users = int(np.count_nonzero(dataset.known("train").lengths()))
+    users = int(np.count_nonzero(dataset.train_by_user().lengths()))
     sized = with_size_defaults(config, users, dataset.item_count, len(dataset.train))
     if world.is_first:
         print(size_words(changes(config, sized)), flush=True)

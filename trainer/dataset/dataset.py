@@ -86,7 +86,11 @@ class Dataset:
     kept_users: np.ndarray
     kept_items: np.ndarray
 
-    def known(self, split: str) -> Ragged:
+    def train_by_user(self) -> Ragged:
+        """Training items of each user, of the same shape as `seen`."""
+        return self._by_user("train")
+
+    def seen(self, split: str) -> Ragged:
         """Items a user had before `split`: for `test` training and validation, otherwise training alone.
 
         Returns: `user_count + 1` rows, item rows ascending within a user; the last row is empty.
@@ -102,7 +106,7 @@ class Dataset:
         return storage.map_ragged(self.folder, f"by_user_{name if own else 'train'}")
 
     def held_out(self, split: str) -> Ragged:
-        """Items of `split` by user, of the same shape as `known`."""
+        """Items of `split` by user, of the same shape as `seen`."""
         return storage.map_ragged(self.folder, f"by_user_{split}")
 
     def user_row(self, raw_id: str | int) -> int | None:

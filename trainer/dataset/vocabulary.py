@@ -21,7 +21,7 @@ class Vocabulary:
         user_ids, item_ids: raw ids (int64 or string) in row order.
         titles: (items,) strings, null where unknown, or None.
         item_name: what an item is called, e.g. `movie`.
-        known: items of each user before the test part (users + 1 rows, the last one empty).
+        seen: items of each user before the test part (users + 1 rows, the last one empty).
         user_categories, item_categories: of each attribute, in the order of its codes, by name.
     """
 
@@ -29,7 +29,7 @@ class Vocabulary:
     item_ids: pa.Array
     titles: pa.Array | None
     item_name: str
-    known: Ragged
+    seen: Ragged
     user_categories: dict[str, pa.Array]
     item_categories: dict[str, pa.Array]
 
@@ -53,7 +53,7 @@ def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
     with storage.published(target) as temporary:
         storage.write_ids(temporary, "user", dataset.user_ids, None)
         storage.write_ids(temporary, "item", dataset.item_ids, dataset.titles)
-        storage.write_ragged(temporary, "by_user_known", dataset.known("test"))
+        storage.write_ragged(temporary, "by_user_known", dataset.seen("test"))
         names: dict[str, list[str]] = {}
         for side, features in (("user", dataset.user_features), ("item", dataset.item_features)):
             names[f"{side}_features"] = list(features)
@@ -78,8 +78,8 @@ def open_vocabulary(folder: Path) -> Vocabulary:
         }
         for side in ("user", "item")
     )
-    known = storage.map_ragged(target, "by_user_known")
-    return Vocabulary(user_ids, item_ids, titles, meta["item_name"], known, user_categories, item_categories)
+    seen = storage.map_ragged(target, "by_user_known")
+    return Vocabulary(user_ids, item_ids, titles, meta["item_name"], seen, user_categories, item_categories)
 
 
 def vocabulary_digest(folder: Path) -> str | None:

@@ -95,7 +95,7 @@ def evaluate(
         if scores are no numbers.
     """
     held_out = dataset.held_out(protocol.split)
-    known = dataset.known(protocol.split) if protocol.seen == "mask" else None
+    seen = dataset.seen(protocol.split) if protocol.seen == "mask" else None
     users = measured_users(dataset, protocol)
     items = _item_vectors(tower_pairs, dataset.item_count, world, protocol)
     rankers = {name: _ranker(name, dataset, protocol) for name in protocol.baselines if world.is_first}
@@ -103,10 +103,10 @@ def evaluate(
     figures: dict[str, _Figures] = {}
     for start in _shown(range(0, len(users), protocol.chunk), len(users), world.is_first):
         rows = users[start : start + protocol.chunk]
-        ranked = _rank(tower_pairs, items, rows, known, world, protocol)
+        ranked = _rank(tower_pairs, items, rows, seen, world, protocol)
         if ranked is None:
             continue
-        exclude, truth = _nothing(len(rows)) if known is None else _take(known, rows), _take(held_out, rows)
+        exclude, truth = _nothing(len(rows)) if seen is None else _take(seen, rows), _take(held_out, rows)
         lists = {"model": ranked} | {name: ranker(rows, exclude) for name, ranker in rankers.items()}
         for name, ranking in lists.items():
             figures.setdefault(name, _Figures(protocol, against)).add(ranking, truth, start)
@@ -199,7 +199,7 @@ def _ranker(name: str, dataset: Dataset, protocol: Protocol) -> Ranker:
             (0, k - width),
             value=-1,
         )
-    history = training_matrix(dataset.known("validation"), count)  # before validation: the training part
+    history = training_matrix(dataset.train_by_user(), count)  # before validation: the training part
     if name == "low_rank":
         table, vectors = kept_towers(dataset, min(LOW_RANK, count))
         items = torch.from_numpy(vectors.copy())
@@ -210,14 +210,14 @@ def _ranker(name: str, dataset: Dataset, protocol: Protocol) -> Ranker:
 
 def _background(dataset: Dataset, users: np.ndarray) -> Background:
     counts = popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)
-    return background(counts, dataset.known("validation").lengths(), users, dataset.item_features)
+    return background(counts, dataset.train_by_user().lengths(), users, dataset.item_features)
 
 
 def _rank(
     tower_pairs: Sequence[TowerPair],
     items: torch.Tensor | None,
     rows: np.ndarray,
-    known: Ragged | None,
+    seen: Ragged | None,
     world: World,
     protocol: Protocol,
 ) -> torch.Tensor | None:
@@ -226,12 +226,12 @@ def _rank(
     vectors = query_vectors(tower_pairs, mine, world.device)
     if protocol.sharded:
         assert items is not None
-        exclude = None if known is None else _take(known, mine, world)
+        exclude = None if seen is None else _take(seen, mine, world)
         return _to_cpu(world.gather_to_first(top_k(vectors, items, k, exclude)[1], counts))
     gathered = world.gather_to_first(vectors, counts)
     if gathered is None or items is None:
         return None
-    exclude = None if known is None else _take(known, rows, world)
+    exclude = None if seen is None else _take(seen, rows, world)
     return _to_cpu(top_k(gathered, items, k, exclude)[1])
 
 

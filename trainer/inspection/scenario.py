@@ -83,7 +83,7 @@ def ranks_of_host(hardware: Hardware, world_size: int) -> int:
 def _of_data(config: Config, rows: Mapping[str, int]) -> tuple[tuple[int, int, int], Config, Workload]:
     dataset = open_dataset(prepare_data(config.data))
     item = dataset.item_name
-    users = rows.get(USER, int(np.count_nonzero(dataset.known("train").lengths())))
+    users = rows.get(USER, int(np.count_nonzero(dataset.train_by_user().lengths())))
     counts = users, rows.get(item, dataset.item_count), len(dataset.train)
     filled = without_gaps(config, counts)
     sizes = workload_of(filled, dataset, *make_inputs(filled, dataset))

@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors that return one loss a row, in nats (or squared units for `mse`).
 
-A *positive* is a (row, candidate) pair that was observed; a *known* pair is one that is no negative: the
+A *positive* is a (row, candidate) pair that was observed; a *seen* pair is one that is no negative: the
 row's positives and whatever else the row's user has in the training part.
 """
 
@@ -21,7 +21,7 @@ def multi_positive_softmax(
     query: torch.Tensor,
     candidates: torch.Tensor,
     positives: torch.Tensor,
-    known: torch.Tensor,
+    seen: torch.Tensor,
     log_q: torch.Tensor | None = None,
     counts: torch.Tensor | None = None,
     all_gather: AllGather | None = None,
@@ -33,13 +33,13 @@ def multi_positive_softmax(
     positive is in its own row's candidate set with certainty.
 
     The candidate set may be cut into shares, each in another process that has the queries of all rows: then
-    `candidates`, `positives`, `known` and `log_q` are those of the share, and the losses and the gradient of
+    `candidates`, `positives`, `seen` and `log_q` are those of the share, and the losses and the gradient of
     `query` are its summands.
 
     Args:
         query: (B, D) float32.  candidates: (C, D) float32.
         positives: (2, P) int64, row < B above candidate < C; every row has at least one.
-        known: (2, K) int64 pairs that are no negatives; holds all positives.
+        seen: (2, K) int64 pairs that are no negatives; holds all positives.
         log_q: (C,) natural log of the chance that a candidate is in the set; None: no correction.
         counts: (B,) int64 positives of each row, in all shares; None: those given.
         all_gather: from this share's (...) values those of all, (shares, ...); None: there are no others.
@@ -49,7 +49,7 @@ def multi_positive_softmax(
         Khrylchenko et al., RecSys 2025 (no correction of the positive); Shoeybi et al., 2019 (shares).
     """
     counts = _checked(_positives_by_row(positives[0], len(query)) if counts is None else counts)
-    return _MultiPositiveSoftmax.apply(query, candidates, positives, known, log_q, counts, all_gather)
+    return _MultiPositiveSoftmax.apply(query, candidates, positives, seen, log_q, counts, all_gather)
 
 
 class _MultiPositiveSoftmax(torch.autograd.Function):
@@ -64,7 +64,7 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         query: torch.Tensor,
         candidates: torch.Tensor,
         positives: torch.Tensor,
-        known: torch.Tensor,
+        seen: torch.Tensor,
         log_q: torch.Tensor | None,
         counts: torch.Tensor,
         all_gather: AllGather | None,
@@ -80,11 +80,11 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         scores = (candidates @ query.T).to(ctx.dtype).div_(LOG_2)
         # Places in all scores, one after another: to index rows and columns takes two to four times as long.
         rows, places = positives[0], positives[1] * len(query) + positives[0]
-        known_places = places if known is positives else known[1] * len(query) + known[0]
+        seen_places = places if seen is positives else seen[1] * len(query) + seen[0]
         of_positives = scores.view(-1).index_select(0, places)
         if log_q is not None:
             scores -= (log_q / LOG_2).unsqueeze(1)
-        scores.view(-1).index_fill_(0, known_places, -torch.inf)
+        scores.view(-1).index_fill_(0, seen_places, -torch.inf)
         masses, largest, mass = _masses(scores, all_gather)
         gaps = ((mass.log2() + largest).index_select(0, rows) - of_positives) * LOG_2
         # Times one factor a row, `masses` are the gradient of the scores, if in place of each positive stands
@@ -115,7 +115,7 @@ def bayesian_personalised_ranking(
     query: torch.Tensor,
     candidates: torch.Tensor,
     positives: torch.Tensor,
-    known: torch.Tensor,
+    seen: torch.Tensor,
     log_q: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Chance that a negative outranks a positive, over all of the row's negatives at once.
@@ -129,7 +129,7 @@ def bayesian_personalised_ranking(
     scores = (query @ candidates.T).to(query.dtype)  # under autocast the product is less precise
     rows, _ = positives
     weights = torch.ones_like(scores) if log_q is None else torch.exp(-log_q).expand_as(scores).clone()
-    weights[tuple(known)] = 0
+    weights[tuple(seen)] = 0
     weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     gaps = scores[rows] - scores[tuple(positives)].unsqueeze(1)
     losses = (weights[rows] * functional.softplus(gaps)).sum(1)

@@ -82,7 +82,7 @@ def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_input
     Raises: DataError if ids or values of the run are of a type that this data set's cannot hold.
     """
     dataset = open_dataset(folder)
-    of_users, of_items = dataset.known("train").lengths()[:-1], np.zeros(dataset.item_count, np.int64)
+    of_users, of_items = dataset.train_by_user().lengths()[:-1], np.zeros(dataset.item_count, np.int64)
     np.add.at(of_items, dataset.train.items, 1)
     users, items = (
         _side(dataset, then, interactions)
@@ -90,7 +90,7 @@ def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_input
             _then(vocabulary, user_inputs, item_inputs), (of_users, of_items), strict=True
         )
     )
-    histories = _histories(vocabulary.known, users, items)
+    histories = _histories(vocabulary.seen, users, items)
     key = _digest(dataset, users, items, histories)
     extended = folder.with_name(f"{folder.name}-{key[:20]}")
     with FileLock(folder.with_name(f"{extended.name}.lock")):
@@ -105,7 +105,7 @@ def _then(vocabulary: Vocabulary, user_inputs: Inputs, item_inputs: Inputs) -> t
     name = vocabulary.item_name
     # Of those who look up no row of their own, all have a history that stands for them.
     users: Any = user_inputs.get(USER)
-    known = vocabulary.known.lengths() > 0 if users is None else users == np.arange(len(users))
+    known = vocabulary.seen.lengths() > 0 if users is None else users == np.arange(len(users))
     items: Any = item_inputs[name]
     return (
         _Then("user", USER, vocabulary.user_ids, known[:-1], user_inputs, vocabulary.user_categories),
@@ -228,7 +228,7 @@ def _write(
         nobody = Ragged(np.zeros(len(users.ids) + 1, np.int64), np.empty(0, np.int32))
         by_user = storage.map_ragged(dataset.folder, f"by_user_{part}")
         storage.write_ragged(folder, f"by_user_{part}", _with_rows(by_user, nobody, before_last=True))
-    for name, ragged in (("known", dataset.known("test")), ("history", dataset.history())):
+    for name, ragged in (("known", dataset.seen("test")), ("history", dataset.history())):
         storage.write_ragged(folder, f"by_user_{name}", _with_rows(ragged, histories, before_last=True))
     storage.write_ids(folder, "user", pa.concat_arrays([dataset.user_ids, users.ids]), None)
     storage.write_ids(folder, "item", pa.concat_arrays([dataset.item_ids, items.ids]), titles)

@@ -142,12 +142,12 @@ def check_same_data(run: Path, dataset: Dataset) -> None:
 
     Raises: CheckpointError naming the run.
     """
-    then, now = open_vocabulary(run), dataset.known("test")
+    then, now = open_vocabulary(run), dataset.seen("test")
     same = (
         then.user_ids.equals(dataset.user_ids)
         and then.item_ids.equals(dataset.item_ids)
-        and np.array_equal(then.known.offsets, now.offsets)
-        and np.array_equal(then.known.values, now.values)
+        and np.array_equal(then.seen.offsets, now.offsets)
+        and np.array_equal(then.seen.values, now.values)
     )
     if not same:
         raise CheckpointError(f"{run}: its data have changed since the training. Train anew")

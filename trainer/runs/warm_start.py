@@ -268,5 +268,5 @@ def _size(value: torch.Tensor | ShardedTensor) -> torch.Size:
 def _told(then: Vocabulary, users: np.ndarray, items: np.ndarray) -> int:
     """How many of these pairs, by rows of the earlier run, it had before its test part."""
     both, count = (users >= 0) & (items >= 0), len(then.item_ids)
-    owners = np.repeat(np.arange(len(then.user_ids) + 1), then.known.lengths())
-    return int(np.isin(users[both] * count + items[both], owners * count + then.known.values).sum())
+    owners = np.repeat(np.arange(len(then.user_ids) + 1), then.seen.lengths())
+    return int(np.isin(users[both] * count + items[both], owners * count + then.seen.values).sum())

@@ -45,7 +45,7 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.
         from trainer.serving.embed import query_and_items
 
         query, vectors = query_and_items(run, saved, row)
-    seen = vocabulary.known.take(np.array([row]))[1]
+    seen = vocabulary.seen.take(np.array([row]))[1]
     return _best(run, vocabulary, query, vectors, k, seen[:0] if keep_seen else seen)
 
 

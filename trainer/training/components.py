@@ -121,7 +121,7 @@ def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
     """
     if config.sharding.plan is None:
         return
-    users = int(np.count_nonzero(dataset.known("train").lengths()))
+    users = int(np.count_nonzero(dataset.train_by_user().lengths()))
     filled = with_fixed_values(with_size_defaults(config, users, dataset.item_count, len(dataset.train)))
     sizes = workload_of(filled, dataset, *make_inputs(filled, dataset))
     world.on_first(lambda: _plan(filled, sizes, world))

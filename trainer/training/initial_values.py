@@ -52,7 +52,7 @@ def closed_form_start(dataset: Dataset, files: tuple[Path, Path]) -> dict[str, B
     Args: files: of its history table and item table, as wide as the learned tables.
     """
     history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
-    known = dataset.known("train")
+    known = dataset.train_by_user()
     sample = np.flatnonzero(known.lengths())[:10_000]
     factor = _to_start_norm(history_vectors(known, sample, history))
 
@@ -101,7 +101,7 @@ def _to_start_norm(vectors: np.ndarray) -> float:
 
 def _used_rows(dataset: Dataset, learned: TowerPair) -> dict[str, np.ndarray]:
     """Rows of each table that training looks up, ascending."""
-    users = np.flatnonzero(dataset.known("train").lengths())
+    users = np.flatnonzero(dataset.train_by_user().lengths())
     items = np.flatnonzero(np.bincount(dataset.train.items, minlength=dataset.item_count))
     sides: tuple[tuple[Mapping[str, np.ndarray | Ragged], np.ndarray], ...] = (
         (learned.user_inputs, users),

@@ -66,13 +66,13 @@ def make_loss(config: Config, world: World) -> Callable[[torch.Tensor, torch.Ten
         )
     if config.loss.name == "bpr":
         return lambda query, candidates, batch: losses.bayesian_personalised_ranking(
-            query, candidates, batch.positives, batch.known, batch.log_q
+            query, candidates, batch.positives, batch.seen, batch.log_q
         )
     return lambda query, candidates, batch: losses.multi_positive_softmax(
         query,
         candidates,
         batch.positives,
-        batch.known,
+        batch.seen,
         batch.log_q,
         batch.positive_counts,
         world.stacked if batch.query_counts else None,

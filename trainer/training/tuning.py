@@ -143,7 +143,7 @@ class _Cut:
 
     dataset: Dataset
     users: np.ndarray
-    known: ItemLists
+    seen: ItemLists
     held_out: ItemLists
     k: int
 
@@ -151,13 +151,13 @@ class _Cut:
     def of(cls, dataset: Dataset, protocol: Protocol) -> "_Cut":
         users = measured_users(dataset, protocol)
         users = users[np.linspace(0, len(users) - 1, min(len(users), MOST_USERS)).astype(np.int64)]
-        parts = (dataset.known(protocol.split).take(users), dataset.held_out(protocol.split).take(users))
-        known, held_out = ((torch.from_numpy(lengths), torch.from_numpy(items)) for lengths, items in parts)
-        return cls(dataset, users, known, held_out, protocol.ks[0])
+        parts = (dataset.seen(protocol.split).take(users), dataset.held_out(protocol.split).take(users))
+        seen, held_out = ((torch.from_numpy(lengths), torch.from_numpy(items)) for lengths, items in parts)
+        return cls(dataset, users, seen, held_out, protocol.ks[0])
 
     def figure(self, vectors: Vectors) -> float:
         """Mean ndcg of the users, on one rank."""
-        found = hits(top_k(*vectors, self.k, self.known)[1], self.held_out)
+        found = hits(top_k(*vectors, self.k, self.seen)[1], self.held_out)
         return float(measure(found, self.held_out[0], [self.k])[f"ndcg@{self.k}"].mean())
 
 
@@ -259,7 +259,7 @@ def _closed_forms(
 def _form(cut: _Cut, rank: int, penalty: float) -> Vectors:
     """Vectors of the closed form of a cut's training part."""
     history, items = training_towers(cut.dataset, rank, penalty)
-    query = history_vectors(cut.dataset.known("validation"), cut.users, history)
+    query = history_vectors(cut.dataset.train_by_user(), cut.users, history)
     return torch.from_numpy(query), torch.from_numpy(items)
 
 
