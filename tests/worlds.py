@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from trainer.cli import main
 from trainer.config.parser import parse_config
-from trainer.config.schema import Config
+from trainer.config.resolved import ResolvedConfig
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset, prepare
 from trainer.sources.schema import SourceTables
@@ -112,7 +112,7 @@ QUICK = (
 """Options under which a checkerboard is learned in a fraction of a second."""
 
 
-def configured(data: Dataset, *options: str) -> Config:
+def configured(data: Dataset, *options: str) -> ResolvedConfig:
     """A configuration without gaps for a training on `data`."""
     config = with_size_defaults(parse_config(options), data.user_count, data.item_count, len(data.train))
     return with_fixed_values(config)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trainer.config.schema import Config
+from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.distributed.world import World, join_world
 from trainer.errors import ConfigError
@@ -83,13 +83,13 @@ class _Opened:
     """A run whose data are the same as in its training."""
 
     run: Path
-    config: Config
+    config: ResolvedConfig
     checkpoint: Path
     step: int
     dataset: Dataset
 
 
-def _open(run: Path, config: Config, world: World) -> _Opened:
+def _open(run: Path, config: ResolvedConfig, world: World) -> _Opened:
     saved = newest(run, finished_step(run))
     dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
     world.on_first(lambda: check_same_data(run, dataset))

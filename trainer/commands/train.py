@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config.parser import changes
+from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
-from trainer.config.size_defaults import settled, with_size_defaults
+from trainer.config.size_defaults import with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
@@ -59,19 +60,19 @@ def train(config: Config) -> Path | None:
             return _train_in(run, config, dataset, world, started)
 
 
-def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started: float) -> Path | None:
+def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started: float) -> Path | None:
     """The training in a run folder that is this one's alone."""
     saved = world.on_first(lambda: last_to_go_on_from(run))
     if saved is not None:
         world.on_first(lambda: check_same_data(run, dataset))
     prepared = time.perf_counter()
-    config, choice = _settle(config, dataset, world)
+    config, choice = _resolve(asked, dataset, world)
     chosen = time.perf_counter()
     parts = assemble(config, dataset, world, filled=saved is None)
     growth = _begin_as_before(run, config, dataset, parts, world) if saved is None else None
     source = make_batches(config, dataset, parts)
     world.on_first(lambda: describe_run(run, config, dataset, parts.plan, parts.tower_pairs))
-    steps, start = settled(config.run.epochs) * source.steps_per_epoch, saved.step if saved else 0
+    steps, start = config.run.epochs * source.steps_per_epoch, saved.step if saved else 0
     if saved:
         resume(saved, config.optimizer.name, parts.model, parts.optimizer)
     world.on_first(lambda: drop_later_records(run, start))
@@ -99,7 +100,7 @@ def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started
 
 
 def _measured(
-    config: Config, dataset: Dataset, parts: TrainingComponents, world: World
+    config: ResolvedConfig, dataset: Dataset, parts: TrainingComponents, world: World
 ) -> tuple[Evaluation | None, float]:
     """The evaluation, on rank 0, and its seconds."""
     started = time.perf_counter()
@@ -119,20 +120,20 @@ def _prepared(config: Config, world: World) -> Dataset:
     return dataset
 
 
-def _settle(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choice | None]:
+def _resolve(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConfig, Choice | None]:
     """The configuration without gaps, and what was tried to fill them; says so on rank 0."""
     users = int(np.count_nonzero(dataset.train_by_user().lengths()))
     sized = with_size_defaults(config, users, dataset.item_count, len(dataset.train))
     if world.is_first:
         print(size_words(changes(config, sized)), flush=True)
-    config, choice = choose(sized, dataset, world)
+    resolved, choice = choose(sized, dataset, world)
     if world.is_first and choice:
-        print(choice_words(changes(sized, config), choice), flush=True)
-    return config, choice
+        print(choice_words(changes(sized, resolved), choice), flush=True)
+    return resolved, choice
 
 
 def _begin_as_before(
-    run: Path, config: Config, dataset: Dataset, parts: TrainingComponents, world: World
+    run: Path, config: ResolvedConfig, dataset: Dataset, parts: TrainingComponents, world: World
 ) -> WarmStart | None:
     """Give the model what the run in `run.origin` knows, where one is named, before the first step."""
     if config.run.origin is None:

@@ -12,7 +12,7 @@ BASELINES = ("popularity", "random", "item_knn", "ease", "low_rank")
 """Rankers that a model can be measured beside."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataConfig:
     """Which interactions, how they are cleaned, and how they are split."""
 
@@ -68,7 +68,7 @@ class DataConfig:
     """Seed of `name: synthetic`."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class BatchConfig:
     """What a row of a training step is, and how many there are."""
 
@@ -80,7 +80,7 @@ class BatchConfig:
     """Batches that a thread makes in advance (0: none); by default 2 on CUDA and none on CPU."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelConfig:
     """The two towers."""
 
@@ -128,7 +128,7 @@ class ModelConfig:
     """A tower's features are added up, each `dim` wide, or stand side by side, each an equal part of it."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class LossConfig:
     """What a step minimises, and over which candidates."""
 
@@ -150,7 +150,7 @@ class LossConfig:
     """`bce` takes a value of at least this as 1 and a smaller one as 0."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class OptimizerConfig:
     """How tables and dense layers are updated."""
 
@@ -174,7 +174,7 @@ class OptimizerConfig:
     """Share of all steps in which learning rates rise linearly from zero (0 to 1)."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ShardingConfig:
     """How tables are laid over ranks."""
 
@@ -205,7 +205,7 @@ class ShardingConfig:
     """File of a plan that was saved, to be followed exactly; kinds, partitions and ranks then rest."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What is measured, on which part, by which protocol."""
 
@@ -223,7 +223,7 @@ class EvaluationConfig:
     """Every rank scores its own users, instead of rank 0 all of them; the numbers are the same."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunConfig:
     """The run folder and the length of the training."""
 
@@ -261,7 +261,7 @@ class RunConfig:
     """Write TensorBoard events into the run folder."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """Everything that decides a training run."""
 

@@ -4,7 +4,8 @@ import math
 from dataclasses import replace
 from typing import TypeVar
 
-from trainer.config.schema import Config, ModelConfig, OptimizerConfig
+from trainer.config.resolved import ResolvedConfig, resolve
+from trainer.config.schema import Config, OptimizerConfig
 
 CATALOGUE_ITEMS = 20_000
 """Largest catalogue that a step scores whole."""
@@ -29,12 +30,6 @@ FIXED_PENALTY = 300.0
 Value = TypeVar("Value")
 
 
-def settled(value: Value | None) -> Value:
-    """A value of the configuration that `with_size_defaults` or `with_fixed_values` has filled in."""
-    assert value is not None, "the configuration is settled before it is used"
-    return value
-
-
 def with_size_defaults(config: Config, users: int, items: int, interactions: int) -> Config:
     """The configuration with everything filled in that the size of the data decides.
 
@@ -52,7 +47,8 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
     candidates = automatic if loss.candidates == "auto" else loss.candidates
     samples = SAMPLES if candidates == "sampled" else None
     size = _first(config.batches.size, size)
-    model = replace(config.model, dim=_first(config.model.dim, dim))
+    dim = _first(config.model.dim, dim)
+    model = replace(config.model, dim=dim)
     epochs = max(3, round(FULL_EPOCHS * min(1, math.sqrt(1_000_000 / max(interactions, 1)))))
     epochs = _first(run.epochs, max(epochs, -(-LEAST_STEPS // -(-rows // size))))
     every = -(-epochs // EVALUATIONS) if config.data.validation_size else 0
@@ -62,7 +58,7 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
         batches=replace(config.batches, size=size),
         model=model,
         loss=replace(loss, candidates=candidates, samples=_first(loss.samples, samples)),
-        optimizer=_optimizer(config, model, users + items),
+        optimizer=_optimizer(config, dim, users + items),
         run=replace(
             run,
             epochs=epochs,
@@ -72,7 +68,7 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
     )
 
 
-def with_fixed_values(config: Config) -> Config:
+def with_fixed_values(config: Config) -> ResolvedConfig:
     """The configuration with fixed values for what is chosen on a validation part otherwise."""
     model = config.model
     filled = replace(
@@ -82,16 +78,16 @@ def with_fixed_values(config: Config) -> Config:
         low_rank_weight=_first(model.low_rank_weight, FIXED_WEIGHT),
         low_rank_penalty=_first(model.low_rank_penalty, FIXED_PENALTY),
     )
-    return replace(config, model=filled)
+    return resolve(replace(config, model=filled))
 
 
-def _optimizer(config: Config, model: ModelConfig, rows: int) -> OptimizerConfig:
+def _optimizer(config: Config, dim: int, rows: int) -> OptimizerConfig:
     given = config.optimizer
     # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.
-    small = rows * settled(model.dim) <= DENSE_VALUES and config.batches.rows == "user"
+    small = rows * dim <= DENSE_VALUES and config.batches.rows == "user"
     dense = {config.sharding.kind, *config.sharding.tables.values()} <= ADAM_SHARDINGS
     # A dense kernel, as Adam's on CPU, trains float32 alone.
-    dense = dense and model.table_dtype == "float32"
+    dense = dense and config.model.table_dtype == "float32"
     automatic = "adam" if small and dense else "rowwise_adagrad"
     name = automatic if given.name == "auto" else given.name
     rate, tables = RATES[name]

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 from trainer.config.parser import check
 from trainer.config.schema import Config
-from trainer.config.size_defaults import settled
 from trainer.errors import ConfigError
 from trainer.inspection.scenario import Scenario, ranks_of_host, without_gaps
 from trainer.planning.capacity import TooLargeError
@@ -107,7 +106,7 @@ def _remedies(case: Scenario) -> Iterator[Change | None]:
             least = min([least, *(change.plan.world_size for change in (few, every) if change)])
     if case.config.model.table_dtype == "float32":
         yield _here_or_larger(case, SMALLER, least)
-    for width in _narrower(settled(case.config.model.dim)):
+    for width in _narrower(case.config.model.dim):
         narrower = _here_or_larger(case, {"model.dim": width}, least)
         yield narrower
         if narrower and narrower.plan.world_size == case.world_size:

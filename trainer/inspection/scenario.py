@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainer.batching.tower_inputs import USER, USER_HISTORY, make_inputs
+from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
-from trainer.config.size_defaults import settled, with_fixed_values, with_size_defaults
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.errors import ConfigError
@@ -33,7 +34,7 @@ class Scenario:
 
     asked: Config
     counts: tuple[int, int, int]
-    config: Config
+    config: ResolvedConfig
     sizes: Workload
     hardware: Hardware
     world_size: int
@@ -64,11 +65,11 @@ def make_scenario(
         )
     items = [name for name in rows if not name.startswith(USER)]
     by_hand = USER in rows and bool(items)
-    counts, settled_config, sizes = _by_hand(config, rows, items[0]) if by_hand else _of_data(config, rows)
-    return Scenario(config, counts, settled_config, sizes, device, world_size, local, local_world_size)
+    counts, resolved, sizes = _by_hand(config, rows, items[0]) if by_hand else _of_data(config, rows)
+    return Scenario(config, counts, resolved, sizes, device, world_size, local, local_world_size)
 
 
-def without_gaps(config: Config, counts: tuple[int, int, int]) -> Config:
+def without_gaps(config: Config, counts: tuple[int, int, int]) -> ResolvedConfig:
     """The configuration as a training on so many users, items and interactions has it."""
     return with_fixed_values(with_size_defaults(config, *counts))
 
@@ -80,7 +81,9 @@ def ranks_of_host(hardware: Hardware, world_size: int) -> int:
     return next(count for count in range(min(hardware.devices, world_size), 0, -1) if world_size % count == 0)
 
 
-def _of_data(config: Config, rows: Mapping[str, int]) -> tuple[tuple[int, int, int], Config, Workload]:
+def _of_data(
+    config: Config, rows: Mapping[str, int]
+) -> tuple[tuple[int, int, int], ResolvedConfig, Workload]:
     dataset = open_dataset(prepare_data(config.data))
     item = dataset.item_name
     users = rows.get(USER, int(np.count_nonzero(dataset.train_by_user().lengths())))
@@ -105,13 +108,13 @@ def _of_data(config: Config, rows: Mapping[str, int]) -> tuple[tuple[int, int, i
 
 
 def _by_hand(
-    config: Config, rows: Mapping[str, int], item: str
-) -> tuple[tuple[int, int, int], Config, Workload]:
+    asked: Config, rows: Mapping[str, int], item: str
+) -> tuple[tuple[int, int, int], ResolvedConfig, Workload]:
     """Sizes from the command line: `user...` tables in the query tower, the others in the candidate tower."""
     users, items = rows[USER], rows[item]
     counts = users, items, users * INTERACTIONS_A_USER
-    config = without_gaps(config, counts)
-    size = settled(config.batches.size)
+    config = without_gaps(asked, counts)
+    size = config.batches.size
     positives = size * (INTERACTIONS_A_USER if config.batches.rows == "user" else 1)
     item_tables = {name: count for name, count in rows.items() if not name.startswith(USER)}
     if config.model.item_bias:

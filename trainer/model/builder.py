@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from trainer.batching.tower_inputs import Inputs
-from trainer.config.schema import Config
-from trainer.config.size_defaults import settled
+from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.dataset import Dataset
 from trainer.model.towers import TwoTowers
 
@@ -40,7 +39,7 @@ def make_closed_towers(
 
 
 def make_towers(
-    config: Config,
+    config: ResolvedConfig,
     user_tables: Mapping[str, int],
     item_tables: Mapping[str, int],
     item_name: str,
@@ -56,9 +55,9 @@ def make_towers(
     return TwoTowers(
         dict(user_tables),
         dict(item_tables),
-        dim=settled(model.dim),
+        dim=model.dim,
         similarity=model.similarity,
-        temperature=settled(model.temperature),
+        temperature=model.temperature,
         learn_temperature=model.learn_temperature,
         item_bias=f"{item_name}_bias" if model.item_bias else None,
         hidden=model.hidden,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config, ShardingConfig
 from trainer.errors import ConfigError
 from trainer.model.builder import HISTORY, item_table
@@ -67,7 +68,7 @@ def _partitions(sharding: ShardingConfig, rows: Mapping[str, int], world_size: i
 
 
 def _constraint(
-    config: Config, sharding: ShardingConfig, sizes: Workload, name: str, device: str, world_size: int
+    config: ResolvedConfig, sharding: ShardingConfig, sizes: Workload, name: str, device: str, world_size: int
 ) -> TableConstraint:
     kind = sharding.tables.get(name, sharding.kind)
     ranks = tuple(sharding.ranks.get(name, ()))

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.batching.tower_inputs import USER
+from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
-from trainer.config.size_defaults import settled
 from trainer.model.builder import HISTORY, item_table
 from trainer.planning.constraints import _constraint, _partitions, _with_table_names
 from trainer.planning.hardware import Hardware
@@ -17,7 +17,7 @@ from trainer.planning.workload import Workload, make_all_towers
 
 
 def lay_out(
-    config: Config, sizes: Workload, hardware: Hardware, world_size: int, local_world_size: int
+    config: ResolvedConfig, sizes: Workload, hardware: Hardware, world_size: int, local_world_size: int
 ) -> Plan:
     """The plan of all tables: what `train` follows, and what `plan` shows.
 
@@ -51,7 +51,7 @@ def lay_out(
     )
 
 
-def tables_by_id(config: Config, item_name: str, device: str) -> dict[str, Sequence[str]]:
+def tables_by_id(config: ResolvedConfig, item_name: str, device: str) -> dict[str, Sequence[str]]:
     """Tables with a row for each user, or item, of the towers whose ids tell which rank has the rows.
 
     Those of a history, and the reserved row of items that are hidden, are asked for by all ranks. On GPUs
@@ -64,7 +64,7 @@ def tables_by_id(config: Config, item_name: str, device: str) -> dict[str, Seque
     return {"query": users, "candidate": items}
 
 
-def blocks_of_ranks(config: Config, plan: Plan, item_name: str, device: str) -> tuple[int, int]:
+def blocks_of_ranks(config: ResolvedConfig, plan: Plan, item_name: str, device: str) -> tuple[int, int]:
     """Users and items of each rank, where it takes the batches' rows that it has; 0 where it does not."""
     by_id = tables_by_id(config, item_name, device)
     users, items = (
@@ -74,19 +74,19 @@ def blocks_of_ranks(config: Config, plan: Plan, item_name: str, device: str) -> 
     return users, items
 
 
-def _rows_by_table(config: Config, sizes: Workload) -> dict[str, int]:
-    rank, items = settled(config.model.low_rank), sizes.closed_items
+def _rows_by_table(config: ResolvedConfig, sizes: Workload) -> dict[str, int]:
+    rank, items = config.model.low_rank, sizes.closed_items
     closed = {HISTORY: items, item_table(sizes.item_name): items} if rank else {}
     return {**sizes.user_tables, **sizes.item_tables, **closed}
 
 
-def table_values(config: Config, sizes: Workload) -> dict[str, int]:
+def table_values(config: ResolvedConfig, sizes: Workload) -> dict[str, int]:
     """Numbers in each table: rows by width."""
     widths = _widths(config, sizes)
     return {name: rows * widths[name] for name, rows in _rows_by_table(config, sizes).items()}
 
 
-def _widths(config: Config, sizes: Workload) -> dict[str, int]:
+def _widths(config: ResolvedConfig, sizes: Workload) -> dict[str, int]:
     towers = make_all_towers(config, sizes, {})
     sides = [towers.learned, *([towers.closed] if towers.closed else [])]
     return {

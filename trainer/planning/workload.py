@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainer.batching.tower_inputs import USER_HISTORY, Inputs, table_rows
-from trainer.config.schema import Config
-from trainer.config.size_defaults import settled
+from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.model.builder import make_closed_towers, make_towers
@@ -36,12 +35,12 @@ class Workload:
     pooling: Mapping[str, float]
 
 
-def workload_of(config: Config, dataset: Dataset, users: Inputs, items: Inputs) -> Workload:
+def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: Inputs) -> Workload:
     """Sizes of a training on a data set.
 
     Args: users, items: features of the two towers.
     """
-    rows = settled(config.batches.size)
+    rows = config.batches.size
     by_user = config.batches.rows == "user"
     positives = rows * (len(dataset.train) / max(dataset.user_count, 1) if by_user else 1)
     pooling = {
@@ -64,16 +63,16 @@ def workload_of(config: Config, dataset: Dataset, users: Inputs, items: Inputs) 
     )
 
 
-def candidates_of_step(config: Config, items: int, positives: float) -> int:
+def candidates_of_step(config: ResolvedConfig, items: int, positives: float) -> int:
     """About how many items a step looks up, whose rows have so many positives together."""
     if config.loss.name in ("mse", "bce"):
-        return settled(config.batches.size)
+        return config.batches.size
     if config.loss.candidates == "catalogue":
         return items
     return min(items, round(positives) + (config.loss.samples or 0))
 
 
-def rows_are_gathered(config: Config) -> bool:
+def rows_are_gathered(config: ResolvedConfig) -> bool:
     """Whether each rank scores its candidates for the rows of all ranks, and not its rows for all candidates.
 
     Of a step's rows there are mostly fewer, so that vectors and gradients of fewer have to be exchanged.
@@ -81,19 +80,19 @@ def rows_are_gathered(config: Config) -> bool:
     return config.loss.name == "softmax"
 
 
-def gathered_count(config: Config, rows: int, candidates: int) -> int:
+def gathered_count(config: ResolvedConfig, rows: int, candidates: int) -> int:
     """How many vectors, of a step's rows or of its candidates, every rank needs of all, whatever the plan."""
     if config.loss.name in ("mse", "bce"):
         return 0
     return rows if rows_are_gathered(config) else candidates
 
 
-def make_all_towers(config: Config, sizes: Workload, partitions: Mapping[str, int]) -> CombinedTowers:
+def make_all_towers(config: ResolvedConfig, sizes: Workload, partitions: Mapping[str, int]) -> CombinedTowers:
     """Learned towers, and the closed form's beside them where there is one, on the meta device.
 
     Args: partitions: how many tables a row-partitioned table is cut into, by table.
     """
-    rank = settled(config.model.low_rank)
+    rank = config.model.low_rank
     learned = make_towers(config, sizes.user_tables, sizes.item_tables, sizes.item_name, partitions)
     closed = None
     if rank:

@@ -6,7 +6,8 @@ from types import TracebackType
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
-from trainer.config.schema import Config, RunConfig
+from trainer.config.resolved import ResolvedConfig
+from trainer.config.schema import RunConfig
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, SaveError
 from trainer.runs.async_save import Background
@@ -20,7 +21,12 @@ class CheckpointPolicy:
     """Writes a training's checkpoints; made and used on every rank alike."""
 
     def __init__(
-        self, run: Path | None, config: Config, model: nn.Module, optimizer: CombinedOptimizer, world: World
+        self,
+        run: Path | None,
+        config: ResolvedConfig,
+        model: nn.Module,
+        optimizer: CombinedOptimizer,
+        world: World,
     ) -> None:
         """For checkpoints of a sharded model in the folder `run`; None: none are written."""
         self._run, self._config, self._world = run, config, world
@@ -86,7 +92,7 @@ class CheckpointPolicy:
 
 def keep_outcome(
     run: Path,
-    config: Config,
+    config: ResolvedConfig,
     model: nn.Module,
     optimizer: CombinedOptimizer,
     world: World,

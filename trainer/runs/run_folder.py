@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from trainer.batching.tower_inputs import Inputs, open_inputs, save_inputs
 from trainer.config.parser import config_text, read_config
+from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.resume import LAUNCH, RUNS, launch_id
 from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset
@@ -92,7 +93,7 @@ def _numbered(folder: Path) -> Path:
 
 
 def describe_run(
-    run: Path, config: Config, dataset: Dataset, plan: Plan, tower_pairs: Sequence[TowerPair]
+    run: Path, config: ResolvedConfig, dataset: Dataset, plan: Plan, tower_pairs: Sequence[TowerPair]
 ) -> None:
     """Write what a reader of the run needs: configuration, plan, vocabulary and inputs.
 
@@ -179,13 +180,13 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def run_config(run: Path) -> Config:
+def run_config(run: Path) -> ResolvedConfig:
     """Configuration of a run.
 
     Raises: CheckpointError if the folder is no run.
     """
     check_is_run(run)
-    return read_config(run / CONFIG)
+    return resolve(read_config(run / CONFIG))
 
 
 def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:

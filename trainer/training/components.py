@@ -11,8 +11,9 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.sampler import Batches, BatchPlan
 from trainer.batching.tower_inputs import Inputs, make_inputs
+from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
-from trainer.config.size_defaults import settled, with_fixed_values, with_size_defaults
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
@@ -62,7 +63,9 @@ class TrainingComponents:
     tower_pairs: list[TowerPair]
 
 
-def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True) -> TrainingComponents:
+def assemble(
+    config: ResolvedConfig, dataset: Dataset, world: World, filled: bool = True
+) -> TrainingComponents:
     """Sharded towers with initial values.
 
     Args: filled: False where a checkpoint is opened next, so that tables need no values before.
@@ -74,7 +77,7 @@ def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True
             "Use --loss.name softmax or bpr, or data with values"
         )
     users, items = make_inputs(config, dataset)
-    rank = settled(config.model.low_rank)
+    rank = config.model.low_rank
     sizes = workload_of(config, dataset, users, items)
     # One rank decides: memory enters the plan, and hosts may differ in it.
     plan = world.on_first(lambda: _plan(config, sizes, world))
@@ -103,7 +106,7 @@ def assemble(config: Config, dataset: Dataset, world: World, filled: bool = True
     return TrainingComponents(model, inside.learned, optimizer, plan, *blocks, users, items, tower_pairs)
 
 
-def _plan(config: Config, sizes: Workload, world: World) -> Plan:
+def _plan(config: ResolvedConfig, sizes: Workload, world: World) -> Plan:
     try:
         return lay_out(config, sizes, hardware_here(world.device.type), world.size, world.local_size)
     except TooLargeError as error:
@@ -127,13 +130,12 @@ def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
     world.on_first(lambda: _plan(filled, sizes, world))
 
 
-def make_batches(config: Config, dataset: Dataset, parts: TrainingComponents) -> Batches:
+def make_batches(config: ResolvedConfig, dataset: Dataset, parts: TrainingComponents) -> Batches:
     """The steps of a training."""
     loss = config.loss
-    assert loss.candidates != "auto", "the configuration is settled before it is used"
     plan = BatchPlan(
         rows=config.batches.rows,
-        size=settled(config.batches.size),
+        size=config.batches.size,
         seed=config.run.seed,
         candidates="own" if loss.name in ("mse", "bce") else loss.candidates,
         samples=loss.samples or 0,
@@ -150,7 +152,7 @@ def make_batches(config: Config, dataset: Dataset, parts: TrainingComponents) ->
     return Batches(dataset, plan, parts.user_inputs, parts.item_inputs)
 
 
-def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[str, float]:
+def _learning_rates(config: ResolvedConfig, tables: list[str], item_name: str) -> dict[str, float]:
     """Peak learning rate of each table; `item` and `item_bias` stand for whatever items are called."""
     given = {
         name.replace("item", item_name, 1) if name in ("item", "item_bias") else name: rate
@@ -162,15 +164,15 @@ def _learning_rates(config: Config, tables: list[str], item_name: str) -> dict[s
             raise ConfigError(
                 f"--optimizer.table_learning_rates {name}: no such table; this model has {', '.join(tables)}"
             )
-    return {table: given.get(table, settled(config.optimizer.learning_rate)) for table in tables}
+    return {table: given.get(table, config.optimizer.learning_rate) for table in tables}
 
 
 def _initial_values(
-    config: Config, dataset: Dataset, learned: TowerPair, world: World
+    config: ResolvedConfig, dataset: Dataset, learned: TowerPair, world: World
 ) -> Callable[[str, slice], torch.Tensor]:
     """Values of every table, as `fill_tables` takes them."""
     model, name = config.model, dataset.item_name
-    dim, rank, penalty = settled(model.dim), settled(model.low_rank), settled(model.low_rank_penalty)
+    dim, rank, penalty = model.dim, model.low_rank, model.low_rank_penalty
     std = START_NORM / dim**0.5 if model.init_std is None else model.init_std
     trains_reserved_item = model.item_id_dropout > 0
     blocks = normal_values(dataset, learned, config.run.seed, std, trains_reserved_item)
@@ -181,6 +183,6 @@ def _initial_values(
     if rank:
         files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty))
         history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
-        blocks[HISTORY] = scaled(history, settled(model.low_rank_weight))
+        blocks[HISTORY] = scaled(history, model.low_rank_weight)
         blocks[item_table(name)] = scaled(vectors, 1.0)
     return lambda table, rows: blocks[table](rows)

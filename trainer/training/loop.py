@@ -6,8 +6,7 @@ from pathlib import Path
 
 from trainer.batching.prefetch import in_advance
 from trainer.batching.sampler import Batches, batches
-from trainer.config.schema import Config
-from trainer.config.size_defaults import settled
+from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.preemption import Preemption
 from trainer.distributed.world import World
@@ -26,7 +25,7 @@ from trainer.training.step import make_loss, rate_factor, table_rate, train_step
 
 
 def fit(
-    config: Config,
+    config: ResolvedConfig,
     dataset: Dataset,
     parts: TrainingComponents,
     source: Batches,
@@ -47,7 +46,7 @@ def fit(
     start, progressed = (saved.step, saved.progressed) if saved else (0, SavedProgress())
     history, watch = new_history(config, source.steps_per_epoch, progressed), Stopwatch(progressed.seconds)
     log_every = config.run.log_every or history.epoch_steps
-    evaluate_every = settled(config.run.evaluate_every) * history.epoch_steps
+    evaluate_every = config.run.evaluate_every * history.epoch_steps
     loss_of, meter = make_loss(config, world), Meter(world, watch)
     made = batches(source, history.steps, world.rank, world.size, start)
     with (
@@ -88,15 +87,15 @@ def fit(
     return history, watch
 
 
-def new_history(config: Config, epoch_steps: int, progressed: SavedProgress) -> ValidationHistory:
+def new_history(config: ResolvedConfig, epoch_steps: int, progressed: SavedProgress) -> ValidationHistory:
     """The course of a training that begins, or goes on."""
-    metric, steps = f"{config.run.metric}@{config.evaluation.k[0]}", settled(config.run.epochs) * epoch_steps
-    return ValidationHistory(
-        metric, settled(config.run.patience), steps, epoch_steps, [*progressed.validations]
-    )
+    metric, steps = f"{config.run.metric}@{config.evaluation.k[0]}", config.run.epochs * epoch_steps
+    return ValidationHistory(metric, config.run.patience, steps, epoch_steps, [*progressed.validations])
 
 
-def protocol(config: Config, split: str | None = None, baselines: Sequence[str] | None = None) -> Protocol:
+def protocol(
+    config: ResolvedConfig, split: str | None = None, baselines: Sequence[str] | None = None
+) -> Protocol:
     """The configured protocol, perhaps for another part or beside other baselines."""
     settings = config.evaluation
     return Protocol(
@@ -115,7 +114,9 @@ def measure(parts: TrainingComponents, dataset: Dataset, world: World, how: Prot
     return evaluate(parts.tower_pairs, dataset, world, how)
 
 
-def validate(config: Config, dataset: Dataset, parts: TrainingComponents, world: World) -> dict[str, float]:
+def validate(
+    config: ResolvedConfig, dataset: Dataset, parts: TrainingComponents, world: World
+) -> dict[str, float]:
     """The model's figures on the validation part, on every rank, so that all decide alike."""
     evaluation = measure(parts, dataset, world, protocol(config, "validation", baselines=()))
     return world.on_first(lambda: evaluation.rankers["model"] if evaluation else {})

@@ -7,8 +7,7 @@ from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.batch import Batch
-from trainer.config.schema import Config
-from trainer.config.size_defaults import settled
+from trainer.config.resolved import ResolvedConfig
 from trainer.distributed.precision import forward_in, products_in
 from trainer.distributed.world import World
 from trainer.model import losses
@@ -53,7 +52,9 @@ def train_step(
     return loss.detach()
 
 
-def make_loss(config: Config, world: World) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
+def make_loss(
+    config: ResolvedConfig, world: World
+) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
     """Loss of each row from query vectors, candidate vectors and the batch; this rank's summand of it."""
     if config.loss.name == "mse":
         return lambda query, candidates, batch: losses.mean_squared_error(
@@ -89,11 +90,11 @@ def _values(batch: Batch) -> torch.Tensor:
     return batch.values
 
 
-def rate_factor(config: Config, step: int, steps: int) -> float:
+def rate_factor(config: ResolvedConfig, step: int, steps: int) -> float:
     """Multiple of the peak learning rates in a step, 1 being the first."""
     return schedule_factor(step - 1, steps, config.optimizer.schedule, config.optimizer.warmup)
 
 
-def table_rate(config: Config, step: int, steps: int) -> float:
+def table_rate(config: ResolvedConfig, step: int, steps: int) -> float:
     """Learning rate of the tables in a step."""
-    return settled(config.optimizer.learning_rate) * rate_factor(config, step, steps)
+    return config.optimizer.learning_rate * rate_factor(config, step, steps)

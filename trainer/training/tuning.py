@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
-from trainer.config.size_defaults import FIXED_TEMPERATURE, FULL_EPOCHS, settled, with_fixed_values
+from trainer.config.size_defaults import FIXED_TEMPERATURE, FULL_EPOCHS, with_fixed_values
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.dataset.split import SEEDED
@@ -42,6 +43,7 @@ TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(1
 RANKS = (16, 24, 32, 64, 128, 256)
 """Widths of closed forms, the last one where data are not small; narrow ones differ most from their next."""
 WEIGHTS = (8.0, 32.0, 128.0, 512.0)
+MOST_TRIALS = 6
 TRIAL_SHARE, TRIAL_STEPS = 4, 160
 """A trial takes a quarter of the epochs, but so many steps: enough for the order of temperatures."""
 
@@ -84,13 +86,13 @@ class Choice:
         return {"chosen": {"metric": self.metric, "users": self.users, **tried, "mixtures": mixtures}}
 
 
-def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choice | None]:
+def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConfig, Choice | None]:
     """The configuration with the best values for what it leaves open, the same on every rank.
 
     Args:
-        config: settled but for what is chosen here, see `with_size_defaults`.
+        config: without gaps but for what is chosen here, see `with_size_defaults`.
         dataset: of the training proper.
-    Returns: the settled configuration, and what was tried; None where nothing was, or could be.
+    Returns: the configuration without gaps, and what was tried; None where nothing was, or could be.
     """
     fixed = with_fixed_values(config)
     worthwhile = config.loss.name == "softmax" and len(dataset.train) >= LEAST_INTERACTIONS
@@ -107,7 +109,7 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choi
         fixed = _with_model(fixed, temperature=peak(choice.temperatures))
     if _form_is_open(config):
         choice.penalties, choice.widths, choice.mixtures = world.on_first(
-            lambda: _mix(config, bench, [settled(vectors) for vectors in learned])
+            lambda: _mix(config, bench, [_gathered(vectors) for vectors in learned])
         )
         fixed = _with_mixture(fixed, choice)
     return fixed, choice
@@ -183,7 +185,7 @@ def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[V
     """Fill in the figures of temperatures, if they are open; returns the best one's vectors on rank 0."""
     fixed = with_fixed_values(config)
     first, *others = bench.cuts
-    best: tuple[float, float, Vectors | None] = (-1.0, settled(fixed.model.temperature), None)
+    best: tuple[float, float, Vectors | None] = (-1.0, fixed.model.temperature, None)
 
     def trial(temperature: float, cut: _Cut) -> Vectors | None:
         return _trial(_with_model(fixed, temperature=temperature), cut, bench)
@@ -191,7 +193,7 @@ def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[V
     def score(temperature: float) -> float:
         nonlocal best
         vectors = trial(temperature, first)
-        figure = bench.world.on_first(lambda: first.figure(settled(vectors)))
+        figure = bench.world.on_first(lambda: first.figure(_gathered(vectors)))
         best = max(best, (figure, temperature, vectors), key=lambda entry: entry[0])
         return figure
 
@@ -202,19 +204,24 @@ def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[V
     return [best[2], *(trial(best[1], cut) for cut in others)]
 
 
-def _trial(config: Config, cut: _Cut, bench: _Bench) -> Vectors | None:
+def _trial(config: ResolvedConfig, cut: _Cut, bench: _Bench) -> Vectors | None:
     """Vectors after a short training of the learned towers alone, on rank 0."""
     sharding = replace(config.sharding, plan=None)  # which has tables of a closed form
     config, world = replace(_with_model(config, low_rank=0), sharding=sharding), bench.world
     parts = assemble(config, cut.dataset, world)
     source = make_batches(config, cut.dataset, parts)
-    full = settled(config.run.epochs)
+    full = config.run.epochs
     least = -(-min(full, FULL_EPOCHS) // TRIAL_SHARE)
     epochs = min(full, max(least, -(-TRIAL_STEPS // source.steps_per_epoch)))
     run = replace(config.run, epochs=epochs, evaluate_every=0, patience=0, log_every=0)
     with Progress(None, epochs * source.steps_per_epoch, world.is_first, tensorboard=False) as progress:
         fit(replace(config, run=run), cut.dataset, parts, source, world, progress)
     return gathered_vectors(parts.tower_pairs, cut.users, cut.dataset.item_count, world, bench.protocol)
+
+
+def _gathered(vectors: Vectors | None) -> Vectors:
+    assert vectors is not None, "rank 0 has the vectors of all"
+    return vectors
 
 
 def _mix(
@@ -275,7 +282,7 @@ def _side_by_side(learned: list[Vectors], forms: list[Vectors], weight: float) -
     ]
 
 
-def _with_mixture(config: Config, choice: Choice) -> Config:
+def _with_mixture(config: ResolvedConfig, choice: Choice) -> ResolvedConfig:
     """The configuration with the best mixture."""
     best = max(choice.mixtures, key=lambda mixture: choice.mixtures[mixture])
     config = _with_model(config, low_rank=best.low_rank)
@@ -285,11 +292,8 @@ def _with_mixture(config: Config, choice: Choice) -> Config:
     return config
 
 
-def _with_model(config: Config, **values: Any) -> Config:
+def _with_model(config: ResolvedConfig, **values: Any) -> ResolvedConfig:
     return replace(config, model=replace(config.model, **values))
-
-
-MOST_TRIALS = 6
 
 
 def climb(score: Callable[[float], float], start: float, ratio: float) -> dict[float, float]:
