@@ -69,19 +69,19 @@ def test_a_missing_data_file_is_named(capsys, tmp_path: Path) -> None:
 
 
 def test_an_interruption_has_its_own_exit_code_and_no_traceback(capsys, monkeypatch) -> None:
-    def interrupt(arguments: list[str]) -> None:
+    def interrupt(arguments: list[str], heading: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "train", interrupt)
+    monkeypatch.setattr("trainer.commands.train.run", interrupt)
     assert main(["train"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(arguments: list[str]) -> None:
+    def fail(arguments: list[str], heading: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setitem(cli.COMMANDS, "train", fail)
+    monkeypatch.setattr("trainer.commands.train.run", fail)
     with pytest.raises(ZeroDivisionError):
         main(["train"])
 
@@ -191,7 +191,7 @@ def test_a_disk_that_cannot_be_written_to_is_one_line(monkeypatch, capsys) -> No
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x/plan.json")
 
-    monkeypatch.setattr("trainer.commands.train.train", full)
+    monkeypatch.setattr("trainer.training.train.train", full)
     assert main(["train", "--data.name", "synthetic"]) == 2
     expected = (
         "error: runs/x/plan.json: cannot be written (No space left on device). Make room there, or name "

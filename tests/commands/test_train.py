@@ -14,7 +14,6 @@ import torch
 from tests import worlds
 from trainer.batching.tower_inputs import keyed_jagged, make_inputs
 from trainer.cli import main
-from trainer.commands import train
 from trainer.config.parser import parse_config, read_config
 from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset
@@ -25,7 +24,7 @@ from trainer.runs import run_folder as runs
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.run_folder import open_run, run_folder
 from trainer.sharding.optimizers import schedule_factor
-from trainer.training import loop
+from trainer.training import loop, train
 from trainer.training.components import assemble, make_batches
 from trainer.training.loop import fit
 from trainer.training.progress import Progress

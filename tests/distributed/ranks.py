@@ -17,7 +17,7 @@ from unittest import mock
 from torch.distributed import TCPStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torchrec", "trainer.sharding.shard", "trainer.commands.train", "pytest"])
+CONTEXT.set_forkserver_preload(["torchrec", "trainer.sharding.shard", "trainer.training.train", "pytest"])
 GRACE_SECONDS = 10
 """How long the other ranks may take to end once one has failed."""
 

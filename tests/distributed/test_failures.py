@@ -21,7 +21,7 @@ sys.exit(main(sys.argv[1:]))
 """
 SLOW_PREPARING = """
 import sys, time
-from trainer.commands import train
+from trainer.training import train
 def slow(*_):
     print("preparing", flush=True)
     time.sleep(60)

@@ -11,7 +11,6 @@ import pytest
 
 from tests import layouts, plans, worlds
 from trainer.cli import main
-from trainer.commands import train
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
 from trainer.planning.constraints import TableConstraint
@@ -20,6 +19,7 @@ from trainer.planning.plan import Plan, open_plan, save_plan
 from trainer.planning.plan_check import check_plan, partitions_of
 from trainer.planning.planner import make_plan
 from trainer.sharding.torchrec_plan import sharding_plan
+from trainer.training import train
 
 TABLES = [("user", 10, 8), ("item", 6, 8)]
 KINDS = ("table_wise", "column_wise", "table_column_wise", "data_parallel")

@@ -1,6 +1,5 @@
 """What the towers look up for a row of users or of items, as TorchRec takes it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torchrec import KeyedJaggedTensor
 
+from trainer.atomic_write import replaced
 from trainer.batching.history_dropout import Bags
 from trainer.config.schema import Config
 from trainer.dataset.attributes import Ragged
@@ -95,9 +95,8 @@ def save_inputs(path: Path, inputs: Inputs) -> None:
             arrays |= {f"{table}.offsets": column.offsets, f"{table}.values": column.values}
         else:
             arrays[table] = column
-    beside = path.with_name(f".{path.name}.partial.npz")
-    np.savez(beside, **arrays)  # type: ignore[arg-type]
-    os.replace(beside, path)
+    with replaced(path) as beside:
+        np.savez(beside, **arrays)  # type: ignore[arg-type]
 
 
 def open_inputs(path: Path) -> Inputs:

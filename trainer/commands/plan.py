@@ -1,101 +1,56 @@
-"""The `plan` command: a plan shown, saved, drawn and compared, without a process group."""
+"""`plan`: which rank would hold what, whether it fits, and what would be better."""
 
-import json
-from dataclasses import dataclass
+import re
 from pathlib import Path
 
-from trainer.config.schema import Config
+from trainer.commands.arguments import Parser, count
 from trainer.errors import ConfigError
-from trainer.inspection.advisor import alternatives, best_change, plan_of, remedies
-from trainer.inspection.plan_diff import compare_plans, comparison_text
-from trainer.inspection.plan_picture import picture
-from trainer.inspection.plan_text import advice_words, plan_words, remedy_words
-from trainer.inspection.scenario import Scenario, make_scenario
-from trainer.planning.capacity import TooLargeError
-from trainer.planning.layout import follow_plan
-from trainer.planning.plan import Plan, as_dict, open_plan, save_plan
-from trainer.runs.run_folder import PLAN, run_config, write_text
-from trainer.training.tuning import closed_form_is_open
-
-CHOSEN_LATER = """\
-Training may add tables of a closed form, of a width that it chooses on a
-validation part: --model.low_rank 128 plans them, --model.low_rank 0 leaves them
-out of both."""
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What becomes of a plan beside what is printed.
-
-    Attributes:
-        as_json: print the plan as JSON alone.
-        save, picture: files for its JSON and its SVG.
-        compare: file of another plan, to be set beside it.
-    """
-
-    as_json: bool
-    save: Path | None
-    picture: Path | None
-    compare: Path | None
-
-
-def plan_a_case(
-    config: Config,
-    rows: dict[str, int],
-    hardware: str | None,
-    world_size: int,
-    local_world_size: int | None,
-    outputs: Outputs,
-) -> str:
-    """Plan the tables of a configuration; see `make_scenario`. Returns what is to be printed.
-
-    Raises: ConfigError, with numbered remedies if the tables do not fit.
-    """
-    config = follow_plan(config, world_size)
-    case = make_scenario(config, rows, hardware, world_size, local_world_size)
-    try:
-        plan = plan_of(case)
-    except TooLargeError as error:
-        raise ConfigError(f"{error}. What would fit:{remedy_words(remedies(case))}") from None
-    text = _given_out(plan, outputs, case.hardware.source)
-    if outputs.as_json or outputs.compare:
-        return text
-    advice = advice_words(plan, best_change(plan, alternatives(case)))
-    return "\n".join([_title(case), text, advice, *([CHOSEN_LATER] if closed_form_is_open(config) else [])])
-
-
-def plan_of_run(run: Path, outputs: Outputs) -> str:
-    """The plan that a run used. Returns what is to be printed.
-
-    Raises: CheckpointError if the folder is no run; ConfigError if its plan cannot be read.
-    """
-    run_config(run)
-    return _given_out(open_plan(run / PLAN), outputs, "")
-
-
-def _given_out(plan: Plan, outputs: Outputs, source: str) -> str:
-    """Write the files that are asked for; returns what is to be printed of the plan."""
-    other = open_plan(outputs.compare) if outputs.compare else None
-    if outputs.save:
-        save_plan(plan, outputs.save)
-    if outputs.picture:
-        try:
-            write_text(outputs.picture, picture(plan))
-        except OSError as error:
-            raise ConfigError(
-                f"--picture {outputs.picture}: cannot be written ({error.strerror}). Name another file"
-            ) from None
-    if outputs.as_json:
-        return json.dumps(as_dict(plan), indent=2)
-    if other is None:
-        return plan_words(plan, source)
-    return comparison_text(compare_plans(plan, other), ("this plan", str(outputs.compare)))
-
-
-def _title(case: Scenario) -> str:
-    """What the configuration and the sizes decide about the tables and their visits."""
-    config, optimizer = case.config, case.config.optimizer
-    return (
-        f"A step of {case.sizes.rows:,} rows and {case.sizes.candidates:,} candidates, "
-        f"dim {config.model.dim}, {optimizer.name}"
+def run(arguments: list[str], heading: str = "") -> None:
+    """Show which rank would hold what, whether it fits, and what would be better."""
+    folder = Path(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
+    parser = Parser(
+        prog="python -m trainer plan",
+        usage="%(prog)s [RUN] [options] [--config FILE] [--section.key VALUE ...]",
+        description=f"{run.__doc__} With RUN: what that run used.",
+        epilog="Configuration as `train` takes it; see python -m trainer train --help.",
+        allow_abbrev=False,
     )
+    parser.add_argument("--world-size", type=count, help="ranks in all (default: 4)")
+    parser.add_argument("--local-world-size", type=count, help="ranks of a host (default: its devices)")
+    parser.add_argument(
+        "--hardware", help="cpu, h100-80g and the like, or a YAML file (default: this machine)"
+    )
+    parser.add_argument(
+        "--rows", action="append", default=[], metavar="TABLE=N", help="rows of a table, as user=2e9"
+    )
+    parser.add_argument("--dim", help="the same as --model.dim")  # taken below; here for the help alone
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write JSON for --sharding.plan")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write an SVG picture")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="set a saved plan beside this one")
+    # As one option, of which the last one given holds.
+    arguments = [re.sub(r"^--dim(?=$|=)", "--model.dim", argument) for argument in arguments]
+    options, rest = parser.parse_known_args(arguments)
+    own = ("world_size", "local_world_size", "hardware", "rows")
+    asked = [f"--{name.replace('_', '-')}" for name in own if getattr(options, name)] + rest
+    if folder and asked:
+        raise ConfigError(f"{asked[0]}: a run's plan is what it is. Leave the option, or RUN, out")
+    if options.json and options.compare:
+        raise ConfigError("--json: prints one plan. Leave it or --compare out")
+    from trainer.config.parser import parse_config
+
+    config = parse_config(rest)
+    from trainer.inspection.plan_report import Outputs, plan_a_case, plan_of_file
+    from trainer.inspection.scenario import table_rows_given
+
+    outputs = Outputs(options.json, options.save, options.picture, options.compare)
+    if folder:
+        from trainer.runs.run_folder import PLAN, run_config
+
+        run_config(folder)
+        print(plan_of_file(folder / PLAN, outputs))
+        return
+    rows, ranks = table_rows_given(options.rows), (options.world_size or 4, options.local_world_size)
+    print(plan_a_case(config, rows, options.hardware, *ranks, outputs))

@@ -81,6 +81,20 @@ def with_fixed_values(config: Config) -> ResolvedConfig:
     return resolve(replace(config, model=filled))
 
 
+def temperature_is_open(config: Config) -> bool:
+    return config.model.temperature is None and config.model.similarity == "cosine"
+
+
+def closed_form_is_open(config: Config) -> bool:
+    """Whether a training may choose to have tables of a closed form."""
+    return config.run.choose and config.loss.name == "softmax" and low_rank_is_open(config)
+
+
+def low_rank_is_open(config: Config) -> bool:
+    model = config.model
+    return model.low_rank != 0 and None in (model.low_rank, model.low_rank_weight, model.low_rank_penalty)
+
+
 def _optimizer(config: Config, dim: int, rows: int) -> OptimizerConfig:
     given = config.optimizer
     # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.

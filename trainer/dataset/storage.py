@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from trainer.atomic_write import replaced
 from trainer.dataset.attributes import Ragged
 from trainer.errors import DataError
 
@@ -80,13 +81,8 @@ def map_array(folder: Path, name: str) -> np.ndarray | None:
 
 def keep_array(path: Path, array: np.ndarray) -> None:
     """Save an array whole beside, then in its place; where that cannot be written, nothing is kept."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with beside.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)
+    with suppress(OSError), replaced(path) as beside, beside.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def write_ragged(folder: Path, name: str, ragged: Ragged) -> None:

@@ -2,14 +2,13 @@
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from trainer.atomic_write import write_text
 from trainer.errors import ConfigError
 
 PARTITIONED = "row_partitioned"
@@ -140,13 +139,9 @@ def save_plan(plan: Plan, path: Path) -> None:
 
     Raises: ConfigError if the file cannot be written.
     """
-    beside = path.parent / f".{path.name}.partial"
     try:
-        beside.write_text(json.dumps(as_dict(plan), indent=2) + "\n")
-        os.replace(beside, path)
+        write_text(path, json.dumps(as_dict(plan), indent=2) + "\n")
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
         raise ConfigError(f"{path}: cannot be written ({error.strerror}). Name another file") from error
 
 

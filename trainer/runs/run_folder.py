@@ -1,7 +1,6 @@
 """The files of a run folder, and a trained run opened whole in one process."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from trainer.atomic_write import write_text
 from trainer.batching.tower_inputs import Inputs, open_inputs, save_inputs
 from trainer.config.parser import config_text, read_config
 from trainer.config.resolved import ResolvedConfig, resolve
@@ -163,21 +163,6 @@ def drop_later_records(run: Path, step: int) -> None:
                 kept.append(f"{line}\n")
     if path.exists():
         write_text(path, "".join(kept))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole: beside, then in its place.
-
-    Raises: OSError, with nothing left beside.
-    """
-    beside = path.parent / f".{path.name}.partial"
-    try:
-        beside.write_text(text)
-        os.replace(beside, path)
-    except OSError:
-        with suppress(OSError):
-            beside.unlink()
-        raise
 
 
 def run_config(run: Path) -> ResolvedConfig:

@@ -17,7 +17,13 @@ import torch
 
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
-from trainer.config.size_defaults import FIXED_TEMPERATURE, FULL_EPOCHS, with_fixed_values
+from trainer.config.size_defaults import (
+    FIXED_TEMPERATURE,
+    FULL_EPOCHS,
+    low_rank_is_open,
+    temperature_is_open,
+    with_fixed_values,
+)
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.dataset.split import SEEDED
@@ -96,7 +102,7 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConf
     """
     fixed = with_fixed_values(config)
     worthwhile = config.loss.name == "softmax" and len(dataset.train) >= LEAST_INTERACTIONS
-    if not (config.run.choose and worthwhile and (_temperature_is_open(config) or _form_is_open(config))):
+    if not (config.run.choose and worthwhile and (temperature_is_open(config) or low_rank_is_open(config))):
         return fixed, None
     try:
         datasets = [dataset] if config.data.validation_size else _cut_anew(config, dataset, world)
@@ -107,7 +113,7 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConf
     learned = _choose_temperature(config, bench, choice)
     if choice.temperatures:
         fixed = _with_model(fixed, temperature=peak(choice.temperatures))
-    if _form_is_open(config):
+    if low_rank_is_open(config):
         choice.penalties, choice.widths, choice.mixtures = world.on_first(
             lambda: _mix(config, bench, [_gathered(vectors) for vectors in learned])
         )
@@ -115,26 +121,12 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConf
     return fixed, choice
 
 
-def _temperature_is_open(config: Config) -> bool:
-    return config.model.temperature is None and config.model.similarity == "cosine"
-
-
-def closed_form_is_open(config: Config) -> bool:
-    """Whether a training may choose to have tables of a closed form."""
-    return config.run.choose and config.loss.name == "softmax" and _form_is_open(config)
-
-
-def _form_is_open(config: Config) -> bool:
-    model = config.model
-    return model.low_rank != 0 and None in (model.low_rank, model.low_rank_weight, model.low_rank_penalty)
-
-
 def _cut_anew(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
     """The same data with a validation part, once or with several seeds of its own; the test part stays."""
     data = replace(config.data, validation_size=VALIDATION_SIZE)
     several = dataset.report["split"] in SEEDED and len(dataset.train) <= FEW_INTERACTIONS
     # Of temperatures neighbours differ by more than chance, and trials are what costs.
-    cuts = CUTS if several and _form_is_open(config) else 1
+    cuts = CUTS if several and low_rank_is_open(config) else 1
     seeds = [(data.split_seed + shift) % 2**32 for shift in range(cuts)]
     return [open_dataset(world.on_each_host(lambda seed=seed: prepare_data(data, seed))) for seed in seeds]
 
@@ -197,7 +189,7 @@ def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[V
         best = max(best, (figure, temperature, vectors), key=lambda entry: entry[0])
         return figure
 
-    if _temperature_is_open(config):
+    if temperature_is_open(config):
         choice.temperatures = climb(score, *TEMPERATURES)
     else:
         score(best[1])
