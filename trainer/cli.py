@@ -84,8 +84,6 @@ COMMANDS = {
     "plan": "Show which rank would hold what, whether it fits, and what would be better.",
     "prepare": "Fetch, read, clean and split the data, as `train` does first.",
     "evaluate": "Measure a run under any protocol, beside other rankers or another run.",
-    "recommend": Command(
-        "The best items for a user, or for someone new with a history, among those not in it."
-    ),
+    "recommend": "The best items for a user, or for someone new with a history, among those not in it.",
 }
 """What each command does, by the name of its module in `trainer.commands`."""
