@@ -6,14 +6,13 @@ from typing import TypeVar
 
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, OptimizerConfig
+from trainer.config.sharding_kinds import sharding_kind
 
 CATALOGUE_ITEMS = 20_000
 """Largest catalogue that a step scores whole."""
 SAMPLES = 8192
 DENSE_VALUES = 2**24
 """Most table values for Adam, which on CPU visits every row at every step."""
-ADAM_SHARDINGS = {"table_wise", "row_partitioned", "data_parallel", "auto"}
-"""Those under which Adam runs on every device."""
 LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
@@ -99,8 +98,9 @@ def _optimizer(config: Config, dim: int, rows: int) -> OptimizerConfig:
     given = config.optimizer
     # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.
     small = rows * dim <= DENSE_VALUES and config.batches.rows == "user"
-    dense = {config.sharding.kind, *config.sharding.tables.values()} <= ADAM_SHARDINGS
-    # A dense kernel, as Adam's on CPU, trains float32 alone.
+    # On CPU Adam has a dense kernel alone, which trains float32 alone.
+    kinds = {config.sharding.kind, *config.sharding.tables.values()} - {"auto"}
+    dense = all("dense" in sharding_kind(kind).kernels for kind in kinds)
     dense = dense and config.model.table_dtype == "float32"
     automatic = "adam" if small and dense else "rowwise_adagrad"
     name = automatic if given.name == "auto" else given.name

@@ -22,7 +22,7 @@ from trainer.model.edlae import closed_form_files
 from trainer.model.retriever import CombinedTowers, TowerPair
 from trainer.model.towers import TwoTowers
 from trainer.planning.capacity import TooLargeError
-from trainer.planning.hardware import hardware_here
+from trainer.planning.hardware import Cluster, hardware_here
 from trainer.planning.layout import blocks_of_ranks, lay_out
 from trainer.planning.plan import Plan
 from trainer.planning.plan_check import partitions_of
@@ -102,13 +102,13 @@ def assemble(
         fill_tables(model, _initial_values(config, dataset, tower_pairs[0], world))
     if inside.closed is not None:
         tower_pairs.append(TowerPair(inside.closed, *closed_inputs(dataset)))
-    blocks = blocks_of_ranks(config, plan, dataset.item_name, world.device.type)
+    blocks = blocks_of_ranks(config.model, plan, dataset.item_name, world.device.type)
     return TrainingComponents(model, inside.learned, optimizer, plan, *blocks, users, items, tower_pairs)
 
 
 def _plan(config: ResolvedConfig, sizes: Workload, world: World) -> Plan:
     try:
-        return lay_out(config, sizes, hardware_here(world.device.type), world.size, world.local_size)
+        return lay_out(config, sizes, Cluster(hardware_here(world.device.type), world.size, world.local_size))
     except TooLargeError as error:
         raise ConfigError(
             f"--sharding.kind {config.sharding.kind}: {error}. What would fit says: python -m trainer plan "
@@ -145,7 +145,7 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, parts: TrainingCompon
         user_weight_power=loss.user_weight_power,
         history_dropout=config.model.history_dropout,
         item_id_dropout=config.model.item_id_dropout,
-        rows_gathered=rows_are_gathered(config),
+        rows_gathered=rows_are_gathered(config.loss.name),
         user_block=parts.user_block,
         item_block=parts.item_block,
     )

@@ -109,7 +109,8 @@ def _measured(
 
 def _prepared(config: Config, world: World) -> Dataset:
     """The data set, once it is known that the training can begin and end: preparing may take long."""
-    check_sharding(config, world.device.type)
+    optimizer, dtype = config.optimizer.name, config.model.table_dtype
+    check_sharding(config.sharding, optimizer, dtype, world.device.type)
     check_precision(config.model.precision, world.device.type)
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
