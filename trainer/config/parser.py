@@ -17,6 +17,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
+from trainer.config.effects import check_effects
 from trainer.config.schema import Config
 from trainer.config.validation import rules
 from trainer.errors import ConfigError
@@ -33,12 +34,21 @@ _Dumper.add_implicit_resolver(
 )
 
 
-def parse_config(arguments: Sequence[str]) -> Config:
-    """Configuration of defaults, then the `--config` file, then `--section.key value` options.
+def parse_config(arguments: Sequence[str], base: Path | None = None) -> Config:
+    """Return the configuration of defaults, then `--config` files, then `--section.key value` options.
 
-    Raises: ConfigError naming file or option, key, value and remedy.
+    Args:
+        arguments: Options as on the command line.
+        base: File that comes before all of them, such as a run's own; what it holds was not asked for now,
+            and may have no effect.
+
+    Raises:
+        ConfigError: Names file or option, key, value and remedy.
     """
     arguments = _files_first(list(_normalised(arguments)))
+    given = _given_keys(arguments)
+    if base is not None:
+        arguments = ["--config", str(base), *arguments]
     for place, path in _config_files(arguments):
         _check_file(place, path)
     parser = make_parser("python -m trainer train")
@@ -48,12 +58,13 @@ def parse_config(arguments: Sequence[str]) -> Config:
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(_one_line(str(error), arguments)) from None
     check(config)
+    check_effects(config, given)
     return config
 
 
 def read_config(path: Path) -> Config:
-    """Configuration that `write_config` wrote."""
-    return parse_config(["--config", str(path)])
+    """Return the configuration in a run's file."""
+    return parse_config([], base=path)
 
 
 def config_text(config: Config) -> str:
@@ -144,6 +155,16 @@ def _normalised(arguments: Sequence[str]) -> Iterator[str]:
         if _is_list(key.removesuffix("+"), known) and not argument.startswith("["):
             argument = f"[{argument}]"
         yield argument
+
+
+def _given_keys(arguments: Sequence[str]) -> set[str]:
+    """Return the keys that options and `--config` files name; an entry of a mapping names the mapping."""
+    known = _keys(Config)
+    names = [argument[2:].removesuffix("+") for argument in arguments if argument.startswith("--")]
+    for place, path in _config_files(arguments):
+        _check_file(place, path)
+        names += _paths(yaml.safe_load(path.read_text()), known)
+    return {name if name in known else name.rpartition(".")[0] for name in names}
 
 
 def _is_list(key: str, known: dict[str, Any]) -> bool:

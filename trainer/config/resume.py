@@ -59,7 +59,7 @@ def asked_config(arguments: Sequence[str]) -> Config:
         raise ConfigError(
             f"--from {origin}: no run folder (it has no {file.name}). Name one that `train` wrote"
         )
-    then, asked = read_config(file), parse_config(["--config", str(file), *arguments])
+    then, asked = read_config(file), parse_config(arguments, base=file)
     check_shape(origin, then, asked)
     if asked.run.dir != then.run.dir or any(each.startswith("--run.dir") for each in arguments):
         return asked
@@ -105,7 +105,7 @@ def continued_config(file: Path, arguments: Sequence[str]) -> Config:
     Raises: ConfigError for an option that may not change, with both values.
     """
     options, _ = _with_origin(arguments)
-    kept, asked = read_config(file), parse_config(["--config", str(file), *options])
+    kept, asked = read_config(file), parse_config(options, base=file)
     settled = changes(asked, kept)
     for key, value in changes(kept, asked).items():
         before = settled[key]
