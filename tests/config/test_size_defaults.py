@@ -83,7 +83,7 @@ def test_what_is_given_stays() -> None:
 STATED = {
     "batches.size": ("16 to 8,192", lambda: (sized(users=1).batches.size, sized(users=10**9).batches.size)),
     "model.dim": (
-        "128, from 300,000 interactions 256",
+        "default 128, from 300,000 interactions 256",
         lambda: (sized(interactions=299_999).model.dim, sized(interactions=300_000).model.dim),
     ),
     "loss.candidates": (

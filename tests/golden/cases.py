@@ -23,7 +23,7 @@ class Training:
         options: in addition to `SHORT`.
         ranks: numbers of ranks at which it is recorded.
         origin: options of another training, which goes before it and whose run it begins with (`--from`).
-        resumed: whether it is cut back to its first checkpoint once it has ended, and trained to the end again.
+        resumed: whether it is cut back to its first checkpoint once it has ended, and is trained again.
     """
 
     options: str
@@ -139,7 +139,7 @@ PLANS = {
 }
 """Options of `plan`, shown with `--json`.
 
-Where `auto` finds kinds of sharding that are equally fast, which one it takes differs from process to process:
+Where `auto` finds kinds of sharding that are equally fast, which one it takes depends on the process:
 the case here has one that is fastest.
 """
 PLAN_TEXTS = ("of_the_data", "row_partitioned_pinned", "caches")

@@ -1,7 +1,7 @@
 """Typed configuration: one dataclass a section, every field with its meaning, unit and default.
 
-A field that is null is decided when the data are known: by their size (`trainer.config.size_defaults`), or by
-what ranks a validation part best (`trainer.training.tuning`). Nothing here imports torch, so that `--help`
+A field that is null is decided once the data are known: by their size (`trainer.config.size_defaults`), or by
+what ranks a validation split best (`trainer.training.tuning`). Nothing here imports torch, so that `--help`
 and a misspelt option answer at once.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 BASELINES = ("popularity", "random", "item_knn", "ease", "low_rank")
-"""Rankers that a model can be measured beside."""
+"""Rankers that a model can be compared with."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ModelConfig:
     """The two towers."""
 
     dim: int | None = None
-    """Width of tables and towers, a multiple of 4 to 16,384; by default 128, from 300,000 interactions 256."""
+    """Width of tables and towers, a multiple of 4 to 16,384; default 128, from 300,000 interactions 256."""
     table_dtype: Literal["float32", "float16"] = "float32"
     """Type of the tables' values, 4 or 2 bytes each; pooled vectors and optimizer state stay float32."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
