@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainer.batching.tower_inputs import USER, USER_HISTORY, make_inputs
+from trainer.config.effects import check_decided_effects
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
@@ -96,6 +97,7 @@ def make_scenario(
 def without_gaps(config: Config, data_size: DataSize) -> ResolvedConfig:
     """Return the configuration that a training on data of this size would follow."""
     sized = with_size_defaults(config, data_size.users, data_size.items, data_size.interactions)
+    check_decided_effects(config, sized)
     return with_fixed_values(sized)
 
 
