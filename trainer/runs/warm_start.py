@@ -4,7 +4,6 @@ Rows of tables are matched by what they stand for: raw ids and values of attribu
 run never trained counts as new, and so do its optimizer's states.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from trainer.runs.checkpoint import entries, read_entry
 from trainer.runs.checkpoint_store import finished_step, has_checkpoint, newest
 from trainer.runs.retained_ids import extend, places
 from trainer.runs.run_folder import LEARNED, run_config, run_inputs
-from trainer.sharding.model_state import table_name, whole_state
+from trainer.sharding.model_state import full_shape, local_shards, table_name, whole_state
 from trainer.sharding.optimizer_state import PREFIX, UNTRAINED, create_states, optimizer_state, set_step
 
 ROWS_AT_ONCE = 65_536
@@ -151,9 +150,9 @@ def _states(
     set_step(optimizer, 0)
     states = optimizer_state(model, optimizer, now)
     names = {key: _then(key, origin, dataset) for key in states}
-    suit = all(kept.get(names[key], [0, 0])[1:] == _size(value)[1:] for key, value in states.items())
+    suit = all(kept.get(names[key], [0, 0])[1:] == full_shape(value)[1:] for key, value in states.items())
     for key, value in states.items():
-        for part, _, _ in _local(value):
+        for part, _, _ in local_shards(value):
             part.zero_()  # creating them leaves a trace of a weight decay
         if suit:
             table = table_name(key.removeprefix(PREFIX).rpartition(".")[0])
@@ -231,7 +230,7 @@ def _fill(
     zeros_are_new: bool = True,
 ) -> None:
     """Overwrite this rank's part of an entry with the earlier run's: known rows, or, without `rows`, all."""
-    parts = list(_local(value))
+    parts = list(local_shards(value))
     if not parts:
         return
     before = read_entry(origin.checkpoint, key)
@@ -250,19 +249,6 @@ def _fill(
                 if values.dim() > 1:
                     values = values[:, first_column : first_column + block.shape[1]]
                 block[known.to(block.device)] = values.to(block.device, block.dtype)
-
-
-def _local(value: torch.Tensor | ShardedTensor) -> Iterator[tuple[torch.Tensor, int, int]]:
-    """This rank's parts of an entry, with the first row and column of each."""
-    if isinstance(value, ShardedTensor):
-        for shard in value.local_shards():
-            yield shard.tensor, shard.metadata.shard_offsets[0], shard.metadata.shard_offsets[1]
-    else:
-        yield value, 0, 0
-
-
-def _size(value: torch.Tensor | ShardedTensor) -> torch.Size:
-    return value.metadata().size if isinstance(value, ShardedTensor) else value.shape
 
 
 def _told(then: Vocabulary, users: np.ndarray, items: np.ndarray) -> int:
