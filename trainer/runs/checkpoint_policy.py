@@ -131,12 +131,13 @@ def resume(
             f"{saved.folder}: has no optimizer state {min(missing)}, which {optimizer_name} needs "
             "under this sharding. Go on under the run's own, which python -m trainer plan RUN shows"
         )
+    # Tables have the step of the description, dense layers have theirs among their states.
+    set_step(optimizer, saved.step + saved.progressed.origin_steps)
     load(saved.folder, model, states)
-    set_step(optimizer, saved.step)
 
 
 def _progressed(history: ValidationHistory, seconds: float) -> SavedProgress:
-    return SavedProgress(seconds, [*history.validations])
+    return SavedProgress(seconds, [*history.validations], history.origin_steps)
 
 
 def _best_kept(run: RunConfig) -> int:

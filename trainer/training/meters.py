@@ -96,9 +96,7 @@ def _not_finite(model: nn.Module, world: World) -> list[str]:
 
 def _holds_floats(value: object) -> bool:
     """Return whether an entry of a state is a tensor of numbers that can be infinite."""
-    return isinstance(value, ShardedTensor) or (
-        isinstance(value, torch.Tensor) and value.is_floating_point()
-    )
+    return isinstance(value, ShardedTensor) or (isinstance(value, torch.Tensor) and value.is_floating_point())
 
 
 def log(progress: Progress, history: ValidationHistory, meter: Meter, rate: float) -> None:

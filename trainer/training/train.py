@@ -82,7 +82,9 @@ def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started:
             progress.say(growth_words(growth, dataset.item_name))
         if start:
             progress.say(f"Going on after step {start:,} of {steps:,}.")
-        history, watch = fit(config, dataset, parts, source, world, progress, run, saved)
+        history, watch = fit(
+            config, dataset, parts, source, world, progress, run, saved, growth.steps if growth else 0
+        )
         if history.paused_at is not None:
             progress.say(paused_words(run, history))
             return None
