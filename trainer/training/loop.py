@@ -52,7 +52,9 @@ def fit(
     log_every = config.run.log_every or history.epoch_steps
     evaluate_every = config.run.evaluate_every * history.epoch_steps
     loss_of, meter = make_loss(config, world), Meter(world, watch)
-    made = batches(source, history.steps, world.rank, world.size, start)
+    # Of a training that was cut short after its patience was over, no step is left.
+    last = start if history.patience_is_over else history.steps
+    made = batches(source, last, world.rank, world.size, start)
     with (
         Preemption(world, active=run is not None) as pause,
         CheckpointPolicy(run, config, parts.model, parts.optimizer, world) as policy,

@@ -18,8 +18,9 @@ from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.item_item import check_size
 from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
-from trainer.runs.checkpoint_policy import keep_outcome, resume
+from trainer.runs.checkpoint_policy import keep_outcome
 from trainer.runs.checkpoint_store import METRICS, last_to_go_on_from
+from trainer.runs.resume import check_resumable, resume
 from trainer.runs.run_folder import (
     GROWTH,
     check_same_data,
@@ -71,6 +72,8 @@ def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started:
     parts = assemble(config, dataset, world, filled=saved is None)
     growth = _begin_as_before(run, config, dataset, parts, world) if saved is None else None
     source = make_batches(config, dataset, parts)
+    if saved is not None:
+        world.on_first(lambda: check_resumable(run, saved, config, source.steps_per_epoch))
     world.on_first(lambda: describe_run(run, config, dataset, parts.plan, parts.tower_pairs))
     steps, start = config.run.epochs * source.steps_per_epoch, saved.step if saved else 0
     if saved:
