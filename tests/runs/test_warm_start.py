@@ -206,6 +206,30 @@ def test_what_is_kept_is_served_as_before_though_the_earlier_run_is_gone(origin,
         assert not torch.equal(vector(run, side, raw_id + 2), vector(origin, side, raw_id + 2))
 
 
+def test_kept_items_are_left_out_of_evaluated_lists(origin, grown, tmp_path, capsys):
+    baselines = ("--evaluation.baselines", "popularity,random,item_knn,ease,low_rank")
+    short = ("--run.epochs", "1", *baselines)
+    figures = {}
+    for removed in ("drop", "keep"):
+        run = begin_with(origin, tmp_path / removed, *grown, *short, "--run.removed", removed)
+        figures[removed] = report(run)
+        message = "1 items kept from an earlier run are left out, as nobody can be looking for them"
+        assert (message in " ".join(capsys.readouterr().out.split())) == (removed == "keep")
+    dropped, kept = figures["drop"], figures["keep"]
+    assert kept["items"] == dropped["items"] == 11
+    assert kept["left_out"] == 1
+    assert "left_out" not in dropped
+    for ranker in baselines[1].split(","):
+        assert kept[ranker] == pytest.approx(dropped[ranker]), ranker
+    # Biases of new items start from the mean of a larger catalogue.
+    assert kept["model"] == pytest.approx(dropped["model"], abs=0.01)
+    assert main(["evaluate", str(tmp_path / "keep"), "--beyond", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == kept["model"]
+    assert main(["recommend", str(tmp_path / "keep"), "--user", "1003", "--json", "-k", "99"]) == 0
+    served = [entry["item"] for entry in json.loads(capsys.readouterr().out)["items"]]
+    assert REMOVED_ITEM in served
+
+
 def test_what_is_kept_is_kept_again_and_returns_with_its_vector(origin, grown, tmp_path, capsys):
     kept = begin_with(origin, tmp_path / "kept", *grown, "--run.epochs", "1", "--run.removed", "keep")
     again = begin_with(kept, tmp_path / "again", "--run.epochs", "1")  # removed: keep is the run's own
