@@ -254,7 +254,7 @@ class RunConfig:
     origin: str | None = None
     """Run folder whose vectors known users and items begin with; `--from RUN` sets it."""
     removed: Literal["drop", "keep"] = "drop"
-    """What of `origin` the training part lacks now: it is dropped, or keeps its vectors and can be served."""
+    """What the training part lacks of `origin` is dropped, or kept: served, and not ranked in evaluations."""
     choose: bool = True
     """Choose what is null and no size decides on a validation part; otherwise take fixed values."""
     tensorboard: bool = True
