@@ -22,7 +22,15 @@ class SaveError(CheckpointError):
 
 
 class LostRanksError(Exception):
-    """Another rank has ended or is silent; it has said why, or has been killed."""
+    """Another rank has ended or is silent; one that has ended has said why, or was killed.
+
+    Attributes:
+        silent: Whether a rank is silent, so that none is going to say why.
+    """
+
+    def __init__(self, message: str, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
 
 
 class DivergedError(UserError):
