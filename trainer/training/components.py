@@ -178,10 +178,10 @@ def _initial_values(
     blocks = normal_values(dataset, learned, config.run.seed, std, trains_reserved_item)
     blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item)
     if model.start == "low_rank":
-        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty))
+        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty), long=True)
         blocks |= closed_form_start(dataset, files)
     if rank:
-        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty))
+        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty), long=True)
         history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
         blocks[HISTORY] = scaled(history, model.low_rank_weight)
         blocks[item_table(name)] = scaled(vectors, 1.0)

@@ -120,7 +120,7 @@ def _prepared(config: Config, world: World) -> Dataset:
     check_precision(config.model.precision, world.device.type)
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
-    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run), long=True))
     for name in config.evaluation.baselines:
         check_size(name, dataset.evaluated_items)
     check_followed_plan(config, dataset, world)
