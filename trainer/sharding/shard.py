@@ -5,18 +5,21 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
-from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from trainer.distributed.quantized_comm import codecs
 from trainer.errors import ConfigError
 from trainer.sharding.local_lookup import LocalLookupSharder
 from trainer.sharding.model_state import table_name
 from trainer.sharding.optimizers import _DENSE, _FUSED, EPSILON, _groups, _keyed
+from trainer.sharding.private_api import (
+    DefaultDataParallelWrapper,
+    apply_optimizer_in_backward,
+    forget_groups_of_another_world,
+    in_backward_optimizer_filter,
+)
 
 
 def shard(
@@ -46,6 +49,7 @@ def shard(
     Returns: the sharded model, its tables without values, and one optimizer for everything.
     Raises: ConfigError for a weight decay that the kernel would ignore.
     """
+    forget_groups_of_another_world()
     fused = _fused_tables(plan)
     if fused and weight_decay > 0:
         # FBGEMM takes the setting and, on CPU, drops it without a word; its Adam on CUDA decays otherwise.
