@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainer.batching.tower_inputs import USER, USER_HISTORY, make_inputs
+from trainer.config.effects import check_decided_effects
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
@@ -71,7 +72,9 @@ def make_scenario(
 
 def without_gaps(config: Config, counts: tuple[int, int, int]) -> ResolvedConfig:
     """The configuration as a training on so many users, items and interactions has it."""
-    return with_fixed_values(with_size_defaults(config, *counts))
+    sized = with_size_defaults(config, *counts)
+    check_decided_effects(config, sized)
+    return with_fixed_values(sized)
 
 
 def ranks_of_host(hardware: Hardware, world_size: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.atomic_write import write_text
+from trainer.config.effects import check_decided_effects
 from trainer.config.parser import changes
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
@@ -124,6 +125,7 @@ def _resolve(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedCo
     """The configuration without gaps, and what was tried to fill them; says so on rank 0."""
     users = int(np.count_nonzero(dataset.train_by_user().lengths()))
     sized = with_size_defaults(config, users, dataset.item_count, len(dataset.train))
+    check_decided_effects(config, sized)
     if world.is_first:
         print(size_words(changes(config, sized)), flush=True)
     resolved, choice = choose(sized, dataset, world)
