@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from torchrec.distributed import comm
-from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 
 import trainer
 from trainer.distributed.world import join_world
@@ -42,8 +41,8 @@ def test_a_name_that_is_gone_is_named_with_its_use_and_the_versions(
 
 
 def test_a_method_that_is_removed_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(ShardedEmbeddingBagCollection, "compute_and_output_dist")
-    assert "ShardedEmbeddingBagCollection has no compute_and_output_dist(), which looks up ids" in refused()
+    monkeypatch.delattr(private_api.ShardedTensor, "local_shards")
+    assert "ShardedTensor has no local_shards(), which gives this rank's shards of a table" in refused()
 
 
 def test_a_name_of_a_module_that_is_removed_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,10 +54,10 @@ def lay_out(
 def tables_by_id(config: ResolvedConfig, item_name: str, device: str) -> dict[str, Sequence[str]]:
     """Tables with a row for each user, or item, of the towers whose ids tell which rank has the rows.
 
-    Those of a history, and the reserved row of items that are hidden, are asked for by all ranks. On GPUs
-    rows are looked up by way of TorchRec's exchange alone.
+    Those of a history, and the reserved row of items that are hidden, are asked for by all ranks. On GPUs,
+    and with `--sharding.lookup torchrec`, rows are looked up by way of TorchRec's exchange alone.
     """
-    if device != "cpu":
+    if device != "cpu" or config.sharding.lookup == "torchrec":
         return {}
     users = [] if config.model.history else [USER]
     items = [] if config.model.item_id_dropout else [item_name, f"{item_name}_bias"]

@@ -38,6 +38,16 @@ COPIES = ShardingType.DATA_PARALLEL.value
 class LocalLookupSharder(EmbeddingBagCollectionSharder):
     """Makes collections that look up directly where they can."""
 
+    def __init__(self, *args: Any, direct: bool = True, **kwargs: Any) -> None:
+        """Make TorchRec's own sharder, to which this one adds collections of its own.
+
+        Args:
+            args, kwargs: As TorchRec's own sharder takes them.
+            direct: False: all lookups go TorchRec's way.
+        """
+        super().__init__(*args, **kwargs)
+        self._direct = direct
+
     def shard(
         self,
         module: EmbeddingBagCollection,
@@ -50,7 +60,7 @@ class LocalLookupSharder(EmbeddingBagCollectionSharder):
         kinds = {each.sharding_type for each in params.values()}
         on_cpu = device is not None and device.type == "cpu"
         # Under other plans there are columns to be joined, even on one rank.
-        whole = on_cpu and kinds <= {COPIES, ShardingType.TABLE_WISE.value}
+        whole = self._direct and on_cpu and kinds <= {COPIES, ShardingType.TABLE_WISE.value}
         kind = _LocalLookupCollection if whole else InputDistCollection
         collection: InputDistCollection = kind(
             module,

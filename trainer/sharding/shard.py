@@ -25,6 +25,7 @@ from trainer.sharding.private_api import (
 def shard(
     towers: nn.Module,
     plan: ShardingPlan,
+    *,
     device: torch.device,
     optimizer: str,
     learning_rates: dict[str, float],
@@ -32,6 +33,7 @@ def shard(
     weight_decay: float,
     communication: str = "float32",
     betas: Sequence[float] = (0.9, 0.999),
+    lookup: str = "auto",
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Lay the towers over the ranks as planned, each table with its optimizer.
 
@@ -46,6 +48,7 @@ def shard(
         communication: type in which ranks exchange pooled vectors and their gradients, see
             `trainer.distributed.quantized_comm`.
         betas: of the tables' Adam.
+        lookup: `auto`, or `torchrec` for TorchRec's own lookups everywhere.
     Returns: the sharded model, its tables without values, and one optimizer for everything.
     Raises: ConfigError for a weight decay that the kernel would ignore.
     """
@@ -63,7 +66,7 @@ def shard(
             options = settings | {"lr": learning_rates[str(table_name(key))]}
             options |= dict(zip(("beta1", "beta2"), betas, strict=True)) if optimizer == "adam" else {}
             apply_optimizer_in_backward(_FUSED[optimizer], [parameter], options)
-    sharder = LocalLookupSharder(qcomm_codecs_registry=codecs(communication))
+    sharder = LocalLookupSharder(direct=lookup == "auto", qcomm_codecs_registry=codecs(communication))
     sharders = cast(list[ModuleSharder[nn.Module]], [sharder])
     # By default the gradients are laid out anew after the first step, and then add up in another order: a
     # training that goes on would not do to the last bit what an unbroken one does.

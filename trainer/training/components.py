@@ -88,13 +88,14 @@ def assemble(
     model, optimizer = shard(
         towers,
         sharding_plan(plan, towers, world.device.type, world.local_size),
-        world.device,
-        config.optimizer.name,
-        rates,
-        config.optimizer.dense_learning_rate,
-        config.optimizer.weight_decay,
-        config.sharding.communication,
-        config.optimizer.betas,
+        device=world.device,
+        optimizer=config.optimizer.name,
+        learning_rates=rates,
+        dense_learning_rate=config.optimizer.dense_learning_rate,
+        weight_decay=config.optimizer.weight_decay,
+        communication=config.sharding.communication,
+        betas=config.optimizer.betas,
+        lookup=config.sharding.lookup,
     )
     inside = cast(CombinedTowers, model.module)
     tower_pairs = [TowerPair(inside.learned, users, items)]
