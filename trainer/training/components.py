@@ -88,13 +88,14 @@ def assemble(
     model, optimizer = shard(
         towers,
         sharding_plan(plan, towers, world.device.type, world.local_size),
-        world.device,
-        config.optimizer.name,
-        rates,
-        config.optimizer.dense_learning_rate,
-        config.optimizer.weight_decay,
-        config.sharding.communication,
-        config.optimizer.betas,
+        device=world.device,
+        optimizer=config.optimizer.name,
+        learning_rates=rates,
+        dense_learning_rate=config.optimizer.dense_learning_rate,
+        weight_decay=config.optimizer.weight_decay,
+        communication=config.sharding.communication,
+        betas=config.optimizer.betas,
+        lookup=config.sharding.lookup,
     )
     inside = cast(CombinedTowers, model.module)
     tower_pairs = [TowerPair(inside.learned, users, items)]
@@ -102,7 +103,13 @@ def assemble(
         fill_tables(model, _initial_values(config, dataset, tower_pairs[0], world))
     if inside.closed is not None:
         tower_pairs.append(TowerPair(inside.closed, *closed_inputs(dataset)))
-    blocks = blocks_of_ranks(config.model, plan, dataset.item_name, world.device.type)
+    blocks = blocks_of_ranks(
+        config.model,
+        plan,
+        dataset.item_name,
+        lookup=config.sharding.lookup,
+        device=world.device.type,
+    )
     return TrainingComponents(model, inside.learned, optimizer, plan, *blocks, users, items, tower_pairs)
 
 
