@@ -34,8 +34,8 @@ from trainer.planning.hardware import Cluster, this_cpu
 from trainer.planning.planner import make_plan
 from trainer.runs.async_save import Background
 from trainer.runs.checkpoint import entries, read_entry, save
-from trainer.runs.checkpoint_policy import resume
 from trainer.runs.checkpoint_store import newest
+from trainer.runs.resume import resume
 from trainer.runs.validation_history import SavedProgress
 from trainer.sharding.optimizer_state import optimizer_state
 from trainer.sharding.shard import shard

@@ -66,7 +66,7 @@ def shares_and_gradients(world, row_counts, candidate_counts):
     for pairs in local:
         pairs[1] -= mine.start
     gathered = world.gather_rows(own_query, row_counts)
-    losses = multi_positive_softmax(gathered, own_candidates, *local, log_q[mine], counts, world.stacked)
+    losses = multi_positive_softmax(gathered, own_candidates, *local, log_q[mine], counts, world.all_gather)
     losses.sum().backward()
     return losses.detach(), own_query.grad, own_candidates.grad
 

@@ -199,6 +199,8 @@ class ShardingConfig:
     """Tables that a GPU cannot hold may live in its host's memory behind a cache (CUDA alone)."""
     communication: Literal["float32", "float16", "bfloat16"] = "float32"
     """Type of the pooled vectors and gradients that ranks exchange; nothing to one rank and to copies."""
+    lookup: Literal["auto", "torchrec"] = "auto"
+    """`auto` looks up rows that a rank has itself directly (on CPU); `torchrec` always in TorchRec's way."""
     exchange_ahead: bool = False
     """Send ids to the ranks of their tables while the steps before compute; the results are the same."""
     plan: str | None = None
@@ -254,7 +256,7 @@ class RunConfig:
     origin: str | None = None
     """Run folder whose vectors known users and items begin with; `--from RUN` sets it."""
     removed: Literal["drop", "keep"] = "drop"
-    """What of `origin` the training part lacks now: it is dropped, or keeps its vectors and can be served."""
+    """What the training part lacks of `origin` is dropped, or kept: served, and not ranked in evaluations."""
     choose: bool = True
     """Choose what is null and no size decides on a validation part; otherwise take fixed values."""
     tensorboard: bool = True

@@ -63,7 +63,7 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
             run,
             epochs=epochs,
             evaluate_every=every,
-            patience=_first(run.patience, PATIENCE if every and not run.save_every else 0),
+            patience=_first(run.patience, PATIENCE if every else 0),
         ),
     )
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from torch import nn
-from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
 from torchrec.distributed.sharding_plan import placement
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
 
@@ -11,6 +10,7 @@ from trainer.config.sharding_kinds import sharding_kind
 from trainer.model.row_partitions import part_number, whole_table
 from trainer.planning.plan import Plan, Shard, Table
 from trainer.planning.torchrec_planner import embedding_configs
+from trainer.sharding.private_api import EnumerableShardingSpec, ShardMetadata
 
 
 def sharding_plan(plan: Plan, towers: nn.Module, device: str, local_world_size: int) -> ShardingPlan:

@@ -88,13 +88,14 @@ def assemble(
     model, optimizer = shard(
         towers,
         sharding_plan(plan, towers, world.device.type, world.local_size),
-        world.device,
-        config.optimizer.name,
-        rates,
-        config.optimizer.dense_learning_rate,
-        config.optimizer.weight_decay,
-        config.sharding.communication,
-        config.optimizer.betas,
+        device=world.device,
+        optimizer=config.optimizer.name,
+        learning_rates=rates,
+        dense_learning_rate=config.optimizer.dense_learning_rate,
+        weight_decay=config.optimizer.weight_decay,
+        communication=config.sharding.communication,
+        betas=config.optimizer.betas,
+        lookup=config.sharding.lookup,
     )
     inside = cast(CombinedTowers, model.module)
     tower_pairs = [TowerPair(inside.learned, users, items)]
@@ -102,7 +103,13 @@ def assemble(
         fill_tables(model, _initial_values(config, dataset, tower_pairs[0], world))
     if inside.closed is not None:
         tower_pairs.append(TowerPair(inside.closed, *closed_inputs(dataset)))
-    blocks = blocks_of_ranks(config.model, plan, dataset.item_name, world.device.type)
+    blocks = blocks_of_ranks(
+        config.model,
+        plan,
+        dataset.item_name,
+        lookup=config.sharding.lookup,
+        device=world.device.type,
+    )
     return TrainingComponents(model, inside.learned, optimizer, plan, *blocks, users, items, tower_pairs)
 
 
@@ -178,10 +185,10 @@ def _initial_values(
     blocks = normal_values(dataset, learned, config.run.seed, std, trains_reserved_item)
     blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item)
     if model.start == "low_rank":
-        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty))
+        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty), long=True)
         blocks |= closed_form_start(dataset, files)
     if rank:
-        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty))
+        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty), long=True)
         history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
         blocks[HISTORY] = scaled(history, model.low_rank_weight)
         blocks[item_table(name)] = scaled(vectors, 1.0)

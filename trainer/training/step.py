@@ -76,7 +76,7 @@ def make_loss(
         batch.seen,
         batch.log_q,
         batch.positive_counts,
-        world.stacked if batch.query_counts else None,
+        world.all_gather if batch.query_counts else None,
     )
 
 
