@@ -92,10 +92,14 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         pulls = gaps.sigmoid()
         pull = torch.zeros_like(mass).index_add_(0, rows, pulls)
         pull = pull if all_gather is None else all_gather(pull).sum(0)
-        tiny = torch.finfo(mass.dtype).tiny
-        shares = pulls * (mass / pull.clamp_min(tiny)).index_select(0, rows)
+        # A pull may be as small as a float can be, and mass / pull would overflow. A power of 2 in both
+        # factors prevents that and rounds nothing; no scaled sum of pulls lies between 0 and `smallest`.
+        limits = torch.finfo(mass.dtype)
+        scale, smallest = limits.tiny**-0.5, limits.tiny**0.5 * limits.eps
+        ratios = mass / (pull * scale).clamp_min_(smallest)
+        shares = (pulls * scale) * ratios.index_select(0, rows)
         masses.view(-1).index_add_(0, places, shares, alpha=-1)
-        ctx.save_for_backward(query, candidates, masses, pull / mass.clamp_min(tiny) / counts)
+        ctx.save_for_backward(query, candidates, masses, pull / mass.clamp_min(limits.tiny) / counts)
         return _mean_by_row(functional.softplus(gaps), rows, counts)
 
     @staticmethod
