@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import TypeVar
 
+from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, OptimizerConfig
 
@@ -87,7 +88,7 @@ def temperature_is_open(config: Config) -> bool:
 
 def closed_form_is_open(config: Config) -> bool:
     """Whether a training may choose to have tables of a closed form."""
-    return config.run.choose and config.loss.name == "softmax" and low_rank_is_open(config)
+    return config.run.choose and loss_spec(config.loss.name).tunable and low_rank_is_open(config)
 
 
 def low_rank_is_open(config: Config) -> bool:

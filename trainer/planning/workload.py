@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainer.batching.tower_inputs import USER_HISTORY, Inputs, table_rows
+from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
@@ -65,7 +66,7 @@ def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: 
 
 def candidates_of_step(config: ResolvedConfig, items: int, positives: float) -> int:
     """About how many items a step looks up, whose rows have so many positives together."""
-    if config.loss.name in ("mse", "bce"):
+    if loss_spec(config.loss.name).pointwise:
         return config.batches.size
     if config.loss.candidates == "catalogue":
         return items
@@ -77,12 +78,12 @@ def rows_are_gathered(config: ResolvedConfig) -> bool:
 
     Of a step's rows there are mostly fewer, so that vectors and gradients of fewer have to be exchanged.
     """
-    return config.loss.name == "softmax"
+    return loss_spec(config.loss.name).gathers_rows
 
 
 def gathered_count(config: ResolvedConfig, rows: int, candidates: int) -> int:
     """How many vectors, of a step's rows or of its candidates, every rank needs of all, whatever the plan."""
-    if config.loss.name in ("mse", "bce"):
+    if loss_spec(config.loss.name).pointwise:
         return 0
     return rows if rows_are_gathered(config) else candidates
 
