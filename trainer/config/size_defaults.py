@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import TypeVar
 
+from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, OptimizerConfig
 from trainer.config.sharding_kinds import sharding_kind
@@ -88,7 +89,7 @@ def temperature_is_open(config: Config) -> bool:
 
 def closed_form_is_open(config: Config) -> bool:
     """Return whether a training may choose to add closed-form dims, which have tables of their own."""
-    return config.run.choose and config.loss.name == "softmax" and low_rank_is_open(config)
+    return config.run.choose and loss_spec(config.loss.name).tunable and low_rank_is_open(config)
 
 
 def low_rank_is_open(config: Config) -> bool:

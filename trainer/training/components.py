@@ -11,6 +11,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.sampler import Batches, BatchPlan
 from trainer.batching.tower_inputs import Inputs, make_inputs
+from trainer.config.losses import loss_spec, losses_where
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
@@ -71,10 +72,10 @@ def assemble(
     Args: filled: False where a checkpoint is opened next, so that tables need no values before.
     Raises: ConfigError for combinations that cannot work.
     """
-    if config.loss.name in ("mse", "bce") and dataset.train.values is None:
+    if loss_spec(config.loss.name).needs_values and dataset.train.values is None:
         raise ConfigError(
             f"--loss.name {config.loss.name}: {dataset.name} has no values (ratings) to fit. "
-            "Use --loss.name softmax or bpr, or data with values"
+            f"Use --loss.name {losses_where(lambda spec: not spec.needs_values)}, or data with values"
         )
     users, items = make_inputs(config, dataset)
     rank = config.model.low_rank
@@ -144,7 +145,7 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, parts: TrainingCompon
         rows=config.batches.rows,
         size=config.batches.size,
         seed=config.run.seed,
-        candidates="own" if loss.name in ("mse", "bce") else loss.candidates,
+        candidates="own" if loss_spec(loss.name).pointwise else loss.candidates,
         samples=loss.samples or 0,
         popularity_power=loss.popularity_power,
         logq=loss.logq,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import (
@@ -101,7 +102,7 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConf
     Returns: the configuration without gaps, and what was tried; None where nothing was, or could be.
     """
     fixed = with_fixed_values(config)
-    worthwhile = config.loss.name == "softmax" and len(dataset.train) >= LEAST_INTERACTIONS
+    worthwhile = loss_spec(config.loss.name).tunable and len(dataset.train) >= LEAST_INTERACTIONS
     if not (config.run.choose and worthwhile and (temperature_is_open(config) or low_rank_is_open(config))):
         return fixed, None
     try:
