@@ -276,7 +276,7 @@ def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Pa
 
     monkeypatch.setattr(loop, "train_step", lasting(1.0, loop.train_step))
     measured = SimpleNamespace(rankers={"model": {"ndcg@10": 0.5}})
-    monkeypatch.setattr(loop, "measure", lasting(100.0, lambda *_, **__: measured))
+    monkeypatch.setattr(loop, "evaluate_model", lasting(100.0, lambda *_, **__: measured))
     with join_world("cpu") as world:
         parts = assemble(config, dataset, world)
         source = make_batches(config, dataset, parts)

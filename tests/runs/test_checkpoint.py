@@ -122,7 +122,7 @@ def test_a_checkpoint_tells_how_far_the_training_was(world: World, tmp_path: Pat
     progressed = SavedProgress(1.25, [Validation(3, 0.5, 0.1), Validation(6, 1.0, 0.3)])
     save(tmp_path, 6, sharded(1), world, {}, progressed)
     saved = newest(tmp_path)
-    assert (saved.step, saved.resumable, saved.progressed) == (6, True, progressed)
+    assert (saved.step, saved.resumable, saved.progress) == (6, True, progressed)
 
 
 def test_the_preferred_one_is_opened_unless_it_is_damaged(world: World, tmp_path: Path, capsys) -> None:

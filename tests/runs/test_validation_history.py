@@ -13,7 +13,7 @@ from trainer.runs import validation_history as stopping
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.validation_history import Stopwatch, ValidationHistory
 from trainer.training import loop
-from trainer.training.messages import course_words
+from trainer.training.messages import validation_text
 
 
 def history(figures: list[float], patience: int, epochs: int = 10) -> ValidationHistory:
@@ -90,13 +90,14 @@ def test_a_stopwatch_stands_still_in_pauses(monkeypatch: pytest.MonkeyPatch) -> 
 def test_words_say_when_it_was_best_whether_it_stopped_and_whose_weights_are_kept() -> None:
     falling = [0.1, 0.25, 0.2, 0.2]
     assert (
-        course_words(history(falling, 2)) == "Best at epoch 2 of 10, stopped at 4: validation ndcg@5 0.2500."
+        validation_text(history(falling, 2))
+        == "Best at epoch 2 of 10, stopped at 4: validation ndcg@5 0.2500."
     )
-    assert course_words(history(falling, 2, 4)) == "Best at epoch 2 of 4: validation ndcg@5 0.2500."
-    assert course_words(history(falling, 0, 4)) == (
+    assert validation_text(history(falling, 2, 4)) == "Best at epoch 2 of 4: validation ndcg@5 0.2500."
+    assert validation_text(history(falling, 0, 4)) == (
         "Best at epoch 2 of 4: validation ndcg@5 0.2500; the last weights are kept."
     )
-    assert course_words(history([0.1, 0.25], 0, 2)) == "Best at epoch 2 of 2: validation ndcg@5 0.2500."
+    assert validation_text(history([0.1, 0.25], 0, 2)) == "Best at epoch 2 of 2: validation ndcg@5 0.2500."
 
 
 def noise() -> tuple[worlds.Pairs, worlds.Pairs]:

@@ -112,14 +112,14 @@ def test_adam_begins_with_the_step_of_the_moments_that_it_takes_over(origin, gro
     run = begin_with(origin, tmp_path / "run", *grown, *short)
     assert begun == [80, 80, 80]  # user, item, item_bias
     # 16 users in steps of 4, 20 times, and then 23 once.
-    assert newest(run).progressed.origin_steps == 80
+    assert newest(run).progress.origin_steps == 80
     assert report(run)["from"]["steps"] == 80
     begun.clear()
     begin_with(run, tmp_path / "again", *grown, *short)
     assert begun == [86, 86, 86]
     begun.clear()
     fresh = begin_with(origin, tmp_path / "fresh", *grown, *short, "--optimizer.name", "rowwise_adagrad")
-    assert report(fresh)["from"]["steps"] == newest(fresh).progressed.origin_steps == 0
+    assert report(fresh)["from"]["steps"] == newest(fresh).progress.origin_steps == 0
 
 
 def steps_of(optimizer: CombinedOptimizer) -> list[float]:
@@ -138,7 +138,7 @@ def test_a_training_that_crashed_ends_with_the_weights_of_one_that_did_not(optim
     model = ("--optimizer.name", optimizer, "--model.hidden", "8", "--run.save_every", "9")
     known = worlds.trained(tmp_path, *data, *model, "--run.epochs", "5")
     run = begin_with(known, tmp_path / "again", *grown, "--run.epochs", "4", "--run.keep_last", "9")
-    assert newest(run).progressed.origin_steps == 20
+    assert newest(run).progress.origin_steps == 20
     whole = state_of(run)
     shutil.rmtree(newest(run).folder)
     (run / "metrics.json").unlink()
@@ -164,7 +164,7 @@ def test_a_checkpoint_from_before_steps_were_taken_over_still_opens(origin, tmp_
     description = json.loads(state.read_text())
     del description["own_sha256"], description["origin_steps"]
     state.write_text(json.dumps(description | {"own_sha256": digest_of(description)}))
-    assert (newest(run).step, newest(run).progressed.origin_steps) == (80, 0)
+    assert (newest(run).step, newest(run).progress.origin_steps) == (80, 0)
 
 
 def test_another_optimizer_begins_with_the_weights_alone_and_says_so(origin, grown, tmp_path, capsys):

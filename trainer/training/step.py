@@ -1,4 +1,4 @@
-"""One update: forward, loss, backward, optimizers."""
+"""One training step: forward pass, loss, backward pass, optimizers."""
 
 from collections.abc import Callable
 
@@ -28,11 +28,16 @@ def train_step(
     largest_norm: float | None = None,
     precision: str = "float32",
 ) -> torch.Tensor:
-    """One update; returns the sum of this rank's weighted row losses.
+    """Make one update and return the sum of this rank's weighted row losses.
 
     Args:
-        largest_norm: see `trainer.sharding.shard.clip_gradients`; None: gradients stay as they are.
-        precision: see `trainer.distributed.precision`.
+        model: Sharded model.
+        optimizer: Of the model.
+        batch: This rank's batch.
+        loss_of: See `make_loss`.
+        world: All ranks.
+        largest_norm: See `trainer.sharding.optimizers.clip_gradients`; None: gradients are not clipped.
+        precision: See `trainer.distributed.precision`.
     """
     zero_gradients(optimizer)
     with products_in(precision):
@@ -43,8 +48,8 @@ def train_step(
             if batch.candidate_counts:
                 candidates = world.gather_rows(candidates, batch.candidate_counts)
             loss = (loss_of(query, candidates, batch) * batch.weights).sum()
-        # TorchRec divides pooled gradients by the world size, as DDP does with dense ones: undone here, so
-        # that a step is the same at any world size.
+        # TorchRec divides pooled gradients by the world size, and DDP dense ones. Undone here, so that a step
+        # is the same at any world size.
         (loss * (world.size / batch.rows)).backward()
     if largest_norm is not None:
         clip_gradients(model, largest_norm)
@@ -55,7 +60,7 @@ def train_step(
 def make_loss(
     config: ResolvedConfig, world: World
 ) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
-    """Loss of each row from query vectors, candidate vectors and the batch; this rank's summand of it."""
+    """Return a function from query vectors, candidate vectors and batch to this rank's loss of each row."""
     if config.loss.name == "mse":
         return lambda query, candidates, batch: losses.mean_squared_error(
             query, _own(candidates, batch), _values(batch)
@@ -81,20 +86,20 @@ def make_loss(
 
 
 def _own(candidates: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The candidate of each row."""
+    """Return the candidate vector of each row."""
     return candidates.index_select(0, batch.positives[1]) if batch.candidate_counts else candidates
 
 
 def _values(batch: Batch) -> torch.Tensor:
-    assert batch.values is not None, "batches of losses on values have them"
+    assert batch.values is not None, "batches of a loss on values have values"
     return batch.values
 
 
 def rate_factor(config: ResolvedConfig, step: int, steps: int) -> float:
-    """Multiple of the peak learning rates in a step, 1 being the first."""
+    """Return the multiple of the peak learning rates in a step, counted from 1."""
     return schedule_factor(step - 1, steps, config.optimizer.schedule, config.optimizer.warmup)
 
 
 def table_rate(config: ResolvedConfig, step: int, steps: int) -> float:
-    """Learning rate of the tables in a step."""
+    """Return the learning rate of the tables in a step, counted from 1."""
     return config.optimizer.learning_rate * rate_factor(config, step, steps)
