@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.tower_inputs import USER, USER_HISTORY, Inputs
@@ -29,6 +28,7 @@ from trainer.runs.retained_ids import extend, rows_in
 from trainer.runs.run_folder import LEARNED, run_config, run_inputs
 from trainer.sharding.model_state import full_shape, local_shards, table_name, whole_state
 from trainer.sharding.optimizer_state import PREFIX, UNTRAINED, create_states, optimizer_state, set_step
+from trainer.sharding.private_api import ShardedTensor
 
 ROWS_AT_ONCE = 65_536
 

@@ -15,6 +15,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.sampler import Batches, BatchPlan
 from trainer.batching.tower_inputs import Inputs, make_inputs
+from trainer.config.losses import loss_spec, losses_where
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
@@ -26,7 +27,7 @@ from trainer.model.edlae import closed_form_files
 from trainer.model.retriever import CombinedTowers, TowerPair
 from trainer.model.towers import TwoTowers
 from trainer.planning.capacity import TooLargeError
-from trainer.planning.hardware import hardware_here
+from trainer.planning.hardware import Cluster, hardware_here
 from trainer.planning.layout import blocks_of_ranks, lay_out
 from trainer.planning.plan import Plan
 from trainer.planning.plan_check import partitions_of
@@ -84,10 +85,10 @@ def assemble(
     Raises:
         ConfigError: Options that do not go together, or a plan that does not fit.
     """
-    if config.loss.name in ("mse", "bce") and dataset.train.values is None:
+    if loss_spec(config.loss.name).needs_values and dataset.train.values is None:
         raise ConfigError(
             f"--loss.name {config.loss.name}: {dataset.name} has no values (ratings) to fit. "
-            "Use --loss.name softmax or bpr, or data with values"
+            f"Use --loss.name {losses_where(lambda spec: not spec.needs_values)}, or data with values"
         )
     # Inputs: which rows of which tables users and items look up.
     user_inputs, item_inputs = make_inputs(config, dataset)
@@ -103,13 +104,14 @@ def assemble(
     model, optimizer = shard(
         towers,
         sharding_plan(plan, towers, world.device.type, world.local_size),
-        world.device,
-        config.optimizer.name,
-        _learning_rates(config, [*user_inputs, *item_inputs], dataset.item_name),
-        config.optimizer.dense_learning_rate,
-        config.optimizer.weight_decay,
-        config.sharding.communication,
-        config.optimizer.betas,
+        device=world.device,
+        optimizer=config.optimizer.name,
+        learning_rates=_learning_rates(config, [*user_inputs, *item_inputs], dataset.item_name),
+        dense_learning_rate=config.optimizer.dense_learning_rate,
+        weight_decay=config.optimizer.weight_decay,
+        communication=config.sharding.communication,
+        betas=config.optimizer.betas,
+        lookup=config.sharding.lookup,
     )
     sharded = cast(CombinedTowers, model.module)
     tower_pairs = [TowerPair(sharded.learned, user_inputs, item_inputs)]
@@ -120,7 +122,13 @@ def assemble(
     if sharded.closed is not None:
         tower_pairs.append(TowerPair(sharded.closed, *closed_inputs(dataset)))
 
-    user_block, item_block = blocks_of_ranks(config, plan, dataset.item_name, world.device.type)
+    user_block, item_block = blocks_of_ranks(
+        config.model,
+        plan,
+        dataset.item_name,
+        lookup=config.sharding.lookup,
+        device=world.device.type,
+    )
     return TrainingComponents(
         model=model,
         towers=sharded.learned,
@@ -141,7 +149,7 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, components: TrainingC
         rows=batches.rows,
         size=batches.size,
         seed=config.run.seed,
-        candidates="own" if loss.name in ("mse", "bce") else loss.candidates,
+        candidates="own" if loss_spec(loss.name).pointwise else loss.candidates,
         samples=loss.samples or 0,
         popularity_power=loss.popularity_power,
         logq=loss.logq,
@@ -149,7 +157,7 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, components: TrainingC
         user_weight_power=loss.user_weight_power,
         history_dropout=model.history_dropout,
         item_id_dropout=model.item_id_dropout,
-        rows_gathered=rows_are_gathered(config),
+        rows_gathered=rows_are_gathered(loss.name),
         user_block=components.user_block,
         item_block=components.item_block,
     )
@@ -177,7 +185,8 @@ def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
 
 def _make_plan(config: ResolvedConfig, workload: Workload, world: World) -> Plan:
     try:
-        return lay_out(config, workload, hardware_here(world.device.type), world.size, world.local_size)
+        cluster = Cluster(hardware_here(world.device.type), world.size, world.local_size)
+        return lay_out(config, workload, cluster)
     except TooLargeError as error:
         raise ConfigError(
             f"--sharding.kind {config.sharding.kind}: {error}. What would fit says: python -m trainer plan "
@@ -214,10 +223,10 @@ def _initial_values(
     blocks = normal_values(dataset, learned, config.run.seed, std, trains_reserved_item)
     blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item)
     if model.start == "low_rank":
-        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty))
+        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty), long=True)
         blocks |= closed_form_start(dataset, files)
     if rank:
-        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty))
+        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty), long=True)
         history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
         blocks[HISTORY] = scaled(history, model.low_rank_weight)
         blocks[item_table(name)] = scaled(vectors, 1.0)

@@ -58,7 +58,7 @@ def fit(
     history, watch = new_history(config, source.steps_per_epoch, earlier), Stopwatch(earlier.seconds)
     log_every = config.run.log_every or history.epoch_steps
     evaluate_every = config.run.evaluate_every * history.epoch_steps
-    loss_of, meter = make_loss(config, world), Meter(world, watch)
+    loss_of, meter = make_loss(config.loss, world), Meter(world, watch)
     # A training that crashed after its patience was over has no steps left.
     last = start if history.patience_is_over else history.steps
     generated = batches(source, last, world.rank, world.size, start)
@@ -70,14 +70,14 @@ def fit(
         if config.sharding.exchange_ahead:
             step_batches = exchanged_ahead(step_batches, components.towers, world.device)
         for step, batch in enumerate(step_batches, start=start + 1):
-            set_learning_rates(components.optimizer, rate_factor(config, step, history.steps))
+            set_learning_rates(components.optimizer, rate_factor(config.optimizer, step, history.steps))
             clip, precision = config.optimizer.clip_gradients, config.model.precision
             loss = train_step(components.model, components.optimizer, batch, loss_of, world, clip, precision)
             meter.add(step, loss, batch)
             progress.advance()
             if step % log_every == 0:
                 check_finite(meter, history, components.model, world)
-                log(progress, history, meter, table_rate(config, step, history.steps))
+                log(progress, history, meter, table_rate(config.optimizer, step, history.steps))
             if evaluate_every and (step % evaluate_every == 0 or step == history.steps):
                 with watch.paused():
                     figures = validate(config, dataset, components, world)
@@ -96,7 +96,7 @@ def fit(
             progress.say(failure)
     if meter.rows:
         check_finite(meter, history, components.model, world)
-        log(progress, history, meter, table_rate(config, meter.step, history.steps))
+        log(progress, history, meter, table_rate(config.optimizer, meter.step, history.steps))
     return history, watch
 
 

@@ -4,13 +4,13 @@ import math
 
 import torch
 from torch import nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from trainer.batching.batch import Batch
 from trainer.distributed.world import World
 from trainer.errors import diverged
 from trainer.runs.validation_history import Stopwatch, ValidationHistory
 from trainer.sharding.model_state import local_shards, table_name, whole_state
+from trainer.sharding.private_api import ShardedTensor
 from trainer.training.progress import Progress, resident_mebibytes
 
 NEVER = 2**62

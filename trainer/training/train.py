@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.atomic_write import write_text
+from trainer.config.effects import check_decided_effects
 from trainer.config.parser import changes
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
@@ -112,11 +113,12 @@ def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started:
 
 def _prepare(config: Config, world: World) -> Dataset:
     """Prepare the data set, which may take long, after checking that the training can begin and end."""
-    check_sharding(config, world.device.type)
+    optimizer, dtype = config.optimizer.name, config.model.table_dtype
+    check_sharding(config.sharding, optimizer, dtype, world.device.type)
     check_precision(config.model.precision, world.device.type)
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
-    dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run)))
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
     for name in config.evaluation.baselines:
         check_size(name, dataset.evaluated_items)
     check_followed_plan(config, dataset, world)
@@ -127,6 +129,7 @@ def _resolve(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedCo
     """Fill the gaps of a configuration, by the size of the data and by tuning; rank 0 prints how."""
     users = int(np.count_nonzero(dataset.train_by_user().lengths()))
     sized = with_size_defaults(config, users, dataset.item_count, len(dataset.train))
+    check_decided_effects(config, sized)
     if world.is_first:
         print(size_text(changes(config, sized)), flush=True)
     resolved, choice = choose(sized, dataset, world)
