@@ -66,7 +66,7 @@ def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started:
     """Train in a locked run folder, from its last checkpoint if it holds one."""
     saved = world.on_first(lambda: newest_resumable(run))
     if saved is not None:
-        world.on_first(lambda: check_same_data(run, dataset))
+        world.on_first(lambda: check_same_data(run, dataset), long=True)
     prepared = time.perf_counter()
     config, choice = _resolve(asked, dataset, world)
     chosen = time.perf_counter()
@@ -79,7 +79,9 @@ def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started:
         resume(saved, config.optimizer.name, components.model, components.optimizer)
     elif config.run.origin is not None:
         warm_start = _start_warm(run, Path(config.run.origin), config, dataset, components, world)
-    world.on_first(lambda: describe_run(run, config, dataset, components.plan, components.tower_pairs))
+    world.on_first(
+        lambda: describe_run(run, config, dataset, components.plan, components.tower_pairs), long=True
+    )
 
     steps, start = config.run.epochs * batches.steps_per_epoch, saved.step if saved else 0
     world.on_first(lambda: drop_later_records(run, start))
