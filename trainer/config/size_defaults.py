@@ -18,6 +18,7 @@ LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
     "adam": (0.004, {}),
+    "adam_fused": (0.004, {}),
     "rowwise_adagrad": (0.1, {"item": 0.2, "item_bias": 0.01}),
     "adagrad": (0.05, {"item": 0.1, "item_bias": 0.005}),
     "sgd": (0.05, {"item": 0.1, "item_bias": 0.005}),
@@ -103,7 +104,7 @@ def _optimizer(config: Config, dim: int, rows: int) -> OptimizerConfig:
     # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.
     small = rows * dim <= DENSE_VALUES and config.batches.rows == "user"
     dense = {config.sharding.kind, *config.sharding.tables.values()} <= ADAM_SHARDINGS
-    # A dense kernel, as Adam's on CPU, trains float32 alone.
+    # A dense kernel, as Adam's, trains float32 alone.
     dense = dense and config.model.table_dtype == "float32"
     automatic = "adam" if small and dense else "rowwise_adagrad"
     name = automatic if given.name == "auto" else given.name

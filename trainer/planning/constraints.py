@@ -9,7 +9,7 @@ from trainer.config.schema import Config, ShardingConfig
 from trainer.errors import ConfigError
 from trainer.model.builder import HISTORY, item_table
 from trainer.model.row_partitions import partition_sizes
-from trainer.planning.kernel_support import SHARDINGS, check_dtype
+from trainer.planning.kernel_support import KERNELS, SHARDINGS, check_dtype
 from trainer.planning.plan import PARTITIONED
 from trainer.planning.workload import Workload
 
@@ -91,7 +91,7 @@ def _constraint(
         bags=sizes.rows if name in sizes.user_tables else bags,
         pooling_factor=sizes.pooling.get(name, 1.0),
         ranks=ranks,
-        cached=sharding.uvm_caching,
+        cached=sharding.uvm_caching and KERNELS[config.optimizer.name].get(device) == "fused",
     )
 
 
@@ -111,6 +111,8 @@ def _permitted(kind: str, config: Config, device: str) -> tuple[str, ...]:
     Raises: ConfigError for one that optimizer, type of the tables or device do not have.
     """
     optimizer, dtype = config.optimizer.name, config.model.table_dtype
+    if optimizer == "auto":  # which is this one wherever Adam cannot be
+        optimizer = "rowwise_adagrad"
     if kind != "auto":
         kind = "table_wise" if kind == PARTITIONED else kind
         check_dtype(dtype, optimizer, kind, device)

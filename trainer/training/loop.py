@@ -15,9 +15,7 @@ from trainer.runs.checkpoint_policy import CheckpointPolicy
 from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.validation_history import SavedProgress, Stopwatch, ValidationHistory
 from trainer.sharding.input_dist import exchanged_ahead
-from trainer.sharding.optimizers import (
-    set_learning_rates,
-)
+from trainer.sharding.optimizers import set_fused_step, set_learning_rates
 from trainer.training.components import TrainingComponents
 from trainer.training.meters import Meter, check_finite, log, log_validation
 from trainer.training.progress import Progress
@@ -58,6 +56,7 @@ def fit(
             every_batch = exchanged_ahead(every_batch, parts.towers, world.device)
         for step, batch in enumerate(every_batch, start=start + 1):
             set_learning_rates(parts.optimizer, rate_factor(config, step, history.steps))
+            set_fused_step(parts.optimizer, step - 1)
             clip, precision = config.optimizer.clip_gradients, config.model.precision
             loss = train_step(parts.model, parts.optimizer, batch, loss_of, world, clip, precision)
             meter.add(step, loss, batch)

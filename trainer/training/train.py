@@ -13,6 +13,7 @@ from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
 from trainer.evaluation.evaluator import Evaluation
@@ -52,7 +53,10 @@ def train(config: Config) -> Path | None:
 
     Returns: None where the training has been paused, and on the other ranks.
     """
-    with join_world(config.device, config.backend, config.timeout) as world:
+    with (
+        deterministic(config.deterministic and config.device != "cpu"),
+        join_world(config.device, config.backend, config.timeout) as world,
+    ):
         started = time.perf_counter()
         config = follow_plan(config, world.size)
         dataset = _prepared(config, world)
