@@ -14,7 +14,7 @@ from trainer.model.row_partitions import part_names
 from trainer.model.towers import TwoTowers
 from trainer.runs.checkpoint import load, save
 from trainer.sharding.model_state import copied, table_name, whole_state
-from trainer.sharding.private_api import ShardedTensor
+from trainer.sharding.private_api import ShardedTensor, sharded_tensor
 from trainer.sharding.table_values import fill_tables
 
 DIM, ROWS = 4, {"user": 25, "item": 6}
@@ -103,11 +103,11 @@ def test_a_copy_of_a_gpus_shards_says_that_it_lies_in_memory(world: World, cut: 
     entries = [entry for entry in state.values() if isinstance(entry, ShardedTensor)]
     assert len(entries) == len(ROWS)
     for entry in entries:  # as they are on a GPU, but for the tensors themselves
-        for metadata in (
-            *entry.metadata().shards_metadata,
-            *(each.metadata for each in entry.local_shards()),
-        ):
+        own = [each.metadata for each in entry.local_shards()]
+        for metadata in (*entry.metadata().shards_metadata, *own):
             metadata.placement = torch.distributed._remote_device("rank:0/cuda:0")
+        with pytest.raises(ValueError, match="placement"):
+            sharded_tensor(entry.local_shards(), entry.metadata())
     before = {key: table(model, key).clone() for key in ROWS}
     copies = copied(state)
     for name, key in KEYS.items():
