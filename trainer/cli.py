@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from trainer.errors import ConfigError, LostRanksError, UserError
 
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return USER_AT_FAULT
     except LostRanksError as error:
-        time.sleep(FIRST_RANK_SECONDS)  # as above: the rank that failed first has the word
+        if not error.silent:
+            time.sleep(FIRST_RANK_SECONDS)  # as above: the rank that failed first has the word
         print(f"error: {error}", file=sys.stderr, flush=True)
         return LOST
     except KeyboardInterrupt:
@@ -58,6 +60,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {message}", file=sys.stderr, flush=True)
         return USER_AT_FAULT
     return 0
+
+
+def run_process() -> NoReturn:
+    """Run a command as a process of its own: `python -m trainer`, `shardtower`."""
+    try:
+        code = main()
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    distributed = sys.modules.get("torch.distributed")
+    if code and distributed is not None and distributed.is_initialized():
+        # Python would release the process groups, and wait as it does so for collectives that the other ranks
+        # may never answer.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:

@@ -22,7 +22,15 @@ class SaveError(CheckpointError):
 
 
 class LostRanksError(Exception):
-    """Another rank has ended, and has reported why or was killed, or it is silent."""
+    """Another rank has ended, and has reported why or was killed, or it is silent.
+
+    Attributes:
+        silent: Whether a rank is silent, so that none is going to say why.
+    """
+
+    def __init__(self, message: str, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
 
 
 class DivergedError(UserError):

@@ -44,7 +44,7 @@ def records(run: Path) -> list[dict]:
 def test_a_run_folder_holds_all_that_its_readers_need(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
     assert sorted(path.name for path in run.iterdir()) == [
-        *("checkpoints", "config.yaml", "learned_item_inputs.npz", "learned_user_inputs.npz"),
+        *("checkpoints", "config.yaml", "data.json", "learned_item_inputs.npz", "learned_user_inputs.npz"),
         *("metrics.json", "metrics.jsonl", "plan.json", "vectors", "vocabulary"),
     ]
     # 16 users in steps of 4 for 20 epochs.
@@ -441,7 +441,7 @@ def test_a_step_weighs_its_rows_and_returns_the_sum_of_their_losses(tmp_path: Pa
             query, candidates = parts.model(batch.queries, batch.candidates)
         losses = multi_positive_softmax(query, candidates, batch.positives, batch.seen)
         before, users = query.clone(), batch.queries["user"].values()
-        found = train_step(parts.model, parts.optimizer, batch, make_loss(config, world), world)
+        found = train_step(parts.model, parts.optimizer, batch, make_loss(config.loss, world), world)
         after = parts.towers.queries(batch.queries)
     assert float(found) == pytest.approx(float(3 * losses[1] + 0.5 * losses[3]), rel=1e-5)
     assert len(set(users.tolist())) == 4
@@ -455,7 +455,7 @@ def test_a_value_at_the_threshold_is_liked() -> None:
     # A score of 1 costs log(1 + e^-1) where the item is liked and log(1 + e) where it is not.
     liked, disliked = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
     with join_world("cpu") as world:
-        found = make_loss(config, world)(vectors, vectors, batch)
+        found = make_loss(config.loss, world)(vectors, vectors, batch)
     assert found.tolist() == pytest.approx([liked, liked, disliked])
 
 

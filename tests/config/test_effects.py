@@ -73,7 +73,6 @@ CASES: dict[str, tuple[str, str, str]] = {
     "run.save_async": ("true", "", "--run.save_every 10"),
     "run.on_save_failure": ("stop", "", "--data.validation_size 0.1"),
     "run.metric": ("recall", "", "--data.validation_size 0.1"),
-    "run.choose": ("false", "--loss.name bpr --batches.rows interaction", ""),
 }
 
 

@@ -23,7 +23,7 @@ class Training:
         options: in addition to `SHORT`.
         ranks: numbers of ranks at which it is recorded.
         origin: options of another training, which goes before it and whose run it begins with (`--from`).
-        resumed: whether it is cut back to its first checkpoint once it has ended, and is trained again.
+        resumed: whether it is cut back to its first checkpoint once it has ended, and goes on from there.
     """
 
     options: str
@@ -47,7 +47,8 @@ TRAININGS = {
         " --loss.mask_known false --loss.candidates sampled --loss.samples 24"
     ),
     "bpr_adam_auto_dot": Training(
-        f"{SINGLE} --loss.name bpr --optimizer.name adam --sharding.kind auto --model.similarity dot"
+        f"{SINGLE} --loss.name bpr --optimizer.name adam --sharding.kind auto --model.similarity dot",
+        ranks=(1,),
     ),
     "mse_rowwise_auto_dot": Training(
         f"{SINGLE} --loss.name mse --optimizer.name rowwise_adagrad --sharding.kind auto"
@@ -125,7 +126,7 @@ PLANS = {
     " --optimizer.name adagrad --rows user=2e7",
     "row_partitioned_pinned": f"{LARGE} --hardware h100-80g --world-size 4 --sharding.kind table_wise"
     " --sharding.tables.user row_partitioned --sharding.partitions.user 3 --sharding.ranks.item 3",
-    "float16_table_row_wise": f"{LARGE} --hardware h200 --world-size 16 --model.table_dtype float16"
+    "float16_table_row_wise": f"{LARGE} --hardware h200-141g --world-size 16 --model.table_dtype float16"
     " --sharding.kind table_row_wise --optimizer.name rowwise_adagrad --sharding.communication float16",
     "closed_form_and_history": f"{DATA} --rows user=1e6 --rows item=1e5 --dim 64 --hardware h100-80g"
     " --model.low_rank 32 --model.history true --model.item_features genres --batches.size 4096",
@@ -139,8 +140,8 @@ PLANS = {
 }
 """Options of `plan`, shown with `--json`.
 
-Where `auto` finds kinds of sharding that are equally fast, which one it takes depends on the process:
-the case here has one that is fastest.
+Where `auto` finds kinds of sharding that are equally fast, the one that it takes differs from process to
+process; the case here has one that is fastest.
 """
 PLAN_TEXTS = ("of_the_data", "row_partitioned_pinned", "caches")
 """Plans of which the text is recorded as well."""

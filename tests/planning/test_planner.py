@@ -54,7 +54,7 @@ def test_fused_adam_is_on_cuda_alone(sharding: str) -> None:
     ("sharding", "device", "message"),
     [
         ("table_wise", "cpu", "not on CPU, where FBGEMM has no fused Adam. Use --optimizer.name adam, which"),
-        ("data_parallel", "cuda", "not with --sharding.kind data_parallel, as copies have dense kernels"),
+        ("data_parallel", "cuda", "not with --sharding.kind data_parallel, which has a dense kernel alone"),
     ],
 )
 def test_fused_adam_is_refused_with_the_reason(sharding: str, device: str, message: str) -> None:

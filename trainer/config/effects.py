@@ -160,11 +160,6 @@ EFFECTS = (
         _validates,
         "evaluations to compare, for instance --run.evaluate_every 1 --data.validation_size 0.1",
     ),
-    Effect(
-        ("run.choose",),
-        lambda config: config.loss.name == "softmax",
-        "--loss.name softmax: for other losses nothing is chosen",
-    ),
 )
 ALWAYS = frozenset(
     [
@@ -180,7 +175,7 @@ ALWAYS = frozenset(
         *("evaluation.split", "evaluation.seen", "evaluation.k", "evaluation.baselines"),
         *("evaluation.chunk", "evaluation.sharded"),
         *("run.dir", "run.seed", "run.epochs", "run.log_every", "run.evaluate_every", "run.patience"),
-        *("run.save_every", "run.keep_best", "run.origin", "run.removed", "run.tensorboard"),
+        *("run.save_every", "run.choose", "run.keep_best", "run.origin", "run.removed", "run.tensorboard"),
         *("device", "deterministic", "backend", "timeout"),
     ]
 )

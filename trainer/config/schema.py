@@ -8,6 +8,8 @@ and a misspelt option answer at once.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer.config.losses import LossName
+
 BASELINES = ("popularity", "random", "item_knn", "ease", "low_rank")
 """Rankers that a model can be compared with."""
 
@@ -132,7 +134,7 @@ class ModelConfig:
 class LossConfig:
     """What a step minimises, and over which candidates."""
 
-    name: Literal["softmax", "bpr", "mse", "bce"] = "softmax"
+    name: LossName = "softmax"
     """`softmax` and `bpr` rank positives above candidates; `mse` and `bce` fit each interaction's value."""
     candidates: Literal["auto", "catalogue", "in_batch", "sampled"] = "auto"
     """Items scored in one step: all (`auto` up to 20,000), its positives, or a shared sample beside them."""
@@ -257,7 +259,7 @@ class RunConfig:
     origin: str | None = None
     """Run folder whose vectors known users and items begin with; `--from RUN` sets it."""
     removed: Literal["drop", "keep"] = "drop"
-    """What of `origin` the training part lacks now: it is dropped, or keeps its vectors and can be served."""
+    """What the training part lacks of `origin` is dropped, or kept: served, and not ranked in evaluations."""
     choose: bool = True
     """Choose what is null and no size decides on a validation part; otherwise take fixed values."""
     tensorboard: bool = True

@@ -4,16 +4,16 @@ import math
 from dataclasses import replace
 from typing import TypeVar
 
+from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, OptimizerConfig
+from trainer.config.sharding_kinds import sharding_kind
 
 CATALOGUE_ITEMS = 20_000
 """Largest catalogue that is scored whole in every step."""
 SAMPLES = 8192
 DENSE_VALUES = 2**24
 """Most table values for which Adam is the default: its dense kernel updates every row in every step."""
-ADAM_SHARDINGS = {"table_wise", "row_partitioned", "data_parallel", "auto"}
-"""Kinds of sharding under which Adam runs on every device."""
 LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
@@ -65,7 +65,7 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
             run,
             epochs=epochs,
             evaluate_every=every,
-            patience=_first(run.patience, PATIENCE if every and not run.save_every else 0),
+            patience=_first(run.patience, PATIENCE if every else 0),
         ),
     )
 
@@ -90,7 +90,7 @@ def temperature_is_open(config: Config) -> bool:
 
 def closed_form_is_open(config: Config) -> bool:
     """Return whether a training may choose to add closed-form dims, which have tables of their own."""
-    return config.run.choose and config.loss.name == "softmax" and low_rank_is_open(config)
+    return config.run.choose and loss_spec(config.loss.name).tunable and low_rank_is_open(config)
 
 
 def low_rank_is_open(config: Config) -> bool:
@@ -103,8 +103,9 @@ def _optimizer(config: Config, dim: int, rows: int) -> OptimizerConfig:
     given = config.optimizer
     # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.
     small = rows * dim <= DENSE_VALUES and config.batches.rows == "user"
-    dense = {config.sharding.kind, *config.sharding.tables.values()} <= ADAM_SHARDINGS
-    # A dense kernel, as Adam's, trains float32 alone.
+    # Adam has a dense kernel, which trains float32 alone.
+    kinds = {config.sharding.kind, *config.sharding.tables.values()} - {"auto"}
+    dense = all("dense" in sharding_kind(kind).kernels for kind in kinds)
     dense = dense and config.model.table_dtype == "float32"
     automatic = "adam" if small and dense else "rowwise_adagrad"
     name = automatic if given.name == "auto" else given.name

@@ -11,6 +11,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.sampler import Batches, BatchPlan
 from trainer.batching.tower_inputs import Inputs, make_inputs
+from trainer.config.losses import loss_spec, losses_where
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
@@ -22,7 +23,7 @@ from trainer.model.edlae import closed_form_files
 from trainer.model.retriever import CombinedTowers, TowerPair
 from trainer.model.towers import TwoTowers
 from trainer.planning.capacity import TooLargeError
-from trainer.planning.hardware import hardware_here
+from trainer.planning.hardware import Cluster, hardware_here
 from trainer.planning.layout import blocks_of_ranks, lay_out
 from trainer.planning.plan import Plan
 from trainer.planning.plan_check import partitions_of
@@ -71,10 +72,10 @@ def assemble(
     Args: filled: False where a checkpoint is opened next, so that tables need no values before.
     Raises: ConfigError for combinations that cannot work.
     """
-    if config.loss.name in ("mse", "bce") and dataset.train.values is None:
+    if loss_spec(config.loss.name).needs_values and dataset.train.values is None:
         raise ConfigError(
             f"--loss.name {config.loss.name}: {dataset.name} has no values (ratings) to fit. "
-            "Use --loss.name softmax or bpr, or data with values"
+            f"Use --loss.name {losses_where(lambda spec: not spec.needs_values)}, or data with values"
         )
     users, items = make_inputs(config, dataset)
     rank = config.model.low_rank
@@ -103,13 +104,19 @@ def assemble(
         fill_tables(model, _initial_values(config, dataset, tower_pairs[0], world))
     if inside.closed is not None:
         tower_pairs.append(TowerPair(inside.closed, *closed_inputs(dataset)))
-    blocks = blocks_of_ranks(config, plan, dataset.item_name, world.device.type)
+    blocks = blocks_of_ranks(
+        config.model,
+        plan,
+        dataset.item_name,
+        lookup=config.sharding.lookup,
+        device=world.device.type,
+    )
     return TrainingComponents(model, inside.learned, optimizer, plan, *blocks, users, items, tower_pairs)
 
 
 def _plan(config: ResolvedConfig, sizes: Workload, world: World) -> Plan:
     try:
-        return lay_out(config, sizes, hardware_here(world.device.type), world.size, world.local_size)
+        return lay_out(config, sizes, Cluster(hardware_here(world.device.type), world.size, world.local_size))
     except TooLargeError as error:
         raise ConfigError(
             f"--sharding.kind {config.sharding.kind}: {error}. What would fit says: python -m trainer plan "
@@ -138,7 +145,7 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, parts: TrainingCompon
         rows=config.batches.rows,
         size=config.batches.size,
         seed=config.run.seed,
-        candidates="own" if loss.name in ("mse", "bce") else loss.candidates,
+        candidates="own" if loss_spec(loss.name).pointwise else loss.candidates,
         samples=loss.samples or 0,
         popularity_power=loss.popularity_power,
         logq=loss.logq,
@@ -146,7 +153,7 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, parts: TrainingCompon
         user_weight_power=loss.user_weight_power,
         history_dropout=config.model.history_dropout,
         item_id_dropout=config.model.item_id_dropout,
-        rows_gathered=rows_are_gathered(config),
+        rows_gathered=rows_are_gathered(config.loss.name),
         user_block=parts.user_block,
         item_block=parts.item_block,
     )
@@ -179,10 +186,10 @@ def _initial_values(
     blocks = normal_values(dataset, learned, config.run.seed, std, trains_reserved_item)
     blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item)
     if model.start == "low_rank":
-        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty))
+        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty), long=True)
         blocks |= closed_form_start(dataset, files)
     if rank:
-        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty))
+        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty), long=True)
         history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
         blocks[HISTORY] = scaled(history, model.low_rank_weight)
         blocks[item_table(name)] = scaled(vectors, 1.0)

@@ -31,22 +31,28 @@ def fit(
     progress: Progress,
     run: Path | None = None,
     saved: SavedCheckpoint | None = None,
+    origin_steps: int = 0,
 ) -> tuple[ValidationHistory, Stopwatch]:
     """The loop: every step, and what is due after some of them; how its validation figure went, and its time.
 
     Args:
         run: folder for checkpoints, in which signals leave one too; None: nothing is kept.
         saved: what the model and its optimizers were filled from, if the training goes on.
+        origin_steps: steps of the optimizers that were taken over from an earlier run, if nothing is saved.
     Raises:
         DivergedError, on every rank, if loss or weights are no numbers when they are recorded or kept.
         SaveError, on every rank, if a checkpoint cannot be written and the training is not to go on so.
     """
-    start, progressed = (saved.step, saved.progressed) if saved else (0, SavedProgress())
+    start, progressed = (
+        (saved.step, saved.progressed) if saved else (0, SavedProgress(origin_steps=origin_steps))
+    )
     history, watch = new_history(config, source.steps_per_epoch, progressed), Stopwatch(progressed.seconds)
     log_every = config.run.log_every or history.epoch_steps
     evaluate_every = config.run.evaluate_every * history.epoch_steps
-    loss_of, meter = make_loss(config, world), Meter(world, watch)
-    made = batches(source, history.steps, world.rank, world.size, start)
+    loss_of, meter = make_loss(config.loss, world), Meter(world, watch)
+    # Of a training that was cut short after its patience was over, no step is left.
+    last = start if history.patience_is_over else history.steps
+    made = batches(source, last, world.rank, world.size, start)
     with (
         Preemption(world, active=run is not None) as pause,
         CheckpointPolicy(run, config, parts.model, parts.optimizer, world) as policy,
@@ -55,7 +61,7 @@ def fit(
         if config.sharding.exchange_ahead:
             every_batch = exchanged_ahead(every_batch, parts.towers, world.device)
         for step, batch in enumerate(every_batch, start=start + 1):
-            set_learning_rates(parts.optimizer, rate_factor(config, step, history.steps))
+            set_learning_rates(parts.optimizer, rate_factor(config.optimizer, step, history.steps))
             set_fused_step(parts.optimizer, step - 1)
             clip, precision = config.optimizer.clip_gradients, config.model.precision
             loss = train_step(parts.model, parts.optimizer, batch, loss_of, world, clip, precision)
@@ -63,7 +69,7 @@ def fit(
             progress.advance()
             if step % log_every == 0:
                 check_finite(meter, history, parts.model, world)
-                log(progress, history, meter, table_rate(config, step, history.steps))
+                log(progress, history, meter, table_rate(config.optimizer, step, history.steps))
             if evaluate_every and (step % evaluate_every == 0 or step == history.steps):
                 with watch.paused():
                     figures = validate(config, dataset, parts, world)
@@ -82,14 +88,21 @@ def fit(
             progress.say(hindrance)
     if meter.rows:
         check_finite(meter, history, parts.model, world)
-        log(progress, history, meter, table_rate(config, meter.step, history.steps))
+        log(progress, history, meter, table_rate(config.optimizer, meter.step, history.steps))
     return history, watch
 
 
 def new_history(config: ResolvedConfig, epoch_steps: int, progressed: SavedProgress) -> ValidationHistory:
     """The course of a training that begins, or goes on."""
     metric, steps = f"{config.run.metric}@{config.evaluation.k[0]}", config.run.epochs * epoch_steps
-    return ValidationHistory(metric, config.run.patience, steps, epoch_steps, [*progressed.validations])
+    return ValidationHistory(
+        metric,
+        config.run.patience,
+        steps,
+        epoch_steps,
+        [*progressed.validations],
+        origin_steps=progressed.origin_steps,
+    )
 
 
 def protocol(

@@ -91,7 +91,7 @@ class _Opened:
 
 def _open(run: Path, config: ResolvedConfig, world: World) -> _Opened:
     saved = newest(run, finished_step(run))
-    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run), long=True))
     world.on_first(lambda: check_same_data(run, dataset))
     return _Opened(run, config, saved.folder, saved.step, dataset)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import (
@@ -101,7 +102,7 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConf
     Returns: the configuration without gaps, and what was tried; None where nothing was, or could be.
     """
     fixed = with_fixed_values(config)
-    worthwhile = config.loss.name == "softmax" and len(dataset.train) >= LEAST_INTERACTIONS
+    worthwhile = loss_spec(config.loss.name).tunable and len(dataset.train) >= LEAST_INTERACTIONS
     if not (config.run.choose and worthwhile and (temperature_is_open(config) or low_rank_is_open(config))):
         return fixed, None
     try:
@@ -115,7 +116,7 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConf
         fixed = _with_model(fixed, temperature=peak(choice.temperatures))
     if low_rank_is_open(config):
         choice.penalties, choice.widths, choice.mixtures = world.on_first(
-            lambda: _mix(config, bench, [_gathered(vectors) for vectors in learned])
+            lambda: _mix(config, bench, [_gathered(vectors) for vectors in learned]), long=True
         )
         fixed = _with_mixture(fixed, choice)
     return fixed, choice
@@ -128,7 +129,8 @@ def _cut_anew(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
     # Of temperatures neighbours differ by more than chance, and trials are what costs.
     cuts = CUTS if several and low_rank_is_open(config) else 1
     seeds = [(data.split_seed + shift) % 2**32 for shift in range(cuts)]
-    return [open_dataset(world.on_each_host(lambda seed=seed: prepare_data(data, seed))) for seed in seeds]
+    cut = [world.on_each_host(lambda seed=seed: prepare_data(data, seed), long=True) for seed in seeds]
+    return [open_dataset(folder) for folder in cut]
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[V
     def score(temperature: float) -> float:
         nonlocal best
         vectors = trial(temperature, first)
-        figure = bench.world.on_first(lambda: first.figure(_gathered(vectors)))
+        figure = bench.world.on_first(lambda: first.figure(_gathered(vectors)), long=True)
         best = max(best, (figure, temperature, vectors), key=lambda entry: entry[0])
         return figure
 
