@@ -66,7 +66,9 @@ def test_package_files_of_rooms_re_export_nothing() -> None:
 
 
 def test_the_python_api_is_there_and_imports_nothing_before_it_is_used() -> None:
-    code = "import sys, trainer; print(sorted({*sys.modules} & {'torch', 'pandas', 'yaml'}), *trainer.__all__)"
+    code = (
+        "import sys, trainer; print(sorted({*sys.modules} & {'torch', 'pandas', 'yaml'}), *trainer.__all__)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=TRAINER.parent, capture_output=True, text=True)
     assert done.stdout == "[] evaluate parse_config recommend recommend_by_history train\n"
     assert all(callable(getattr(trainer, name)) for name in trainer.__all__)
