@@ -116,11 +116,11 @@ def watched_steps(world: World, config: Config, folder: Path) -> tuple[list[floa
     )
     parts = assemble(config, dataset, world)
     source = make_batches(config, dataset, parts)
-    loss_of = make_loss(config, world)
+    loss_of = make_loss(config.loss, world)
     losses, seconds, sent = [], [], 0
     for step in range(1, STEPS + 1):
         batch = source.make(step - 1, world.rank, world.size)
-        set_learning_rates(parts.optimizer, rate_factor(config, step, STEPS))
+        set_learning_rates(parts.optimizer, rate_factor(config.optimizer, step, STEPS))
         world.sum(torch.zeros(1))  # every rank is here
         before, started = _through_loopback(), time.perf_counter()
         loss = train_step(parts.model, parts.optimizer, batch, loss_of, world)

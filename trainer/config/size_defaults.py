@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import TypeVar
 
+from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, OptimizerConfig
 from trainer.config.sharding_kinds import sharding_kind
@@ -17,6 +18,7 @@ LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
     "adam": (0.004, {}),
+    "adam_fused": (0.004, {}),
     "rowwise_adagrad": (0.1, {"item": 0.2, "item_bias": 0.01}),
     "adagrad": (0.05, {"item": 0.1, "item_bias": 0.005}),
     "sgd": (0.05, {"item": 0.1, "item_bias": 0.005}),
@@ -88,7 +90,7 @@ def temperature_is_open(config: Config) -> bool:
 
 def closed_form_is_open(config: Config) -> bool:
     """Return whether a training may choose to add closed-form dims, which have tables of their own."""
-    return config.run.choose and config.loss.name == "softmax" and low_rank_is_open(config)
+    return config.run.choose and loss_spec(config.loss.name).tunable and low_rank_is_open(config)
 
 
 def low_rank_is_open(config: Config) -> bool:
@@ -101,7 +103,7 @@ def _optimizer(config: Config, dim: int, rows: int) -> OptimizerConfig:
     given = config.optimizer
     # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.
     small = rows * dim <= DENSE_VALUES and config.batches.rows == "user"
-    # On CPU Adam has a dense kernel alone, which trains float32 alone.
+    # Adam has a dense kernel, which trains float32 alone.
     kinds = {config.sharding.kind, *config.sharding.tables.values()} - {"auto"}
     dense = all("dense" in sharding_kind(kind).kernels for kind in kinds)
     dense = dense and config.model.table_dtype == "float32"

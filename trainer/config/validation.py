@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import TypeAlias, get_args, get_type_hints
 
+from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import BASELINES, Config, ShardingConfig
 
 Rule: TypeAlias = tuple[str, str, bool]
@@ -144,18 +145,19 @@ def _of_sharding(config: Config) -> Iterator[Rule]:
 
 
 def _of_combinations(config: Config) -> Iterator[Rule]:
-    data, model, loss = config.data, config.model, config.loss
+    data, model, loss, spec = config.data, config.model, config.loss, loss_spec(config.loss.name)
+    ranking = losses_where(lambda other: not other.needs_values)
     yield (
         "model.learn_temperature",
         "needs --model.similarity cosine, as dot products have no temperature",
         not model.learn_temperature or model.similarity == "cosine",
     )
     by_interaction = config.batches.rows == "interaction"
-    yield "loss.name", "needs --batches.rows interaction", loss.name == "softmax" or by_interaction
+    yield "loss.name", "needs --batches.rows interaction", spec.user_rows or by_interaction
     yield (
         "model.low_rank",
-        "needs --loss.name softmax or bpr: beside values, closed-form scores mean nothing",
-        not model.low_rank or loss.name in ("softmax", "bpr"),
+        f"needs --loss.name {ranking}: beside values, closed-form scores mean nothing",
+        not model.low_rank or not spec.needs_values,
     )
     yield "loss.mask_known", "needs --batches.rows interaction", loss.mask_known or by_interaction
     yield (

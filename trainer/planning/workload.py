@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainer.batching.tower_inputs import USER_HISTORY, Inputs, table_rows
+from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedLossConfig
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
@@ -77,7 +78,7 @@ def step_sizes(loss: ResolvedLossConfig, rows: int, items: int, positives: float
         items: Items of the catalogue.
         positives: Mean number of positives of all rows of a step together.
     """
-    if loss.name in ("mse", "bce"):  # a row has one candidate of its own
+    if loss_spec(loss.name).pointwise:  # a row has one candidate of its own
         return rows, 0
     counts = {
         "catalogue": items,
@@ -94,7 +95,7 @@ def rows_are_gathered(loss: str) -> bool:
     Otherwise each rank scores its own rows for all candidates. A step mostly has fewer rows than candidates,
     so gathering rows exchanges fewer vectors and gradients.
     """
-    return loss == "softmax"
+    return loss_spec(loss).gathers_rows
 
 
 def make_all_towers(

@@ -164,7 +164,7 @@ def _pool(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
 
 def _sums(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
     kernel, ids, lengths = group.kernel, features.values(), features.lengths()
-    if len(ids) == len(lengths) and (len(ids) == 0 or int(lengths.max()) == 1):
+    if len(ids) == len(lengths) and (len(ids) == 0 or lengths.numpy().max() == 1):
         by_table = ids.view(len(features.keys()), features.stride())
         if group.dense:
             return _LookedUp.apply(kernel.weights, by_table, group.rows)
