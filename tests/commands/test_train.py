@@ -44,7 +44,7 @@ def records(run: Path) -> list[dict]:
 def test_a_run_folder_holds_all_that_its_readers_need(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
     assert sorted(path.name for path in run.iterdir()) == [
-        *("checkpoints", "config.yaml", "learned_item_inputs.npz", "learned_user_inputs.npz"),
+        *("checkpoints", "config.yaml", "data.json", "learned_item_inputs.npz", "learned_user_inputs.npz"),
         *("metrics.json", "metrics.jsonl", "plan.json", "vectors", "vocabulary"),
     ]
     # 16 users in steps of 4 for 20 epochs.

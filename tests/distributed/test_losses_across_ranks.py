@@ -66,7 +66,7 @@ def shares_and_gradients(world, row_counts, candidate_counts):
     for pairs in local:
         pairs[1] -= mine.start
     gathered = world.gather_rows(own_query, row_counts)
-    losses = multi_positive_softmax(gathered, own_candidates, *local, log_q[mine], counts, world.stacked)
+    losses = multi_positive_softmax(gathered, own_candidates, *local, log_q[mine], counts, world.all_gather)
     losses.sum().backward()
     return losses.detach(), own_query.grad, own_candidates.grad
 
@@ -100,7 +100,7 @@ def leads_and_gradients(world, candidate_counts):
     local = positives[:, (positives[1] >= mine.start) & (positives[1] < mine.stop)]
     local[1] -= mine.start
     counts = torch.ones(len(LEADS), dtype=torch.int64)
-    losses = multi_positive_softmax(query, own_candidates, local, local, None, counts, world.stacked)
+    losses = multi_positive_softmax(query, own_candidates, local, local, None, counts, world.all_gather)
     losses.sum().backward()
     return losses.detach(), query.grad, own_candidates.grad
 

@@ -12,8 +12,8 @@ from tests.distributed.small_training import Losses, configured, small_dataset, 
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError
-from trainer.runs.checkpoint_policy import resume
 from trainer.runs.checkpoint_store import newest
+from trainer.runs.resume import resume
 from trainer.sharding.model_state import whole_state
 from trainer.training.components import assemble
 from trainer.training.loop import fit, measure, protocol

@@ -79,6 +79,52 @@ def test_an_option_that_would_change_the_training_is_refused_with_both_values(
     assert steps(run) == [30, 60]
 
 
+def test_fewer_epochs_than_were_trained_are_refused_with_both_values(broken, capsys):
+    run, options = broken
+    before = contents(run)
+    # 60 of 80 steps are trained, 4 make an epoch.
+    for epochs in ("7", "14"):
+        capsys.readouterr()
+        assert main(["train", *options, "--run.epochs", epochs]) == 2
+        message = (
+            f"error: --run.epochs {epochs}: the run in {run} has trained 60 steps already, which is 15 "
+            "epochs. Give 15 or more, or name another --run.dir\n"
+        )
+        assert capsys.readouterr().err == message
+    assert contents(run) == before
+    assert main(["train", *options, "--run.epochs", "15"]) == 0
+    assert json.loads((run / "metrics.json").read_text())["step"] == 60
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "first", "before"),
+    [("--evaluation.k", "3,5", "3", "5"), ("--evaluation.seen", "keep", "keep", "mask")],
+)
+def test_validation_figures_of_another_metric_are_refused(option, value, first, before, tmp_path, capsys):
+    validated = ("--data.validation_size", "0.2", "--run.evaluate_every", "5", "--evaluation.k", "5,3")
+    data = worlds.options(tmp_path, TRAIN, WITHHELD)
+    run = worlds.trained(tmp_path, *data, *OFTEN, *validated)
+    (run / "metrics.json").unlink()
+    capsys.readouterr()
+    assert main(["train", "--run.dir", str(run), option, value]) == 2
+    message = f"error: {option} {first}: the validation figures of the run in {run} were taken with {before},"
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+    # At other lengths behind the first the figures that decide stay what they are.
+    assert main(["train", "--run.dir", str(run), "--evaluation.k", "5,2"]) == 0
+
+
+def test_without_validation_figures_the_evaluation_may_change_on_the_way(broken):
+    run, options = broken
+    assert main(["train", *options, "--evaluation.k", "3", "--evaluation.seen", "keep"]) == 0
+    assert "ndcg@3" in worlds.figures(run)
+
+
 def test_another_plan_and_more_records_are_no_change_of_the_training(broken):
     run, options = broken
     assert main(["train", *options, "--sharding.kind", "row_partitioned", "--run.log_every", "1"]) == 0

@@ -8,6 +8,7 @@ import pytest
 
 from tests import worlds
 from trainer.cli import main
+from trainer.config.parser import read_config
 from trainer.runs import validation_history as stopping
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.validation_history import Stopwatch, ValidationHistory
@@ -202,6 +203,27 @@ def test_much_patience_trains_to_the_end_and_keeps_the_best(capsys, tmp_path: Pa
     assert len(figures) == 10 > best
     assert report_of(run)["step"] == best * 15
     assert f"\nBest at epoch {best} of 10: validation ndcg@5 {max(figures):.4f}.\nTrained in " in shown
+
+
+def test_saving_on_the_way_leaves_early_stopping_as_it_is(tmp_path: Path, data) -> None:
+    epochs = ("--run.epochs", "40")
+    run = worlds.trained(tmp_path, *data, *WORSENING, *epochs, "--run.save_every", "7")
+    figures = figures_of(run)
+    best = int(np.argmax(figures))
+    assert read_config(run / "config.yaml").run.patience == 10
+    assert len(figures) == best + 1 + 10 < 40
+    assert report_of(run)["step"] == 15 * (best + 1)
+
+
+def test_a_training_that_crashed_after_its_patience_was_over_takes_no_more_steps(tmp_path, data) -> None:
+    saving = ("--run.patience", "3", "--run.save_every", "15", "--run.keep_last", "9")
+    run = worlds.trained(tmp_path, *data, *WORSENING, *saving)
+    expected, figures = report_of(run), figures_of(run)
+    (run / "metrics.json").unlink()
+    assert newest(run).step == expected["validation"]["last_step"] > expected["step"]
+    assert main(["train", "--run.dir", str(run)]) == 0
+    assert (report_of(run)["model"], report_of(run)["step"]) == (expected["model"], expected["step"])
+    assert figures_of(run) == figures
 
 
 def test_the_last_epoch_is_validated_too(tmp_path: Path, data) -> None:

@@ -1,7 +1,7 @@
 """Typed configuration: one dataclass a section, every field with its meaning, unit and default.
 
-A field that is null is decided when the data are known: by their size (`trainer.config.size_defaults`), or by
-what ranks a validation part best (`trainer.training.tuning`). Nothing here imports torch, so that `--help`
+A field that is null is decided once the data are known: by their size (`trainer.config.size_defaults`), or by
+what ranks a validation split best (`trainer.training.tuning`). Nothing here imports torch, so that `--help`
 and a misspelt option answer at once.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 from trainer.config.losses import LossName
 
 BASELINES = ("popularity", "random", "item_knn", "ease", "low_rank")
-"""Rankers that a model can be measured beside."""
+"""Rankers that a model can be compared with."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class BatchConfig:
     """What a row of a training step is, and how many there are."""
 
     rows: Literal["user", "interaction"] = "user"
-    """A row is a user with all of his positives at once, or a single interaction."""
+    """A row is a user with all of their positives at once, or a single interaction."""
     size: int | None = None
-    """Global batch: rows of one step over all ranks together; by default by the size of the data."""
+    """Global batch: rows of one step over all ranks; by default the power of 2 near 4 √rows, 16 to 8,192."""
     ahead: int | None = None
     """Batches that a thread makes in advance (0: none); by default 2 on CUDA and none on CPU."""
 
@@ -87,7 +87,7 @@ class ModelConfig:
     """The two towers."""
 
     dim: int | None = None
-    """Width of tables and towers, a multiple of 4 up to 16,384; by default 128 or, from 300,000 rows, 256."""
+    """Width of tables and towers, a multiple of 4 to 16,384; default 128, from 300,000 interactions 256."""
     table_dtype: Literal["float32", "float16"] = "float32"
     """Type of the tables' values, 4 or 2 bytes each; pooled vectors and optimizer state stay float32."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -139,7 +139,7 @@ class LossConfig:
     candidates: Literal["auto", "catalogue", "in_batch", "sampled"] = "auto"
     """Items scored in one step: all (`auto` up to 20,000), its positives, or a shared sample beside them."""
     samples: int | None = None
-    """Items drawn for `candidates: sampled` in one step, over all ranks; by default 8192."""
+    """Items drawn for `candidates: sampled` in one step, over all ranks; by default 8,192."""
     popularity_power: float = 0.0
     """`candidates: sampled` draws by training interactions to this power (0: every item alike, up to 1)."""
     logq: bool = True
@@ -234,7 +234,7 @@ class RunConfig:
     seed: int = 42
     """Seed of initial embeddings, of the order of batches and of sampled candidates."""
     epochs: int | None = None
-    """Passes over the training rows; by default 40, and fewer from a million interactions."""
+    """Passes over the rows; by default 30 but at least 320 steps, fewer from 1,000,000 interactions."""
     log_every: int = 50
     """Steps between two records of the loss (0: an epoch)."""
     evaluate_every: int | None = None
@@ -256,7 +256,7 @@ class RunConfig:
     origin: str | None = None
     """Run folder whose vectors known users and items begin with; `--from RUN` sets it."""
     removed: Literal["drop", "keep"] = "drop"
-    """What of `origin` the training part lacks now: it is dropped, or keeps its vectors and can be served."""
+    """What the training part lacks of `origin` is dropped, or kept: served, and not ranked in evaluations."""
     choose: bool = True
     """Choose what is null and no size decides on a validation part; otherwise take fixed values."""
     tensorboard: bool = True

@@ -1,4 +1,4 @@
-"""Which values and combinations a training can use: each rule with its key and its words."""
+"""The rules for values and combinations of options: each with its key and its error message."""
 
 import math
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import BASELINES, Config, ShardingConfig
 
 Rule: TypeAlias = tuple[str, str, bool]
-"""Key, what is needed, and whether it holds."""
+"""A key, what it needs, and whether the configuration satisfies that."""
 WIDEST = 16_384
-"""Columns of a table with which FBGEMM's CPU kernels are known to train; at 32,764 they crash."""
+"""Most columns of a table with which FBGEMM's CPU kernels are known to train; at 32,764 they crash."""
 
 
 def rules(config: Config) -> Iterator[Rule]:
-    """All rules, those of single values first."""
+    """Yield all rules, those for single values first."""
     yield from _of_sharding(config)
     for section in (_of_model, _of_run, _of_loss, _of_evaluation, _of_optimizer, _of_data, _of_combinations):
         yield from section(config)

@@ -86,6 +86,11 @@ class Dataset:
     kept_users: np.ndarray
     kept_items: np.ndarray
 
+    @property
+    def evaluated_items(self) -> int:
+        """Items that evaluations rank, the first rows: not those retained from an earlier run, never hits."""
+        return self.item_count - int(self.report.get("kept_items", 0))
+
     def train_by_user(self) -> Ragged:
         """Training items of each user, of the same shape as `seen`."""
         return self._by_user("train")

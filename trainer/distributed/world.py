@@ -3,20 +3,23 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
+from trainer.distributed.lost_ranks import lost_ranks_error, set_up_nccl
 from trainer.distributed.malloc import keep_freed_memory
 from trainer.distributed.shared_memory import GrowingBuffers, SharedBuffers
-from trainer.errors import ConfigError, LostRanksError, UserError
+from trainer.errors import ConfigError, UserError
 
 Result = TypeVar("Result")
-WORK_SECONDS = 24 * 3600
-"""How long ranks wait for work that one does alone, such as preparing data."""
+TIMEOUT = timedelta(minutes=30)
+LONG_WORK = timedelta(hours=24)
+"""How long ranks wait for what one does alone and may take long over, such as preparing data."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,15 @@ class World:
     """This process among its peers.
 
     Attributes:
-        rank, size: number of this process and of all processes.
-        local_rank, local_size: the same among the processes of this host.
-        device: where this rank's tables and batches live.
-        objects: group of all processes that may wait long, for work that one of them does alone; None: the
-            default group.
-        places: memory that all of them share; None: they exchange through the process group alone.
+        rank: Number of this process.
+        size: Number of all processes.
+        local_rank: Number of this process among those of its host.
+        local_size: Number of processes of this host.
+        device: Where this rank's tables and batches live.
+        timeout: How long a collective waits for its peers.
+        objects: Process group in which Python objects travel; None: the default group.
+        long_work: The same with a timeout of `LONG_WORK`.
+        buffers: Memory that all ranks share; None: they exchange through the process group alone.
     """
 
     rank: int
@@ -37,8 +43,10 @@ class World:
     local_rank: int
     local_size: int
     device: torch.device
+    timeout: timedelta = TIMEOUT
     objects: Any = None
-    places: GrowingBuffers | None = None
+    long_work: Any = None
+    buffers: GrowingBuffers | None = None
 
     @property
     def is_first(self) -> bool:
@@ -77,28 +85,28 @@ class World:
         """
         if self.size == 1:
             return rows
-        places = self._places(rows, sum(counts) * rows.shape[1])
-        return _GatherRows.apply(rows, tuple(counts), self.rank, places)
+        buffers = self._buffers_for(rows, sum(counts) * rows.shape[1])
+        return _GatherRows.apply(rows, tuple(counts), self.rank, buffers)
 
-    def stacked(self, values: torch.Tensor) -> torch.Tensor:
-        """Values of every rank, (size, ...), on every rank; not differentiable.
+    def all_gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the values of every rank, (size, ...), on every rank; not differentiable.
 
-        They are to be used before the next exchange but one, which may write over them.
-
-        Args: values: (...), of one shape on every rank.
+        Args:
+            values: (...), of one shape on every rank.
         """
-        places = self._places(values, values.numel())
-        if places is not None:
-            return places.exchange(values)[:, : values.numel()].view(self.size, *values.shape)
+        buffers = self._buffers_for(values, values.numel())
+        if buffers is not None:
+            # Copied, as the next exchange may write over the buffer.
+            return buffers.exchange(values)[:, : values.numel()].clone().view(self.size, *values.shape)
         parts = [torch.empty_like(values) for _ in range(self.size)]
         dist.all_gather(parts, values.contiguous())
         return torch.stack(parts)
 
-    def _places(self, values: torch.Tensor, size: int) -> SharedBuffers | None:
-        """Memory that all ranks share, with room for `size` values of each; None: there is none."""
-        if self.places is None or values.dtype != torch.float32:
+    def _buffers_for(self, values: torch.Tensor, size: int) -> SharedBuffers | None:
+        """Return memory that all ranks share, with room for `size` values of each; None if there is none."""
+        if self.buffers is None or values.dtype != torch.float32:
             return None
-        return self.places.of(size)
+        return self.buffers.of(size)
 
     def gather_to_first(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor | None:
         """Rows of all ranks, one rank's after another's, on rank 0; None elsewhere.
@@ -116,26 +124,32 @@ class World:
             return None
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
-    def on_each_host(self, work: Callable[[], Result]) -> Result:
-        """Result of `work`, which one process of each host does while its neighbours wait.
+    def on_each_host(self, work: Callable[[], Result], *, long: bool = False) -> Result:
+        """Return the result of `work`, which one process of each host does while its neighbours wait.
 
-        Raises: UserError on every rank, with the words of the first rank where `work` raised one.
+        Args:
+            work: What is to be done.
+            long: Wait up to `LONG_WORK` for it, rather than as long as for a collective. A rank that falls
+                silent meanwhile is noticed as late.
+
+        Raises:
+            UserError: on every rank, with the message of the first rank where `work` raised one.
         """
-        return self._together(work if self.local_rank == 0 else None, self.rank - self.local_rank)
+        return self._together(work if self.local_rank == 0 else None, self.rank - self.local_rank, long)
+
+    def on_first(self, work: Callable[[], Result], *, long: bool = False) -> Result:
+        """Return the result of `work`, which rank 0 does while the others wait; see `on_each_host`."""
+        return self._together(work if self.is_first else None, 0, long)
 
     def on_each(self, work: Callable[[], Result]) -> Result:
-        """This rank's result of `work`, which all ranks do; errors as in `on_each_host`."""
+        """Return this rank's result of `work`, which all ranks do; errors as in `on_each_host`."""
         return self._together(work, self.rank)
 
     def new_group(self) -> Any:
-        """A gloo group of all ranks, for collectives of another thread; made on every rank alike."""
-        return dist.new_group(backend="gloo")
+        """Make a gloo group of all ranks, for collectives beside those of the others; on every rank alike."""
+        return dist.new_group(backend="gloo", timeout=self.timeout)
 
-    def on_first(self, work: Callable[[], Result]) -> Result:
-        """Result of `work`, which rank 0 does while the others wait; errors as in `on_each_host`."""
-        return self._together(work if self.is_first else None, 0)
-
-    def _together(self, work: Callable[[], Any] | None, source: int) -> Any:
+    def _together(self, work: Callable[[], Any] | None, source: int, long: bool = False) -> Any:
         result, failure = None, None
         if work is not None:
             try:
@@ -143,7 +157,8 @@ class World:
             except UserError as error:
                 failure = error
         outcomes: list[Any] = [None] * self.size
-        dist.all_gather_object(outcomes, (result, failure), group=self.objects)
+        group = self.long_work if long else self.objects
+        dist.all_gather_object(outcomes, (result, failure), group=group)
         for _, error in outcomes:
             if error is not None:
                 raise error
@@ -153,11 +168,11 @@ class World:
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rows: torch.Tensor, counts: tuple[int, ...], rank: int, places: SharedBuffers | None
+        ctx: Any, rows: torch.Tensor, counts: tuple[int, ...], rank: int, buffers: SharedBuffers | None
     ) -> torch.Tensor:
-        ctx.counts, ctx.rank, ctx.places = counts, rank, places
-        if places is not None:
-            of_ranks, width = places.exchange(rows), rows.shape[1]
+        ctx.counts, ctx.rank, ctx.buffers = counts, rank, buffers
+        if buffers is not None:
+            of_ranks, width = buffers.exchange(rows), rows.shape[1]
             return torch.cat(
                 [
                     part[: count * width].view(count, width)
@@ -173,9 +188,9 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (gradient,) = gradients
         first, count = sum(ctx.counts[: ctx.rank]), ctx.counts[ctx.rank]
-        if ctx.places is not None:
+        if ctx.buffers is not None:
             width = gradient.shape[1]
-            mine = ctx.places.exchange(gradient)[:, first * width : (first + count) * width]
+            mine = ctx.buffers.exchange(gradient)[:, first * width : (first + count) * width]
             return mine.sum(0).view(count, width), None, None, None
         total = gradient.contiguous()
         dist.all_reduce(total)
@@ -206,8 +221,8 @@ def choose_device(device: str, local_rank: int, local_size: int) -> torch.device
     return torch.device("cpu")
 
 
-def _meeting_place(rank: int, size: int, local_size: int, timeout: timedelta) -> dist.Store:
-    """Where ranks find each other's addresses."""
+def _store(rank: int, size: int, local_size: int, timeout: timedelta) -> dist.Store:
+    """Return the store in which ranks find each other's addresses."""
     if "WORLD_SIZE" not in os.environ:
         return dist.HashStore()
     store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
@@ -217,24 +232,18 @@ def _meeting_place(rank: int, size: int, local_size: int, timeout: timedelta) ->
     return dist.PrefixStore(f"start-{restarts}", store) if size == local_size else store
 
 
-def _lost(error: RuntimeError) -> str | None:
-    """What a collective says of a peer that is gone or silent; None: it is another error."""
-    if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
-        return None
-    return str(error).partition("] ")[2].partition(". ")[0][:120] or type(error).__name__
-
-
 @contextmanager
 def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: float = 1800) -> Iterator[World]:
     """Join the process group that torchrun describes in the environment, or be a world of one.
 
     Args:
-        device: see `choose_device`.
+        device: See `choose_device`.
         backend: `gloo`, `nccl`, or `auto` for the device's own.
-        timeout_seconds: how long a collective may wait for its peers.
+        timeout_seconds: How long a collective may wait for its peers.
+
     Raises:
-        ConfigError if device and backend do not go together.
-        LostRanksError if another rank is gone, or silent for longer than the timeout.
+        ConfigError: if device and backend do not go together.
+        LostRanksError: if another rank has ended, or is silent for longer than the timeout.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -245,23 +254,33 @@ def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: flo
         raise ConfigError("--backend nccl: the device is cpu, which NCCL does not serve. Use --backend gloo")
     else:
         keep_freed_memory()
-    timeout = timedelta(seconds=timeout_seconds)
-    # Objects travel over gloo even where tensors travel over NCCL.
-    tensors = "nccl" if place.type == "cuda" and backend != "gloo" else "gloo"
-    dist.init_process_group(
-        f"cpu:gloo,cuda:{tensors}" if place.type == "cuda" else "gloo",
-        store=_meeting_place(rank, size, local_size, timeout),
-        rank=rank,
-        world_size=size,
-        timeout=timeout,
-    )
     try:
-        objects = dist.new_group(backend="gloo", timeout=timedelta(seconds=WORK_SECONDS))
-        places = GrowingBuffers() if place.type == "cpu" and size > 1 else None
-        yield World(rank, size, local_rank, local_size, place, objects, places)
-    except RuntimeError as error:
-        if reason := _lost(error):
-            raise LostRanksError(f"rank {rank} has lost the others ({reason})") from error
+        world = World(rank, size, local_rank, local_size, place, timedelta(seconds=timeout_seconds))
+        yield _joined(world, backend)
+    except BaseException as error:
+        # Other ranks may never answer what this one has begun, and releasing a group waits for that.
+        if size == 1 and dist.is_initialized():
+            dist.destroy_process_group()
+        if lost := lost_ranks_error(rank, error):
+            raise lost from error
         raise
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
+
+
+def _joined(world: World, backend: str) -> World:
+    """Make the process groups of a world, together with all other ranks."""
+    on_gpu = world.device.type == "cuda"
+    set_up_nccl()
+    dist.init_process_group(
+        f"cpu:gloo,cuda:{'gloo' if backend == 'gloo' else 'nccl'}" if on_gpu else "gloo",
+        store=_store(world.rank, world.size, world.local_size, world.timeout),
+        rank=world.rank,
+        world_size=world.size,
+        timeout=world.timeout,
+    )
+    # Objects travel over gloo even where tensors travel over NCCL.
+    objects, long_work = world.new_group(), world.new_group()
+    # Ranks connect within the usual timeout, and only then may wait longer.
+    _set_pg_timeout(LONG_WORK, long_work)
+    buffers = None if on_gpu or world.size == 1 else GrowingBuffers()
+    return replace(world, objects=objects, long_work=long_work, buffers=buffers)

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from trainer.formatting import bytes_in_words, counted, milliseconds_in_words, ranks_in_words
+from trainer.formatting import format_bytes, format_count, format_milliseconds, format_ranks
 from trainer.inspection.bars import Bar, Sign, bars, signs
 from trainer.inspection.svg import (
     BOLD,
@@ -77,7 +77,7 @@ def picture(plan: Plan) -> str:
     drawn = bars(plan, shown)
     layout = _layout(drawn)
     svg = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "font-family": FONTS})
-    add(svg, "title", f"Sharding plan: {counted(plan.world_size, 'rank')}, {plan.hardware}")
+    add(svg, "title", f"Sharding plan: {format_count(plan.world_size, 'rank')}, {plan.hardware}")
     _patterns(svg, shown)
     add(svg, "rect", width="100%", height="100%", fill="white")
     bottom = _heading(svg, plan, drawn, layout)
@@ -113,7 +113,7 @@ def _layout(drawn: tuple[Bar, ...]) -> _Layout:
 def _heading(svg: ET.Element, plan: Plan, drawn: tuple[Bar, ...], layout: _Layout) -> float:
     bottom = MARGIN - 6
     for words in wrapped(
-        f"Sharding plan: {counted(plan.world_size, 'rank')}, {plan.hardware}", LARGE, WIDTH - 2 * MARGIN
+        f"Sharding plan: {format_count(plan.world_size, 'rank')}, {plan.hardware}", LARGE, WIDTH - 2 * MARGIN
     ):
         bottom += LARGE + 4
         text(svg, MARGIN, bottom, words, LARGE, **BOLD)
@@ -128,11 +128,11 @@ def _heading(svg: ET.Element, plan: Plan, drawn: tuple[Bar, ...], layout: _Layou
 
 def _facts(plan: Plan) -> list[str]:
     held = sum(shard.weight_bytes + shard.optimizer_bytes for table in plan.tables for shard in table.shards)
-    hosts = counted(math.ceil(plan.world_size / max(plan.local_world_size, 1)), "host")
-    step = milliseconds_in_words(plan.estimated_step_ms)
+    hosts = format_count(math.ceil(plan.world_size / max(plan.local_world_size, 1)), "host")
+    step = format_milliseconds(plan.estimated_step_ms)
     return [
-        f"{counted(len(plan.tables), 'table')} on {hosts}, {bytes_in_words(held)} of weights and optimizer "
-        f"state. Fullest rank: {plan.imbalance:.3g} x the mean.",
+        f"{format_count(len(plan.tables), 'table')} on {hosts}, {format_bytes(held)} of weights and "
+        f"optimizer state. Fullest rank: {plan.imbalance:.3g} x the mean.",
         f"Step: {step} (estimate of the slowest rank, tables alone).",
     ]
 
@@ -147,7 +147,7 @@ def _warnings(plan: Plan) -> list[str]:
     if over:
         most = max(load.bytes - load.capacity_bytes for load in over)
         named = _named([load.rank for load in over], 3)
-        found.append(f"OVER CAPACITY: {named}, by up to {bytes_in_words(most)}.")
+        found.append(f"OVER CAPACITY: {named}, by up to {format_bytes(most)}.")
     return found
 
 
@@ -158,7 +158,7 @@ def _scale(drawn: tuple[Bar, ...], layout: _Layout, world_size: int) -> list[str
         fullest = max(drawn, key=lambda bar: bar.bytes)
         facts.append(
             f"Bars are to the scale of the fullest rank, which takes {_share(fullest)} of its capacity of "
-            f"{bytes_in_words(fullest.capacity)}."
+            f"{format_bytes(fullest.capacity)}."
         )
     if world_size > len(drawn):
         example = (
@@ -189,13 +189,13 @@ def _axis(svg: ET.Element, part: tuple[Bar, ...], layout: _Layout, left: float, 
     bottom = top + len(part) * layout.pitch
     mark = left + layout.pixels(max(bar.capacity for bar in part))
     for size in _ticks(layout.longest, layout.length / 60):
-        x, words = left + layout.pixels(size), bytes_in_words(size)
+        x, words = left + layout.pixels(size), format_bytes(size)
         if not layout.to_capacity or abs(x - mark) > width_of(words, SMALL) / 2 + 3:
             line(svg, (x, top - 4), (x, bottom), stroke="#CCCCCC")
             text(svg, x, top - 8, words, SMALL, **MIDDLE)
     if layout.to_capacity:
         alike = len({bar.capacity for bar in part}) == 1
-        words = f"capacity {bytes_in_words(part[0].capacity)}" if alike else "capacity"
+        words = f"capacity {format_bytes(part[0].capacity)}" if alike else "capacity"
         text(svg, max(mark - width_of(words, SMALL) / 2, left), top - 25, words, SMALL, **BOLD)
         line(svg, (mark, top - 21), (mark, top), **{"stroke-width": "2"})
 
@@ -203,7 +203,7 @@ def _axis(svg: ET.Element, part: tuple[Bar, ...], layout: _Layout, left: float, 
 def _bar(
     svg: ET.Element, bar: Bar, shown: tuple[Sign, ...], layout: _Layout, left: float, top: float
 ) -> None:
-    group = add(svg, "g", **{"class": "bar", "data-ranks": ranks_in_words(bar.ranks, 10**9)})
+    group = add(svg, "g", **{"class": "bar", "data-ranks": format_ranks(bar.ranks, 10**9)})
     gap = (layout.pitch - layout.thickness) / 2
     y, middle = top + gap, top + layout.pitch / 2 + 4
     text(group, left - 6, middle, _name(bar, layout.short), SMALL, **END)
@@ -215,14 +215,14 @@ def _bar(
                 group, x, y, width, layout.thickness, f"url(#table-{place})", **{"class": "block"}
             )
             block.set("data-bytes", f"{size:.0f}")
-            add(block, "title", f"{_sign_name(table)}: {bytes_in_words(size)} on {_name(bar)}")
+            add(block, "title", f"{_sign_name(table)}: {format_bytes(size)} on {_name(bar)}")
             if width >= 14:
                 sign(group, x + width / 2, y + layout.thickness / 2, table.label)
             x += width
     moving = layout.pixels(max(bar.bytes - sum(bar.held), 0))
     if moving:
         block = rectangle(group, x, y, moving, layout.thickness, ON_THEIR_WAY, **{"class": "moving"})
-        add(block, "title", f"ids and vectors on their way: {bytes_in_words(bar.bytes - sum(bar.held))}")
+        add(block, "title", f"ids and vectors on their way: {format_bytes(bar.bytes - sum(bar.held))}")
     _marks(group, bar, layout, (left, x + moving), top)
     loud = {**BOLD, "fill": RED} if bar.over else {}
     text(group, left + layout.length + 8, middle, _words(bar), SMALL, **loud)
@@ -263,7 +263,7 @@ def _legend(svg: ET.Element, plan: Plan, shown: tuple[Sign, ...], top: float) ->
             sign(svg, MARGIN + 13, y, shown[number - 1].label)
     y = top + 17 * len(rows)
     rectangle(svg, MARGIN, y - 7, 26, 13, ON_THEIR_WAY)
-    words = f"ids and vectors on their way, {bytes_in_words(max(moving, 0))} in all"
+    words = f"ids and vectors on their way, {format_bytes(max(moving, 0))} in all"
     text(svg, MARGIN + 34, y + 4, words, SMALL)
     return y + 7
 
@@ -279,8 +279,8 @@ def _legend_row(shown: Sign) -> tuple[str, ...]:
         f"{first.rows:,} x {first.dim:,}" if len(shown.tables) == 1 else "",
         one(table.sharding for table in shown.tables),
         one(table.kernel for table in shown.tables),
-        bytes_in_words(shown.bytes),
-        ranks_in_words(shown.ranks, 1),
+        format_bytes(shown.bytes),
+        format_ranks(shown.ranks, 1),
     )
 
 
@@ -303,7 +303,7 @@ def _name(bar: Bar, short: bool = False) -> str:
     if bar.others:
         return f"{len(bar.ranks):,} others"
     return (
-        ranks_in_words(bar.ranks, 1).replace(" and ", " +").removesuffix(" more")
+        format_ranks(bar.ranks, 1).replace(" and ", " +").removesuffix(" more")
         if short
         else _named(bar.ranks, 1)
     )
@@ -312,7 +312,7 @@ def _name(bar: Bar, short: bool = False) -> str:
 def _words(bar: Bar) -> str:
     """What stands behind a bar."""
     start = "OVER: " if bar.over else "idle, " if bar.idle else "mean " if bar.others else ""
-    return f"{start}{bytes_in_words(bar.bytes)}, {_share(bar)}"
+    return f"{start}{format_bytes(bar.bytes)}, {_share(bar)}"
 
 
 def _share(bar: Bar) -> str:
@@ -329,7 +329,7 @@ def _sign_name(shown: Sign) -> str:
 
 
 def _named(ranks: Sequence[int], most: int) -> str:
-    return f"rank{'s' if len(ranks) > 1 else ''} {ranks_in_words(ranks, most)}"
+    return f"rank{'s' if len(ranks) > 1 else ''} {format_ranks(ranks, most)}"
 
 
 def _ticks(longest: float, most: float) -> list[float]:

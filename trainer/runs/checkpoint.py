@@ -18,6 +18,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from trainer.dataset.vocabulary import vocabulary_digest
+from trainer.distributed.lost_ranks import lost_reason
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, SaveError
 from trainer.runs.checkpoint_store import STATE, digest_of, file_digest, folder_of
@@ -127,6 +128,8 @@ def load(checkpoint: Path, model: nn.Module, states: dict[str, Any] | None = Non
         with _quiet():
             distributed_checkpoint.load(state, storage_reader=Reader(checkpoint))
     except (distributed_checkpoint.api.CheckpointException, ValueError, RuntimeError, OSError) as error:
+        if lost_reason(error):
+            raise
         raise CheckpointError(
             f"{checkpoint}: does not hold this model ({_reason(error)}). It is damaged, or its tables or its "
             "data have changed since the training; train anew"

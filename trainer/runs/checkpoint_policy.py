@@ -1,4 +1,4 @@
-"""When a training keeps its weights, and how it goes on from what it kept."""
+"""When a training saves its weights, and which of them it leaves."""
 
 from pathlib import Path
 from types import TracebackType
@@ -9,12 +9,12 @@ from torchrec.optim.keyed import CombinedOptimizer
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import RunConfig
 from trainer.distributed.world import World
-from trainer.errors import CheckpointError, SaveError
+from trainer.errors import SaveError
 from trainer.runs.async_save import Background
-from trainer.runs.checkpoint import entries, load, save
-from trainer.runs.checkpoint_store import SavedCheckpoint, folder_of, is_published, prune
+from trainer.runs.checkpoint import load, save
+from trainer.runs.checkpoint_store import folder_of, is_published, prune
 from trainer.runs.validation_history import SavedProgress, ValidationHistory
-from trainer.sharding.optimizer_state import create_states, optimizer_state, set_step
+from trainer.sharding.optimizer_state import optimizer_state
 
 
 class CheckpointPolicy:
@@ -117,26 +117,8 @@ def keep_outcome(
     return last
 
 
-def resume(
-    saved: SavedCheckpoint, optimizer_name: str, model: nn.Module, optimizer: CombinedOptimizer
-) -> None:
-    """Fill model and optimizers as they were when a checkpoint was written, whatever plan they had then.
-
-    Raises: CheckpointError if the checkpoint is of another model, or of states that this plan cannot hold.
-    """
-    create_states(optimizer)
-    states = optimizer_state(model, optimizer, optimizer_name)
-    if missing := states.keys() - entries(saved.folder).keys():
-        raise CheckpointError(
-            f"{saved.folder}: has no optimizer state {min(missing)}, which {optimizer_name} needs "
-            "under this sharding. Go on under the run's own, which python -m trainer plan RUN shows"
-        )
-    load(saved.folder, model, states)
-    set_step(optimizer, saved.step)
-
-
 def _progressed(history: ValidationHistory, seconds: float) -> SavedProgress:
-    return SavedProgress(seconds, [*history.validations])
+    return SavedProgress(seconds, [*history.validations], history.origin_steps)
 
 
 def _best_kept(run: RunConfig) -> int:

@@ -140,7 +140,7 @@ def _whole(run: Path, preferred: int | None = None) -> Iterator[SavedCheckpoint]
 def _opened(checkpoint: Path) -> SavedCheckpoint:
     described = _described(checkpoint)
     validations = [Validation(**each) for each in described["validations"]]
-    progressed = SavedProgress(described["seconds"], validations)
+    progressed = SavedProgress(described["seconds"], validations, described.get("origin_steps", 0))
     return SavedCheckpoint(
         checkpoint, described["step"], described["resumable"], progressed, digest_of(described)
     )

@@ -35,8 +35,16 @@ from trainer.runs.checkpoint_store import (
     finished_step,
     newest,
 )
+from trainer.runs.data_digest import data_digests
 
-PLAN, RECORDS, GROWTH = "plan.json", "metrics.jsonl", "growth.json"
+PLAN, RECORDS, GROWTH, DATA = "plan.json", "metrics.jsonl", "growth.json", "data.json"
+DIGESTED = {
+    "train": "training interactions",
+    "validation": "validation interactions",
+    "test": "held-out interactions",
+    "attributes": "attributes or titles",
+}
+"""What each digest of a run's data is of, as messages name it."""
 LEARNED, CLOSED = "learned", "closed"
 USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
 
@@ -107,6 +115,7 @@ def describe_run(
     }
     save_plan(plan, run / PLAN)
     copy_vocabulary(dataset, run)
+    write_text(run / DATA, json.dumps(data_digests(dataset), indent=1) + "\n")
     for name, part in zip((LEARNED, CLOSED), tower_pairs, strict=False):
         save_inputs(run / f"{name}_{USER_INPUTS}", part.user_inputs)
         save_inputs(run / f"{name}_{ITEM_INPUTS}", part.item_inputs)
@@ -139,19 +148,38 @@ def owned(run: Path, world: World) -> Iterator[None]:
 
 
 def check_same_data(run: Path, dataset: Dataset) -> None:
-    """Refuse data whose rows mean others than in the training, or of which more was known then.
+    """Refuse data that are not those of the training.
 
-    Raises: CheckpointError naming the run.
+    Run folders without digests, as older versions left them, are compared by their vocabulary alone.
+
+    Raises:
+        CheckpointError: They have changed.
     """
-    then, now = open_vocabulary(run), dataset.seen("test")
+    before, seen = open_vocabulary(run), dataset.seen("test")
     same = (
-        then.user_ids.equals(dataset.user_ids)
-        and then.item_ids.equals(dataset.item_ids)
-        and np.array_equal(then.seen.offsets, now.offsets)
-        and np.array_equal(then.seen.values, now.values)
+        before.user_ids.equals(dataset.user_ids)
+        and before.item_ids.equals(dataset.item_ids)
+        and np.array_equal(before.seen.offsets, seen.offsets)
+        and np.array_equal(before.seen.values, seen.values)
     )
-    if not same:
-        raise CheckpointError(f"{run}: its data have changed since the training. Train anew")
+    changed = [] if same else ["users, items or interactions before the test part"]
+    if same and (digests := _read_digests(run)):
+        now = data_digests(dataset)
+        changed = [DIGESTED[name] for name, digest in digests.items() if now[name] != digest]
+    if changed:
+        raise CheckpointError(
+            f"{run}: its data have changed since the training ({', '.join(changed)}). Bring the files back "
+            "as they were, or train anew"
+        )
+
+
+def _read_digests(run: Path) -> dict[str, str]:
+    """Return a run's digests of its data; empty where the run is from before there were any."""
+    path = run / DATA
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}). Bring it back, or train anew") from None
 
 
 def drop_later_records(run: Path, step: int) -> None:
@@ -236,4 +264,5 @@ def evaluation_report(run: Path, step: int, evaluation: Evaluation) -> dict[str,
     """An evaluation as `metrics.json` and `evaluate --json` give it; `per_user` is left out."""
     protocol = {name: getattr(evaluation, name) for name in ("split", "seen", "users", "items")}
     beyond = {"beyond": evaluation.beyond} if evaluation.beyond else {}
-    return {"run": str(run), "step": step, **protocol, **evaluation.rankers, **beyond}
+    left_out = {"left_out": evaluation.left_out} if evaluation.left_out else {}
+    return {"run": str(run), "step": step, **protocol, **left_out, **evaluation.rankers, **beyond}

@@ -60,10 +60,12 @@ class SavedProgress:
     Attributes:
         seconds: of training.
         validations: in the order of steps.
+        origin_steps: steps of the optimizers that were taken over from an earlier run.
     """
 
     seconds: float = 0.0
     validations: list[Validation] = field(default_factory=list)
+    origin_steps: int = 0
 
     def figure(self, step: int) -> float | None:
         """The validation figure after `step` steps; None where nothing was measured then."""
@@ -81,6 +83,7 @@ class ValidationHistory:
         epoch_steps: steps of an epoch.
         validations: in the order of steps.
         paused_at: step after which a signal ended the training before its time; None: none did.
+        origin_steps: see `SavedProgress`.
     """
 
     metric: str
@@ -89,6 +92,7 @@ class ValidationHistory:
     epoch_steps: int
     validations: list[Validation] = field(default_factory=list)
     paused_at: int | None = None
+    origin_steps: int = 0
 
     def add(self, step: int, seconds: float, figure: float) -> None:
         """Keep a figure."""

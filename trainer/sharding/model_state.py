@@ -3,6 +3,7 @@
 A checkpoint so knows nothing of partitions: it opens in a model that is cut otherwise, or not at all.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -42,6 +43,24 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
     return state | {
         key: _put_together([parts[number] for number in sorted(parts)]) for key, parts in cut.items()
     }
+
+
+def local_shards(value: torch.Tensor | ShardedTensor) -> Iterator[tuple[torch.Tensor, int, int]]:
+    """Yield this rank's shards of an entry of a state, each with its first row and its first column.
+
+    A plain tensor is its own only shard.
+    """
+    if not isinstance(value, ShardedTensor):
+        yield value, 0, 0
+        return
+    for shard in value.local_shards():
+        row, column = shard.metadata.shard_offsets
+        yield shard.tensor, row, column
+
+
+def full_shape(value: torch.Tensor | ShardedTensor) -> torch.Size:
+    """Return the shape of an entry of a state over all ranks."""
+    return value.metadata().size if isinstance(value, ShardedTensor) else value.shape
 
 
 def copied(state: dict[str, Any]) -> dict[str, Any]:

@@ -23,11 +23,11 @@ from trainer.model.edlae import closed_form_files
 from trainer.model.retriever import CombinedTowers, TowerPair
 from trainer.model.towers import TwoTowers
 from trainer.planning.capacity import TooLargeError
-from trainer.planning.hardware import hardware_here
+from trainer.planning.hardware import Cluster, hardware_here
 from trainer.planning.layout import blocks_of_ranks, lay_out
 from trainer.planning.plan import Plan
 from trainer.planning.plan_check import partitions_of
-from trainer.planning.workload import Workload, make_all_towers, rows_are_gathered, workload_of
+from trainer.planning.workload import Workload, make_all_towers, workload_of
 from trainer.sharding.shard import shard
 from trainer.sharding.table_values import fill_tables
 from trainer.sharding.torchrec_plan import sharding_plan
@@ -103,13 +103,13 @@ def assemble(
         fill_tables(model, _initial_values(config, dataset, tower_pairs[0], world))
     if inside.closed is not None:
         tower_pairs.append(TowerPair(inside.closed, *closed_inputs(dataset)))
-    blocks = blocks_of_ranks(config, plan, dataset.item_name, world.device.type)
+    blocks = blocks_of_ranks(config.model, plan, dataset.item_name, world.device.type)
     return TrainingComponents(model, inside.learned, optimizer, plan, *blocks, users, items, tower_pairs)
 
 
 def _plan(config: ResolvedConfig, sizes: Workload, world: World) -> Plan:
     try:
-        return lay_out(config, sizes, hardware_here(world.device.type), world.size, world.local_size)
+        return lay_out(config, sizes, Cluster(hardware_here(world.device.type), world.size, world.local_size))
     except TooLargeError as error:
         raise ConfigError(
             f"--sharding.kind {config.sharding.kind}: {error}. What would fit says: python -m trainer plan "
@@ -146,7 +146,7 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, parts: TrainingCompon
         user_weight_power=loss.user_weight_power,
         history_dropout=config.model.history_dropout,
         item_id_dropout=config.model.item_id_dropout,
-        rows_gathered=rows_are_gathered(config),
+        rows_gathered=loss_spec(loss.name).gathers_rows,
         user_block=parts.user_block,
         item_block=parts.item_block,
     )
@@ -179,10 +179,10 @@ def _initial_values(
     blocks = normal_values(dataset, learned, config.run.seed, std, trains_reserved_item)
     blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item)
     if model.start == "low_rank":
-        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty))
+        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty), long=True)
         blocks |= closed_form_start(dataset, files)
     if rank:
-        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty))
+        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty), long=True)
         history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
         blocks[HISTORY] = scaled(history, model.low_rank_weight)
         blocks[item_table(name)] = scaled(vectors, 1.0)

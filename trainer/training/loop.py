@@ -33,22 +33,28 @@ def fit(
     progress: Progress,
     run: Path | None = None,
     saved: SavedCheckpoint | None = None,
+    origin_steps: int = 0,
 ) -> tuple[ValidationHistory, Stopwatch]:
     """The loop: every step, and what is due after some of them; how its validation figure went, and its time.
 
     Args:
         run: folder for checkpoints, in which signals leave one too; None: nothing is kept.
         saved: what the model and its optimizers were filled from, if the training goes on.
+        origin_steps: steps of the optimizers that were taken over from an earlier run, if nothing is saved.
     Raises:
         DivergedError, on every rank, if loss or weights are no numbers when they are recorded or kept.
         SaveError, on every rank, if a checkpoint cannot be written and the training is not to go on so.
     """
-    start, progressed = (saved.step, saved.progressed) if saved else (0, SavedProgress())
+    start, progressed = (
+        (saved.step, saved.progressed) if saved else (0, SavedProgress(origin_steps=origin_steps))
+    )
     history, watch = new_history(config, source.steps_per_epoch, progressed), Stopwatch(progressed.seconds)
     log_every = config.run.log_every or history.epoch_steps
     evaluate_every = config.run.evaluate_every * history.epoch_steps
     loss_of, meter = make_loss(config.loss, world), Meter(world, watch)
-    made = batches(source, history.steps, world.rank, world.size, start)
+    # Of a training that was cut short after its patience was over, no step is left.
+    last = start if history.patience_is_over else history.steps
+    made = batches(source, last, world.rank, world.size, start)
     with (
         Preemption(world, active=run is not None) as pause,
         CheckpointPolicy(run, config, parts.model, parts.optimizer, world) as policy,
@@ -90,7 +96,14 @@ def fit(
 def new_history(config: ResolvedConfig, epoch_steps: int, progressed: SavedProgress) -> ValidationHistory:
     """The course of a training that begins, or goes on."""
     metric, steps = f"{config.run.metric}@{config.evaluation.k[0]}", config.run.epochs * epoch_steps
-    return ValidationHistory(metric, config.run.patience, steps, epoch_steps, [*progressed.validations])
+    return ValidationHistory(
+        metric,
+        config.run.patience,
+        steps,
+        epoch_steps,
+        [*progressed.validations],
+        origin_steps=progressed.origin_steps,
+    )
 
 
 def protocol(

@@ -148,6 +148,11 @@ def evaluation_words(dataset: Dataset, evaluation: Evaluation) -> str:
         f"{dataset.name}, {evaluation.split} part, {evaluation.users:,} users, "
         f"{evaluation.items:,} {dataset.item_name}s, seen items {seen}"
     )
+    if evaluation.left_out:
+        protocol += (
+            f"\n{evaluation.left_out:,} {dataset.item_name}s kept from an earlier run are left out, as "
+            "nobody can be looking for them"
+        )
     words = verdict(evaluation.rankers, decisive_metric(evaluation), seen=evaluation.seen)
     lines = [protocol, results_table(evaluation.rankers), textwrap.fill(words, 80)]
     if evaluation.beyond:

@@ -10,7 +10,7 @@ from trainer.batching.batch import Batch
 from trainer.distributed.world import World
 from trainer.errors import diverged
 from trainer.runs.validation_history import Stopwatch, ValidationHistory
-from trainer.sharding.model_state import table_name, whole_state
+from trainer.sharding.model_state import local_shards, table_name, whole_state
 from trainer.training.progress import Progress, resident_mebibytes
 
 NEVER = 2**62
@@ -82,23 +82,21 @@ def check_finite(
 
 
 def _not_finite(model: nn.Module, world: World) -> list[str]:
-    """Tables, or other parameters, with weights that are no finite numbers on some rank."""
-    state = {key: value for key, value in whole_state(model).items() if _local(value) is not None}
+    """Return the tables, or other parameters, that hold NaN or infinite weights on some rank."""
+    state = {key: value for key, value in whole_state(model).items() if _holds_floats(value)}
     bad = torch.zeros(len(state), device=world.device)
     for place, value in enumerate(state.values()):
-        for tensor in _local(value) or ():
+        for tensor, _, _ in local_shards(value):
             if tensor.numel():
-                low, high = torch.aminmax(tensor.detach())  # NaN is passed on; no copy as large as a table
+                low, high = torch.aminmax(tensor.detach())  # passes NaN on, and copies no table
                 bad[place] += float(not (math.isfinite(low) and math.isfinite(high)))
     found = zip(state, world.sum(bad).tolist(), strict=True)
     return sorted({table_name(key) or key for key, count in found if count})
 
 
-def _local(value: object) -> list[torch.Tensor] | None:
-    """This rank's parts of a state's entry; None where it is no tensor of numbers that could be infinite."""
-    if isinstance(value, ShardedTensor):
-        return [shard.tensor for shard in value.local_shards()]
-    return [value] if isinstance(value, torch.Tensor) and value.is_floating_point() else None
+def _holds_floats(value: object) -> bool:
+    """Return whether an entry of a state is a tensor of numbers that can be infinite."""
+    return isinstance(value, ShardedTensor) or (isinstance(value, torch.Tensor) and value.is_floating_point())
 
 
 def log(progress: Progress, history: ValidationHistory, meter: Meter, rate: float) -> None:

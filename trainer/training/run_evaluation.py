@@ -57,7 +57,7 @@ def measure_run(
     config = replace(config, evaluation=replace(config.evaluation, **changed), device=device or config.device)
     other = run_config(compare) if compare else None
     how = replace(protocol(config), beyond=beyond, per_user=other is not None)
-    with join_world(config.device, config.backend) as world:
+    with join_world(config.device, config.backend, config.timeout) as world:
         opened = _open(run, config, world)
         against = _open(compare, other, world) if compare and other else None
         if against:
@@ -91,7 +91,7 @@ class _Opened:
 
 def _open(run: Path, config: ResolvedConfig, world: World) -> _Opened:
     saved = newest(run, finished_step(run))
-    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run), long=True))
     world.on_first(lambda: check_same_data(run, dataset))
     return _Opened(run, config, saved.folder, saved.step, dataset)
 

@@ -78,7 +78,7 @@ def make_loss(config: LossConfig, world: World) -> RowLosses:
 
     def ranking(query: torch.Tensor, candidates: torch.Tensor, batch: Batch) -> torch.Tensor:
         # The rows of all ranks are here: then every other rank has a share of their candidates.
-        split = {"all_gather": world.stacked} if batch.query_counts else {}
+        split = {"all_gather": world.all_gather} if batch.query_counts else {}
         pairs = batch.positives, batch.seen
         return function(query, candidates, *pairs, batch.log_q, batch.positive_counts, **split)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.atomic_write import write_text
+from trainer.config.effects import check_decided_effects
 from trainer.config.parser import changes
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
@@ -18,8 +19,9 @@ from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.item_item import check_size
 from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
-from trainer.runs.checkpoint_policy import keep_outcome, resume
+from trainer.runs.checkpoint_policy import keep_outcome
 from trainer.runs.checkpoint_store import METRICS, last_to_go_on_from
+from trainer.runs.resume import check_resumable, resume
 from trainer.runs.run_folder import (
     GROWTH,
     check_same_data,
@@ -71,6 +73,8 @@ def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started:
     parts = assemble(config, dataset, world, filled=saved is None)
     growth = _begin_as_before(run, config, dataset, parts, world) if saved is None else None
     source = make_batches(config, dataset, parts)
+    if saved is not None:
+        world.on_first(lambda: check_resumable(run, saved, config, source.steps_per_epoch))
     world.on_first(lambda: describe_run(run, config, dataset, parts.plan, parts.tower_pairs))
     steps, start = config.run.epochs * source.steps_per_epoch, saved.step if saved else 0
     if saved:
@@ -82,7 +86,9 @@ def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started:
             progress.say(growth_words(growth, dataset.item_name))
         if start:
             progress.say(f"Going on after step {start:,} of {steps:,}.")
-        history, watch = fit(config, dataset, parts, source, world, progress, run, saved)
+        history, watch = fit(
+            config, dataset, parts, source, world, progress, run, saved, growth.steps if growth else 0
+        )
         if history.paused_at is not None:
             progress.say(paused_words(run, history))
             return None
@@ -109,13 +115,14 @@ def _measured(
 
 def _prepared(config: Config, world: World) -> Dataset:
     """The data set, once it is known that the training can begin and end: preparing may take long."""
-    check_sharding(config, world.device.type)
+    optimizer, dtype = config.optimizer.name, config.model.table_dtype
+    check_sharding(config.sharding, optimizer, dtype, world.device.type)
     check_precision(config.model.precision, world.device.type)
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
-    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run), long=True))
     for name in config.evaluation.baselines:
-        check_size(name, dataset.item_count)
+        check_size(name, dataset.evaluated_items)
     check_followed_plan(config, dataset, world)
     return dataset
 
@@ -124,6 +131,7 @@ def _resolve(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedCo
     """The configuration without gaps, and what was tried to fill them; says so on rank 0."""
     users = int(np.count_nonzero(dataset.train_by_user().lengths()))
     sized = with_size_defaults(config, users, dataset.item_count, len(dataset.train))
+    check_decided_effects(config, sized)
     if world.is_first:
         print(size_words(changes(config, sized)), flush=True)
     resolved, choice = choose(sized, dataset, world)

@@ -116,7 +116,7 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConf
         fixed = _with_model(fixed, temperature=peak(choice.temperatures))
     if low_rank_is_open(config):
         choice.penalties, choice.widths, choice.mixtures = world.on_first(
-            lambda: _mix(config, bench, [_gathered(vectors) for vectors in learned])
+            lambda: _mix(config, bench, [_gathered(vectors) for vectors in learned]), long=True
         )
         fixed = _with_mixture(fixed, choice)
     return fixed, choice
@@ -129,7 +129,8 @@ def _cut_anew(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
     # Of temperatures neighbours differ by more than chance, and trials are what costs.
     cuts = CUTS if several and low_rank_is_open(config) else 1
     seeds = [(data.split_seed + shift) % 2**32 for shift in range(cuts)]
-    return [open_dataset(world.on_each_host(lambda seed=seed: prepare_data(data, seed))) for seed in seeds]
+    cut = [world.on_each_host(lambda seed=seed: prepare_data(data, seed), long=True) for seed in seeds]
+    return [open_dataset(folder) for folder in cut]
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[V
     def score(temperature: float) -> float:
         nonlocal best
         vectors = trial(temperature, first)
-        figure = bench.world.on_first(lambda: first.figure(_gathered(vectors)))
+        figure = bench.world.on_first(lambda: first.figure(_gathered(vectors)), long=True)
         best = max(best, (figure, temperature, vectors), key=lambda entry: entry[0])
         return figure
 
