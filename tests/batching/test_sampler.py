@@ -10,6 +10,7 @@ import torch
 
 from tests import worlds
 from trainer.batching.batch import Batch
+from trainer.batching.row_order import RowOrder
 from trainer.batching.sampler import Batches, BatchPlan, batches
 from trainer.batching.tower_inputs import item_inputs, user_inputs
 from trainer.dataset.dataset import Dataset
@@ -88,8 +89,8 @@ def test_ranks_take_the_rows_of_their_users_and_look_up_their_items(
         assert sorted(found) == sorted(observed(whole, looked_up(whole)[1]))
         for rank, part in enumerate(parts):
             users, items = looked_up(part)
-            assert part.query_part == (rank if user_block else None)
-            assert part.candidate_part == (rank if item_block else None)
+            assert part.query_partition == (rank if user_block else None)
+            assert part.candidate_partition == (rank if item_block else None)
             assert {user // user_block for user in users if user_block} <= {rank}
             assert {item // item_block for item in items if item_block} <= {rank}
             assert (part.rows, part.interactions) == (whole.rows, whole.interactions)
@@ -293,6 +294,7 @@ def test_raw_ids_and_the_order_of_the_file_do_not_enter(tmp_path: Path) -> None:
 
 def test_a_row_without_a_positive_is_refused(data) -> None:
     source = steps_of(data, size=5)
-    source.row_users, source.row_count = np.arange(5), 5  # user 4 has no training item
+    # As if user 4, who has no training item, made a row.
+    source.row_users, source.row_order = np.arange(5), RowOrder(5, size=5, seed=0)
     with pytest.raises(ValueError, match="step 0: user row 4 has no positive"):
         source.make(0)

@@ -186,7 +186,14 @@ def test_a_growing_sample_approaches_the_whole_catalogue(loss: Loss) -> None:
     for draws in (50, 500, 20_000):
         found = [
             sampled(
-                own, np.ones(items, int), 1, 1000, share, np.cumsum(share), draws, np.random.default_rng(seed)
+                own,
+                np.ones(items, int),
+                1,
+                1000,
+                draw_chances=share,
+                cumulative_chances=np.cumsum(share),
+                draws=draws,
+                generator=np.random.default_rng(seed),
             )
             for seed in range(40)
         ]

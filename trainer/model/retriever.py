@@ -38,11 +38,11 @@ class CombinedTowers(nn.Module):
         self,
         queries: KeyedJaggedTensor,
         candidates: KeyedJaggedTensor,
-        query_part: int | None = None,
-        candidate_part: int | None = None,
+        query_partition: int | None = None,
+        candidate_partition: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Query and candidate vectors of the learned towers; see `TwoTowers`."""
-        return self.learned(queries, candidates, query_part, candidate_part)
+        return self.learned(queries, candidates, query_partition, candidate_partition)
 
 
 def query_vectors(tower_pairs: Sequence[TowerPair], rows: np.ndarray, device: torch.device) -> torch.Tensor:

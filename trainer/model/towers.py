@@ -183,14 +183,14 @@ class TwoTowers(nn.Module):
         self,
         queries: KeyedJaggedTensor,
         candidates: KeyedJaggedTensor,
-        query_part: int | None = None,
-        candidate_part: int | None = None,
+        query_partition: int | None = None,
+        candidate_partition: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Query vectors (B, output_dim) and candidate vectors (C, output_dim) of this rank's share.
 
-        Args: query_part, candidate_part: as `Tower` has it.
+        Args: query_partition, candidate_partition: as `Tower` has it.
         """
-        return self.queries(queries, query_part), self.candidates(candidates, candidate_part)
+        return self.queries(queries, query_partition), self.candidates(candidates, candidate_partition)
 
 
 def _by_root(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
