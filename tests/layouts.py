@@ -48,5 +48,13 @@ def sharded(
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Towers laid out as planned in the world that this process is in, and their optimizer."""
     plan = sharding_plan(planned(towers, sharding, world_size, optimizer), towers, "cpu", world_size)
-    device = torch.device("cpu")
-    return shard(towers, plan, device, optimizer, rates, dense_learning_rate, weight_decay, betas=betas)
+    return shard(
+        towers,
+        plan,
+        device=torch.device("cpu"),
+        optimizer=optimizer,
+        learning_rates=rates,
+        dense_learning_rate=dense_learning_rate,
+        weight_decay=weight_decay,
+        betas=betas,
+    )

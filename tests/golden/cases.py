@@ -126,7 +126,7 @@ PLANS = {
     " --optimizer.name adagrad --rows user=2e7",
     "row_partitioned_pinned": f"{LARGE} --hardware h100-80g --world-size 4 --sharding.kind table_wise"
     " --sharding.tables.user row_partitioned --sharding.partitions.user 3 --sharding.ranks.item 3",
-    "float16_table_row_wise": f"{LARGE} --hardware h200 --world-size 16 --model.table_dtype float16"
+    "float16_table_row_wise": f"{LARGE} --hardware h200-141g --world-size 16 --model.table_dtype float16"
     " --sharding.kind table_row_wise --optimizer.name rowwise_adagrad --sharding.communication float16",
     "closed_form_and_history": f"{DATA} --rows user=1e6 --rows item=1e5 --dim 64 --hardware h100-80g"
     " --model.low_rank 32 --model.history true --model.item_features genres --batches.size 4096",

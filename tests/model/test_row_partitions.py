@@ -9,12 +9,12 @@ from torchrec import KeyedJaggedTensor
 from tests import layouts
 from trainer.distributed.world import join_world
 from trainer.model.row_partitions import (
-    part_names,
-    part_number,
+    partition_names,
+    partition_number,
     partition_sizes,
     split_by_rows,
     whole_table,
-    within_part,
+    within_partition,
 )
 from trainer.model.towers import TwoTowers
 from trainer.sharding.model_state import whole_state
@@ -33,9 +33,9 @@ def test_parts_are_equal_but_for_the_last_and_none_is_empty(rows, parts, sizes):
 
 
 def test_a_part_is_named_after_its_table_and_number():
-    assert part_names("user_age", 5, 2) == {"user_age:0": 3, "user_age:1": 2}
-    assert (whole_table("user_age:1"), part_number("user_age:1")) == ("user_age", 1)
-    assert (whole_table("user_age"), part_number("user_age")) == ("user_age", 0)
+    assert partition_names("user_age", 5, 2) == {"user_age:0": 3, "user_age:1": 2}
+    assert (whole_table("user_age:1"), partition_number("user_age:1")) == ("user_age", 1)
+    assert (whole_table("user_age"), partition_number("user_age")) == ("user_age", 0)
 
 
 def test_each_id_lies_in_the_bag_of_its_part_and_in_no_other():
@@ -58,7 +58,7 @@ def test_each_id_lies_in_the_bag_of_its_part_and_in_no_other():
 def test_ids_of_one_part_are_what_the_split_has_there():
     bags = {"a": [[5], [3]], "b": [[1, 9], []], "c": [[7], [4]]}
     blocks = {"a": (3, 3), "c": (2, 4)}
-    found, split = within_part(jagged(bags), blocks, 1), split_by_rows(jagged(bags), blocks)
+    found, split = within_partition(jagged(bags), blocks, 1), split_by_rows(jagged(bags), blocks)
     assert found.keys() == ["a:1", "b", "c:1"]
     for key in found.keys():  # noqa: SIM118
         assert [bag.tolist() for bag in found[key].to_dense()] == [

@@ -181,7 +181,7 @@ ALWAYS = frozenset(
         *("model.hidden", "loss.name"),
         *("optimizer.name", "optimizer.learning_rate", "optimizer.table_learning_rates"),
         *("optimizer.weight_decay", "optimizer.schedule", "optimizer.warmup"),
-        *("sharding.communication", "sharding.exchange_ahead", "sharding.plan"),
+        *("sharding.communication", "sharding.lookup", "sharding.exchange_ahead", "sharding.plan"),
         *("evaluation.split", "evaluation.seen", "evaluation.k", "evaluation.baselines"),
         *("evaluation.chunk", "evaluation.sharded"),
         *("run.dir", "run.seed", "run.epochs", "run.log_every", "run.evaluate_every", "run.patience"),

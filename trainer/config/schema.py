@@ -201,6 +201,8 @@ class ShardingConfig:
     """Tables that a GPU cannot hold may live in its host's memory behind a cache (CUDA alone)."""
     communication: Literal["float32", "float16", "bfloat16"] = "float32"
     """Type of the pooled vectors and gradients that ranks exchange; nothing to one rank and to copies."""
+    lookup: Literal["auto", "torchrec"] = "auto"
+    """`auto` looks up rows that a rank has itself directly (on CPU); `torchrec` always in TorchRec's way."""
     exchange_ahead: bool = False
     """Send ids to the ranks of their tables while the steps before compute; the results are the same."""
     plan: str | None = None

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.types import DataType
 
-from trainer.model.row_partitions import MARK, part_names, split_by_rows, within_part
+from trainer.model.row_partitions import MARK, partition_names, split_by_rows, within_partition
 
 BIAS_DIM = 4
 """Width of the item bias table, the narrowest that FBGEMM takes; the bias is the mean of a row."""
@@ -55,7 +55,7 @@ class Tower(nn.Module):
         self.side_by_side = combine == "concat"
         width = int(dim) // len(self.features) if self.side_by_side else int(dim)
         self.widths = {name: BIAS_DIM if name == bias_table else width for name in tables}
-        cut = {name: part_names(name, tables[name], parts) for name, parts in (partitions or {}).items()}
+        cut = {name: partition_names(name, tables[name], parts) for name, parts in (partitions or {}).items()}
         self.cut = {name: (len(parts), next(iter(parts.values()))) for name, parts in cut.items()}
         self.embeddings = EmbeddingBagCollection(
             device=torch.device("meta"),
@@ -97,7 +97,7 @@ class Tower(nn.Module):
     def lookups(self, inputs: KeyedJaggedTensor, part: int | None = None) -> KeyedJaggedTensor:
         """What the tables are asked for: the features, those of cut tables by partition."""
         if part is not None:
-            return within_part(inputs, self.cut, part)
+            return within_partition(inputs, self.cut, part)
         return split_by_rows(inputs, self.cut) if self.cut else inputs
 
     def _pooled(self, inputs: KeyedJaggedTensor, part: int | None) -> dict[str, torch.Tensor]:

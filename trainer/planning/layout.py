@@ -49,34 +49,37 @@ def lay_out(config: ResolvedConfig, workload: Workload, cluster: Cluster) -> Pla
         gathered_bytes=workload.gathered * vector_bytes,
         candidate_bytes=min(workload.candidates, workload.closed_items) * vector_bytes,
         communication=sharding.communication,
-        by_id=tables_by_id(config.model, workload.item_name, cluster.device),
+        by_id=tables_by_id(config.model, workload.item_name, lookup=sharding.lookup, device=cluster.device),
     )
     return make_plan(towers, constraints, optimizer=optimizer, cluster=cluster, exchange=exchange)
 
 
-def tables_by_id(model: ModelConfig, item_name: str, device: str) -> dict[str, Sequence[str]]:
+def tables_by_id(model: ModelConfig, item_name: str, *, lookup: str, device: str) -> dict[str, Sequence[str]]:
     """Return the tables with one row per user or item, by tower, where an id alone tells the rank to ask.
 
-    A history asks all ranks, and so does the reserved row of hidden items. On GPUs all lookups go through
-    TorchRec's exchange.
+    A history asks all ranks, and so does the reserved row of hidden items. On GPUs, and with
+    `--sharding.lookup torchrec`, all lookups go through TorchRec's exchange.
     """
-    if device != "cpu":
+    if device != "cpu" or lookup == "torchrec":
         return {}
     users = [] if model.history else [USER]
     items = [] if model.item_id_dropout else [item_name, f"{item_name}_bias"]
     return {"query": users, "candidate": items}
 
 
-def blocks_of_ranks(model: ModelConfig, plan: Plan, item_name: str, device: str) -> tuple[int, int]:
+def blocks_of_ranks(
+    model: ModelConfig, plan: Plan, item_name: str, *, lookup: str, device: str
+) -> tuple[int, int]:
     """Return the users and the items in each rank's block; 0 where ranks do not hold one block each.
 
     Args:
         model: Model section of the configuration.
         plan: Plan of the tables.
         item_name: What the data set calls its items.
+        lookup: As `sharding.lookup`.
         device: `cpu` or `cuda`.
     """
-    by_id = tables_by_id(model, item_name, device)
+    by_id = tables_by_id(model, item_name, lookup=lookup, device=device)
     users, items = (
         rows_per_rank(plan.tables, tower, by_id.get(tower, ()), plan.world_size)
         for tower in ("query", "candidate")

@@ -78,8 +78,7 @@ def step_sizes(loss: ResolvedLossConfig, rows: int, items: int, positives: float
         items: Items of the catalogue.
         positives: Mean number of positives of all rows of a step together.
     """
-    spec = loss_spec(loss.name)
-    if spec.pointwise:  # a row has one candidate of its own
+    if loss_spec(loss.name).pointwise:  # a row has one candidate of its own
         return rows, 0
     counts = {
         "catalogue": items,
@@ -87,7 +86,16 @@ def step_sizes(loss: ResolvedLossConfig, rows: int, items: int, positives: float
         "sampled": round(positives) + (loss.samples or 0),
     }
     candidates = min(items, counts[loss.candidates])
-    return candidates, rows if spec.gathers_rows else candidates
+    return candidates, rows if rows_are_gathered(loss.name) else candidates
+
+
+def rows_are_gathered(loss: str) -> bool:
+    """Return whether each rank scores its own candidates for the rows of all ranks.
+
+    Otherwise each rank scores its own rows for all candidates. A step mostly has fewer rows than candidates,
+    so gathering rows exchanges fewer vectors and gradients.
+    """
+    return loss_spec(loss).gathers_rows
 
 
 def make_all_towers(

@@ -8,10 +8,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
-from torch.distributed._shard.sharding_spec import ShardMetadata
 
-from trainer.model.row_partitions import MARK, part_number, whole_table
+from trainer.model.row_partitions import MARK, partition_number, whole_table
+from trainer.sharding.private_api import (
+    Shard,
+    ShardedTensor,
+    ShardedTensorMetadata,
+    ShardMetadata,
+    sharded_tensor,
+)
 
 
 def table_name(key: str) -> str | None:
@@ -36,7 +41,7 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
     for key, value in model.state_dict().items():
         parts = key.split(".")
         if table_name(key) is not None and MARK in parts[-2]:
-            cut.setdefault(whole_key(key), {})[part_number(parts[-2])] = value
+            cut.setdefault(whole_key(key), {})[partition_number(parts[-2])] = value
             state[whole_key(key)] = None  # keeps the table's place
         else:
             state[key] = value
@@ -72,7 +77,7 @@ def _copy(value: Any) -> Any:
     if not isinstance(value, ShardedTensor):
         return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
     local = [Shard(_copy(shard.tensor), shard.metadata) for shard in value.local_shards()]
-    return ShardedTensor._init_from_local_shards_and_global_metadata(local, value.metadata())
+    return sharded_tensor(local, value.metadata())
 
 
 def _put_together(parts: list[ShardedTensor]) -> ShardedTensor:
@@ -87,7 +92,7 @@ def _put_together(parts: list[ShardedTensor]) -> ShardedTensor:
         size=torch.Size([first_row, parts[0].metadata().size[1]]),
         tensor_properties=parts[0].metadata().tensor_properties,
     )
-    return ShardedTensor._init_from_local_shards_and_global_metadata(local, metadata)
+    return sharded_tensor(local, metadata)
 
 
 def _below(shard: ShardMetadata, rows: int) -> ShardMetadata:

@@ -11,12 +11,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
-from torch.distributed._shard.sharding_spec import ShardMetadata
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
-from trainer.model.row_partitions import part_number
+from trainer.model.row_partitions import partition_number
 from trainer.sharding.model_state import table_name, whole_key, whole_state
+from trainer.sharding.private_api import (
+    Shard,
+    ShardedTensor,
+    ShardedTensorMetadata,
+    ShardMetadata,
+    sharded_tensor,
+)
 
 PREFIX, UNTRAINED = "optimizer.", "closed."
 NAMES = {
@@ -79,7 +84,7 @@ def set_step(optimizer: CombinedOptimizer, step: int) -> None:
 def _states_of_parts(kept: Mapping[str, Any], name: str) -> dict[str, dict[str, list[torch.Tensor]]]:
     """This rank's tensors by whole table and our name, in the order of its shards."""
     found: dict[str, dict[str, list[torch.Tensor]]] = {}
-    for key in sorted(kept, key=lambda key: (whole_key(key), part_number(key.split(".")[-2]))):
+    for key in sorted(kept, key=lambda key: (whole_key(key), partition_number(key.split(".")[-2]))):
         if table_name(key) is None or key.startswith(UNTRAINED):
             continue
         for kind, value in kept[key].items():
@@ -131,4 +136,4 @@ def _sharded(
     # Of float16 tables, too, the states are float32.
     properties = replace(weights.metadata().tensor_properties, dtype=torch.float32)
     metadata = ShardedTensorMetadata(shards_metadata=shards, size=size, tensor_properties=properties)
-    return ShardedTensor._init_from_local_shards_and_global_metadata(local, metadata)
+    return sharded_tensor(local, metadata)

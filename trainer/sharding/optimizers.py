@@ -11,6 +11,7 @@ from torchrec import optim
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from trainer.sharding.model_state import table_name
+from trainer.sharding.private_api import step_without_wrapper
 
 EPSILON = 1e-8
 
@@ -52,13 +53,10 @@ def zero_gradients(optimizer: CombinedOptimizer) -> None:
 
 
 def update(optimizer: CombinedOptimizer) -> None:
-    """End a step: dense optimizers update their parameters; fused kernels have done so.
-
-    TorchRec's wrappers, which have nothing to add, would take as long as the lookups of a small step.
-    """
+    """End a step: dense optimizers update their parameters, as fused kernels have done already."""
     for _, keyed in optimizer.optimizers:
         if isinstance(keyed, KeyedOptimizerWrapper):
-            keyed._optimizer.step()
+            step_without_wrapper(keyed)
 
 
 def clip_gradients(model: nn.Module, largest_norm: float) -> None:
