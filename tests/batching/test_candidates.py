@@ -61,12 +61,12 @@ def test_positions_are_found_and_absent_items_are_reported_as_absent() -> None:
 
 
 def test_a_set_is_ascending_and_contains_every_item_once() -> None:
-    holders = np.array([3, 3, 3, 3, 3])
-    own = in_batch(np.array([4, 1, 4, 1, 0]), holders, 3, 10)
+    item_rows = np.array([3, 3, 3, 3, 3])
+    own = in_batch(np.array([4, 1, 4, 1, 0]), item_rows, 3, 10)
     assert own.items.tolist() == [0, 1, 4]
     share = np.full(5, 0.2)
     generator = np.random.default_rng(0)
-    draw = sampled(np.array([4, 1, 4]), holders, 3, 10, **drawn_by(share, 200, generator))
+    draw = sampled(np.array([4, 1, 4]), item_rows, 3, 10, **drawn_by(share, 200, generator))
     assert draw.items.tolist() == [0, 1, 2, 3, 4]
 
 
@@ -114,9 +114,9 @@ def test_chances_are_summed_once_and_not_in_every_step(skewed) -> None:
 
 def test_log_q_of_in_batch_candidates_is_that_of_drawing_rows_without_replacement() -> None:
     # Of 30 rows a step takes 12; none of an item's n rows is among them in C(30 - n, 12) of C(30, 12) cases.
-    holders = np.arange(1, 31)
-    found = np.exp(in_batch(np.arange(30), holders, 12, 30).log_q)
-    exact = [1 - comb(30 - count, 12) / comb(30, 12) for count in holders.tolist()]
+    item_rows = np.arange(1, 31)
+    found = np.exp(in_batch(np.arange(30), item_rows, 12, 30).log_q)
+    exact = [1 - comb(30 - count, 12) / comb(30, 12) for count in item_rows.tolist()]
     np.testing.assert_allclose(found, exact, rtol=1e-3)
 
 
@@ -150,7 +150,7 @@ def test_log_q_is_how_often_an_item_is_in_the_set(skewed, candidates, power, row
         tolerance = 5 * np.sqrt(chance[item] * (1 - chance[item]) / len(steps)) + 0.004
         assert present[item] / len(steps) == pytest.approx(chance[item], abs=tolerance), item
     assert (present[:6] > 0).all()
-    assert present[6] == 0  # no row holds it: it would only be pushed down
+    assert present[6] == 0  # no row contains it: it would only be pushed down
 
 
 @pytest.mark.parametrize("candidates", ["in_batch", "sampled"])
@@ -159,20 +159,20 @@ def test_every_rank_scores_the_same_set_and_looks_up_its_own_share(skewed, candi
     for step in range(6):
         alone = source.make(step)
         parts = [source.make(step, rank, 3) for rank in range(3)]
-        assert np.concatenate([items_of(part) for part in parts]).tolist() == items_of(alone).tolist()
+        assert np.concatenate([items_of(batch) for batch in parts]).tolist() == items_of(alone).tolist()
         assert sorted(set(items_of(alone).tolist())) == items_of(alone).tolist()
-        for part in parts:
-            assert part.log_q.tolist() == alone.log_q.tolist()
-            assert part.candidate_counts == [len(items_of(other)) for other in parts]
+        for batch in parts:
+            assert batch.log_q.tolist() == alone.log_q.tolist()
+            assert batch.candidate_counts == [len(items_of(other)) for other in parts]
 
 
 @pytest.mark.parametrize("candidates", ["in_batch", "sampled"])
 def test_with_gathered_rows_a_rank_has_the_log_q_of_its_own_candidates(skewed, candidates) -> None:
     alone, source = skewed(candidates=candidates).make(2), skewed(candidates=candidates, rows_gathered=True)
     parts = [source.make(2, rank, 3) for rank in range(3)]
-    assert np.concatenate([items_of(part) for part in parts]).tolist() == items_of(alone).tolist()
-    assert torch.equal(torch.cat([part.log_q for part in parts]), alone.log_q)
-    assert [part.candidate_counts for part in parts] == [[], [], []]
+    assert np.concatenate([items_of(batch) for batch in parts]).tolist() == items_of(alone).tolist()
+    assert torch.equal(torch.cat([batch.log_q for batch in parts]), alone.log_q)
+    assert [batch.candidate_counts for batch in parts] == [[], [], []]
 
 
 def test_samples_differ_between_steps_and_seeds(skewed) -> None:

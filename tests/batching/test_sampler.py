@@ -1,4 +1,4 @@
-"""Batches: what a step holds, whoever takes which part of it."""
+"""Batches: what a step contains, however it is shared among ranks."""
 
 import weakref
 from pathlib import Path
@@ -53,7 +53,7 @@ PLANS = [
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: "-".join(map(str, plan.values())))
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_the_ranks_parts_together_are_the_batch_of_a_world_of_one(data, plan, world_size) -> None:
+def test_the_batches_of_all_ranks_together_are_the_batch_of_a_world_of_one(data, plan, world_size) -> None:
     source = steps_of(data, **plan)
     for step in range(2 * source.steps_per_epoch):  # the last of an epoch has fewer rows than 4 ranks
         whole, parts = source.make(step), [source.make(step, rank, world_size) for rank in range(world_size)]
@@ -212,7 +212,7 @@ def test_starting_late_gives_the_very_batches_of_an_unbroken_run(data) -> None:
         assert torch.equal(late.log_q, expected.log_q)
 
 
-def test_a_user_row_has_all_of_its_positives_and_nothing_else_is_known(data) -> None:
+def test_a_user_row_has_all_of_its_positives_and_nothing_else_is_seen(data) -> None:
     batch = steps_of(data, size=4).make(0)
     assert pairs(batch, batch.positives, range(6)) == set(TRAIN)
     assert torch.equal(batch.seen, batch.positives)
@@ -229,14 +229,14 @@ def test_an_interaction_row_masks_what_else_its_user_has(data) -> None:
         assert found == sorted([row, item] for row, user in enumerate(users) for item in OWNED[user])
 
 
-def test_without_masking_only_the_positive_itself_is_known(data) -> None:
+def test_without_masking_only_the_positive_itself_is_seen(data) -> None:
     batch = steps_of(data, rows="interaction", mask_known=False).make(0)
     assert torch.equal(batch.seen, batch.positives)
     assert batch.seen.shape == (2, 3)
 
 
 @pytest.mark.parametrize("candidates", ["in_batch", "sampled"])
-def test_known_pairs_are_only_those_in_the_candidate_set(data, candidates) -> None:
+def test_seen_pairs_are_only_those_in_the_candidate_set(data, candidates) -> None:
     source = steps_of(data, rows="interaction", candidates=candidates, size=2)
     for step in range(12):
         batch = source.make(step)
@@ -261,7 +261,7 @@ def test_interactions_weigh_alike(data) -> None:
     assert steps_of(data, rows="interaction", user_weight_power=1.0).make(0).weights.tolist() == [1, 1, 1]
 
 
-def test_losses_on_values_get_each_rows_item_and_value(data) -> None:
+def test_pointwise_losses_get_each_rows_item_and_value(data) -> None:
     batch = steps_of(data, rows="interaction", candidates="own", size=12).make(0)
     users, items = looked_up(batch)
     value_of = {pair: float(number) for number, pair in enumerate(TRAIN)}

@@ -87,9 +87,7 @@ def closed_form_towers(
     return np.pad(history, padding).astype(np.float32), np.pad(vectors, padding).astype(np.float32)
 
 
-def cached_towers(
-    dataset: Dataset, rank: int, penalty: float = FIXED_PENALTY
-) -> tuple[np.ndarray, np.ndarray]:
+def cached_towers(dataset: Dataset, rank: int, penalty: float = FIXED_PENALTY) -> Towers:
     """Return the towers of a data set's training split, read from its folder or computed and saved there.
 
     Nothing is saved if the folder is not writable.
@@ -116,14 +114,14 @@ def closed_form_files(dataset: Dataset, rank: int, penalty: float) -> tuple[Path
     return _files(dataset, rank, penalty)
 
 
-def training_towers(dataset: Dataset, rank: int, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+def training_towers(dataset: Dataset, rank: int, penalty: float) -> Towers:
     """Compute history table and item table of a data set's training split, (items, rank) float32 each."""
     users, items = np.asarray(dataset.train.users), np.asarray(dataset.train.items)
     return closed_form_towers(users, items, dataset.user_count, dataset.item_count, rank, penalty)
 
 
 def history_vectors(by_user: Ragged, users: np.ndarray, history: np.ndarray) -> np.ndarray:
-    """Return the query vectors of users, (users, rank): sums of their items' rows by the root of the count."""
+    """Return the query vectors of users, (users, rank): sums of their items' rows / sqrt(count)."""
     lengths, items = by_user.take(users)
     values = np.repeat(1 / np.sqrt(np.maximum(lengths, 1)), lengths).astype(np.float32)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
