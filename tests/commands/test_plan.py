@@ -236,7 +236,7 @@ def test_a_smaller_type_is_offered_where_a_kernel_has_it(refused, tmp_path: Path
     for device in ("cpu", "cuda"):
         assert offered(device) == {"--model.table_dtype float16": "83.8 MB"}
     assert offered("cpu", "--optimizer.name", "adam") == {}
-    assert offered("cuda", "--model.table_dtype", "float16", "--optimizer.name", "adam") == {}
+    assert offered("cuda", "--model.table_dtype", "float16", "--optimizer.name", "adam_fused") == {}
 
 
 CACHES = (

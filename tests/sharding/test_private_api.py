@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torchrec.distributed import comm
 
 import trainer
@@ -41,8 +42,8 @@ def test_a_name_that_is_gone_is_named_with_its_use_and_the_versions(
 
 
 def test_a_method_that_is_removed_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(private_api.ShardedTensor, "local_shards")
-    assert "ShardedTensor has no local_shards(), which gives this rank's shards of a table" in refused()
+    monkeypatch.delattr(SplitTableBatchedEmbeddingBagsCodegen, "set_optimizer_step")
+    assert "has no set_optimizer_step(), which sets the step by which Adam corrects its means" in refused()
 
 
 def test_a_name_of_a_module_that_is_removed_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ ALWAYS = frozenset(
         *("evaluation.chunk", "evaluation.sharded"),
         *("run.dir", "run.seed", "run.epochs", "run.log_every", "run.evaluate_every", "run.patience"),
         *("run.save_every", "run.choose", "run.keep_best", "run.origin", "run.removed", "run.tensorboard"),
-        *("device", "backend", "timeout"),
+        *("device", "deterministic", "backend", "timeout"),
     ]
 )
 """Options that have an effect in any training, or that `trainer.config.validation` refuses otherwise."""

@@ -6,9 +6,11 @@ saving runs in a thread, with a process group of its own.
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from trainer.distributed.world import World
@@ -25,7 +27,9 @@ class AsyncSaver:
     def __init__(self, world: World) -> None:
         """Make the thread and its process group; on every rank alike."""
         self._world, self._group = world, world.new_group()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save")
+        # A thread begins on the first GPU, and would take memory there.
+        begin = partial(torch.cuda.set_device, world.device) if world.device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save", initializer=begin)
         self._pending: Future[None] | None = None
 
     def save(

@@ -4,6 +4,7 @@ A checkpoint so knows nothing of partitions: it opens in a model that is cut oth
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,8 +77,17 @@ def copied(state: dict[str, Any]) -> dict[str, Any]:
 def _copy(value: Any) -> Any:
     if not isinstance(value, ShardedTensor):
         return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
-    local = [Shard(_copy(shard.tensor), shard.metadata) for shard in value.local_shards()]
-    return sharded_tensor(local, value.metadata())
+    whole = value.metadata()
+    local = [Shard(_copy(shard.tensor), _on_cpu(shard.metadata)) for shard in value.local_shards()]
+    metadata = replace(whole, shards_metadata=[_on_cpu(shard) for shard in whole.shards_metadata])
+    return sharded_tensor(local, metadata)
+
+
+def _on_cpu(shard: ShardMetadata) -> ShardMetadata:
+    """Return the same place in the table, held by the same rank in its host's memory."""
+    assert shard.placement is not None
+    place = f"rank:{shard.placement.rank()}/cpu"
+    return ShardMetadata(list(shard.shard_offsets), list(shard.shard_sizes), place)
 
 
 def _put_together(parts: list[ShardedTensor]) -> ShardedTensor:

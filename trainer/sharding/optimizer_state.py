@@ -15,6 +15,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from trainer.model.row_partitions import partition_number
 from trainer.sharding.model_state import table_name, whole_key, whole_state
+from trainer.sharding.optimizers import set_fused_step
 from trainer.sharding.private_api import (
     Shard,
     ShardedTensor,
@@ -25,7 +26,8 @@ from trainer.sharding.private_api import (
 
 PREFIX, UNTRAINED = "optimizer.", "closed."
 NAMES = {
-    "adam": {"exp_avg": "first", "exp_avg_sq": "second", "momentum1": "first", "momentum2": "second"},
+    "adam": {"exp_avg": "first", "exp_avg_sq": "second"},
+    "adam_fused": {"momentum1": "first", "momentum2": "second"},
     "adagrad": {"sum": "sum", "momentum1": "sum"},
     "rowwise_adagrad": {"sum": "sum_of_row", "momentum1": "sum_of_row"},
     "sgd": {},
@@ -73,7 +75,8 @@ def create_states(optimizer: CombinedOptimizer) -> None:
 
 
 def set_step(optimizer: CombinedOptimizer, step: int) -> None:
-    """Tell the dense optimizers how many steps they have made."""
+    """Tell the optimizers, dense and fused, how many steps they have made."""
+    set_fused_step(optimizer, step)
     for _, keyed in optimizer.optimizers:
         if isinstance(keyed, KeyedOptimizerWrapper):
             for state in keyed.state.values():

@@ -15,7 +15,7 @@ from trainer.runs.checkpoint_policy import CheckpointPolicy
 from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.validation_history import SavedProgress, Stopwatch, ValidationHistory
 from trainer.sharding.input_dist import exchanged_ahead
-from trainer.sharding.optimizers import set_learning_rates
+from trainer.sharding.optimizers import set_fused_step, set_learning_rates
 from trainer.training.components import TrainingComponents
 from trainer.training.meters import Meter, check_finite, log, log_validation
 from trainer.training.progress import Progress
@@ -71,6 +71,7 @@ def fit(
             step_batches = exchanged_ahead(step_batches, components.towers, world.device)
         for step, batch in enumerate(step_batches, start=start + 1):
             set_learning_rates(components.optimizer, rate_factor(config.optimizer, step, history.steps))
+            set_fused_step(components.optimizer, history.origin_steps + step - 1)
             clip, precision = config.optimizer.clip_gradients, config.model.precision
             loss = train_step(components.model, components.optimizer, batch, loss_of, world, clip, precision)
             meter.add(step, loss, batch)

@@ -13,6 +13,7 @@ from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
 from trainer.evaluation.item_item import check_size
@@ -53,7 +54,10 @@ def train(config: Config) -> Path | None:
     Returns:
         The run folder on rank 0; None on other ranks, and if the training was paused.
     """
-    with join_world(config.device, config.backend, config.timeout) as world:
+    with (
+        deterministic(config.deterministic and config.device != "cpu"),
+        join_world(config.device, config.backend, config.timeout) as world,
+    ):
         started = time.perf_counter()
         config = follow_plan(config, world.size)
         dataset = _prepare(config, world)
