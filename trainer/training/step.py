@@ -8,7 +8,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.batch import Batch
 from trainer.config.resolved import ResolvedConfig
-from trainer.distributed.precision import forward_in, products_in
+from trainer.distributed.precision import autocast, matmul_precision
 from trainer.distributed.world import World
 from trainer.model import losses
 from trainer.sharding.optimizers import (
@@ -35,8 +35,8 @@ def train_step(
         precision: see `trainer.distributed.precision`.
     """
     zero_gradients(optimizer)
-    with products_in(precision):
-        with forward_in(precision, world.device):
+    with matmul_precision(precision):
+        with autocast(precision, world.device):
             query, candidates = model(batch.queries, batch.candidates, batch.query_part, batch.candidate_part)
             if batch.query_counts:
                 query = world.gather_rows(query, batch.query_counts)
