@@ -15,14 +15,18 @@ from trainer.errors import ConfigError, LostRanksError, UserError
 
 LOST, USER_AT_FAULT, INTERRUPTED = 1, 2, 130
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""What the system says of a disk that is full or may not be written to."""
+"""Error numbers of a disk that is full or may not be written to."""
 FIRST_RANK_SECONDS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
-    Returns: its exit code: 0 done or paused, 1 other ranks are lost, 2 the user's input is at fault, 130
+    Args:
+        arguments: Command and options; those of the process by default.
+
+    Returns:
+        The exit code: 0 done or paused, 1 other ranks are lost, 2 the user's input is at fault, 130 if
         interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -50,10 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone; a second failure at exit would only be noise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in NO_PLACE:
+        message = _file_error(error)
+        if message is None:
             raise
-        words = f"{error.filename or 'a file'}: cannot be written ({error.strerror})"
-        print(f"error: {words}. Make room there, or name another folder", file=sys.stderr, flush=True)
+        print(f"error: {message}", file=sys.stderr, flush=True)
         return USER_AT_FAULT
     return 0
 
@@ -83,6 +87,16 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
     near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Commands: {', '.join(COMMANDS)}"
     raise ConfigError(f"{arguments[0]}: no such command. {hint}")
+
+
+def _file_error(error: OSError) -> str | None:
+    """Return the message for a file that cannot be read or written; None if the user is not at fault."""
+    place = error.filename or "a file"
+    if error.errno == errno.EACCES and os.path.exists(place) and not os.access(place, os.R_OK):
+        return f"{place}: cannot be read ({error.strerror}). Allow reading it, or name another file"
+    if error.errno in NO_PLACE:
+        return f"{place}: cannot be written ({error.strerror}). Make room there, or name another folder"
+    return None
 
 
 def _quiet_libraries() -> None:

@@ -1,15 +1,15 @@
-"""Counts, bytes, times and ranks as people read them."""
+"""Counts, bytes, times and ranks as text."""
 
 from collections.abc import Iterable
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 rank`, `1,024 ranks`."""
+def format_count(count: int, noun: str) -> str:
+    """Return a count and its noun: `1 rank`, `1,024 ranks`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def bytes_in_words(count: float) -> str:
-    """Three digits and a unit of powers of 1,000, as devices are sold: `80 GB`, `3.21 MB`, `512 B`."""
+def format_bytes(count: float) -> str:
+    """Return three digits and a unit of powers of 1,000, as devices are sold: `80 GB`, `3.21 MB`, `512 B`."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 999.5:
             return f"{count:.3g} {unit}"
@@ -17,14 +17,14 @@ def bytes_in_words(count: float) -> str:
     return f"{count:,.3g} TB" if count < 999.5 else f"{count:,.0f} TB"
 
 
-def milliseconds_in_words(milliseconds: float) -> str:
-    """Three digits, all of those before the point, and the unit: `0.0123 ms`, `1,234 ms`."""
+def format_milliseconds(milliseconds: float) -> str:
+    """Return at least three digits, and all before the point: `0.0123 ms`, `1,234 ms`."""
     shown = f"{milliseconds:,.0f}" if abs(milliseconds) >= 99.95 else f"{milliseconds:.3g}"
     return f"{shown} ms"
 
 
-def ranks_in_words(ranks: Iterable[int], most: int = 3) -> str:
-    """Ranks as ranges: `0-3, 6`; where there are more ranges than `most`, `0-3, 6 and 12 more`."""
+def format_ranks(ranks: Iterable[int], most: int = 3) -> str:
+    """Return ranks as ranges: `0-3, 6`, or with more than `most` ranges `0-3, 6 and 12 more`."""
     ranges: list[list[int]] = []
     for rank in sorted(ranks):
         if ranges and rank == ranges[-1][1] + 1:

@@ -289,3 +289,10 @@ def test_raw_ids_and_the_order_of_the_file_do_not_enter(tmp_path: Path) -> None:
         first, second = steps_of(one).make(step), steps_of(two).make(step)
         assert looked_up(first) == looked_up(second)
         assert torch.equal(first.positives, second.positives)
+
+
+def test_a_row_without_a_positive_is_refused(data) -> None:
+    source = steps_of(data, size=5)
+    source.row_users, source.row_count = np.arange(5), 5  # user 4 has no training item
+    with pytest.raises(ValueError, match="step 0: user row 4 has no positive"):
+        source.make(0)

@@ -31,7 +31,7 @@ from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import World
 from trainer.model.towers import TwoTowers
 from trainer.planning.constraints import TableConstraint
-from trainer.planning.hardware import this_cpu
+from trainer.planning.hardware import Cluster, this_cpu
 from trainer.planning.plan import Plan
 from trainer.planning.planner import make_plan
 from trainer.sharding.shard import shard
@@ -49,9 +49,10 @@ def added_memory(world: World, kind: str, optimizer: str, rows: int, dim: int, d
     """Bytes that the plan of two tables gives this rank, and those that became resident."""
     parts = dict.fromkeys(("user", "item"), world.size) if kind == "row_partitioned" else {}
     towers = TwoTowers({"user": rows}, {"item": rows}, dim, partitions=parts, table_dtype=dtype)
-    wish = TableConstraint(("table_wise" if parts else kind,), BATCH)
+    wish = TableConstraint((kind,), BATCH)
     wishes = {"user": wish, "item": wish}
-    plan = make_plan(towers, wishes, optimizer, this_cpu(), world.size, world.size)
+    cluster = Cluster(this_cpu(), world.size, world.size)
+    plan = make_plan(towers, wishes, optimizer=optimizer, cluster=cluster)
     before = psutil.Process().memory_info().rss
     model, combined = shard(
         towers,
@@ -115,11 +116,11 @@ def watched_steps(world: World, config: Config, folder: Path) -> tuple[list[floa
     )
     parts = assemble(config, dataset, world)
     source = make_batches(config, dataset, parts)
-    loss_of = make_loss(config, world)
+    loss_of = make_loss(config.loss, world)
     losses, seconds, sent = [], [], 0
     for step in range(1, STEPS + 1):
         batch = source.make(step - 1, world.rank, world.size)
-        set_learning_rates(parts.optimizer, rate_factor(config, step, STEPS))
+        set_learning_rates(parts.optimizer, rate_factor(config.optimizer, step, STEPS))
         world.sum(torch.zeros(1))  # every rank is here
         before, started = _through_loopback(), time.perf_counter()
         loss = train_step(parts.model, parts.optimizer, batch, loss_of, world)

@@ -27,7 +27,7 @@ from trainer.distributed.world import World
 from trainer.model.towers import TwoTowers
 from trainer.planning.capacity import TooLargeError
 from trainer.planning.constraints import TableConstraint
-from trainer.planning.hardware import this_cpu
+from trainer.planning.hardware import Cluster, this_cpu
 from trainer.planning.planner import make_plan
 from trainer.sharding.model_state import whole_state
 from trainer.sharding.shard import shard
@@ -47,7 +47,8 @@ def measured(world: World, rows: int, kind: str) -> dict[str, Any]:
     towers = TwoTowers({"user": rows}, {"item": ITEMS}, DIM, partitions=parts)
     wishes = {name: TableConstraint(("table_wise",), BATCH) for name in ("user", "item")}
     before, started = psutil.Process().memory_info().rss, time.perf_counter()
-    plan = make_plan(towers, wishes, "rowwise_adagrad", this_cpu(), world.size, world.size)
+    cluster = Cluster(this_cpu(), world.size, world.size)
+    plan = make_plan(towers, wishes, optimizer="rowwise_adagrad", cluster=cluster)
     model, optimizer = shard(
         towers,
         sharding_plan(plan, towers, "cpu", world.local_size),

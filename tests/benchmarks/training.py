@@ -91,14 +91,14 @@ def be_ours(world: World, pipes: list[Connection], config: Config, folder: Path)
         with_size_defaults(config, dataset.user_count, dataset.item_count, len(dataset.train))
     )
     parts = assemble(config, dataset, world)
-    source, loss_of = make_batches(config, dataset, parts), make_loss(config, world)
+    source, loss_of = make_batches(config, dataset, parts), make_loss(config.loss, world)
     examples = len(source.rows_of_step(0)) * source.train.items.size / source.row_count
     numbers = iter(range(10**9))
 
     def step() -> None:
         number = next(numbers)
         batch = source.make(number, world.rank, world.size)
-        set_learning_rates(parts.optimizer, rate_factor(config, number + 1, 10**6))
+        set_learning_rates(parts.optimizer, rate_factor(config.optimizer, number + 1, 10**6))
         train_step(parts.model, parts.optimizer, batch, loss_of, world, config.optimizer.clip_gradients)
 
     answer(pipes[world.rank], step, examples)

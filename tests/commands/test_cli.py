@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,19 @@ def test_a_disk_that_cannot_be_written_to_is_one_line(monkeypatch, capsys) -> No
         "error: runs/x/plan.json: cannot be written (No space left on device). Make room there, or name "
     )
     assert capsys.readouterr().err == f"{expected}another folder\n"
+
+
+def test_a_file_that_may_not_be_read_is_not_called_one_that_cannot_be_written(
+    monkeypatch, capsys, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("user_id,item_id\n")
+
+    def forbidden(_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("trainer.dataset.prepare.prepare_data", forbidden)
+    monkeypatch.setattr(os, "access", lambda place, mode: not (place == str(path) and mode == os.R_OK))
+    assert main(["prepare", "--data.name", "synthetic"]) == 2
+    expected = f"error: {path}: cannot be read (Permission denied). Allow reading it, or name another file\n"
+    assert capsys.readouterr().err == expected

@@ -1,8 +1,11 @@
 """The `plan` command as its users meet it: figures, files, advice that holds, mistakes in one line."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import yaml
 
 from tests import worlds
 from trainer.cli import main
-from trainer.formatting import bytes_in_words, milliseconds_in_words
+from trainer.formatting import format_bytes, format_milliseconds
 from trainer.inspection import advisor as what_helps
 
 WHAT_IF = ("--rows", "user=2e5", "--rows", "movie=1e4", "--dim", "64", "--optimizer.name", "adagrad")
@@ -151,7 +154,7 @@ def remedies(message: str) -> list[tuple[str, str, str]]:
 
 def figures(plan: dict[str, Any]) -> tuple[str, str]:
     fullest = max(load["bytes"] for load in plan["ranks"])
-    return bytes_in_words(fullest), milliseconds_in_words(plan["estimated_step_ms"])
+    return format_bytes(fullest), format_milliseconds(plan["estimated_step_ms"])
 
 
 TOO_LARGE = [
@@ -233,7 +236,7 @@ def test_a_smaller_type_is_offered_where_a_kernel_has_it(refused, tmp_path: Path
     for device in ("cpu", "cuda"):
         assert offered(device) == {"--model.table_dtype float16": "83.8 MB"}
     assert offered("cpu", "--optimizer.name", "adam") == {}
-    assert offered("cuda", "--model.table_dtype", "float16", "--optimizer.name", "adam") == {}
+    assert offered("cuda", "--model.table_dtype", "float16", "--optimizer.name", "adam_fused") == {}
 
 
 CACHES = (
@@ -441,3 +444,36 @@ def test_vectors_exchanged_in_two_bytes_are_planned_so(shown) -> None:
     assert [rank["bytes"] for rank in halved] == [rank["bytes"] for rank in as_they_are]
     for key in ("bytes_sent", "communication_ms"):
         assert sum(rank[key] for rank in halved) < 0.95 * sum(rank[key] for rank in as_they_are)
+
+
+def test_a_step_looks_up_what_its_loss_draws_and_no_more(shown) -> None:
+    def lookups(*more: str) -> set[int]:
+        options = (*WHAT_IF, "--hardware", "cpu", "--batches.size", "64", *more, "--json")
+        return {table["lookups"] for table in json.loads(shown(*options))["tables"]}
+
+    # 20 interactions a user are assumed: 64 rows have 1,280 positives.
+    assert lookups("--loss.candidates", "in_batch") == {64, 1280}
+    assert lookups("--loss.candidates", "sampled", "--loss.samples", "512") == {64, 1280 + 512}
+    assert lookups("--loss.candidates", "catalogue") == {64, 10_000}
+
+
+AUTOMATIC = (
+    "plan --sharding.kind auto --hardware h100-80g --world-size 8 --rows user=1e7 --rows movie=1e6 --dim 64 "
+    "--optimizer.name adagrad --sharding.uvm_caching true --json"
+)
+
+
+def test_the_planners_choice_does_not_depend_on_the_hash_seed() -> None:
+    # Column-wise and table-column-wise have equal estimates here, as have row-wise and table-row-wise.
+    plans = [
+        subprocess.run(
+            [sys.executable, "-m", "trainer", *AUTOMATIC.split()],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "2")
+    ]
+    assert plans[0] == plans[1]
+    kinds = [table["sharding"] for table in json.loads(plans[0])["tables"]]
+    assert kinds == ["column_wise", "column_wise", "row_wise"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import config as config_module
+from trainer.config import schema as config_module
 from trainer.config.parser import config_text, make_parser, parse_config, read_config
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
@@ -287,7 +287,10 @@ def test_measuring_the_validation_part_needs_one_before_the_training_and_not_aft
     "arguments",
     [
         [],
-        ["--run.dir", "2024", "--data.user_column", "1e3", "--data.cache", "true", "--data.root", "a: b # c"],
+        [
+            *("--run.dir", "2024", "--data.name", "files", "--data.interactions", "a: b # c"),
+            *("--data.user_column", "1e3", "--data.cache", "true"),
+        ],
         [
             "--optimizer.weight_decay",
             "1e-5",
@@ -308,7 +311,7 @@ def test_a_written_configuration_comes_back_the_same(tmp_path: Path, arguments: 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_configuration_file_of_the_repository_is_taken(path: Path) -> None:
-    assert read_config(path) != Config() or path.name == "default.yaml"
+    assert parse_config(["--config", str(path)]) != Config() or path.name == "default.yaml"
 
 
 def test_the_default_configuration_file_says_what_holds_without_it() -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from trainer.config.parser import parse_config
+from trainer.config.parser import make_parser, parse_config
+from trainer.config.resolved import resolve
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 
@@ -70,9 +71,55 @@ def test_a_validation_part_is_measured_twenty_times_with_patience_for_ten() -> N
 
 def test_what_is_given_stays() -> None:
     options = (
-        "--batches.size 7 --model.dim 12 --loss.candidates in_batch --loss.samples 3 --run.epochs 2 "
+        "--batches.size 7 --model.dim 12 --loss.candidates sampled --loss.samples 3 --run.epochs 2 "
         "--run.evaluate_every 0 --run.patience 0 --optimizer.name sgd --optimizer.learning_rate 0.5 "
         "--model.temperature 0.3 --model.low_rank 8 --model.low_rank_weight 2 --model.low_rank_penalty 9"
     )
     given = parse_config(options.split())
-    assert with_fixed_values(with_size_defaults(given, 943, 1682, 80_000)) == given
+    assert with_fixed_values(with_size_defaults(given, 943, 1682, 80_000)) == resolve(given)
+
+
+# Stated in the help of each option, and computed here at the sizes on either side of each limit.
+STATED = {
+    "batches.size": ("16 to 8,192", lambda: (sized(users=1).batches.size, sized(users=10**9).batches.size)),
+    "model.dim": (
+        "default 128, from 300,000 interactions 256",
+        lambda: (sized(interactions=299_999).model.dim, sized(interactions=300_000).model.dim),
+    ),
+    "loss.candidates": (
+        "up to 20,000",
+        lambda: (sized(items=20_000).loss.candidates, sized(items=20_001).loss.candidates),
+    ),
+    "loss.samples": ("8,192", lambda: (sized(items=20_001).loss.samples,)),
+    "run.epochs": (
+        "30 but at least 320 steps, fewer from 1,000,000 interactions",
+        # A million users of as many rows a step as there are make 245 steps an epoch; 128 of 943 make 8.
+        lambda: (
+            sized(users=10**6, interactions=10**6).run.epochs,
+            sized(users=943).run.epochs * 8,
+            sized(users=10**6, interactions=1_200_000).run.epochs,
+        ),
+    ),
+    "run.evaluate_every": ("20 of them", lambda: (validated().run.epochs // validated().run.evaluate_every,)),
+    "run.patience": ("by default 10", lambda: (validated().run.patience,)),
+}
+COMPUTED = {
+    "batches.size": (16, 8192),
+    "model.dim": (128, 256),
+    "loss.candidates": ("catalogue", "sampled"),
+    "loss.samples": (8192,),
+    "run.epochs": (30, 320, 27),
+    "run.evaluate_every": (20,),
+    "run.patience": (10,),
+}
+
+
+def validated() -> Config:
+    return sized("--data.validation_size", "0.1")
+
+
+@pytest.mark.parametrize("key", STATED)
+def test_help_states_the_defaults_that_are_computed(key: str) -> None:
+    words, compute = STATED[key]
+    assert compute() == COMPUTED[key]
+    assert words in " ".join(make_parser("x").format_help().split())

@@ -22,7 +22,7 @@ def dense_gradient(world: World, folder: Path, largest_norm: float | None) -> to
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
     batch = source_of(config, dataset, parts).make(0, world.rank, world.size)
-    train_step(parts.model, parts.optimizer, batch, make_loss(config, world), world, largest_norm)
+    train_step(parts.model, parts.optimizer, batch, make_loss(config.loss, world), world, largest_norm)
     gradients = [value.grad for key, value in parts.model.named_parameters() if not table_name(key)]
     return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.distributed.launches import RANKS, end, start
 from trainer import cli
-from trainer.runs.checkpoint_store import last_to_go_on_from
+from trainer.runs.checkpoint_store import newest_resumable
 
 pytestmark = pytest.mark.distributed
 
@@ -25,7 +25,7 @@ from trainer.training import train
 def slow(*_):
     print("preparing", flush=True)
     time.sleep(60)
-train.prepare_with_kept = slow
+train.prepare_with_retained = slow
 from trainer.cli import run_process
 run_process()
 """
@@ -97,7 +97,7 @@ def test_a_refused_combination_is_said_once_before_data_are_prepared(tmp_path):
     options = "--data.name synthetic --optimizer.name adam --sharding.kind column_wise"
     output, errors = end(start(tmp_path, options))
     (line,) = error_lines(errors)
-    assert line.startswith("error: --optimizer.name adam: not with --sharding.kind column_wise on CPU")
+    assert line.startswith("error: --optimizer.name adam: not with --sharding.kind column_wise, as its")
     assert exit_codes(errors)[0] == 2
     assert output == ""
     assert list(tmp_path.iterdir()) == []
@@ -138,7 +138,7 @@ def test_an_interrupt_pauses_all_ranks(receiver, tmp_path):
     assert output.splitlines()[-1] == "Go on with: python -m trainer train --run.dir run"
     assert errors == ""
     assert not any(rank.is_running() for rank in ranks)
-    assert last_to_go_on_from(tmp_path / "run").step >= 5
+    assert newest_resumable(tmp_path / "run").step >= 5
 
 
 def test_an_interrupt_before_the_first_step_ends_all_ranks(tmp_path):

@@ -50,7 +50,7 @@ def weights_of_steps(world, config, folder):
     for step, factor in enumerate(FACTORS):
         set_learning_rates(parts.optimizer, factor)
         batch = source.make(step, world.rank, world.size)
-        train_step(parts.model, parts.optimizer, batch, make_loss(config, world), world)
+        train_step(parts.model, parts.optimizer, batch, make_loss(config.loss, world), world)
         history.append(shards(parts.model))
     return history
 

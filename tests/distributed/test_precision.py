@@ -69,7 +69,7 @@ def test_dense_layers_are_computed_in_bfloat16_and_kept_in_float32(tmp_path: Pat
         batch = make_batches(config, dataset, parts).make(0)
         for side in (parts.towers.query, parts.towers.candidate):
             side.dense.register_forward_hook(lambda _, __, output: computed.append(output.dtype))  # type: ignore[union-attr]
-        loss_of = make_loss(config, world)
+        loss_of = make_loss(config.loss, world)
         loss = train_step(parts.model, parts.optimizer, batch, loss_of, world, precision="bfloat16")
         assert computed == [torch.bfloat16] * 2
         assert loss.dtype == torch.float32

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from tests.plans import by_columns, by_rows, copied, plan_of, shard, table, whole
-from trainer.inspection.plan_diff import Change, compare_plans, comparison_text
+from trainer.inspection.plan_diff import TableChange, compare_plans, comparison_text
 from trainer.planning.plan import Table
 
 
-def change(before: Table, after: Table, world_size: int = 4) -> Change:
+def change(before: Table, after: Table, world_size: int = 4) -> TableChange:
     (found,) = compare_plans(plan_of([before], world_size), plan_of([after], world_size)).changes
     return found
 

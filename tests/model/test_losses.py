@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from trainer.batching.candidates import sampled
 from trainer.model.losses import (
@@ -154,14 +155,6 @@ def test_large_scores_neither_overflow_nor_vanish(loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("loss", RANKING)
-def test_a_row_without_a_positive_is_refused(loss: Loss) -> None:
-    query, candidates = vectors()
-    without = pairs([(0, 1), (2, 3)])
-    with pytest.raises(ValueError, match="row 1 of 3 has no positive"):
-        loss(query, candidates, without, without)
-
-
-@pytest.mark.parametrize("loss", RANKING)
 def test_no_rows_have_no_losses_but_keep_the_graph(loss: Loss) -> None:
     _, candidates = vectors()
     query = torch.zeros(0, 4, dtype=torch.float64, requires_grad=True)
@@ -235,3 +228,50 @@ def test_the_gradient_of_a_loss_on_values_is_that_of_finite_differences(loss: Lo
     assert torch.autograd.gradcheck(
         lambda query, candidates: loss(query, candidates, values), vectors(candidates=3)
     )
+
+
+@pytest.mark.parametrize("lead", [50, 80, 89, 120, 500])
+@pytest.mark.parametrize("candidates", [3, 5, 4000])
+def test_a_lead_of_any_size_has_the_gradient_of_double_precision(lead: float, candidates: int) -> None:
+    """Positives `lead`, `lead / 2` and `lead / 1000` nats above the best negative, in rows of their own."""
+    query, vectors = torch.tensor([[1.0], [0.5], [0.001]]), torch.linspace(-1, 0, candidates).unsqueeze(1)
+    vectors[0] = lead
+    positives = pairs([(0, 0), (1, 0), (2, 0)])
+    found = loss_and_gradients(query, vectors, positives)
+    expected = reference_softmax(query.double(), vectors.double(), positives)
+    for here, there in zip(found, expected, strict=True):
+        # Below 1e-36 a float32 loses digits, and then all of them.
+        torch.testing.assert_close(here.double(), there, rtol=1e-4, atol=1e-36)
+
+
+def test_a_row_whose_positives_lead_by_different_sizes_has_finite_gradients() -> None:
+    query = torch.ones(1, 1)
+    candidates = torch.tensor([[500.0], [120.0], [89.0], [1.0], *[[0.0]] * 50])
+    positives = pairs([(0, column) for column in range(4)])
+    found = loss_and_gradients(query, candidates, positives)
+    expected = reference_softmax(query.double(), candidates.double(), positives)
+    for here, there in zip(found, expected, strict=True):
+        torch.testing.assert_close(here.double(), there, rtol=1e-5, atol=1e-36)
+
+
+def loss_and_gradients(
+    query: torch.Tensor, candidates: torch.Tensor, positives: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    query, candidates = query.clone().requires_grad_(), candidates.clone().requires_grad_()
+    losses = multi_positive_softmax(query, candidates, positives, positives)
+    losses.sum().backward()
+    return losses.detach(), query.grad, candidates.grad
+
+
+def reference_softmax(
+    query: torch.Tensor, candidates: torch.Tensor, positives: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same loss by its formula, with the gradients of autograd."""
+    query, candidates = query.clone().requires_grad_(), candidates.clone().requires_grad_()
+    scores = query @ candidates.T
+    negatives = scores.index_put(tuple(positives), scores.new_tensor(-torch.inf)).logsumexp(1)
+    each = functional.softplus(negatives[positives[0]] - scores[tuple(positives)])
+    losses = torch.zeros(len(query), dtype=query.dtype).index_add(0, positives[0], each)
+    losses = losses / torch.bincount(positives[0], minlength=len(query))
+    losses.sum().backward()
+    return losses.detach(), query.grad, candidates.grad

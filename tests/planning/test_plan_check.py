@@ -14,15 +14,25 @@ from trainer.cli import main
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
 from trainer.planning.constraints import TableConstraint
-from trainer.planning.hardware import KNOWN
+from trainer.planning.hardware import KNOWN, Cluster, named_hardware
 from trainer.planning.plan import Plan, open_plan, save_plan
 from trainer.planning.plan_check import check_plan, partitions_of
 from trainer.planning.planner import make_plan
 from trainer.sharding.torchrec_plan import sharding_plan
 from trainer.training import train
 
-TABLES = [("user", 10, 8), ("item", 6, 8)]
+TABLES = {"user": (10, 8), "item": (6, 8)}
 KINDS = ("table_wise", "column_wise", "table_column_wise", "data_parallel")
+
+
+def check(
+    plan: Plan,
+    tables: dict[str, tuple[int, int]] = TABLES,
+    cluster: Cluster | None = None,
+    optimizer: str = "adagrad",
+) -> None:
+    cluster = cluster or Cluster(named_hardware("cpu"), 2, 2)
+    check_plan(plan, tables, place="plan.json", optimizer=optimizer, cluster=cluster)
 
 
 def towers(cut: dict[str, int] | None = None) -> TwoTowers:
@@ -39,7 +49,7 @@ def test_a_plan_from_its_file_is_the_same_to_torchrec(sharding, tmp_path):
     plan = layouts.planned(towers(), sharding, 2, "adagrad")
     save_plan(plan, tmp_path / "plan.json")
     opened = open_plan(tmp_path / "plan.json")
-    check_plan(opened, "plan.json", TABLES, "adagrad", "cpu", 2, 2)
+    check(opened)
     one, other = (sharding_plan(each, towers(), "cpu", 2).plan for each in (plan, opened))
     assert str(one) == str(other)
     assert set(one) == {"query.embeddings", "candidate.embeddings"}
@@ -47,7 +57,7 @@ def test_a_plan_from_its_file_is_the_same_to_torchrec(sharding, tmp_path):
 
 def test_the_parts_of_a_cut_table_are_whole_tables_to_torchrec(tmp_path):
     plan = open_plan(saved(tmp_path, {"user": 3}))
-    check_plan(plan, "plan.json", TABLES, "adagrad", "cpu", 2, 2)
+    check(plan)
     assert partitions_of(plan) == {"user": 3}
     parts = sharding_plan(plan, towers({"user": 3}), "cpu", 2).plan["query.embeddings"]
     for number, rows in enumerate((4, 4, 2)):
@@ -116,7 +126,6 @@ REFUSALS = [
         lambda plan: plan["tables"][1]["shards"].append(halved(plan["tables"][1])),
         "item is table_wise, which needs one shard",
     ),
-    (lambda plan: plan["tables"][0].update(sharding="by_rows"), "user is by_rows; known are table_wise, "),
 ]
 
 
@@ -124,7 +133,7 @@ REFUSALS = [
 def test_a_plan_that_does_not_suit_is_refused_with_the_first_difference(change, words, tmp_path):
     path = edited(change, saved(tmp_path, {"user": 3}))
     with pytest.raises(ConfigError, match=f"^plan.json: {words}") as error:
-        check_plan(open_plan(path), "plan.json", TABLES, "adagrad", "cpu", 2, 2)
+        check(open_plan(path))
     assert "\n" not in str(error.value)
 
 
@@ -132,7 +141,7 @@ def test_a_plan_that_does_not_suit_is_refused_with_the_first_difference(change, 
 def test_a_shard_that_is_missing_is_seen_under_every_kind(sharding, tmp_path):
     path = edited(lambda plan: plan["tables"][0]["shards"].pop(), saved(tmp_path, sharding=sharding))
     with pytest.raises(ConfigError, match="the shards of user leave gaps"):
-        check_plan(open_plan(path), "plan.json", TABLES, "adagrad", "cpu", 2, 2)
+        check(open_plan(path))
 
 
 def columns(plan: dict[str, Any], *places: tuple[int, int]) -> None:
@@ -154,7 +163,7 @@ def columns(plan: dict[str, Any], *places: tuple[int, int]) -> None:
 def test_columns_that_are_not_cut_in_whole_fours_are_refused(places, words, tmp_path):
     path = edited(lambda plan: columns(plan, *places), saved(tmp_path, sharding="column_wise"))
     with pytest.raises(ConfigError, match=f"^plan.json: {words}"):
-        check_plan(open_plan(path), "plan.json", TABLES, "adagrad", "cpu", 2, 2)
+        check(open_plan(path))
 
 
 def by_rows(sharding: str, local_world_size: int, *shards: tuple[int, int, int]) -> Plan:
@@ -179,7 +188,7 @@ EQUAL = ((0, 0, 3), (1, 3, 3), (2, 6, 3), (3, 9, 1))
 )
 def test_rows_in_equal_blocks_on_ranks_in_order_are_followed(sharding, local, shards):
     plan = by_rows(sharding, local, *shards)
-    check_plan(plan, "plan.json", [("user", 10, 8)], "adagrad", "cuda", 4, local)
+    check(plan, {"user": (10, 8)}, Cluster(KNOWN["h100-80g"], 4, local))
 
 
 @pytest.mark.parametrize(
@@ -198,16 +207,17 @@ def test_rows_that_torchrec_would_look_for_elsewhere_are_refused(sharding, local
     words = f"^plan.json: user is {sharding}, which needs equal blocks of rows on {where}, in their order"
     plan = by_rows(sharding, local, *shards)
     with pytest.raises(ConfigError, match=words):
-        check_plan(plan, "plan.json", [("user", 10, 8)], "adagrad", "cuda", 4, local)
+        check(plan, {"user": (10, 8)}, Cluster(KNOWN["h100-80g"], 4, local))
 
 
 @pytest.mark.parametrize("sharding", ["row_wise", "table_row_wise"])
 @pytest.mark.parametrize(("rows", "world_size", "local"), [(10, 4, 4), (3, 8, 8), (9, 8, 4), (64, 16, 8)])
 def test_what_the_planner_makes_of_rows_is_followed(sharding, rows, world_size, local):
-    model, tables = TwoTowers({"user": rows}, {"item": 6}, 8), [("user", rows, 8), ("item", 6, 8)]
-    wishes = {name: TableConstraint((sharding,), bags=32) for name in ("user", "item")}
-    plan = make_plan(model, wishes, "adagrad", KNOWN["h100-80g"], world_size, local)
-    check_plan(plan, "plan.json", tables, "adagrad", "cuda", world_size, local)
+    model, tables = TwoTowers({"user": rows}, {"item": 6}, 8), {"user": (rows, 8), "item": (6, 8)}
+    constraints = {name: TableConstraint((sharding,), bags=32) for name in tables}
+    cluster = Cluster(KNOWN["h100-80g"], world_size, local)
+    plan = make_plan(model, constraints, optimizer="adagrad", cluster=cluster)
+    check(plan, tables, cluster)
 
 
 def test_devices_are_numbered_by_the_hosts_that_are_here():
@@ -221,7 +231,7 @@ def test_devices_are_numbered_by_the_hosts_that_are_here():
 def test_a_plan_for_another_optimizer_names_the_kernel_that_it_would_need(tmp_path):
     plan = open_plan(saved(tmp_path))  # Adagrad's, in the backward pass; on CPU Adam runs after it
     with pytest.raises(ConfigError, match="user has kernel fused; adam on cpu under table_wise has dense"):
-        check_plan(plan, "plan.json", TABLES, "adam", "cpu", 2, 2)
+        check(plan, optimizer="adam")
 
 
 DAMAGES = [
@@ -240,6 +250,7 @@ DAMAGES = [
         "idle_ranks holds 'a', expected a w",
     ),
     (lambda text: text.replace('"idle_ranks": []', '"idle_ranks": 1'), "no sharding plan"),
+    (lambda text: text.replace('"table_wise"', '"by_rows"'), "user is by_rows; known are table_wise, "),
 ]
 
 

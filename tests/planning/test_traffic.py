@@ -5,12 +5,12 @@ import json
 import pytest
 
 from trainer.cli import main
-from trainer.planning.traffic import Traffic, add_gathered, add_table
+from trainer.planning.traffic import Lookups, Traffic, add_gathered, add_table
 
 
 def traffic(sharding, shards, world_size, local_world_size=None, bags=10, pooling_factor=2.0) -> Traffic:
     found = Traffic.none(world_size)
-    add_table(found, sharding, shards, bags, pooling_factor, local_world_size or world_size)
+    add_table(found, sharding, shards, Lookups(bags, pooling_factor), local_world_size or world_size)
     return found
 
 
@@ -30,17 +30,17 @@ def test_table_wise_ids_go_to_the_table_and_vectors_come_back_as_gradients_do():
 
 def test_vectors_of_two_bytes_a_value_take_half_and_ids_what_they_took():
     found = Traffic.none(3)
-    add_table(found, "table_wise", [(1, 100, 8)], 10, 2.0, 3, value_bytes=2)
+    add_table(found, "table_wise", [(1, 100, 8)], Lookups(10, 2.0, value_bytes=2), 3)
     ids, vectors = 200, 160
     assert found.sent.tolist() == [ids + vectors, 2 * vectors, ids + vectors]
     found = Traffic.none(2)
-    add_table(found, "row_wise", [(0, 50, 8), (1, 50, 8)], 10, 2.0, 2, value_bytes=2)
+    add_table(found, "row_wise", [(0, 50, 8), (1, 50, 8)], Lookups(10, 2.0, value_bytes=2), 2)
     assert found.sent.tolist() == [120 + 320, 120 + 320]
 
 
 def test_copies_are_summed_up_in_four_bytes_a_value_in_any_case():
     found = Traffic.none(2)
-    add_table(found, "data_parallel", [(0, 100, 8), (1, 100, 8)], 10, 2.0, 2, value_bytes=2)
+    add_table(found, "data_parallel", [(0, 100, 8), (1, 100, 8)], Lookups(10, 2.0, value_bytes=2), 2)
     assert found.sent.tolist() == [3200, 3200]
 
 
@@ -85,7 +85,7 @@ def test_vectors_are_gathered_and_their_gradients_summed():
 def test_table_wise_counts_each_table_of_a_rank_for_itself():
     found = Traffic.none(4)
     for rank in (0, 0, 3):
-        add_table(found, "table_wise", [(rank, 100, 8)], 10, 2.0, 4)
+        add_table(found, "table_wise", [(rank, 100, 8)], Lookups(10, 2.0), 4)
     # A table takes 200 bytes of ids and 320 of gradients from each of three ranks and gives 320 to each.
     ids, vectors = 200, 320
     assert found.sent.tolist() == [

@@ -53,8 +53,6 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """The batch in pinned memory, which a GPU reads while the CPU goes on."""
-        for features in (self.queries, self.candidates):
-            features.sync()  # what TorchRec asks of a feature's length is counted before it is on the GPU
         return self._with({name: value.pin_memory() for name, value in self._tensors().items()})
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:

@@ -131,6 +131,9 @@ class Batches:
         history = self._history(step, rows, scored)
         if history is not None and self.plan.rows == "user":
             lengths, items = history.hidden
+        if not lengths.all():
+            without = rows[scored][lengths == 0][0]
+            raise ValueError(f"step {step}: {self.plan.rows} row {without} has no positive")
         log_q = candidates.log_q if self.plan.logq else None
         of_share = None
         if query_counts:

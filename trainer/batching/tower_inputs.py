@@ -84,6 +84,8 @@ def keyed_jagged(
         values=torch.from_numpy(np.concatenate([ids for _, ids in bags], dtype=np.int64)),
         lengths=torch.from_numpy(np.concatenate([lengths for lengths, _ in bags], dtype=np.int32)),
         stride=len(rows),
+        # Otherwise TorchRec sums them up on the device, and the CPU waits for a GPU.
+        length_per_key=[len(ids) for _, ids in bags],
     )
 
 

@@ -1,4 +1,4 @@
-"""What the parsers of commands share: errors of one line, and types of values. Nothing here imports torch."""
+"""Argument parsing that commands share: one-line errors and types of values. Nothing here imports torch."""
 
 import argparse
 from typing import TYPE_CHECKING, NoReturn
@@ -14,6 +14,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise a ConfigError in place of argparse's usage text and exit."""
         raise ConfigError(f"{self.prog}: {message}. See {self.prog} --help")
 
 
@@ -41,12 +42,14 @@ def configuration(prog: str, arguments: list[str], heading: str = "") -> "Config
 
 
 def count(text: str) -> int:
+    """Return a whole number from 1 up."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 up is needed")
     return int(text)
 
 
 def lengths(text: str) -> list[int]:
+    """Return whole numbers from 1 up that are separated by commas."""
     found = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
     if min(found) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 1 up are needed, as 5,10")
@@ -54,6 +57,7 @@ def lengths(text: str) -> list[int]:
 
 
 def ids(text: str) -> list[str]:
+    """Return raw ids that are separated by commas."""
     found = [part for part in text.split(",") if part]
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r}: ids of items are needed, as 12,7")
@@ -61,6 +65,7 @@ def ids(text: str) -> list[str]:
 
 
 def baselines(text: str) -> list[str]:
+    """Return names of baselines that are separated by commas; none for an empty text."""
     names = text.split(",") if text else []
     if wrong := set(names) - set(BASELINES):
         raise argparse.ArgumentTypeError(f"{min(wrong)!r}: names out of {', '.join(BASELINES)} are needed")

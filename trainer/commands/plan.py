@@ -42,15 +42,23 @@ def run(arguments: list[str], heading: str = "") -> None:
     from trainer.config.parser import parse_config
 
     config = parse_config(rest)
-    from trainer.inspection.plan_report import Outputs, plan_a_case, plan_of_file
-    from trainer.inspection.scenario import table_rows_given
+    from trainer.inspection.plan_report import Outputs, report_of_file, report_of_scenario
+    from trainer.inspection.scenario import make_scenario, parse_table_rows
+    from trainer.planning.layout import follow_plan
 
     outputs = Outputs(options.json, options.save, options.picture, options.compare)
     if folder:
         from trainer.runs.run_folder import PLAN, run_config
 
         run_config(folder)
-        print(plan_of_file(folder / PLAN, outputs))
+        print(report_of_file(folder / PLAN, outputs))
         return
-    rows, ranks = table_rows_given(options.rows), (options.world_size or 4, options.local_world_size)
-    print(plan_a_case(config, rows, options.hardware, *ranks, outputs))
+    world_size = options.world_size or 4
+    scenario = make_scenario(
+        follow_plan(config, world_size),
+        parse_table_rows(options.rows),
+        hardware=options.hardware,
+        world_size=world_size,
+        local_world_size=options.local_world_size,
+    )
+    print(report_of_scenario(scenario, outputs))

@@ -17,7 +17,7 @@ def run(arguments: list[str], heading: str = "") -> None:
     config = configuration("python -m trainer [train]", arguments, heading)
     if config is None:
         return
-    config = _as_the_run_has_it(config, arguments)
+    config = _resumed(config, arguments)
     from trainer.training.train import train
 
     folder = train(config)
@@ -25,8 +25,8 @@ def run(arguments: list[str], heading: str = "") -> None:
         _show_an_example(folder)
 
 
-def _as_the_run_has_it(config: "Config", arguments: list[str]) -> "Config":
-    """The configuration, or that of the run in its folder, which goes on."""
+def _resumed(config: "Config", arguments: list[str]) -> "Config":
+    """Return the configuration, or that of the run in its folder, which is then resumed."""
     from trainer.config.resume import asked_config, continued_config, restarted_run
 
     if config.run.dir is None and (run := restarted_run()):
@@ -37,7 +37,7 @@ def _as_the_run_has_it(config: "Config", arguments: list[str]) -> "Config":
 
 
 def _show_an_example(run: Path) -> None:
-    """Ten items for the first user, where the tables are small enough to be opened whole beside the model."""
+    """Print ten items for the first user, if the tables are small enough to be opened whole."""
     from trainer.runs.run_folder import first_user, weight_bytes
     from trainer.serving.recommend import as_text, recommend
 

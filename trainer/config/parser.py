@@ -1,6 +1,6 @@
 """Configuration from YAML files and the command line, and back into a file.
 
-The parser is jsonargparse's; what is added here is that a misspelt key names the nearest known one and that
+jsonargparse parses; this module adds that a misspelt key is answered with the nearest known one, and that
 every error is one line. Nothing here imports torch.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
+from trainer.config.effects import check_effects
 from trainer.config.schema import Config
 from trainer.config.validation import rules
 from trainer.errors import ConfigError
@@ -25,7 +26,7 @@ PARSER_OPTIONS = ("help", "config", "print_config")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts like `1e3`, which jsonargparse reads as numbers, as YAML 1.2 does, and PyYAML does not."""
+    """A dumper that quotes strings like `1e3`, which are numbers to jsonargparse but not to PyYAML."""
 
 
 _Dumper.add_implicit_resolver(
@@ -33,12 +34,21 @@ _Dumper.add_implicit_resolver(
 )
 
 
-def parse_config(arguments: Sequence[str]) -> Config:
-    """Configuration of defaults, then the `--config` file, then `--section.key value` options.
+def parse_config(arguments: Sequence[str], base: Path | None = None) -> Config:
+    """Return the configuration of defaults, then `--config` files, then `--section.key value` options.
 
-    Raises: ConfigError naming file or option, key, value and remedy.
+    Args:
+        arguments: Options as on the command line.
+        base: File that comes before all of them, such as a run's own; what it holds was not asked for now,
+            and may have no effect.
+
+    Raises:
+        ConfigError: Names file or option, key, value and remedy.
     """
     arguments = _files_first(list(_normalised(arguments)))
+    given = _given_keys(arguments)
+    if base is not None:
+        arguments = ["--config", str(base), *arguments]
     for place, path in _config_files(arguments):
         _check_file(place, path)
     parser = make_parser("python -m trainer train")
@@ -48,27 +58,28 @@ def parse_config(arguments: Sequence[str]) -> Config:
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(_one_line(str(error), arguments)) from None
     check(config)
+    check_effects(config, given)
     return config
 
 
 def read_config(path: Path) -> Config:
-    """Configuration that `write_config` wrote."""
-    return parse_config(["--config", str(path)])
+    """Return the configuration in a run's file."""
+    return parse_config([], base=path)
 
 
 def config_text(config: Config) -> str:
-    """Configuration as YAML, in the order of the dataclasses."""
+    """Return the configuration as YAML, in the order of the dataclasses."""
     return yaml.dump(asdict(config), Dumper=_Dumper, sort_keys=False)
 
 
 def changes(before: Config, after: Config) -> dict[str, Any]:
-    """Values in `after` of the keys that differ, by dotted name."""
+    """Return the values in `after` of all keys that differ from `before`, by dotted name."""
     leaves = (key for key, kind in _keys(Config).items() if not is_dataclass(kind))
     return {key: _value(after, key) for key in leaves if _value(before, key) != _value(after, key)}
 
 
 def make_parser(prog: str) -> jsonargparse.ArgumentParser:
-    """Parser of every configuration field, whose help gives each field's meaning, unit and default."""
+    """Return a parser of every field, whose help gives each field's meaning, unit and default."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog=prog,
@@ -88,7 +99,8 @@ def make_parser(prog: str) -> jsonargparse.ArgumentParser:
 def check(config: Config) -> None:
     """Refuse values and combinations that no training can use.
 
-    Raises: ConfigError naming the key, its value and the rule.
+    Raises:
+        ConfigError: Names the key, its value and the rule.
     """
     for key, kind in _keys(Config).items():
         value = _value(config, key) if not is_dataclass(kind) else None
@@ -107,7 +119,7 @@ def _value(config: Config, key: str) -> Any:
 
 
 def _keys(kind: type, prefix: str = "") -> dict[str, Any]:
-    """Type of every key, sections included, by its dotted name."""
+    """Return the type of every key, sections included, by dotted name."""
     found: dict[str, Any] = {}
     types = typing.get_type_hints(kind)
     for entry in fields(kind):  # type: ignore[arg-type]
@@ -130,7 +142,7 @@ def _from_mapping(kind: type, values: dict[str, Any]) -> Any:
 
 
 def _normalised(arguments: Sequence[str]) -> Iterator[str]:
-    """Arguments with `--key=value` taken apart, options checked, and `1,2` made a list where one is meant."""
+    """Split `--key=value`, check that options exist, and make `1,2` a list where the key holds one."""
     known, key = _keys(Config), ""
     for argument in arguments:
         if argument.startswith("--"):
@@ -146,8 +158,18 @@ def _normalised(arguments: Sequence[str]) -> Iterator[str]:
         yield argument
 
 
+def _given_keys(arguments: Sequence[str]) -> set[str]:
+    """Return the keys that options and `--config` files name; an entry of a mapping names the mapping."""
+    known = _keys(Config)
+    names = [argument[2:].removesuffix("+") for argument in arguments if argument.startswith("--")]
+    for place, path in _config_files(arguments):
+        _check_file(place, path)
+        names += _paths(yaml.safe_load(path.read_text()), known)
+    return {name if name in known else name.rpartition(".")[0] for name in names}
+
+
 def _is_list(key: str, known: dict[str, Any]) -> bool:
-    """Whether a key, or an entry of a mapping, holds a list."""
+    """Return whether a key, or an entry of a mapping, holds a list."""
     kind = known.get(key)
     if kind is None and typing.get_origin(known.get(key.rpartition(".")[0])) is dict:
         kind = typing.get_args(known[key.rpartition(".")[0]])[1]
@@ -165,7 +187,7 @@ def _check_key(place: str, key: str, known: dict[str, Any], dashes: str = "") ->
 
 
 def _files_first(arguments: list[str]) -> list[str]:
-    """Arguments with `--config FILE` in front, so that an option overrides a file wherever it stands."""
+    """Move `--config FILE` to the front, so that an option overrides a file wherever it stands."""
     places = {place for place, option in enumerate(arguments) if option == "--config"}
     places |= {place + 1 for place in places if place + 1 < len(arguments)}
     files, others = [], []
@@ -217,7 +239,7 @@ def _paths(content: dict[Any, Any], known: dict[str, Any], prefix: str = "") -> 
 
 
 def _one_line(message: str, arguments: Sequence[str]) -> str:
-    """jsonargparse's words as one line that names place, value and what was expected."""
+    """Turn an error of jsonargparse's into one line that names place, value and what was expected."""
     found = re.search(r'key "([\w.]+)"', message)
     if not found:
         return " ".join(message.split())

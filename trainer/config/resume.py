@@ -1,4 +1,4 @@
-"""A training that goes on, or begins with what an earlier run learned: which run, which configuration."""
+"""Which run a training resumes or starts from, and under which configuration."""
 
 import os
 from collections.abc import Sequence
@@ -23,23 +23,23 @@ MAY_CHANGE = (
     "batches.ahead",
     "model.precision",
 )
-MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "backend", "timeout")
+MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "deterministic", "backend", "timeout")
 RUNS, LAUNCH = Path("runs"), ".launch"
 PATHS = ("root", "cache", "interactions", "held_out", "users", "items")
 SHAPE = (
     *("model.dim", "model.similarity", "model.item_bias", "model.user_id", "model.history"),
     *("model.user_features", "model.item_features", "model.hidden", "model.combine", "loss.name"),
 )
-"""What two models must have in common for the vectors of one to be of use to the other."""
+"""Keys in which two models must agree for one to start from the vectors of the other."""
 
 
 def launch_id() -> str | None:
-    """What torchrun calls its launch, however often it starts its ranks again; None without torchrun."""
+    """Return torchrun's id of this launch, which restarts of its ranks keep; None without torchrun."""
     return os.environ.get("TORCHELASTIC_RUN_ID")
 
 
 def restarted_run() -> Path | None:
-    """The run folder that this launch made before its ranks were started again; None: there is none."""
+    """Return the run folder that this launch made before its ranks were restarted, or None."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
     marks = [mark for mark in RUNS.glob(f"*/{LAUNCH}") if mark.read_text() == launch_id()]
@@ -47,9 +47,10 @@ def restarted_run() -> Path | None:
 
 
 def asked_config(arguments: Sequence[str]) -> Config:
-    """The configuration that options ask for; with `--from RUN` what they do not say is as in that run.
+    """Return the configuration that options ask for; with `--from RUN`, that run's where they are silent.
 
-    Raises: ConfigError if that is no run.
+    Raises:
+        ConfigError: RUN is not a run folder.
     """
     arguments, origin = _with_origin(arguments)
     if origin is None:
@@ -59,7 +60,7 @@ def asked_config(arguments: Sequence[str]) -> Config:
         raise ConfigError(
             f"--from {origin}: no run folder (it has no {file.name}). Name one that `train` wrote"
         )
-    then, asked = read_config(file), parse_config(["--config", str(file), *arguments])
+    then, asked = read_config(file), parse_config(arguments, base=file)
     check_shape(origin, then, asked)
     if asked.run.dir != then.run.dir or any(each.startswith("--run.dir") for each in arguments):
         return asked
@@ -67,9 +68,10 @@ def asked_config(arguments: Sequence[str]) -> Config:
 
 
 def check_shape(origin: Path, then: Config, config: Config) -> None:
-    """Refuse a model whose vectors mean something else than those of the run that it would begin with.
+    """Refuse a model that cannot start from a run's vectors, because they would mean something else in it.
 
-    Raises: ConfigError naming the key, with both values.
+    Raises:
+        ConfigError: Names the key, with both values.
     """
     before = changes(config, then)
     for key, value in changes(then, config).items():
@@ -81,7 +83,7 @@ def check_shape(origin: Path, then: Config, config: Config) -> None:
 
 
 def _with_origin(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """Options with `--from RUN` as the key behind it, and RUN where it is given."""
+    """Replace `--from RUN` by the key that it sets; also return RUN, if it is given."""
     found: list[str] = []
     origin: Path | None = None
     given = iter(arguments)
@@ -99,13 +101,17 @@ def _with_origin(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def continued_config(file: Path, arguments: Sequence[str]) -> Config:
-    """The configuration of a run that goes on under the given options.
+    """Return the configuration of a run that is resumed under the given options.
 
-    Args: file: the run's configuration; what is not asked for is as it says.
-    Raises: ConfigError for an option that may not change, with both values.
+    Args:
+        file: The run's own configuration, which holds where the options are silent.
+        arguments: Options as on the command line.
+
+    Raises:
+        ConfigError: An option may not change between start and resume; the message gives both values.
     """
     options, _ = _with_origin(arguments)
-    kept, asked = read_config(file), parse_config(["--config", str(file), *options])
+    kept, asked = read_config(file), parse_config(options, base=file)
     settled = changes(asked, kept)
     for key, value in changes(kept, asked).items():
         before = settled[key]
@@ -119,7 +125,7 @@ def continued_config(file: Path, arguments: Sequence[str]) -> Config:
 
 
 def _is_same(key: str, before: Any, value: Any) -> bool:
-    """Whether two paths of data are one, written otherwise."""
+    """Return whether two paths of data name the same place."""
     section, _, name = key.partition(".")
     if section != "data" or name not in PATHS or None in (before, value):
         return False

@@ -1,15 +1,17 @@
 """Typed configuration: one dataclass a section, every field with its meaning, unit and default.
 
-A field that is null is decided when the data are known: by their size (`trainer.config.size_defaults`), or by
-what ranks a validation part best (`trainer.training.tuning`). Nothing here imports torch, so that `--help`
+A field that is null is decided once the data are known: by their size (`trainer.config.size_defaults`), or by
+what ranks a validation split best (`trainer.training.tuning`). Nothing here imports torch, so that `--help`
 and a misspelt option answer at once.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer.config.losses import LossName
+
 BASELINES = ("popularity", "random", "item_knn", "ease", "low_rank")
-"""Rankers that a model can be measured beside."""
+"""Rankers that a model can be compared with."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class BatchConfig:
     """What a row of a training step is, and how many there are."""
 
     rows: Literal["user", "interaction"] = "user"
-    """A row is a user with all of his positives at once, or a single interaction."""
+    """A row is a user with all of their positives at once, or a single interaction."""
     size: int | None = None
-    """Global batch: rows of one step over all ranks together; by default by the size of the data."""
+    """Global batch: rows of one step over all ranks; by default the power of 2 near 4 √rows, 16 to 8,192."""
     ahead: int | None = None
     """Batches that a thread makes in advance (0: none); by default 2 on CUDA and none on CPU."""
 
@@ -85,7 +87,7 @@ class ModelConfig:
     """The two towers."""
 
     dim: int | None = None
-    """Width of tables and towers, a multiple of 4 up to 16,384; by default 128 or, from 300,000 rows, 256."""
+    """Width of tables and towers, a multiple of 4 to 16,384; default 128, from 300,000 interactions 256."""
     table_dtype: Literal["float32", "float16"] = "float32"
     """Type of the tables' values, 4 or 2 bytes each; pooled vectors and optimizer state stay float32."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -132,12 +134,12 @@ class ModelConfig:
 class LossConfig:
     """What a step minimises, and over which candidates."""
 
-    name: Literal["softmax", "bpr", "mse", "bce"] = "softmax"
+    name: LossName = "softmax"
     """`softmax` and `bpr` rank positives above candidates; `mse` and `bce` fit each interaction's value."""
     candidates: Literal["auto", "catalogue", "in_batch", "sampled"] = "auto"
     """Items scored in one step: all (`auto` up to 20,000), its positives, or a shared sample beside them."""
     samples: int | None = None
-    """Items drawn for `candidates: sampled` in one step, over all ranks; by default 8192."""
+    """Items drawn for `candidates: sampled` in one step, over all ranks; by default 8,192."""
     popularity_power: float = 0.0
     """`candidates: sampled` draws by training interactions to this power (0: every item alike, up to 1)."""
     logq: bool = True
@@ -154,8 +156,9 @@ class LossConfig:
 class OptimizerConfig:
     """How tables and dense layers are updated."""
 
-    name: Literal["auto", "rowwise_adagrad", "adagrad", "sgd", "adam"] = "auto"
-    """Optimizer of the tables; `auto` is `adam` while float32 and small (64 MiB), else `rowwise_adagrad`."""
+    name: Literal["auto", "rowwise_adagrad", "adagrad", "sgd", "adam", "adam_fused"] = "auto"
+    """Optimizer of the tables; `auto` is `adam` while float32 and small (64 MiB), else `rowwise_adagrad`.
+    `adam` updates all rows in every step; `adam_fused`, on CUDA alone, those that are looked up."""
     learning_rate: float | None = None
     """Peak learning rate of the tables; by default by the optimizer."""
     table_learning_rates: dict[str, float] = field(default_factory=dict)
@@ -165,7 +168,7 @@ class OptimizerConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     """How much of its mean gradient, and of its mean squared one, `adam` keeps in a step (0 to below 1)."""
     weight_decay: float = 0.0
-    """L2 penalty on all rows of the tables; fused kernels have none (`adam` on CPU is dense)."""
+    """L2 penalty on all rows of the tables; fused kernels have none (`adam` is dense)."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Course of the learning rates after the warm-up; `linear` and `cosine` end at zero."""
     clip_gradients: float | None = None
@@ -196,9 +199,11 @@ class ShardingConfig:
     ranks: dict[str, list[int]] = field(default_factory=dict)
     """Ranks that hold a table's shards, in turn, by table; by default the planner's choice."""
     uvm_caching: bool = False
-    """Tables that a GPU cannot hold may live in its host's memory behind a cache (CUDA alone)."""
+    """Tables that a GPU cannot hold may live in its host's memory behind a cache (CUDA, fused kernels)."""
     communication: Literal["float32", "float16", "bfloat16"] = "float32"
     """Type of the pooled vectors and gradients that ranks exchange; nothing to one rank and to copies."""
+    lookup: Literal["auto", "torchrec"] = "auto"
+    """`auto` looks up rows that a rank has itself directly (on CPU); `torchrec` always in TorchRec's way."""
     exchange_ahead: bool = False
     """Send ids to the ranks of their tables while the steps before compute; the results are the same."""
     plan: str | None = None
@@ -232,7 +237,7 @@ class RunConfig:
     seed: int = 42
     """Seed of initial embeddings, of the order of batches and of sampled candidates."""
     epochs: int | None = None
-    """Passes over the training rows; by default 40, and fewer from a million interactions."""
+    """Passes over the rows; by default 30 but at least 320 steps, fewer from 1,000,000 interactions."""
     log_every: int = 50
     """Steps between two records of the loss (0: an epoch)."""
     evaluate_every: int | None = None
@@ -254,7 +259,7 @@ class RunConfig:
     origin: str | None = None
     """Run folder whose vectors known users and items begin with; `--from RUN` sets it."""
     removed: Literal["drop", "keep"] = "drop"
-    """What of `origin` the training part lacks now: it is dropped, or keeps its vectors and can be served."""
+    """What the training part lacks of `origin` is dropped, or kept: served, and not ranked in evaluations."""
     choose: bool = True
     """Choose what is null and no size decides on a validation part; otherwise take fixed values."""
     tensorboard: bool = True
@@ -275,6 +280,8 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of every rank; `auto` takes CUDA where there is a GPU for each local rank."""
+    deterministic: bool = False
+    """Repeat a training to the last bit on CUDA too: on the same GPUs, ranks and versions, but slower."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Collectives of the process group; `auto` takes NCCL on CUDA and gloo on CPU."""
     timeout: float = 1800.0

@@ -1,28 +1,29 @@
-"""What the size of the data decides where the configuration is silent, so that defaults need no touching."""
+"""Defaults that depend on the size of the data, and fixed ones for what tuning would choose."""
 
 import math
 from dataclasses import replace
 from typing import TypeVar
 
+from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, OptimizerConfig
+from trainer.config.sharding_kinds import sharding_kind
 
 CATALOGUE_ITEMS = 20_000
-"""Largest catalogue that a step scores whole."""
+"""Largest catalogue that is scored whole in every step."""
 SAMPLES = 8192
 DENSE_VALUES = 2**24
-"""Most table values for Adam, which on CPU visits every row at every step."""
-ADAM_SHARDINGS = {"table_wise", "row_partitioned", "data_parallel", "auto"}
-"""Those under which Adam runs on every device."""
+"""Most table values for which Adam is the default: its dense kernel updates every row in every step."""
 LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
     "adam": (0.004, {}),
+    "adam_fused": (0.004, {}),
     "rowwise_adagrad": (0.1, {"item": 0.2, "item_bias": 0.01}),
     "adagrad": (0.05, {"item": 0.1, "item_bias": 0.005}),
     "sgd": (0.05, {"item": 0.1, "item_bias": 0.005}),
 }
-"""Peak learning rate of the tables, and of those that differ, by optimizer."""
+"""Peak learning rate of all tables, and of those tables that differ, by optimizer."""
 FIXED_TEMPERATURE = 0.2
 FIXED_WEIGHT = 16.0
 FIXED_PENALTY = 300.0
@@ -31,12 +32,13 @@ Value = TypeVar("Value")
 
 
 def with_size_defaults(config: Config, users: int, items: int, interactions: int) -> Config:
-    """The configuration with everything filled in that the size of the data decides.
+    """Fill in everything that the size of the data decides.
 
     Args:
-        users: with training interactions.
-        items: of the catalogue.
-        interactions: of the training part.
+        config: As asked; what it sets stays.
+        users: Number of users with training interactions.
+        items: Number of items in the catalogue.
+        interactions: Number of training interactions.
     """
     rows = users if config.batches.rows == "user" else interactions
     # The root keeps both the steps of an epoch and the rows of a step in proportion, at any size.
@@ -63,13 +65,13 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
             run,
             epochs=epochs,
             evaluate_every=every,
-            patience=_first(run.patience, PATIENCE if every and not run.save_every else 0),
+            patience=_first(run.patience, PATIENCE if every else 0),
         ),
     )
 
 
 def with_fixed_values(config: Config) -> ResolvedConfig:
-    """The configuration with fixed values for what is chosen on a validation part otherwise."""
+    """Fill in fixed values for what would otherwise be chosen on a validation split."""
     model = config.model
     filled = replace(
         model,
@@ -82,15 +84,17 @@ def with_fixed_values(config: Config) -> ResolvedConfig:
 
 
 def temperature_is_open(config: Config) -> bool:
+    """Return whether the temperature is still to be chosen."""
     return config.model.temperature is None and config.model.similarity == "cosine"
 
 
 def closed_form_is_open(config: Config) -> bool:
-    """Whether a training may choose to have tables of a closed form."""
-    return config.run.choose and config.loss.name == "softmax" and low_rank_is_open(config)
+    """Return whether a training may choose to add closed-form dims, which have tables of their own."""
+    return config.run.choose and loss_spec(config.loss.name).tunable and low_rank_is_open(config)
 
 
 def low_rank_is_open(config: Config) -> bool:
+    """Return whether width, weight or penalty of closed-form dims is still to be chosen."""
     model = config.model
     return model.low_rank != 0 and None in (model.low_rank, model.low_rank_weight, model.low_rank_penalty)
 
@@ -99,8 +103,9 @@ def _optimizer(config: Config, dim: int, rows: int) -> OptimizerConfig:
     given = config.optimizer
     # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.
     small = rows * dim <= DENSE_VALUES and config.batches.rows == "user"
-    dense = {config.sharding.kind, *config.sharding.tables.values()} <= ADAM_SHARDINGS
-    # A dense kernel, as Adam's on CPU, trains float32 alone.
+    # Adam has a dense kernel, which trains float32 alone.
+    kinds = {config.sharding.kind, *config.sharding.tables.values()} - {"auto"}
+    dense = all("dense" in sharding_kind(kind).kernels for kind in kinds)
     dense = dense and config.model.table_dtype == "float32"
     automatic = "adam" if small and dense else "rowwise_adagrad"
     name = automatic if given.name == "auto" else given.name

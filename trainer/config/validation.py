@@ -1,19 +1,20 @@
-"""Which values and combinations a training can use: each rule with its key and its words."""
+"""The rules for values and combinations of options: each with its key and its error message."""
 
 import math
 from collections.abc import Iterator
 from typing import TypeAlias, get_args, get_type_hints
 
+from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import BASELINES, Config, ShardingConfig
 
 Rule: TypeAlias = tuple[str, str, bool]
-"""Key, what is needed, and whether it holds."""
+"""A key, what it needs, and whether the configuration satisfies that."""
 WIDEST = 16_384
-"""Columns of a table with which FBGEMM's CPU kernels are known to train; at 32,764 they crash."""
+"""Most columns of a table with which FBGEMM's CPU kernels are known to train; at 32,764 they crash."""
 
 
 def rules(config: Config) -> Iterator[Rule]:
-    """All rules, those of single values first."""
+    """Yield all rules, those for single values first."""
     yield from _of_sharding(config)
     for section in (_of_model, _of_run, _of_loss, _of_evaluation, _of_optimizer, _of_data, _of_combinations):
         yield from section(config)
@@ -144,18 +145,19 @@ def _of_sharding(config: Config) -> Iterator[Rule]:
 
 
 def _of_combinations(config: Config) -> Iterator[Rule]:
-    data, model, loss = config.data, config.model, config.loss
+    data, model, loss, spec = config.data, config.model, config.loss, loss_spec(config.loss.name)
+    ranking = losses_where(lambda other: not other.needs_values)
     yield (
         "model.learn_temperature",
         "needs --model.similarity cosine, as dot products have no temperature",
         not model.learn_temperature or model.similarity == "cosine",
     )
     by_interaction = config.batches.rows == "interaction"
-    yield "loss.name", "needs --batches.rows interaction", loss.name == "softmax" or by_interaction
+    yield "loss.name", "needs --batches.rows interaction", spec.user_rows or by_interaction
     yield (
         "model.low_rank",
-        "needs --loss.name softmax or bpr: beside values, closed-form scores mean nothing",
-        not model.low_rank or loss.name in ("softmax", "bpr"),
+        f"needs --loss.name {ranking}: beside values, closed-form scores mean nothing",
+        not model.low_rank or not spec.needs_values,
     )
     yield "loss.mask_known", "needs --batches.rows interaction", loss.mask_known or by_interaction
     yield (

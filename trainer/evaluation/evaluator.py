@@ -69,6 +69,7 @@ class Evaluation:
     Attributes:
         split, seen: the part searched for, and `mask` or `keep`.
         users, items: users measured, and items ranked for each.
+        left_out: items that are retained from an earlier run, which are not ranked.
         rankers: mean of each metric over users, by ranker: `model`, then the baselines.
         beyond: measures beyond accuracy by ranker, if they were asked for.
         per_user: the model's metrics, (users,) each in the order of user rows, if they were asked for.
@@ -81,6 +82,7 @@ class Evaluation:
     rankers: dict[str, dict[str, float]]
     beyond: dict[str, dict[str, float]] = field(default_factory=dict)
     per_user: dict[str, np.ndarray] = field(default_factory=dict)
+    left_out: int = 0
 
 
 def evaluate(
@@ -97,7 +99,8 @@ def evaluate(
     held_out = dataset.held_out(protocol.split)
     seen = dataset.seen(protocol.split) if protocol.seen == "mask" else None
     users = measured_users(dataset, protocol)
-    items = _item_vectors(tower_pairs, dataset.item_count, world, protocol)
+    # Without the items that are retained from an earlier run, which nobody can be looking for.
+    items = _item_vectors(tower_pairs, dataset.evaluated_items, world, protocol)
     rankers = {name: _ranker(name, dataset, protocol) for name in protocol.baselines if world.is_first}
     against = _background(dataset, users) if protocol.beyond and world.is_first else None
     figures: dict[str, _Figures] = {}
@@ -116,10 +119,11 @@ def evaluate(
         protocol.split,
         protocol.seen,
         len(users),
-        dataset.item_count,
+        dataset.evaluated_items,
         {name: each.means(len(users)) for name, each in figures.items()},
         {name: each.tally.figures() for name, each in figures.items() if each.tally},
         figures["model"].per_user() if protocol.per_user else {},
+        dataset.item_count - dataset.evaluated_items,
     )
 
 
@@ -143,7 +147,7 @@ def measured_users(dataset: Dataset, protocol: Protocol) -> np.ndarray:
             f"--data.{protocol.split}_size 0.2, or measure another part with --split"
         )
     for name in protocol.baselines:
-        check_size(name, dataset.item_count)
+        check_size(name, dataset.evaluated_items)
     return users
 
 
@@ -188,7 +192,7 @@ class _Figures:
 
 def _ranker(name: str, dataset: Dataset, protocol: Protocol) -> Ranker:
     """A baseline, learned from the training part."""
-    k, count = max(protocol.ks), dataset.item_count
+    k, count = max(protocol.ks), dataset.evaluated_items
     if name == "popularity":
         scores = popularity_scores(torch.tensor(dataset.train.items), count)
         return lambda rows, exclude: rank_by_scores(scores, k, exclude)
@@ -202,14 +206,16 @@ def _ranker(name: str, dataset: Dataset, protocol: Protocol) -> Ranker:
     history = training_matrix(dataset.train_by_user(), count)  # before validation: the training part
     if name == "low_rank":
         table, vectors = kept_towers(dataset, min(LOW_RANK, count))
-        items = torch.from_numpy(vectors.copy())
-        return lambda rows, exclude: top_k(torch.from_numpy(history[rows] @ table), items, k, exclude)[1]
+        items = torch.from_numpy(vectors[:count].copy())
+        return lambda rows, exclude: top_k(
+            torch.from_numpy(history[rows] @ table[:count]), items, k, exclude
+        )[1]
     weights = kept_weights(dataset.folder, name, history)
     return lambda rows, exclude: rank_by_history(weights, history[rows], k, exclude)
 
 
 def _background(dataset: Dataset, users: np.ndarray) -> Background:
-    counts = popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)
+    counts = popularity_scores(torch.tensor(dataset.train.items), dataset.evaluated_items)
     return background(counts, dataset.train_by_user().lengths(), users, dataset.item_features)
 
 

@@ -134,7 +134,9 @@ def kept_weights(folder: Path, name: str, history: csr_array) -> np.ndarray:
     path = folder / f"weights-{VERSION}-{name}-{words}.npy"
     try:
         # A plain view of the map: arithmetic on numpy's memmap class is slower.
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        weights = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        if len(weights) == history.shape[1]:  # older ones weigh items that are retained from an earlier run
+            return weights
     except (OSError, ValueError):
         pass  # not there, or not whole: made anew
     if name == "item_knn":

@@ -1,4 +1,4 @@
-"""What another plan changes: totals, where tables lie, and bytes to be moved to get there."""
+"""The difference of two plans: totals, tables sharded otherwise, and bytes to move."""
 
 import textwrap
 from collections import defaultdict
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from trainer.formatting import bytes_in_words, counted, milliseconds_in_words, ranks_in_words
+from trainer.formatting import format_bytes, format_count, format_milliseconds, format_ranks
 from trainer.planning.plan import Plan, Shard, Table
 
 WIDTH = 80
-MOST_TABLES = 20
+SHOWN_TABLES = 20
 TOTALS = "{:<30} {:>17} {:>17} {:>13}"
 TABLES = "{:<21} {:<24} {:<24} {:>8}"
 NAME, CELL = 21, 24
@@ -22,12 +22,13 @@ class Totals:
     """A plan in a few numbers.
 
     Attributes:
-        ranks: in all.
-        bytes, fullest_bytes: on all ranks, and on the one that holds most.
-        imbalance: fullest over mean.
-        bytes_sent: by all ranks to others in a step.
-        estimated_step_ms: the planner's estimate.
-        idle_ranks: how many hold no shard.
+        ranks: Ranks in all.
+        bytes: Bytes on all ranks.
+        fullest_bytes: Bytes on the fullest rank.
+        imbalance: Bytes of the fullest rank over the mean.
+        bytes_sent: Bytes that all ranks send to others in a step.
+        estimated_step_ms: TorchRec's estimate of a step.
+        idle_ranks: Number of ranks that hold no shard.
     """
 
     ranks: int
@@ -41,7 +42,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Place:
-    """How a table lies in one plan: its size, sharding and kernel, and the ranks that hold some of it."""
+    """A table in one plan: its size, sharding and kernel, and the ranks that hold some of it."""
 
     rows: int
     dim: int
@@ -52,14 +53,15 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Change:
-    """A table that lies otherwise in the second plan.
+class TableChange:
+    """A table that is sharded otherwise in the second plan.
 
     Attributes:
-        name: of the table.
-        before, after: how it lies.
-        moved_bytes: of weights and optimizer state that a rank needs and did not have, as large as they are
-            in the second plan. Rows and columns that the first plan's table lacks are not moved.
+        name: Name of the table.
+        before: The table in the first plan.
+        after: The table in the second plan.
+        moved_bytes: Bytes of weights and optimizer state that ranks need and did not have, in the second
+            plan's size. Rows and columns that the first plan's table lacks are not counted.
     """
 
     name: str
@@ -73,30 +75,32 @@ class PlanComparison:
     """Two plans side by side.
 
     Attributes:
-        before, after: their totals.
-        changes: tables of both plans that lie otherwise, in the second plan's order.
-        moved_bytes: of all of them.
-        only_before, only_after: names of tables that the other plan lacks.
+        before: Totals of the first plan.
+        after: Totals of the second plan.
+        changes: Tables of both plans that are sharded otherwise, in the second plan's order.
+        moved_bytes: Sum of the moved bytes of all changes.
+        only_before: Names of tables that only the first plan has.
+        only_after: Names of tables that only the second plan has.
     """
 
     before: Totals
     after: Totals
-    changes: tuple[Change, ...]
+    changes: tuple[TableChange, ...]
     moved_bytes: int
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
 
 
 def compare_plans(before: Plan, after: Plan) -> PlanComparison:
-    """What changes from one plan to another; world sizes may differ.
+    """Return what changes from one plan to another; world sizes may differ.
 
-    A rank is the same rank in both plans. Tables are matched by name.
+    Ranks are matched by number, tables by name.
     """
     olds = {table.name: table for table in before.tables}
     news = {table.name: table for table in after.tables}
     both = [(olds[name], new) for name, new in news.items() if name in olds]
     changes = tuple(
-        Change(new.name, _place(old), _place(new), _moved(old, new))
+        TableChange(new.name, _place(old), _place(new), _moved(old, new))
         for old, new in both
         if _place(old) != _place(new) or _rectangles(old) != _rectangles(new)
     )
@@ -135,21 +139,21 @@ def _rectangles(table: Table) -> set[tuple[int, ...]]:
 
 
 def _moved(old: Table, new: Table) -> int:
-    """Bytes of `new` on ranks that did not have them, by the share of each shard that is missing."""
+    """Return the bytes of `new` on ranks that lacked them, by the share of each shard that is missing."""
     had: dict[int, list[Shard]] = defaultdict(list)
     for shard in old.shards:
         had[shard.rank].append(shard)
     moved = 0
     for shard in new.shards:
-        wanted = _overlap(shard, Shard(shard.rank, 0, 0, old.rows, old.dim, 0, 0))
-        missing = wanted - sum(_overlap(shard, other) for other in had[shard.rank])
+        needed = _overlap(shard, Shard(shard.rank, 0, 0, old.rows, old.dim, 0, 0))
+        missing = needed - sum(_overlap(shard, other) for other in had[shard.rank])
         values = max(shard.rows * shard.columns, 1)
         moved += round(missing * (shard.weight_bytes + shard.optimizer_bytes) / values)
     return moved
 
 
 def _overlap(one: Shard, other: Shard) -> int:
-    """Values that two rectangles share."""
+    """Return the number of values that two rectangles share."""
     first_row = max(one.row_offset, other.row_offset)
     first_column = max(one.column_offset, other.column_offset)
     rows = min(one.row_offset + one.rows, other.row_offset + other.rows) - first_row
@@ -158,12 +162,14 @@ def _overlap(one: Shard, other: Shard) -> int:
 
 
 def comparison_text(comparison: PlanComparison, names: tuple[str, str] = ("before", "after")) -> str:
-    """The totals of both plans, and the tables that change, those with most bytes to be moved first.
+    """Return the totals of both plans and the changed tables, those with the most bytes to move first.
 
     Args:
-        comparison: of two plans.
-        names: of the two, as a file or an option says.
-    Returns: lines of at most 80 characters, without a final line feed.
+        comparison: Comparison of two plans.
+        names: Names of the two, such as their files.
+
+    Returns:
+        Lines of at most 80 characters, without a final line feed.
     """
     lines = []
     if names != ("before", "after"):
@@ -173,9 +179,9 @@ def comparison_text(comparison: PlanComparison, names: tuple[str, str] = ("befor
     if comparison.changes:
         most = sorted(comparison.changes, key=lambda change: -change.moved_bytes)
         lines.append(TABLES.format("table", "before", "after", "moved"))
-        lines += [line for change in most[:MOST_TABLES] for line in _change(change)]
-        if len(most) > MOST_TABLES:
-            lines.append(f"and {counted(len(most) - MOST_TABLES, 'more table')}")
+        lines += [line for change in most[:SHOWN_TABLES] for line in _change(change)]
+        if len(most) > SHOWN_TABLES:
+            lines.append(f"and {format_count(len(most) - SHOWN_TABLES, 'more table')}")
         lines.append("")
     lines += _closing(comparison)
     return "\n".join(line.rstrip() for line in lines)
@@ -189,8 +195,8 @@ def _total_rows(before: Totals, after: Totals) -> Iterator[str]:
         return row(name, f"{one:,}", f"{other:,}", f"{other - one:+,}")
 
     def sizes(name: str, one: int, other: int) -> str:
-        change = _relative(one, other) if one else f"+{bytes_in_words(other)}"
-        return row(name, bytes_in_words(one), bytes_in_words(other), change)
+        change = _relative(one, other) if one else f"+{format_bytes(other)}"
+        return row(name, format_bytes(one), format_bytes(other), change)
 
     yield numbers("ranks", before.ranks, after.ranks)
     yield numbers("idle ranks", before.idle_ranks, after.idle_ranks)
@@ -200,37 +206,35 @@ def _total_rows(before: Totals, after: Totals) -> Iterator[str]:
     yield row("fullest rank over the mean", f"{before.imbalance:.2f}", f"{after.imbalance:.2f}", shift)
     yield sizes("bytes sent in a step", before.bytes_sent, after.bytes_sent)
     one, other = before.estimated_step_ms, after.estimated_step_ms
-    step = _relative(one, other) if one else f"+{milliseconds_in_words(other)}"
-    yield row("step, estimated", milliseconds_in_words(one), milliseconds_in_words(other), step)
+    step = _relative(one, other) if one else f"+{format_milliseconds(other)}"
+    yield row("step, estimated", format_milliseconds(one), format_milliseconds(other), step)
 
 
 def _relative(before: float, after: float) -> str:
-    """Percent up to twice as much, then a multiple."""
+    """Return the change in percent up to twice as much, and a multiple beyond."""
     ratio = after / before
     return f"{ratio - 1:+.1%}" if ratio < 2 else f"x {ratio:,.3g}"
 
 
-def _change(change: Change) -> Iterator[str]:
-    """The table's line, and others for what does not fit and for a size, type or kernel that changes."""
-    before, after = _whereabouts(change.before), _whereabouts(change.after)
+def _change(change: TableChange) -> Iterator[str]:
+    """Yield the table's line, and further ones for long lists of ranks and a changed size, type or kernel."""
+    before, after = _sharding_and_ranks(change.before), _sharding_and_ranks(change.after)
     for one, other in zip(_traits(change.before), _traits(change.after), strict=True):
         if one != other:
             depth = max(len(before), len(after))
             before = [*before, *[""] * (depth - len(before)), one]
             after = [*after, *[""] * (depth - len(after)), other]
-    cells = zip_longest(
-        [_cut(change.name)], before, after, [bytes_in_words(change.moved_bytes)], fillvalue=""
-    )
+    cells = zip_longest([_cut(change.name)], before, after, [format_bytes(change.moved_bytes)], fillvalue="")
     yield from (TABLES.format(*row) for row in cells)
 
 
-def _whereabouts(place: Place) -> list[str]:
-    """Sharding and ranks, in two lines where one is too narrow."""
-    named = f"{place.sharding} {ranks_in_words(place.ranks)}"
+def _sharding_and_ranks(place: Place) -> list[str]:
+    """Return sharding and ranks in one line, or in two if it is too narrow."""
+    named = f"{place.sharding} {format_ranks(place.ranks)}"
     if len(named) <= CELL:
         return [named]
-    ranks = ranks_in_words(place.ranks, 4)
-    return [place.sharding, ranks if len(ranks) <= CELL else ranks_in_words(place.ranks, 1)[:CELL]]
+    ranks = format_ranks(place.ranks, 4)
+    return [place.sharding, ranks if len(ranks) <= CELL else format_ranks(place.ranks, 1)[:CELL]]
 
 
 def _traits(place: Place) -> tuple[str, str, str]:
@@ -238,23 +242,23 @@ def _traits(place: Place) -> tuple[str, str, str]:
 
 
 def _cut(name: str) -> str:
-    """Beginning and end, which tell long names apart."""
+    """Return beginning and end of a long name, which tell such names apart."""
     return name if len(name) <= NAME else f"{name[:9]}...{name[-9:]}"
 
 
 def _closing(comparison: PlanComparison) -> list[str]:
-    said = "Every table of both plans lies in the same place."
+    summary = "Every table of both plans lies in the same place."
     if comparison.changes:
-        changed, moved = counted(len(comparison.changes), "table"), bytes_in_words(comparison.moved_bytes)
-        said = (
+        changed, moved = format_count(len(comparison.changes), "table"), format_bytes(comparison.moved_bytes)
+        summary = (
             f"{changed} changed; {moved} of weights and optimizer state would move to ranks that do not have "
             "them."
         )
-    sentences = [said]
+    sentences = [summary]
     for plan, names in (("before", comparison.only_before), ("after", comparison.only_after)):
-        left_out = f" and {len(names) - MOST_TABLES:,} more" if len(names) > MOST_TABLES else ""
+        left_out = f" and {len(names) - SHOWN_TABLES:,} more" if len(names) > SHOWN_TABLES else ""
         if names:
-            sentences.append(f"Only {plan}: {', '.join(names[:MOST_TABLES])}{left_out}.")
+            sentences.append(f"Only {plan}: {', '.join(names[:SHOWN_TABLES])}{left_out}.")
     return [line for sentence in sentences for line in _wrapped(sentence)]
 
 

@@ -1,32 +1,35 @@
-"""A sharding plan in words: its tables, its ranks, and what could be better."""
+"""A sharding plan as text: its tables, its ranks, and what could be better."""
 
 import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 
-from trainer.formatting import bytes_in_words, counted, milliseconds_in_words, ranks_in_words
-from trainer.inspection.advisor import Change, fullest
+from trainer.config.sharding_kinds import sharding_kind
+from trainer.formatting import format_bytes, format_count, format_milliseconds, format_ranks
+from trainer.inspection.changes import Change
 from trainer.planning.plan import Plan, RankLoad, Shard, Table
 
 WIDTH = 80
 SHOWN_TABLES, SHOWN_RANKS, SHOWN_SHARDS = 40, 16, 4
 
 
-def plan_words(plan: Plan, source: str) -> str:
-    """Everything about a plan that its JSON holds, on a screen.
+def plan_text(plan: Plan, source: str) -> str:
+    """Return a plan as text of at most 80 columns.
 
-    Args: source: where the hardware's figures are from; empty where that is not known.
+    Args:
+        plan: The plan.
+        source: Where the hardware's figures are from; empty if that is not known.
     """
     hosts = plan.world_size // plan.local_world_size
-    where = f"{counted(plan.world_size, 'rank')} of {plan.hardware}, {counted(hosts, 'host')}"
+    where = f"{format_count(plan.world_size, 'rank')} of {plan.hardware}, {format_count(hosts, 'host')}"
     lines = [where, *(textwrap.wrap(source, WIDTH, initial_indent="  ", subsequent_indent="  "))]
     lines += ["", *_tables(plan), "", *_places(plan), "", *_ranks(plan)]
     lines += [*_hosts(plan), "", *_wrapped(_costs(plan))]
     return "\n".join(lines)
 
 
-def advice_words(plan: Plan, change: Change | None) -> str:
-    """What limits a plan, and the change that helps most."""
+def advice_text(plan: Plan, change: Change | None) -> str:
+    """Return what limits a plan, and the change that helps most; None: none was found."""
     slowest = max(plan.ranks, key=lambda load: load.compute_ms + load.communication_ms)
     step = slowest.compute_ms + slowest.communication_ms
     limit, share = max(
@@ -45,24 +48,24 @@ def advice_words(plan: Plan, change: Change | None) -> str:
     )
 
 
-def remedy_words(changes: Sequence[Change]) -> str:
-    """Numbered remedies, each with the figures that it gives; to follow a sentence on what does not fit."""
+def remedies_text(changes: Sequence[Change]) -> str:
+    """Return numbered remedies with their figures, to follow a sentence on what does not fit."""
     if not changes:
         return "\n  No change of sharding, width, optimizer or world size that was tried makes them fit."
     lines = []
     for number, change in enumerate(changes, 1):
         load = max(change.plan.ranks, key=lambda load: load.bytes)
         lines.append(
-            f"  {number}. {change.options}: {bytes_in_words(load.bytes)} of "
-            f"{bytes_in_words(load.capacity_bytes)} on the fullest rank, step of "
-            f"{milliseconds_in_words(change.plan.estimated_step_ms)} (estimate)"
+            f"  {number}. {change.options}: {format_bytes(load.bytes)} of "
+            f"{format_bytes(load.capacity_bytes)} on the fullest rank, step of "
+            f"{format_milliseconds(change.plan.estimated_step_ms)} (estimate)"
         )
     return "\n" + "\n".join(lines)
 
 
 def _figures(before: Plan, after: Plan) -> str:
-    steps = [milliseconds_in_words(plan.estimated_step_ms) for plan in (before, after)]
-    sizes = [bytes_in_words(fullest(plan)) for plan in (before, after)]
+    steps = [format_milliseconds(plan.estimated_step_ms) for plan in (before, after)]
+    sizes = [format_bytes(plan.fullest_bytes) for plan in (before, after)]
     return f"estimated step {' -> '.join(steps)}, fullest rank {' -> '.join(sizes)}"
 
 
@@ -73,7 +76,7 @@ def _tables(plan: Plan) -> list[str]:
     left_out = plan.tables[SHOWN_TABLES:]
     if left_out:
         size = sum(shard.weight_bytes for table in left_out for shard in table.shards)
-        lines.append(f"and {counted(len(left_out), 'table')} more, {bytes_in_words(size)} of weights")
+        lines.append(f"and {format_count(len(left_out), 'table')} more, {format_bytes(size)} of weights")
     return lines
 
 
@@ -84,14 +87,14 @@ def _table(table: Table) -> tuple[str, ...]:
         str(table.dim),
         table.dtype,
         table.sharding,
-        bytes_in_words(sum(shard.weight_bytes for shard in table.shards)),
-        bytes_in_words(sum(shard.optimizer_bytes for shard in table.shards)),
+        format_bytes(sum(shard.weight_bytes for shard in table.shards)),
+        format_bytes(sum(shard.optimizer_bytes for shard in table.shards)),
         f"{table.lookups:,}",
     )
 
 
 def _places(plan: Plan) -> list[str]:
-    """Where each table lies, by which kernel it runs, and its ids in a bag where that is not one."""
+    """Return the ranks and the kernel of each table, and its ids per bag where that is not one."""
     lines = []
     for table in plan.tables[:SHOWN_TABLES]:
         bag = "" if table.pooling_factor == 1 else f", {table.pooling_factor:.3g} ids a bag"
@@ -101,7 +104,7 @@ def _places(plan: Plan) -> list[str]:
 
 
 def _place(table: Table) -> str:
-    if table.sharding == "data_parallel":
+    if sharding_kind(table.sharding).cut == "copies":
         return "whole on every rank"
     if len(table.shards) == 1:
         return f"whole on rank {table.shards[0].rank}"
@@ -109,7 +112,7 @@ def _place(table: Table) -> str:
         return ", ".join(_shard(shard, table) for shard in table.shards)
     by_rows = table.shards[0].columns == table.dim
     size = max(shard.rows if by_rows else shard.columns for shard in table.shards)
-    ranks = ranks_in_words({shard.rank for shard in table.shards})
+    ranks = format_ranks({shard.rank for shard in table.shards})
     word = "rows" if by_rows else "columns"
     return f"{len(table.shards):,} shards of up to {size:,} {word} on ranks {ranks}"
 
@@ -123,33 +126,33 @@ def _shard(shard: Shard, table: Table) -> str:
 
 
 def _ranks(plan: Plan) -> list[str]:
-    """One line a rank, neighbours with equal loads together; of many different ones the extremes."""
+    """Return a line per run of ranks with equal loads; of many such runs the fullest and the emptiest."""
     groups = [
-        (ranks_in_words(load.rank for load in group), group[0])
+        (format_ranks(load.rank for load in group), group[0])
         for _, alike in groupby(plan.ranks, key=_load)
         if (group := list(alike))
     ]
     note = []
     if len(groups) > SHOWN_RANKS:
-        with_size_defaults = sorted(groups, key=lambda group: -group[1].bytes)
-        groups = with_size_defaults[: SHOWN_RANKS // 2] + with_size_defaults[-SHOWN_RANKS // 2 :]
+        by_bytes = sorted(groups, key=lambda group: -group[1].bytes)
+        groups = by_bytes[: SHOWN_RANKS // 2] + by_bytes[-SHOWN_RANKS // 2 :]
         note = [f"(the {SHOWN_RANKS // 2} fullest and the {SHOWN_RANKS // 2} emptiest of them)"]
     header = ("rank", "bytes", "of capacity", "ids/step", "sent", "received", "compute", "moving")
     return _aligned([header, *((name, *_load(load)) for name, load in groups)], left=(0,)) + note
 
 
 def _hosts(plan: Plan) -> list[str]:
-    """What ranks keep in their hosts' memory behind caches, where they do, the fullest first."""
+    """Return what ranks hold in host memory behind caches, the fullest first; nothing if none does."""
     held = sorted(plan.ranks, key=lambda load: -load.host_bytes)
     groups = [
-        (ranks_in_words(load.rank for load in group), group[0])
+        (format_ranks(load.rank for load in group), group[0])
         for size, alike in groupby(held, key=lambda load: load.host_bytes)
         if size and (group := list(alike))
     ]
     if not groups:
         return []
     rows = [
-        (name, bytes_in_words(load.host_bytes), _percent(load.host_bytes / load.host_capacity_bytes))
+        (name, format_bytes(load.host_bytes), _percent(load.host_bytes / load.host_capacity_bytes))
         for name, load in groups[:SHOWN_RANKS]
     ]
     return ["", *_aligned([("rank", "behind a cache in its host", "of capacity"), *rows], left=(0,))]
@@ -157,13 +160,13 @@ def _hosts(plan: Plan) -> list[str]:
 
 def _load(load: RankLoad) -> tuple[str, ...]:
     return (
-        bytes_in_words(load.bytes),
+        format_bytes(load.bytes),
         _percent(load.bytes / load.capacity_bytes),
         f"{load.lookups:,}",
-        bytes_in_words(load.bytes_sent),
-        bytes_in_words(load.bytes_received),
-        milliseconds_in_words(load.compute_ms),
-        milliseconds_in_words(load.communication_ms),
+        format_bytes(load.bytes_sent),
+        format_bytes(load.bytes_received),
+        format_milliseconds(load.compute_ms),
+        format_milliseconds(load.communication_ms),
     )
 
 
@@ -173,19 +176,19 @@ def _percent(share: float) -> str:
 
 def _costs(plan: Plan) -> str:
     text = (
-        f"Estimated step: {milliseconds_in_words(plan.estimated_step_ms)} (TorchRec's estimate for the "
+        f"Estimated step: {format_milliseconds(plan.estimated_step_ms)} (TorchRec's estimate for the "
         f"tables alone, not a measurement). Imbalance: {plan.imbalance:.2f} (fullest rank over mean)."
     )
     idle = plan.idle_ranks
     if idle:
         word = "Rank" if len(idle) == 1 else "Ranks"
         holds = "holds" if len(idle) == 1 else "hold"
-        text += f" {word} {ranks_in_words(idle)} {holds} no table."
+        text += f" {word} {format_ranks(idle)} {holds} no table."
     return text
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:
-    """Columns side by side; a first one that is too wide for the screen is cut."""
+    """Return aligned columns; the first one is cut if the lines would be too wide."""
     others = sum(max(len(row[place]) for row in rows) + 2 for place in range(1, len(rows[0])))
     rows = [(_cut(row[0], WIDTH - others), *row[1:]) for row in rows]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]

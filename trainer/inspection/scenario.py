@@ -1,4 +1,4 @@
-"""What is to be planned: the sizes of prepared data, or of a data set that nobody has yet."""
+"""A planning scenario: the configuration, the sizes of prepared or imagined data, and the cluster."""
 
 import difflib
 import math
@@ -8,135 +8,161 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainer.batching.tower_inputs import USER, USER_HISTORY, make_inputs
+from trainer.config.effects import check_decided_effects
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.errors import ConfigError
-from trainer.planning.hardware import Hardware, hardware_here, named_hardware
-from trainer.planning.workload import Workload, candidates_of_step, gathered_count, workload_of
+from trainer.planning.hardware import Cluster, Hardware, hardware_here, named_hardware
+from trainer.planning.workload import Workload, step_sizes, workload_of
 
-INTERACTIONS_A_USER = 20
-"""Assumed where sizes alone are given."""
+INTERACTIONS_PER_USER = 20
+"""Assumed where `--rows` gives the sizes and no data are read."""
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """What the defaults of a configuration depend on.
+
+    Attributes:
+        users: Users with training interactions.
+        items: Items of the catalogue.
+        interactions: Training interactions.
+    """
+
+    users: int
+    items: int
+    interactions: int
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is to be planned: a configuration, the sizes of its tables, and where they go.
+    """A configuration, the sizes of its tables, and the cluster that they are planned for.
 
     Attributes:
-        asked: the configuration as it was given.
-        counts: users, items and interactions, which decide what it leaves open.
-        config: the same without gaps.
-        ranks_of_host: as it was given; None: it was not.
+        asked: Configuration as the user gave it.
+        data_size: Counts that decide what the configuration leaves open.
+        config: The same configuration without gaps.
+        workload: Rows of every table, and what a step looks up.
+        cluster: Hardware and ranks.
+        local_world_size_asked: Ranks per host as the user gave them; None if they did not.
     """
 
     asked: Config
-    counts: tuple[int, int, int]
+    data_size: DataSize
     config: ResolvedConfig
-    sizes: Workload
-    hardware: Hardware
-    world_size: int
-    local_world_size: int
-    ranks_of_host: int | None
+    workload: Workload
+    cluster: Cluster
+    local_world_size_asked: int | None
 
 
 def make_scenario(
     config: Config,
     rows: Mapping[str, int],
+    *,
     hardware: str | None,
     world_size: int,
     local_world_size: int | None,
 ) -> Scenario:
-    """The case of a configuration's data, with other numbers of rows for some tables.
+    """Make the scenario of a configuration and its data, with the rows of some tables replaced.
 
     Args:
-        rows: by table; with both ids' tables among them the data are not touched.
-        hardware: name or file; None: this machine as `config.device` takes it.
-        local_world_size: ranks of a host; None: as many as the hardware has devices, on CPU all.
-    Raises: ConfigError for unknown tables or hardware; DataError from the data.
+        config: Configuration as the user gave it.
+        rows: Rows by table. If both id tables are given, the data are not read.
+        hardware: Name or YAML file; None: this machine, with the device of the configuration.
+        world_size: Ranks in all.
+        local_world_size: Ranks per host; None: one per device of the hardware, on CPU all.
+
+    Raises:
+        ConfigError: A table or the hardware is unknown, or the ranks do not fill their hosts.
+        DataError: The data cannot be prepared.
     """
     device = named_hardware(hardware) if hardware else hardware_here(config.device)
-    local = local_world_size or ranks_of_host(device, world_size)
+    local = local_world_size or default_local_world_size(device, world_size)
     if world_size % local:
         raise ConfigError(
             f"--local-world-size {local}: {world_size} ranks do not fill hosts of {local}. Use a divisor"
         )
     items = [name for name in rows if not name.startswith(USER)]
-    by_hand = USER in rows and bool(items)
-    counts, resolved, sizes = _by_hand(config, rows, items[0]) if by_hand else _of_data(config, rows)
-    return Scenario(config, counts, resolved, sizes, device, world_size, local, local_world_size)
+    if USER in rows and items:
+        data_size, resolved, workload = _from_rows(config, rows, items[0])
+    else:
+        data_size, resolved, workload = _from_data(config, rows)
+    cluster = Cluster(device, world_size, local)
+    return Scenario(config, data_size, resolved, workload, cluster, local_world_size)
 
 
-def without_gaps(config: Config, counts: tuple[int, int, int]) -> ResolvedConfig:
-    """The configuration as a training on so many users, items and interactions has it."""
-    return with_fixed_values(with_size_defaults(config, *counts))
+def without_gaps(config: Config, data_size: DataSize) -> ResolvedConfig:
+    """Return the configuration that a training on data of this size would follow."""
+    sized = with_size_defaults(config, data_size.users, data_size.items, data_size.interactions)
+    check_decided_effects(config, sized)
+    return with_fixed_values(sized)
 
 
-def ranks_of_host(hardware: Hardware, world_size: int) -> int:
-    """Ranks of a host where nobody says: as many as its devices and an even share allow; on CPU all."""
+def default_local_world_size(hardware: Hardware, world_size: int) -> int:
+    """Return the ranks per host if nobody gives them: on CPU all, else an even share of the ranks."""
     if hardware.device == "cpu":
         return world_size
     return next(count for count in range(min(hardware.devices, world_size), 0, -1) if world_size % count == 0)
 
 
-def _of_data(
-    config: Config, rows: Mapping[str, int]
-) -> tuple[tuple[int, int, int], ResolvedConfig, Workload]:
+def _from_data(config: Config, rows: Mapping[str, int]) -> tuple[DataSize, ResolvedConfig, Workload]:
     dataset = open_dataset(prepare_data(config.data))
     item = dataset.item_name
     users = rows.get(USER, int(np.count_nonzero(dataset.train_by_user().lengths())))
-    counts = users, rows.get(item, dataset.item_count), len(dataset.train)
-    filled = without_gaps(config, counts)
-    sizes = workload_of(filled, dataset, *make_inputs(filled, dataset))
-    known = [*sizes.user_tables, *sizes.item_tables]
+    data_size = DataSize(users, rows.get(item, dataset.item_count), len(dataset.train))
+    resolved = without_gaps(config, data_size)
+    workload = workload_of(resolved, dataset, *make_inputs(resolved, dataset))
+    known = [*workload.user_tables, *workload.item_tables]
     for name in rows:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}"
             raise ConfigError(f"--rows {name}: {dataset.name} has no such table. {hint}")
-    if item in rows:  # what is as long as the catalogue goes with it
+    if item in rows:  # tables as long as the catalogue change with it
         rows = {f"{item}_bias": rows[item], USER_HISTORY: rows[item]} | dict(rows)
-        a_row = len(dataset.train) / max(dataset.user_count, 1) if config.batches.rows == "user" else 1
-        candidates = candidates_of_step(filled, rows[item], sizes.rows * a_row)
-        gathered = gathered_count(filled, sizes.rows, min(candidates, rows[item]))
-        sizes = replace(sizes, candidates=candidates, gathered=gathered, closed_items=rows[item])
-    user_tables = {name: rows.get(name, count) for name, count in sizes.user_tables.items()}
-    item_tables = {name: rows.get(name, count) for name, count in sizes.item_tables.items()}
-    return counts, filled, replace(sizes, user_tables=user_tables, item_tables=item_tables)
+        per_row = len(dataset.train) / max(dataset.user_count, 1) if config.batches.rows == "user" else 1
+        positives = workload.rows * per_row
+        candidates, gathered = step_sizes(resolved.loss, workload.rows, rows[item], positives)
+        workload = replace(workload, candidates=candidates, gathered=gathered, closed_items=rows[item])
+    user_tables = {name: rows.get(name, count) for name, count in workload.user_tables.items()}
+    item_tables = {name: rows.get(name, count) for name, count in workload.item_tables.items()}
+    return data_size, resolved, replace(workload, user_tables=user_tables, item_tables=item_tables)
 
 
-def _by_hand(
+def _from_rows(
     asked: Config, rows: Mapping[str, int], item: str
-) -> tuple[tuple[int, int, int], ResolvedConfig, Workload]:
-    """Sizes from the command line: `user...` tables in the query tower, the others in the candidate tower."""
+) -> tuple[DataSize, ResolvedConfig, Workload]:
+    """Take all sizes from the command line; tables named `user...` belong to the query tower."""
     users, items = rows[USER], rows[item]
-    counts = users, items, users * INTERACTIONS_A_USER
-    config = without_gaps(asked, counts)
-    size = config.batches.size
-    positives = size * (INTERACTIONS_A_USER if config.batches.rows == "user" else 1)
+    data_size = DataSize(users, items, users * INTERACTIONS_PER_USER)
+    config = without_gaps(asked, data_size)
+    batch = config.batches.size
+    positives = batch * (INTERACTIONS_PER_USER if config.batches.rows == "user" else 1)
     item_tables = {name: count for name, count in rows.items() if not name.startswith(USER)}
     if config.model.item_bias:
         item_tables.setdefault(f"{item}_bias", items)
-    candidates = candidates_of_step(config, items, positives)
-    sizes = Workload(
+    candidates, gathered = step_sizes(config.loss, batch, items, positives)
+    workload = Workload(
         user_tables={name: count for name, count in rows.items() if name.startswith(USER)},
         item_tables=item_tables,
         item_name=item,
         closed_items=items,
-        rows=size,
+        rows=batch,
         candidates=candidates,
-        gathered=gathered_count(config, size, min(candidates, items)),
-        pooling={USER_HISTORY: INTERACTIONS_A_USER * (1 - config.model.history_dropout)},
+        gathered=gathered,
+        pooling={USER_HISTORY: INTERACTIONS_PER_USER * (1 - config.model.history_dropout)},
     )
-    return counts, config, sizes
+    return data_size, config, workload
 
 
-def table_rows_given(texts: list[str]) -> dict[str, int]:
-    """Rows by table from `user=2e9` and the like.
+def parse_table_rows(texts: list[str]) -> dict[str, int]:
+    """Parse the rows of tables, given as `user=2e9` and the like.
 
-    Raises: ConfigError for what is no name and number.
+    Raises:
+        ConfigError: A text is not a table's name and a whole number.
     """
     rows = {}
     for text in texts:

@@ -53,6 +53,7 @@ def within_part(
         values=values[0] if len(values) == 1 else torch.cat(values),
         lengths=inputs.lengths(),
         stride=inputs.stride(),
+        length_per_key=inputs.length_per_key(),
     )
 
 
@@ -79,7 +80,7 @@ def split_by_rows(inputs: KeyedJaggedTensor, blocks: Mapping[str, tuple[int, int
             bags.values(),
             bucketize_pos=False,
             sequence=False,
-            block_sizes=torch.tensor([block], dtype=bags.values().dtype, device=bags.values().device),
+            block_sizes=bags.values().new_full((1,), block),
             my_size=parts,
         )
         lengths.append(in_parts)

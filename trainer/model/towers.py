@@ -194,8 +194,8 @@ class TwoTowers(nn.Module):
 
 
 def _by_root(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    # Ids are bags of one, and dividing them costs a pass over wide rows. On CUDA asking would cost more.
-    if lengths.device.type == "cpu" and (len(lengths) == 0 or int(lengths.max()) <= 1):
+    # Ids are bags of one, and dividing them costs a pass over wide rows. A GPU would have to be waited for.
+    if lengths.device.type == "cpu" and lengths.numpy().max(initial=0) <= 1:
         return sums
     return sums / lengths.clamp(min=1).sqrt().unsqueeze(1)
 

@@ -1,4 +1,4 @@
-"""What a device holds and how fast it moves it: known ones by name, this machine, or a YAML file."""
+"""Memory and speeds of devices: known ones by name, this machine, or a YAML file."""
 
 import difflib
 import math
@@ -15,27 +15,28 @@ import yaml
 from trainer.errors import ConfigError
 
 GIGA = 10**9
-CPU_GB_PER_S_A_CORE = 10.0
+CPU_GB_PER_S_PER_CORE = 10.0
 GLOO_GB_PER_S = 1.0
 
-MAKES = r"nvidia|tesla|sxm\d?|pcie|hbm\d?e?"
-"""Words of a driver's name for a device that tell nothing here."""
+IGNORED_WORDS = r"nvidia|tesla|sxm\d?|pcie|hbm\d?e?"
+"""Words in a driver's name for a device that do not tell devices apart here."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device and its place in a host; sizes in 10^9 bytes, speeds in 10^9 bytes a second.
+    """A kind of device in its host; sizes in 10^9 bytes, speeds in 10^9 bytes per second.
 
     Attributes:
-        name: of the device.
+        name: Name of the device.
         device: `cuda` or `cpu`.
-        memory: of one device; on CPU that of a host.
-        memory_speed: of reading a device's memory.
-        host_memory: of a host for each of its devices, where tables behind a cache may live.
-        link_speed: between a device and its host's memory, one way.
-        intra_speed, inter_speed: between two devices of a host and of two hosts, one way, a device.
-        devices: of one host.
-        source: where the figures are from.
+        memory: Memory of one device; on CPU that of a host.
+        memory_speed: Bandwidth of a device's memory.
+        host_memory: Memory of a host per device, where tables behind a cache may live.
+        link_speed: Bandwidth between a device and its host's memory, one way.
+        intra_speed: Bandwidth between two devices of a host, one way, per device.
+        inter_speed: Bandwidth between two devices of different hosts, one way, per device.
+        devices: Devices per host.
+        source: Where the figures are from.
     """
 
     name: str
@@ -48,6 +49,31 @@ class Hardware:
     inter_speed: float
     devices: int
     source: str
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Ranks on hosts of equal size, each rank with a device of the same kind.
+
+    Attributes:
+        hardware: Device of every rank.
+        world_size: Ranks in all.
+        local_world_size: Ranks per host.
+    """
+
+    hardware: Hardware
+    world_size: int
+    local_world_size: int
+
+    @property
+    def device(self) -> str:
+        """`cuda` or `cpu`."""
+        return self.hardware.device
+
+    @property
+    def hosts(self) -> int:
+        """Number of hosts."""
+        return self.world_size // self.local_world_size
 
 
 def _gpu(name: str, sizes: tuple[float, float], speeds: tuple[float, ...], source: str) -> Hardware:
@@ -71,10 +97,13 @@ KNOWN = {
 
 
 def named_hardware(name: str) -> Hardware:
-    """The device of that name, this machine's processors (`cpu`), or what a YAML file says.
+    """Return the hardware of a name, of this machine's processors (`cpu`), or of a YAML file.
 
-    Args: name: in any case, and as drivers report it: `NVIDIA H100 80GB HBM3` is `h100-80g`.
-    Raises: ConfigError for an unknown name, or a file that cannot be used.
+    Args:
+        name: Name in any case, also as drivers report it: `NVIDIA H100 80GB HBM3` is `h100-80g`.
+
+    Raises:
+        ConfigError: The name is unknown, or the file cannot be used.
     """
     if name.endswith((".yaml", ".yml")):
         return _from_file(Path(name))
@@ -89,15 +118,17 @@ def named_hardware(name: str) -> Hardware:
 
 
 def _plain(name: str) -> str:
-    """A device's name without its vendor and the make of its socket and memory."""
-    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word and not re.fullmatch(MAKES, word)]
-    return re.sub(r"(?<=\d)gb$", "g", "-".join(words))
+    """Return a device's name without its vendor and the type of its socket and memory."""
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    telling = [word for word in words if not re.fullmatch(IGNORED_WORDS, word)]
+    return re.sub(r"(?<=\d)gb$", "g", "-".join(telling))
 
 
 def hardware_here(device: str) -> Hardware:
-    """This machine, as `train` plans for it.
+    """Return the hardware of this machine, as `train` plans for it.
 
-    Args: device: `cpu`, `cuda`, or `auto`: CUDA where there is a GPU.
+    Args:
+        device: `cpu`, `cuda`, or `auto`: CUDA if there is a GPU.
     """
     if device != "cpu" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -106,29 +137,34 @@ def hardware_here(device: str) -> Hardware:
 
 
 def this_cpu() -> Hardware:
-    """This machine as a host of CPU ranks: its memory and cores measured, its speeds nominal."""
+    """Return this machine as a host of CPU ranks: memory and cores measured, speeds nominal."""
     cores = len(os.sched_getaffinity(0))
     memory = psutil.virtual_memory().total / GIGA
     return Hardware(
         name="cpu",
         device="cpu",
         memory=memory,
-        memory_speed=CPU_GB_PER_S_A_CORE * cores,
+        memory_speed=CPU_GB_PER_S_PER_CORE * cores,
         host_memory=memory,
-        link_speed=CPU_GB_PER_S_A_CORE * cores,
+        link_speed=CPU_GB_PER_S_PER_CORE * cores,
         intra_speed=GLOO_GB_PER_S,
         inter_speed=GLOO_GB_PER_S,
         devices=cores,
-        source=f"measured here: {cores} cores, {memory:.0f} GB; nominal: {CPU_GB_PER_S_A_CORE:.0f} GB/s of "
+        source=f"measured here: {cores} cores, {memory:.0f} GB; nominal: {CPU_GB_PER_S_PER_CORE:.0f} GB/s of "
         f"memory a core, {GLOO_GB_PER_S:.0f} GB/s between ranks over gloo",
     )
 
 
 def this_gpu(memory_bytes: int, name: str) -> Hardware:
-    """A GPU of this machine: its memory as given, its speeds those of the known device most like it."""
+    """Return a GPU of this machine, with the speeds of the known device that is most like it.
+
+    Args:
+        memory_bytes: Memory of the GPU, in bytes.
+        name: Name that its driver reports.
+    """
     known = [hardware for hardware in KNOWN.values() if hardware.memory * GIGA <= memory_bytes * 1.02]
     alike = max(known, key=lambda hardware: hardware.memory) if known else KNOWN["t4-16g"]
-    # An A100 with 40 GB and one with 80 GB differ in speed, and drivers join words: A100-SXM4-40GB.
+    # A100s with 40 GB and 80 GB differ in speed. Drivers join words: A100-SXM4-40GB.
     words = re.split(r"[^A-Z0-9]+", name.upper())
     namesakes = [each for each in KNOWN.values() if each.name.split("-")[0].upper() in words]
     if namesakes:
@@ -140,6 +176,7 @@ def this_gpu(memory_bytes: int, name: str) -> Hardware:
 
 
 def _from_file(path: Path) -> Hardware:
+    """Read hardware from a YAML file whose keys are the fields of `Hardware`."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -162,6 +199,7 @@ def _from_file(path: Path) -> Hardware:
 
 
 def _check_value(path: Path, key: str, kind: object, value: object) -> None:
+    """Refuse a value that is not of its field's type, or not above 0."""
     if key == "device":
         good, needed = value in ("cpu", "cuda"), "cpu or cuda"
     elif kind is str:

@@ -1,105 +1,121 @@
-"""From a configuration and the sizes of the data to towers without values and the plan of their tables."""
+"""From a configuration and a workload to the plan of all tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from trainer.batching.tower_inputs import USER
-from trainer.config.resolved import ResolvedConfig
-from trainer.config.schema import Config
+from trainer.config.resolved import ResolvedConfig, ResolvedModelConfig
+from trainer.config.schema import Config, ModelConfig
 from trainer.model.builder import HISTORY, item_table
-from trainer.planning.constraints import _constraint, _partitions, _with_table_names
-from trainer.planning.hardware import Hardware
-from trainer.planning.plan import Plan, block_of_each_rank, open_plan
+from trainer.planning.constraints import partition_counts, table_constraint, with_table_names
+from trainer.planning.hardware import Cluster
+from trainer.planning.plan import Plan, open_plan, rows_per_rank
 from trainer.planning.plan_check import check_plan, check_world_size
-from trainer.planning.planner import make_plan
+from trainer.planning.planner import StepExchange, make_plan
 from trainer.planning.workload import Workload, make_all_towers
 
+VECTOR_VALUE_BYTES = 4
 
-def lay_out(
-    config: ResolvedConfig, sizes: Workload, hardware: Hardware, world_size: int, local_world_size: int
-) -> Plan:
-    """The plan of all tables: what `train` follows, and what `plan` shows.
 
-    Raises: ConfigError for a sharding that cannot be; its kind TooLargeError if the tables do not fit.
+def lay_out(config: ResolvedConfig, workload: Workload, cluster: Cluster) -> Plan:
+    """Return the plan of all tables: what `train` follows and what `plan` shows.
+
+    Args:
+        config: Configuration of the training.
+        workload: Rows of every table, and what a step looks up.
+        cluster: Hardware and ranks.
+
+    Raises:
+        TooLargeError: The tables do not fit.
+        ConfigError: The tables cannot be sharded as asked, or the plan file is for other tables.
     """
-    rows = _rows_by_table(config, sizes)
-    optimizer, device = config.optimizer.name, hardware.device
+    rows, optimizer, dtype = _rows(config.model, workload), config.optimizer.name, config.model.table_dtype
     if config.sharding.plan is not None:
-        given = open_plan(Path(config.sharding.plan))
-        widths = _widths(config, sizes)
-        tables = [(name, count, widths[name]) for name, count in rows.items()]
-        place, dtype = config.sharding.plan, config.model.table_dtype
-        check_plan(given, place, tables, optimizer, device, world_size, local_world_size, dtype)
-        return given
-    sharding = _with_table_names(config.sharding, list(rows), sizes.item_name)
-    partitions = _partitions(sharding, rows, world_size)
-    towers = make_all_towers(config, sizes, partitions)
-    wishes = {name: _constraint(config, sharding, sizes, name, device, world_size) for name in rows}
-    vector = towers.learned.output_dim * 4
-    return make_plan(
-        towers,
-        wishes,
-        optimizer,
-        hardware,
-        world_size,
-        local_world_size,
-        sizes.gathered * vector,
-        min(sizes.candidates, sizes.closed_items) * vector,
-        sharding.communication,
-        tables_by_id(config, sizes.item_name, device),
+        plan, widths = open_plan(Path(config.sharding.plan)), _widths(config, workload)
+        sizes = {name: (count, widths[name]) for name, count in rows.items()}
+        place = config.sharding.plan
+        check_plan(plan, sizes, place=place, optimizer=optimizer, dtype=dtype, cluster=cluster)
+        return plan
+    sharding = with_table_names(config.sharding, rows, workload.item_name)
+    partitions = partition_counts(sharding, rows, cluster.world_size)
+    towers = make_all_towers(config, workload, partitions)
+    constraints = {
+        name: table_constraint(name, sharding, workload, optimizer=optimizer, dtype=dtype, cluster=cluster)
+        for name in rows
+    }
+    vector_bytes = towers.learned.output_dim * VECTOR_VALUE_BYTES
+    exchange = StepExchange(
+        gathered_bytes=workload.gathered * vector_bytes,
+        candidate_bytes=min(workload.candidates, workload.closed_items) * vector_bytes,
+        communication=sharding.communication,
+        by_id=tables_by_id(config.model, workload.item_name, lookup=sharding.lookup, device=cluster.device),
     )
+    return make_plan(towers, constraints, optimizer=optimizer, cluster=cluster, exchange=exchange)
 
 
-def tables_by_id(config: ResolvedConfig, item_name: str, device: str) -> dict[str, Sequence[str]]:
-    """Tables with a row for each user, or item, of the towers whose ids tell which rank has the rows.
+def tables_by_id(model: ModelConfig, item_name: str, *, lookup: str, device: str) -> dict[str, Sequence[str]]:
+    """Return the tables with one row per user or item, by tower, where an id alone tells the rank to ask.
 
-    Those of a history, and the reserved row of items that are hidden, are asked for by all ranks. On GPUs
-    rows are looked up by way of TorchRec's exchange alone.
+    A history asks all ranks, and so does the reserved row of hidden items. On GPUs, and with
+    `--sharding.lookup torchrec`, all lookups go through TorchRec's exchange.
     """
-    if device != "cpu":
+    if device != "cpu" or lookup == "torchrec":
         return {}
-    users = [] if config.model.history else [USER]
-    items = [] if config.model.item_id_dropout else [item_name, f"{item_name}_bias"]
+    users = [] if model.history else [USER]
+    items = [] if model.item_id_dropout else [item_name, f"{item_name}_bias"]
     return {"query": users, "candidate": items}
 
 
-def blocks_of_ranks(config: ResolvedConfig, plan: Plan, item_name: str, device: str) -> tuple[int, int]:
-    """Users and items of each rank, where it takes the batches' rows that it has; 0 where it does not."""
-    by_id = tables_by_id(config, item_name, device)
+def blocks_of_ranks(
+    model: ModelConfig, plan: Plan, item_name: str, *, lookup: str, device: str
+) -> tuple[int, int]:
+    """Return the users and the items in each rank's block; 0 where ranks do not hold one block each.
+
+    Args:
+        model: Model section of the configuration.
+        plan: Plan of the tables.
+        item_name: What the data set calls its items.
+        lookup: As `sharding.lookup`.
+        device: `cpu` or `cuda`.
+    """
+    by_id = tables_by_id(model, item_name, lookup=lookup, device=device)
     users, items = (
-        block_of_each_rank(plan.tables, tower, by_id.get(tower, ()), plan.world_size)
+        rows_per_rank(plan.tables, tower, by_id.get(tower, ()), plan.world_size)
         for tower in ("query", "candidate")
     )
     return users, items
 
 
-def _rows_by_table(config: ResolvedConfig, sizes: Workload) -> dict[str, int]:
-    rank, items = config.model.low_rank, sizes.closed_items
-    closed = {HISTORY: items, item_table(sizes.item_name): items} if rank else {}
-    return {**sizes.user_tables, **sizes.item_tables, **closed}
+def _rows(model: ResolvedModelConfig, workload: Workload) -> Mapping[str, int]:
+    """Return the rows of each table, those of the closed form included."""
+    items = workload.closed_items
+    closed = {HISTORY: items, item_table(workload.item_name): items} if model.low_rank else {}
+    return {**workload.user_tables, **workload.item_tables, **closed}
 
 
-def table_values(config: ResolvedConfig, sizes: Workload) -> dict[str, int]:
-    """Numbers in each table: rows by width."""
-    widths = _widths(config, sizes)
-    return {name: rows * widths[name] for name, rows in _rows_by_table(config, sizes).items()}
+def table_values(config: ResolvedConfig, workload: Workload) -> dict[str, int]:
+    """Return the number of values of each table: its rows times its width."""
+    widths = _widths(config, workload)
+    return {name: rows * widths[name] for name, rows in _rows(config.model, workload).items()}
 
 
-def _widths(config: ResolvedConfig, sizes: Workload) -> dict[str, int]:
-    towers = make_all_towers(config, sizes, {})
-    sides = [towers.learned, *([towers.closed] if towers.closed else [])]
+def _widths(config: ResolvedConfig, workload: Workload) -> dict[str, int]:
+    """Return the width of each table."""
+    towers = make_all_towers(config, workload, {})
+    pairs = [towers.learned, *([towers.closed] if towers.closed else [])]
     return {
         name: width
-        for side in sides
-        for name, width in {**side.query.widths, **side.candidate.widths}.items()
+        for pair in pairs
+        for name, width in {**pair.query.widths, **pair.candidate.widths}.items()
     }
 
 
 def follow_plan(config: Config, world_size: int) -> Config:
-    """The configuration with what its plan file decides: kinds of sharding, and the closed form's width.
+    """Return the configuration with the kinds of sharding and the closed form's width of its plan file.
 
-    Raises: ConfigError if the file is no plan, or one for another world size.
+    Raises:
+        ConfigError: The file is no plan, or one for another world size.
     """
     sharding = config.sharding
     if sharding.plan is None:

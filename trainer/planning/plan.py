@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from trainer.atomic_write import write_text
+from trainer.config.sharding_kinds import SHARDING_KINDS, sharding_kind
 from trainer.errors import ConfigError
 
-PARTITIONED = "row_partitioned"
-"""Sharding of a table whose rows are cut into several tables."""
-WORDS = {int: "a whole number", float: "a number", str: "text"}
+TYPE_NAMES = {int: "a whole number", float: "a number", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -21,11 +20,13 @@ class Shard:
     """A rectangle of a table on one rank.
 
     Attributes:
-        rank: that holds it.
-        row_offset, column_offset: of its first value in the table.
-        rows, columns: its size.
-        weight_bytes: of its values.
-        optimizer_bytes: of the optimizer's state, and of a dense kernel's gradient.
+        rank: Rank that holds it.
+        row_offset: Its first row in the table.
+        column_offset: Its first column in the table.
+        rows: Number of rows.
+        columns: Number of columns.
+        weight_bytes: Bytes of its values.
+        optimizer_bytes: Bytes of the optimizer's state, and of a dense kernel's gradient.
     """
 
     rank: int
@@ -39,18 +40,19 @@ class Shard:
 
 @dataclass(frozen=True)
 class Table:
-    """One table and where it lies.
+    """One table and its shards.
 
     Attributes:
-        name: of the table.
-        tower: `query`, `candidate`, or a closed form's.
-        rows, dim: its size.
-        dtype: of its values, as `fp32`.
-        sharding: `row_partitioned` where rows are cut into several table-wise tables, else TorchRec's name.
+        name: Name of the table.
+        tower: `query`, `candidate`, or a tower of the closed form.
+        rows: Number of rows.
+        dim: Width of a row.
+        dtype: Type of its values, such as `fp32`.
+        sharding: Kind of sharding, see `trainer.config.sharding_kinds`.
         kernel: `fused`, `dense` or `fused_uvm_caching`.
-        pooling_factor: ids in a bag, on average.
-        lookups: ids that one step looks up over all ranks.
-        shards: in the order of rows, then columns; a data-parallel table has one whole one a rank.
+        pooling_factor: Mean ids per bag.
+        lookups: Ids that a step looks up over all ranks.
+        shards: Shards in the order of rows, then columns; of a copied table one of its size per rank.
     """
 
     name: str
@@ -67,17 +69,20 @@ class Table:
 
 @dataclass(frozen=True)
 class RankLoad:
-    """What one rank holds and does in a step; times are the planner's estimates.
+    """What one rank holds and does in a step; times are TorchRec's estimates.
 
     Attributes:
-        bytes: of its shards with their optimizer state, and of ids and vectors on their way.
-        capacity_bytes: of its memory that the tables may take.
-        lookups: ids looked up.
-        bytes_sent, bytes_received: between it and other ranks.
-        compute_ms, communication_ms: estimated time of lookups and updates, and of moving ids and vectors.
-        host_bytes: of tables and optimizer state that live in a GPU's host, behind a cache.
-        host_capacity_bytes: of the host's memory that such tables may take for this rank; 0 on CPU, where
-            `capacity_bytes` is the host's.
+        rank: The rank.
+        bytes: Bytes of its shards, of their optimizer state, and of ids and vectors in transit.
+        capacity_bytes: Bytes of its memory that tables may take.
+        lookups: Ids looked up.
+        bytes_sent: Bytes sent to other ranks.
+        bytes_received: Bytes received from other ranks.
+        compute_ms: Milliseconds of lookups and updates.
+        communication_ms: Milliseconds of moving ids and vectors.
+        host_bytes: Bytes of tables and optimizer state in a GPU's host, behind a cache.
+        host_capacity_bytes: Bytes of host memory that such tables may take for this rank; 0 on CPU, where
+            `capacity_bytes` is host memory.
     """
 
     rank: int
@@ -94,14 +99,17 @@ class RankLoad:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which rank holds which part of which table, and what that costs.
+    """Which rank holds which shard of which table, and what that costs.
 
     Attributes:
-        world_size, local_world_size: ranks in all and on each host.
-        hardware: name of the device of every rank.
-        imbalance: largest over mean `bytes` of the ranks.
-        estimated_step_ms: the planner's estimate of the slowest rank's step, tables alone.
-        idle_ranks: that hold no shard.
+        world_size: Ranks in all.
+        local_world_size: Ranks per host.
+        hardware: Name of the device of every rank.
+        tables: All tables.
+        ranks: Load of each rank, in order.
+        imbalance: Largest over mean `bytes` of the ranks.
+        estimated_step_ms: TorchRec's estimate of the slowest rank's step, tables alone.
+        idle_ranks: Ranks that hold no shard.
     """
 
     world_size: int
@@ -113,31 +121,43 @@ class Plan:
     estimated_step_ms: float
     idle_ranks: tuple[int, ...]
 
+    @property
+    def fullest_bytes(self) -> int:
+        """Bytes on the fullest rank."""
+        return max((load.bytes for load in self.ranks), default=0)
 
-def block_of_each_rank(tables: Iterable[Table], tower: str, by_id: Collection[str], world_size: int) -> int:
-    """Rows of a tower's tables that each rank has, rank after rank; 0 where they are laid out in another way.
 
-    Args: by_id: tables with a row for each user, or item. Those are to be cut; any other is to be a copy.
+def rows_per_rank(tables: Iterable[Table], tower: str, by_id: Collection[str], world_size: int) -> int:
+    """Return the rows of a tower's tables in each rank's block; 0 if they are sharded in another way.
+
+    Args:
+        tables: Tables of the plan.
+        tower: `query` or `candidate`.
+        by_id: Tables with one row per user or item. They must be partitioned into one block per rank, in the
+            order of ranks; the tower's other tables must be copies.
+        world_size: Ranks in all.
     """
     blocks = set()
     for table in (table for table in tables if table.tower == tower):
+        kind = sharding_kind(table.sharding)
         if table.name not in by_id:
-            blocks |= set() if table.sharding == "data_parallel" else {0}
+            blocks |= set() if kind.cut == "copies" else {0}
             continue
         in_order = [shard.rank for shard in table.shards] == list(range(world_size))
-        blocks.add(table.shards[0].rows if table.sharding == PARTITIONED and in_order else 0)
+        blocks.add(table.shards[0].rows if kind.partitioned and in_order else 0)
     return blocks.pop() if len(blocks) == 1 and world_size > 1 else 0
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON holds it."""
+    """Return the plan as JSON holds it."""
     return asdict(plan)
 
 
 def save_plan(plan: Plan, path: Path) -> None:
-    """Write a plan as JSON, whole: beside, then in its place.
+    """Write a plan as JSON, atomically.
 
-    Raises: ConfigError if the file cannot be written.
+    Raises:
+        ConfigError: The file cannot be written.
     """
     try:
         write_text(path, json.dumps(as_dict(plan), indent=2) + "\n")
@@ -146,9 +166,10 @@ def save_plan(plan: Plan, path: Path) -> None:
 
 
 def open_plan(path: Path) -> Plan:
-    """The plan in a file that `save_plan` wrote, or in a run folder's.
+    """Read a plan from a file that `save_plan` wrote, such as that of a run folder.
 
-    Raises: ConfigError if it cannot be read, or is no plan.
+    Raises:
+        ConfigError: The file cannot be read, or is no plan.
     """
     try:
         content = json.loads(path.read_text())
@@ -165,6 +186,7 @@ def open_plan(path: Path) -> Plan:
             f"{path}: no sharding plan ({str(error) or type(error).__name__}). Make one: "
             f"python -m trainer plan --save {path.name}"
         ) from None
+    _check_types(plan, path)
     _check_kinds(plan, path)
     _check_numbers_agree(plan, path)
     return plan
@@ -174,31 +196,39 @@ def _table(entry: dict[str, Any]) -> Table:
     return Table(**entry | {"shards": tuple(Shard(**shard) for shard in entry["shards"])})
 
 
-def _check_kinds(value: Any, path: Path) -> None:
-    """Refuse texts where numbers are meant, and the like: what would fail late and without its place."""
-    kinds = get_type_hints(type(value))
+def _check_types(value: Any, path: Path) -> None:
+    """Refuse text in place of a number and the like, which would fail later without naming the file."""
+    types = get_type_hints(type(value))
     for field in fields(value):
         given = getattr(value, field.name)
         if isinstance(given, tuple):
             for entry in given:
                 if is_dataclass(entry):
-                    _check_kinds(entry, path)
+                    _check_types(entry, path)
                 elif not isinstance(entry, int) or isinstance(entry, bool):
                     raise ConfigError(
                         f"{path}: {field.name} holds {entry!r}, expected a whole number. Make it anew"
                     )
             continue
-        kind = kinds[field.name]
-        wanted = (int, float) if kind is float else kind
-        endless = isinstance(given, float) and not math.isfinite(given)
-        if not isinstance(given, wanted) or isinstance(given, bool) or endless:
-            raise ConfigError(f"{path}: {field.name} is {given!r}, expected {WORDS[kind]}. Make it anew")
-        if kind is int and given < 0:
+        expected = types[field.name]
+        accepted = (int, float) if expected is float else expected
+        infinite = isinstance(given, float) and not math.isfinite(given)
+        if not isinstance(given, accepted) or isinstance(given, bool) or infinite:
+            name = TYPE_NAMES[expected]
+            raise ConfigError(f"{path}: {field.name} is {given!r}, expected {name}. Make it anew")
+        if expected is int and given < 0:
             raise ConfigError(f"{path}: {field.name} is {given}, expected a number from 0 up. Make it anew")
 
 
+def _check_kinds(plan: Plan, path: Path) -> None:
+    for table in plan.tables:
+        if table.sharding not in SHARDING_KINDS:
+            known = ", ".join(SHARDING_KINDS)
+            raise ConfigError(f"{path}: {table.name} is {table.sharding}; known are {known}. Plan anew")
+
+
 def _check_numbers_agree(plan: Plan, path: Path) -> None:
-    """Refuse what would divide by zero, or count a table or a rank twice or not at all."""
+    """Refuse a world size of 0, and tables or ranks that are there twice or not at all."""
     ranks = [load.rank for load in plan.ranks]
     names = [table.name for table in plan.tables]
     twice = [name for name, count in Counter(names).items() if count > 1]

@@ -1,55 +1,68 @@
-"""A plan, made here or read from a file, in TorchRec's terms; and whether it is one for these tables."""
+"""Checks that a plan from a file suits the tables, the optimizer and the ranks of a training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 
+from trainer.config.sharding_kinds import ShardingKind, sharding_kind
 from trainer.errors import ConfigError
-from trainer.formatting import counted
+from trainer.formatting import format_count
 from trainer.model.row_partitions import partition_sizes
 from trainer.model.towers import DATA_TYPES
 from trainer.planning.capacity import CACHED
-from trainer.planning.kernel_support import SHARDINGS, check_dtype, compute_kernel
-from trainer.planning.plan import PARTITIONED, Plan, Table
+from trainer.planning.hardware import Cluster
+from trainer.planning.kernel_support import check_dtype, compute_kernel
+from trainer.planning.plan import Plan, Table
 
 
 def partitions_of(plan: Plan) -> dict[str, int]:
-    """How many tables each row-partitioned table is cut into."""
-    return {table.name: len(table.shards) for table in plan.tables if table.sharding == PARTITIONED}
+    """Return the number of partitions of each row-partitioned table."""
+    return {
+        table.name: len(table.shards) for table in plan.tables if sharding_kind(table.sharding).partitioned
+    }
 
 
 def check_world_size(plan: Plan, place: str, world_size: int) -> None:
     """Refuse a plan for another world size.
 
-    Raises: ConfigError naming both.
+    Args:
+        plan: The plan.
+        place: File that it is from.
+        world_size: Ranks that there are.
+
+    Raises:
+        ConfigError: The world sizes differ; the message names both.
     """
     if plan.world_size != world_size:
         raise ConfigError(
-            f"{place}: a plan for {counted(plan.world_size, 'rank')}, and there are {world_size}. Start "
+            f"{place}: a plan for {format_count(plan.world_size, 'rank')}, and there are {world_size}. Start "
             f"{plan.world_size}, or plan anew with --world-size {world_size}"
         )
 
 
 def check_plan(
     plan: Plan,
+    sizes: Mapping[str, tuple[int, int]],
+    *,
     place: str,
-    tables: Sequence[tuple[str, int, int]],
     optimizer: str,
-    device: str,
-    world_size: int,
-    local_world_size: int,
-    table_dtype: str = "float32",
+    cluster: Cluster,
+    dtype: str = "float32",
 ) -> None:
-    """Refuse a plan that is not one for these tables, this world and this device.
+    """Refuse a plan that does not suit these tables and ranks.
 
     Args:
-        place: file that the plan is from.
-        tables: name, rows and width of each of the model's, partitions put together.
-        local_world_size: ranks of each host here.
-        table_dtype: of all tables' values.
-    Raises: ConfigError naming the first difference.
+        plan: The plan.
+        sizes: Rows and width of each table of the model, partitions put together.
+        place: File that the plan is from.
+        optimizer: Optimizer of the tables.
+        cluster: Ranks that there are, and their device.
+        dtype: Type of the tables' values.
+
+    Raises:
+        ConfigError: The plan differs; the message names the first difference.
     """
-    check_world_size(plan, place, world_size)
+    check_world_size(plan, place, cluster.world_size)
     planned = {table.name: table for table in plan.tables}
-    for name, rows, dim in tables:
+    for name, (rows, dim) in sizes.items():
         if name not in planned:
             raise ConfigError(f"{place}: has no table {name}, which the model has. Plan anew")
         table = planned.pop(name)
@@ -58,28 +71,23 @@ def check_plan(
                 raise ConfigError(
                     f"{place}: {name} has {what} {theirs:,}, the model's has {ours:,}. Plan anew"
                 )
-        _check_table(table, place, optimizer, device, world_size, table_dtype)
-        _check_cut(table, place, world_size, local_world_size)
+        _check_type_and_kernel(table, place, optimizer, cluster.device, dtype)
+        _check_shards(table, place, cluster)
     if planned:
         raise ConfigError(f"{place}: has a table {next(iter(planned))}, which the model has not. Plan anew")
 
 
-def _check_table(
-    table: Table, place: str, optimizer: str, device: str, world_size: int, table_dtype: str
-) -> None:
-    name, dtype = table.name, DATA_TYPES[table_dtype].value.lower()
-    if table.dtype != dtype:
+def _check_type_and_kernel(table: Table, place: str, optimizer: str, device: str, dtype: str) -> None:
+    """Refuse a table of another type, or with another kernel than would train it."""
+    name, stored = table.name, DATA_TYPES[dtype].value.lower()
+    if table.dtype != stored:
         raise ConfigError(
-            f"{place}: {name} is of {table.dtype}, the model's of {dtype}. Plan anew, or give the "
+            f"{place}: {name} is of {table.dtype}, the model's of {stored}. Plan anew, or give the "
             "--model.table_dtype that it was planned with"
         )
-    if table.sharding not in (*SHARDINGS, PARTITIONED):
-        known = ", ".join((*SHARDINGS, PARTITIONED))
-        raise ConfigError(f"{place}: {name} is {table.sharding}; known are {known}. Plan anew")
-    sharding = "table_wise" if table.sharding == PARTITIONED else table.sharding
     try:
-        kernel = compute_kernel(optimizer, sharding, device)
-        check_dtype(table_dtype, optimizer, sharding, device)
+        kernel = compute_kernel(optimizer, table.sharding, device)
+        check_dtype(dtype, optimizer, table.sharding, device)
     except ConfigError as error:
         raise ConfigError(f"{place}: {name} is {table.sharding}: {error}") from None
     if table.kernel != kernel and not (table.kernel == CACHED and device == "cuda" and kernel == "fused"):
@@ -87,53 +95,95 @@ def _check_table(
             f"{place}: {name} has kernel {table.kernel}; {optimizer} on {device} under {table.sharding} has "
             f"{kernel}. Plan anew, or give the --optimizer.name that it was planned with"
         )
+
+
+def _check_shards(table: Table, place: str, cluster: Cluster) -> None:
+    """Refuse shards that are not the table, or that TorchRec would take for other ones."""
+    name, world_size = table.name, cluster.world_size
     for shard in table.shards:
         if shard.rank >= world_size:
             raise ConfigError(
                 f"{place}: {name} lies on rank {shard.rank}, and ranks go to {world_size - 1}. Plan anew"
             )
-    if not _covers(table, world_size):
+    kind = sharding_kind(table.sharding)
+    if not COVERS[kind.cut](table, world_size):
         raise ConfigError(f"{place}: the shards of {name} leave gaps in it or overlap. Plan anew")
+    if needed := NEEDS[kind.cut](table, kind, cluster):
+        raise ConfigError(f"{place}: {name} is {kind.name}, which needs {needed}. Plan anew")
 
 
-def _covers(table: Table, world_size: int) -> bool:
-    """Whether the shards, by rows or by columns, are the table."""
-    whole = (0, 0, table.rows, table.dim)
-    rectangles = [
-        (shard.row_offset, shard.column_offset, shard.rows, shard.columns) for shard in table.shards
-    ]
-    if table.sharding == "data_parallel":
-        ranks = [shard.rank for shard in table.shards]
-        return ranks == list(range(world_size)) and set(rectangles) == {whole}
-    by_rows = table.sharding in ("row_wise", "table_row_wise", PARTITIONED)
-    cut, end = (0, table.rows) if by_rows else (1, table.dim)
-    place = 0
-    for rectangle in rectangles:
-        other = 1 - cut
-        if rectangle[cut] != place or rectangle[other] != 0 or rectangle[2 + other] != whole[2 + other]:
+def _row_blocks_cover(table: Table, world_size: int) -> bool:
+    """Return whether the shards are blocks of whole rows, one after another."""
+    end = 0
+    for shard in table.shards:
+        if (shard.row_offset, shard.column_offset, shard.columns) != (end, 0, table.dim):
             return False
-        place += rectangle[2 + cut]
-    return place == end
+        end += shard.rows
+    return end == table.rows
 
 
-def _check_cut(table: Table, place: str, world_size: int, local_world_size: int) -> None:
-    """Refuse shards cut otherwise than TorchRec takes for granted: it would look up other rows, or none."""
+def _column_blocks_cover(table: Table, world_size: int) -> bool:
+    """Return whether the shards are blocks of whole columns, one after another."""
+    end = 0
+    for shard in table.shards:
+        if (shard.row_offset, shard.column_offset, shard.rows) != (0, end, table.rows):
+            return False
+        end += shard.columns
+    return end == table.dim
+
+
+def _copies_cover(table: Table, world_size: int) -> bool:
+    """Return whether every rank has a shard that is the whole table."""
+    whole = {(0, 0, table.rows, table.dim)}
+    shards = {(each.row_offset, each.column_offset, each.rows, each.columns) for each in table.shards}
+    return [shard.rank for shard in table.shards] == list(range(world_size)) and shards == whole
+
+
+COVERS: dict[str, Callable[[Table, int], bool]] = {
+    "whole": _column_blocks_cover,
+    "columns": _column_blocks_cover,
+    "rows": _row_blocks_cover,
+    "copies": _copies_cover,
+}
+"""Whether a table's shards leave no gap and do not overlap, by cut."""
+
+
+def _whole_needs(table: Table, kind: ShardingKind, cluster: Cluster) -> str | None:
+    return None if len(table.shards) == 1 else "one shard"
+
+
+def _columns_need(table: Table, kind: ShardingKind, cluster: Cluster) -> str | None:
+    usable = all(shard.columns % 4 == 0 and shard.columns for shard in table.shards)
+    return None if usable else "widths that are multiples of 4"
+
+
+def _rows_need(table: Table, kind: ShardingKind, cluster: Cluster) -> str | None:
+    """Return the blocks of rows by which an id's shard is found, if the table's are others."""
     ranks, rows = [shard.rank for shard in table.shards], [shard.rows for shard in table.shards]
-    needed = None
-    if table.sharding == "table_wise" and len(ranks) > 1:
-        needed = "one shard"
-    elif table.sharding in ("column_wise", "table_column_wise"):
-        if any(shard.columns % 4 or not shard.columns for shard in table.shards):
-            needed = "widths that are multiples of 4"
-    elif table.sharding == PARTITIONED:
-        if rows != partition_sizes(table.rows, len(rows)):
-            needed = "equal blocks of rows, the last one smaller"
-    elif table.sharding in ("row_wise", "table_row_wise"):
-        count = world_size if table.sharding == "row_wise" else local_world_size
-        first, block = ranks[0] // count * count, -(-table.rows // count)
-        equal = [min(block, max(table.rows - block * number, 0)) for number in range(count)]
-        if ranks != list(range(first, first + count)) or rows != equal:
-            where = "every rank" if table.sharding == "row_wise" else f"the {count} ranks of one host"
-            needed = f"equal blocks of rows on {where}, in their order"
-    if needed:
-        raise ConfigError(f"{place}: {table.name} is {table.sharding}, which needs {needed}. Plan anew")
+    if kind.shards == "any":
+        equal = rows == partition_sizes(table.rows, len(rows))
+        return None if equal else "equal blocks of rows, the last one smaller"
+    on_every_rank = kind.shards == "one_per_rank"
+    count = cluster.world_size if on_every_rank else cluster.local_world_size
+    first, block = ranks[0] // count * count, -(-table.rows // count)
+    equal_blocks = [min(block, max(table.rows - block * number, 0)) for number in range(count)]
+    if ranks == list(range(first, first + count)) and rows == equal_blocks:
+        return None
+    where = "every rank" if on_every_rank else f"the {count} ranks of one host"
+    return f"equal blocks of rows on {where}, in their order"
+
+
+def _copies_need(table: Table, kind: ShardingKind, cluster: Cluster) -> str | None:
+    return None
+
+
+NEEDS: dict[str, Callable[[Table, ShardingKind, Cluster], str | None]] = {
+    "whole": _whole_needs,
+    "columns": _columns_need,
+    "rows": _rows_need,
+    "copies": _copies_need,
+}
+"""What TorchRec takes for granted about shards and these do not have, by cut; None: nothing.
+
+Where it is wrong, TorchRec would look up other rows, or none.
+"""

@@ -1,4 +1,4 @@
-"""Which rank holds which part of which table, decided by TorchRec's planner without a process group."""
+"""TorchRec's planner, run without a process group: it decides which rank holds which shard."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -20,103 +20,126 @@ from torchrec.distributed.planner.types import (
     ShardingOption,
     Storage,
 )
+from torchrec.distributed.types import ModuleSharder
 from torchrec.types import DataType
 
+from trainer.config.sharding_kinds import SHARDING_KINDS, sharding_kind
 from trainer.distributed.quantized_comm import codecs
+from trainer.errors import ConfigError
 from trainer.planning.capacity import CACHED, capacity, host_capacity, too_large
 from trainer.planning.constraints import TableConstraint
-from trainer.planning.hardware import GIGA, Hardware
+from trainer.planning.hardware import GIGA, Cluster
 from trainer.planning.kernel_support import compute_kernel, optimizer_bytes
 
-PLANNING_SECONDS = 20
-"""How long the planner may look for something better, where there is a choice."""
+KERNELS = ("fused", "dense", CACHED)
+"""Of kernels with equal estimates, the planner's choice is the first one."""
+MAX_PLACED_SHARDS = 500_000
+"""Shards that the search for a better plan may place, over all its proposals."""
 
 
 def place(
     towers: nn.Module,
-    wishes: Mapping[str, TableConstraint],
+    constraints: Mapping[str, TableConstraint],
+    *,
     optimizer: str,
-    hardware: Hardware,
-    world_size: int,
-    local_world_size: int,
+    cluster: Cluster,
     communication: str = "float32",
 ) -> list[ShardingOption]:
-    """Every table with its shards on ranks, as the planner has it, the same wherever it is asked.
+    """Place every table's shards on ranks, with the same result on any machine.
 
     Args:
-        towers: module with its tables on the meta device.
-        wishes: by table.
-        optimizer: of the tables.
-        communication: type of exchanged values.
-    Raises: TooLargeError; ConfigError for wishes that cannot be.
+        towers: Module with its tables on the meta device.
+        constraints: Constraint on each table that TorchRec knows.
+        optimizer: Optimizer of the tables.
+        cluster: Hardware and ranks.
+        communication: Type of exchanged pooled vectors and gradients.
+
+    Raises:
+        TooLargeError: The tables do not fit.
+        ConfigError: TorchRec does not have a kind of sharding.
     """
-    topology = _topology(hardware, world_size, local_world_size)
-    constraints = _constraints(towers, wishes, world_size)
+    sharder = EmbeddingBagCollectionSharder(qcomm_codecs_registry=codecs(communication))
+    _check_torchrec_has(constraints, sharder, cluster.device)
+    topology = _topology(cluster)
+    parameter_constraints = _parameter_constraints(towers, constraints, cluster.world_size)
     estimators: list[ShardEstimator] = [
-        _Perf(topology, constraints),
-        _Storage(topology, constraints, optimizer),
+        _PerfEstimator(topology, parameter_constraints),
+        _StorageEstimator(topology, parameter_constraints, constraints, optimizer),
     ]
-    enumerator = EmbeddingEnumerator(topology, 1, constraints, estimators)
-    choice = any(len(wish.shardings) > 1 or wish.cached for wish in wishes.values())
+    enumerator = _OrderedEnumerator(topology, 1, parameter_constraints, estimators)
+    pinned = {name: constraint.ranks for name, constraint in constraints.items() if constraint.ranks}
+    choice = any(len(constraint.kinds) > 1 or constraint.cached for constraint in constraints.values())
     found: list[ShardingOption] = []
     planner = EmbeddingShardingPlanner(
         topology=topology,
         enumerator=enumerator,
         storage_reservation=FixedPercentageStorageReservation(0),
-        proposer=[GreedyProposer(), *([UniformProposer()] if choice else [])],
-        partitioner=_Pinned({table: wish.ranks for table, wish in wishes.items() if wish.ranks}),
-        constraints=constraints,
+        proposer=[_BoundedProposer(), *([UniformProposer()] if choice else [])],
+        partitioner=_PinningPartitioner(pinned),
+        constraints=parameter_constraints,
         stats=[],
         callbacks=[lambda best: found.extend(best) or best],
-        timeout_seconds=PLANNING_SECONDS,
     )
     try:
-        planner.plan(towers, [EmbeddingBagCollectionSharder(qcomm_codecs_registry=codecs(communication))])
+        planner.plan(towers, [sharder])
     except PlannerError as error:
-        options = enumerator.last_stored_search_space or []
-        raise too_large(options, hardware, world_size, local_world_size) from error
+        raise too_large(enumerator.options, cluster) from error
     return found
 
 
-def _topology(hardware: Hardware, world_size: int, local_world_size: int) -> Topology:
-    on_cpu, per_ms = hardware.device == "cpu", GIGA / 1000
-    own = capacity(hardware, local_world_size)
+def _check_torchrec_has(
+    constraints: Mapping[str, TableConstraint], sharder: EmbeddingBagCollectionSharder, device: str
+) -> None:
+    known = sharder.sharding_types(device)
+    for kind in {kind: None for constraint in constraints.values() for kind in constraint.kinds}:
+        name = sharding_kind(kind).torchrec_name
+        if name not in known:
+            raise ConfigError(
+                f"--sharding.kind {kind}: TorchRec has no sharding type {name} on {device}. "
+                f"Use one of {', '.join(other for other in SHARDING_KINDS if other != kind)}"
+            )
+
+
+def _topology(cluster: Cluster) -> Topology:
+    hardware, on_cpu, per_ms = cluster.hardware, cluster.device == "cpu", GIGA / 1000
+    own = capacity(hardware, cluster.local_world_size)
     return Topology(
-        world_size=world_size,
-        local_world_size=local_world_size,
-        compute_device=hardware.device,
+        world_size=cluster.world_size,
+        local_world_size=cluster.local_world_size,
+        compute_device=cluster.device,
         hbm_cap=None if on_cpu else own,
         ddr_cap=own if on_cpu else host_capacity(hardware),
         hbm_mem_bw=hardware.memory_speed * per_ms,
-        ddr_mem_bw=hardware.memory_speed * per_ms / (local_world_size if on_cpu else 1),
+        ddr_mem_bw=hardware.memory_speed * per_ms / (cluster.local_world_size if on_cpu else 1),
         hbm_to_ddr_mem_bw=hardware.link_speed * per_ms,
         intra_host_bw=hardware.intra_speed * per_ms,
         inter_host_bw=hardware.inter_speed * per_ms,
     )
 
 
-def _constraints(
-    towers: nn.Module, wishes: Mapping[str, TableConstraint], world_size: int
+def _parameter_constraints(
+    towers: nn.Module, constraints: Mapping[str, TableConstraint], world_size: int
 ) -> dict[str, ParameterConstraints]:
-    constraints = {}
+    """Return the constraints in TorchRec's terms."""
+    found = {}
     for _, config in embedding_configs(towers):
-        wish = wishes[config.name]
-        # A shard's columns are a multiple of 4; TorchRec's own bound of 128 would leave most tables whole.
+        constraint = constraints[config.name]
+        # A shard's columns are a multiple of 4. TorchRec's own minimum of 128 would leave most tables whole.
         columns = 4 * -(-config.embedding_dim // (4 * world_size))
-        constraints[config.name] = ParameterConstraints(
-            sharding_types=list(wish.shardings),
-            compute_kernels=["fused", "dense", *([CACHED] if wish.cached else [])],
+        found[config.name] = ParameterConstraints(
+            sharding_types=[sharding_kind(kind).torchrec_name for kind in constraint.kinds],
+            compute_kernels=["fused", "dense", *([CACHED] if constraint.cached else [])],
             min_partition=columns,
-            # A bag without an id costs what one with an id does.
-            pooling_factors=[max(wish.pooling_factor, 1.0)],
-            batch_sizes=[max(1, -(-int(wish.bags) // world_size))],
+            # An empty bag costs as much as one with an id.
+            pooling_factors=[max(constraint.pooling_factor, 1.0)],
+            batch_sizes=[max(1, -(-int(constraint.bags) // world_size))],
             output_dtype=DataType.FP32,
         )
-    return constraints
+    return found
 
 
 def embedding_configs(towers: nn.Module) -> list[tuple[str, EmbeddingBagConfig]]:
-    """Every table's configuration with the path of its collection, partitions of a table in order."""
+    """Return every table's configuration with the path of its collection, partitions in order."""
     return [
         (path, config)
         for path, module in towers.named_modules()
@@ -125,47 +148,98 @@ def embedding_configs(towers: nn.Module) -> list[tuple[str, EmbeddingBagConfig]]
     ]
 
 
-class _Perf(EmbeddingPerfEstimator):
-    """TorchRec's estimate, asked once for all shards of one size: a thousand ranks have a thousand alike."""
+class _OrderedEnumerator(EmbeddingEnumerator):
+    """TorchRec's options of each table in a fixed order, by which the planner breaks ties.
+
+    TorchRec intersects sets of names, whose order changes with Python's hash seed.
+    """
+
+    def enumerate(self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]) -> list[ShardingOption]:
+        """Return the options of all tables, those of a table in the order of `SHARDING_KINDS`."""
+        options = super().enumerate(module, sharders)
+        kinds = list(dict.fromkeys(kind.torchrec_name for kind in SHARDING_KINDS.values()))
+        tables = {name: number for number, name in enumerate(dict.fromkeys(each.fqn for each in options))}
+        options.sort(
+            key=lambda option: (
+                tables[option.fqn],
+                kinds.index(option.sharding_type),
+                KERNELS.index(option.compute_kernel),
+            )
+        )
+        self.options = options
+        return options
+
+
+class _BoundedProposer(GreedyProposer):
+    """TorchRec's greedy search, ended by a count instead of a clock, so that any machine ends it alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._placed = 0
+
+    def feedback(
+        self,
+        partitionable: bool,
+        plan: list[ShardingOption] | None = None,
+        perf_rating: float | None = None,
+        storage_constraint: Topology | None = None,
+    ) -> None:
+        """Go on to the next proposal."""
+        super().feedback(partitionable, plan, perf_rating, storage_constraint)
+        self._placed += sum(len(option.shards) for option in plan or ())
+
+    def propose(self) -> list[ShardingOption] | None:
+        """Return the next proposal; None: no other one is worth its time."""
+        return super().propose() if self._placed < MAX_PLACED_SHARDS else None
+
+
+class _PerfEstimator(EmbeddingPerfEstimator):
+    """TorchRec's estimate, made once for all shards of one size, of which there may be thousands."""
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
         for option in sharding_options:
-            every = option.shards
-            different = {tuple(shard.size): shard for shard in every}
-            option.shards = list(different.values())
+            shards = option.shards
+            by_size = {tuple(shard.size): shard for shard in shards}
+            option.shards = list(by_size.values())
             super().estimate([option], sharder_data_map)
-            option.shards = every
-            for shard in every:
-                shard.perf = different[tuple(shard.size)].perf
+            option.shards = shards
+            for shard in shards:
+                shard.perf = by_size[tuple(shard.size)].perf
 
 
-class _Storage(EmbeddingStorageEstimator):
-    """TorchRec's estimate, and what our optimizers keep beside the weights."""
+class _StorageEstimator(EmbeddingStorageEstimator):
+    """TorchRec's estimate, and the optimizer state and gradients that it does not know of."""
 
     def __init__(
-        self, topology: Topology, constraints: dict[str, ParameterConstraints], optimizer: str
+        self,
+        topology: Topology,
+        parameter_constraints: dict[str, ParameterConstraints],
+        constraints: Mapping[str, TableConstraint],
+        optimizer: str,
     ) -> None:
-        super().__init__(topology, constraints)
-        self._optimizer, self._device = optimizer, topology.compute_device
+        super().__init__(topology, parameter_constraints)
+        self._constraints_by_table, self._optimizer = constraints, optimizer
+        self._device = topology.compute_device
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
         super().estimate(sharding_options, sharder_data_map)
         for option in sharding_options:
-            ddr = self._device == "cpu" or option.compute_kernel == CACHED
-            kernel = compute_kernel(self._optimizer, option.sharding_type, self._device)
-            sizes: dict[tuple[int, ...], Storage] = {}
+            in_ddr = self._device == "cpu" or option.compute_kernel == CACHED
+            kind = self._constraints_by_table[option.name].kind_of(option.sharding_type)
+            kernel = compute_kernel(self._optimizer, kind, self._device)
+            by_size: dict[tuple[int, ...], Storage] = {}
             for shard in option.shards:
                 size = tuple(shard.size)
-                if size not in sizes:
-                    beside = optimizer_bytes(self._optimizer, kernel, *size)
-                    added = Storage(hbm=0, ddr=beside) if ddr else Storage(hbm=beside, ddr=0)
+                if size not in by_size:
+                    state = optimizer_bytes(self._optimizer, kernel, *size)
+                    added = Storage(hbm=0, ddr=state) if in_ddr else Storage(hbm=state, ddr=0)
                     assert shard.storage is not None
-                    sizes[size] = shard.storage + added
-                shard.storage = sizes[size]
+                    by_size[size] = shard.storage + added
+                shard.storage = by_size[size]
 
 
-class _Pinned(GreedyPerfPartitioner):
-    """Tables with ranks of their own first, then TorchRec's placement of the others in what is left."""
+class _PinningPartitioner(GreedyPerfPartitioner):
+    """Places pinned tables first, and then leaves the others and the remaining memory to TorchRec."""
 
     def __init__(self, ranks: Mapping[str, Sequence[int]]) -> None:
         super().__init__()
@@ -174,17 +248,17 @@ class _Pinned(GreedyPerfPartitioner):
     def partition(
         self, proposal: list[ShardingOption], storage_constraint: Topology, hbm_per_device: int | None = None
     ) -> list[ShardingOption]:
-        left = copy.deepcopy(storage_constraint) if self._ranks else storage_constraint
+        remaining = copy.deepcopy(storage_constraint) if self._ranks else storage_constraint
         for option in proposal:
             ranks = self._ranks.get(option.name, ())
             for number, shard in enumerate(option.shards if ranks else ()):
                 shard.rank = ranks[number % len(ranks)]
-                device = left.devices[shard.rank]
+                device = remaining.devices[shard.rank]
                 assert shard.storage is not None
                 assert shard.perf is not None
                 if not shard.storage.fits_in(device.storage):
                     raise PlannerError(f"{option.name} does not fit on rank {shard.rank}")
                 device.storage -= shard.storage
                 device.perf += shard.perf
-        super().partition([option for option in proposal if option.name not in self._ranks], left)
+        super().partition([option for option in proposal if option.name not in self._ranks], remaining)
         return proposal

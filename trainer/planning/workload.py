@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainer.batching.tower_inputs import USER_HISTORY, Inputs, table_rows
-from trainer.config.resolved import ResolvedConfig
+from trainer.config.losses import loss_spec
+from trainer.config.resolved import ResolvedConfig, ResolvedLossConfig
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.model.builder import make_closed_towers, make_towers
@@ -13,16 +14,17 @@ from trainer.model.retriever import CombinedTowers
 
 @dataclass(frozen=True)
 class Workload:
-    """How large the tables are and how often a step visits them.
+    """Rows of every table, and what one step looks up and gathers.
 
     Attributes:
-        user_tables, item_tables: rows of each feature's table of the learned towers.
-        item_name: what the data set calls its items, and their table.
-        closed_items: rows of the closed form's tables.
-        rows: of a step over all ranks.
-        candidates: that a step looks up over all ranks.
-        gathered: vectors of rows, or candidates, of a step that every rank needs of all, whatever the plan.
-        pooling: ids in a bag, on average, of the tables where it is not 1.
+        user_tables: Rows of each table of the query tower, by name.
+        item_tables: Rows of each table of the candidate tower, by name.
+        item_name: What the data set calls its items; the name of their table.
+        closed_items: Rows of each table of the closed form.
+        rows: Rows of a step over all ranks.
+        candidates: Items that a step looks up over all ranks.
+        gathered: Vectors of rows or of candidates that every rank needs in full, whatever the plan.
+        pooling: Mean ids per bag, of the tables where it is not 1.
     """
 
     user_tables: Mapping[str, int]
@@ -36,9 +38,13 @@ class Workload:
 
 
 def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: Inputs) -> Workload:
-    """Sizes of a training on a data set.
+    """Return the workload of a training on a data set.
 
-    Args: users, items: features of the two towers.
+    Args:
+        config: Configuration of the training.
+        dataset: Prepared data.
+        users: Features of the query tower.
+        items: Features of the candidate tower.
     """
     rows = config.batches.size
     by_user = config.batches.rows == "user"
@@ -50,7 +56,7 @@ def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: 
     }
     if USER_HISTORY in pooling:
         pooling[USER_HISTORY] *= 1 - config.model.history_dropout
-    candidates = candidates_of_step(config, dataset.item_count, positives)
+    candidates, gathered = step_sizes(config.loss, rows, dataset.item_count, positives)
     return Workload(
         user_tables=table_rows(dataset, users),
         item_tables=table_rows(dataset, items),
@@ -58,44 +64,54 @@ def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: 
         closed_items=dataset.item_count,
         rows=rows,
         candidates=candidates,
-        gathered=gathered_count(config, rows, min(candidates, dataset.item_count)),
+        gathered=gathered,
         pooling=pooling,
     )
 
 
-def candidates_of_step(config: ResolvedConfig, items: int, positives: float) -> int:
-    """About how many items a step looks up, whose rows have so many positives together."""
-    if config.loss.name in ("mse", "bce"):
-        return config.batches.size
-    if config.loss.candidates == "catalogue":
-        return items
-    return min(items, round(positives) + (config.loss.samples or 0))
+def step_sizes(loss: ResolvedLossConfig, rows: int, items: int, positives: float) -> tuple[int, int]:
+    """Return about how many items a step looks up, and how many vectors every rank needs in full.
 
-
-def rows_are_gathered(config: ResolvedConfig) -> bool:
-    """Whether each rank scores its candidates for the rows of all ranks, and not its rows for all candidates.
-
-    Of a step's rows there are mostly fewer, so that vectors and gradients of fewer have to be exchanged.
+    Args:
+        loss: Loss section of the configuration.
+        rows: Rows of a step over all ranks.
+        items: Items of the catalogue.
+        positives: Mean number of positives of all rows of a step together.
     """
-    return config.loss.name == "softmax"
+    if loss_spec(loss.name).pointwise:  # a row has one candidate of its own
+        return rows, 0
+    counts = {
+        "catalogue": items,
+        "in_batch": round(positives),
+        "sampled": round(positives) + (loss.samples or 0),
+    }
+    candidates = min(items, counts[loss.candidates])
+    return candidates, rows if rows_are_gathered(loss.name) else candidates
 
 
-def gathered_count(config: ResolvedConfig, rows: int, candidates: int) -> int:
-    """How many vectors, of a step's rows or of its candidates, every rank needs of all, whatever the plan."""
-    if config.loss.name in ("mse", "bce"):
-        return 0
-    return rows if rows_are_gathered(config) else candidates
+def rows_are_gathered(loss: str) -> bool:
+    """Return whether each rank scores its own candidates for the rows of all ranks.
+
+    Otherwise each rank scores its own rows for all candidates. A step mostly has fewer rows than candidates,
+    so gathering rows exchanges fewer vectors and gradients.
+    """
+    return loss_spec(loss).gathers_rows
 
 
-def make_all_towers(config: ResolvedConfig, sizes: Workload, partitions: Mapping[str, int]) -> CombinedTowers:
-    """Learned towers, and the closed form's beside them where there is one, on the meta device.
+def make_all_towers(
+    config: ResolvedConfig, workload: Workload, partitions: Mapping[str, int]
+) -> CombinedTowers:
+    """Make the learned towers, and the closed-form ones if there are any, on the meta device.
 
-    Args: partitions: how many tables a row-partitioned table is cut into, by table.
+    Args:
+        config: Configuration of the training.
+        workload: Rows of the tables.
+        partitions: Number of partitions of each row-partitioned table.
     """
     rank = config.model.low_rank
-    learned = make_towers(config, sizes.user_tables, sizes.item_tables, sizes.item_name, partitions)
+    learned = make_towers(config, workload.user_tables, workload.item_tables, workload.item_name, partitions)
     closed = None
     if rank:
         dtype = config.model.table_dtype
-        closed = make_closed_towers(sizes.item_name, sizes.closed_items, rank, partitions, dtype)
+        closed = make_closed_towers(workload.item_name, workload.closed_items, rank, partitions, dtype)
     return CombinedTowers(learned, closed)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import ModelConfig
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
@@ -106,10 +107,11 @@ def _model_without_values(run: Path, saved: SavedCheckpoint) -> ModelConfig:
     from trainer.config.parser import read_config
 
     config = read_config(saved.folder / CONFIG)
-    if config.loss.name in ("mse", "bce"):
+    if not loss_spec(config.loss.name).serves_history:
         raise UserError(
             f"--history: {run} was trained with --loss.name {config.loss.name}, which needs ratings, and a "
-            "history has none. Name a user with --user, or a run with --loss.name softmax or bpr"
+            "history has none. Name a user with --user, or a run with --loss.name "
+            f"{losses_where(lambda spec: spec.serves_history)}"
         )
     return config.model
 

@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 from torchrec import KeyedJaggedTensor
-from torchrec.distributed.embedding_types import KJTList
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionContext, ShardedEmbeddingBagCollection
 from torchrec.distributed.types import Awaitable
 
 from trainer.batching.batch import Batch
 from trainer.model.towers import Tower, TwoTowers
+from trainer.sharding.private_api import (
+    EmbeddingBagCollectionContext,
+    KJTList,
+    ShardedEmbeddingBagCollection,
+)
 
 
 class InputDistCollection(ShardedEmbeddingBagCollection):

@@ -7,31 +7,46 @@ step themselves. Parameters, optimizers and states are TorchRec's own in either 
 """
 
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, TypeAlias, cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
-from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingBag, BatchedFusedEmbeddingBag
-from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
-from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
-from torchrec.distributed.sharding.dp_sharding import DpPooledEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
 from trainer.distributed.shared_memory import SharedBuffers, make_shared_buffers
 from trainer.sharding.fbgemm_cpu import Rows
 from trainer.sharding.input_dist import InputDistCollection
+from trainer.sharding.private_api import (
+    BatchedDenseEmbeddingBag,
+    EmbeddingBagCollectionSharder,
+    GroupedEmbeddingConfig,
+    ShardedEmbeddingBagCollection,
+    feature_count,
+    kernels_of,
+    leave_unwrapped,
+    lookups_of,
+    process_group,
+    unwrap,
+)
 
 COPIES = ShardingType.DATA_PARALLEL.value
-Kernel: TypeAlias = BatchedDenseEmbeddingBag | BatchedFusedEmbeddingBag
-"""TorchRec's kernels of tables in memory."""
 
 
 class LocalLookupSharder(EmbeddingBagCollectionSharder):
     """Makes collections that look up directly where they can."""
+
+    def __init__(self, *args: Any, direct: bool = True, **kwargs: Any) -> None:
+        """Make TorchRec's own sharder, to which this one adds collections of its own.
+
+        Args:
+            args, kwargs: As TorchRec's own sharder takes them.
+            direct: False: all lookups go TorchRec's way.
+        """
+        super().__init__(*args, **kwargs)
+        self._direct = direct
 
     def shard(
         self,
@@ -45,7 +60,7 @@ class LocalLookupSharder(EmbeddingBagCollectionSharder):
         kinds = {each.sharding_type for each in params.values()}
         on_cpu = device is not None and device.type == "cpu"
         # Under other plans there are columns to be joined, even on one rank.
-        whole = on_cpu and kinds <= {COPIES, ShardingType.TABLE_WISE.value}
+        whole = self._direct and on_cpu and kinds <= {COPIES, ShardingType.TABLE_WISE.value}
         kind = _LocalLookupCollection if whole else InputDistCollection
         collection: InputDistCollection = kind(
             module,
@@ -82,16 +97,32 @@ class _Group:
 class _LocalLookupCollection(InputDistCollection):
     """A sharded collection each of whose tables is in one piece."""
 
-    def init_data_parallel(self) -> None:
-        """Have the gradients of copies averaged over ranks as soon as they are known."""
-        for sharding, lookup in zip(self._embedding_shardings, self._lookups, strict=True):
-            if not isinstance(sharding, DpPooledEmbeddingSharding):
-                continue
-            object.__setattr__(lookup, "module", lookup)  # TorchRec unwraps DDP without asking
-            for kernel in cast(Any, lookup)._emb_modules if self._env.world_size > 1 else []:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Have the gradients of copies averaged over ranks as soon as they are known, without DDP."""
+        super().__init__(*args, **kwargs)
+        unwrap(self)
+        group = process_group(self)
+        ranks = dist.get_world_size(group)
+        self._groups = [
+            _Group(
+                config,
+                kernel.emb_module,
+                dense=isinstance(kernel, BatchedDenseEmbeddingBag),
+                rows=Rows(kernel.emb_module),
+                gradient_share=1.0 if copied else 1 / ranks,
+            )
+            for lookup, copied in lookups_of(self)
+            for config, kernel in kernels_of(lookup)
+        ]
+        for lookup, copied in lookups_of(self):
+            for _, kernel in kernels_of(lookup) if copied and ranks > 1 else []:
                 weights = cast(torch.Tensor, kernel.emb_module.weights)
-                places = make_shared_buffers(weights.numel(), self._env.process_group)
-                weights.register_post_accumulate_grad_hook(partial(_average, self._env, places))
+                buffers = make_shared_buffers(weights.numel(), group)
+                weights.register_post_accumulate_grad_hook(partial(_average, group, ranks, buffers))
+
+    def init_data_parallel(self) -> None:
+        """Leave out the DDP that TorchRec would wrap copies in; its constructor calls this."""
+        leave_unwrapped(self)
 
     def forward(self, *input: KeyedJaggedTensor, **_: Any) -> Any:
         """Pooled embeddings of each feature as a `KeyedTensor`, (stride, sum of widths).
@@ -99,7 +130,7 @@ class _LocalLookupCollection(InputDistCollection):
         Features of this rank's own tables alone are looked up here, all of them where those are.
         """
         (features,) = input
-        if not self.all_here and len(features.keys()) == len(self._embedding_names):
+        if not self.all_here and len(features.keys()) == feature_count(self):
             return super().forward(features)
         pooled = [_pool(group, features) for group in self._groups]
         values = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
@@ -108,30 +139,17 @@ class _LocalLookupCollection(InputDistCollection):
             names, [width for group in self._groups for width in group.config.embedding_dims()], values
         )
 
-    @cached_property
-    def _groups(self) -> list[_Group]:
-        found = []
-        for sharding, lookup in zip(self._embedding_shardings, self._lookups, strict=True):
-            copies = isinstance(sharding, DpPooledEmbeddingSharding)
-            parts = cast(GroupedPooledEmbeddingsLookup, lookup)
-            for config, kernel in zip(parts.grouped_configs, parts._emb_modules, strict=True):
-                inside: Any = cast(Kernel, kernel).emb_module
-                dense = isinstance(kernel, BatchedDenseEmbeddingBag)
-                share = 1.0 if copies else 1 / self._env.world_size
-                found.append(_Group(config, inside, dense, Rows(inside), share))
-        return found
 
-
-def _average(env: ShardingEnv, places: SharedBuffers | None, weights: torch.Tensor) -> None:
+def _average(group: Any, ranks: int, buffers: SharedBuffers | None, weights: torch.Tensor) -> None:
     assert weights.grad is not None
-    if places is None:
-        dist.all_reduce(weights.grad, group=env.process_group)
+    if buffers is None:
+        dist.all_reduce(weights.grad, group=group)
     else:
-        first, second, *others = places.exchange(weights.grad)
+        first, second, *others = buffers.exchange(weights.grad)
         torch.add(first, second, out=weights.grad)  # torch's own sum of them takes three times as long
         for other in others:
             weights.grad += other
-    weights.grad /= env.world_size
+    weights.grad /= ranks
 
 
 def _pool(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
@@ -146,7 +164,7 @@ def _pool(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
 
 def _sums(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
     kernel, ids, lengths = group.kernel, features.values(), features.lengths()
-    if len(ids) == len(lengths) and (len(ids) == 0 or int(lengths.max()) == 1):
+    if len(ids) == len(lengths) and (len(ids) == 0 or lengths.numpy().max() == 1):
         by_table = ids.view(len(features.keys()), features.stride())
         if group.dense:
             return _LookedUp.apply(kernel.weights, by_table, group.rows)

@@ -3,14 +3,21 @@
 A checkpoint so knows nothing of partitions: it opens in a model that is cut otherwise, or not at all.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
-from torch.distributed._shard.sharding_spec import ShardMetadata
 
 from trainer.model.row_partitions import MARK, part_number, whole_table
+from trainer.sharding.private_api import (
+    Shard,
+    ShardedTensor,
+    ShardedTensorMetadata,
+    ShardMetadata,
+    sharded_tensor,
+)
 
 
 def table_name(key: str) -> str | None:
@@ -44,6 +51,24 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def local_shards(value: torch.Tensor | ShardedTensor) -> Iterator[tuple[torch.Tensor, int, int]]:
+    """Yield this rank's shards of an entry of a state, each with its first row and its first column.
+
+    A plain tensor is its own only shard.
+    """
+    if not isinstance(value, ShardedTensor):
+        yield value, 0, 0
+        return
+    for shard in value.local_shards():
+        row, column = shard.metadata.shard_offsets
+        yield shard.tensor, row, column
+
+
+def full_shape(value: torch.Tensor | ShardedTensor) -> torch.Size:
+    """Return the shape of an entry of a state over all ranks."""
+    return value.metadata().size if isinstance(value, ShardedTensor) else value.shape
+
+
 def copied(state: dict[str, Any]) -> dict[str, Any]:
     """The same state in memory of its own on CPU, which training leaves as it is."""
     return {key: _copy(value) for key, value in state.items()}
@@ -52,8 +77,17 @@ def copied(state: dict[str, Any]) -> dict[str, Any]:
 def _copy(value: Any) -> Any:
     if not isinstance(value, ShardedTensor):
         return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
-    local = [Shard(_copy(shard.tensor), shard.metadata) for shard in value.local_shards()]
-    return ShardedTensor._init_from_local_shards_and_global_metadata(local, value.metadata())
+    whole = value.metadata()
+    local = [Shard(_copy(shard.tensor), _on_cpu(shard.metadata)) for shard in value.local_shards()]
+    metadata = replace(whole, shards_metadata=[_on_cpu(shard) for shard in whole.shards_metadata])
+    return sharded_tensor(local, metadata)
+
+
+def _on_cpu(shard: ShardMetadata) -> ShardMetadata:
+    """Return the same place in the table, held by the same rank in its host's memory."""
+    assert shard.placement is not None
+    place = f"rank:{shard.placement.rank()}/cpu"
+    return ShardMetadata(list(shard.shard_offsets), list(shard.shard_sizes), place)
 
 
 def _put_together(parts: list[ShardedTensor]) -> ShardedTensor:
@@ -68,7 +102,7 @@ def _put_together(parts: list[ShardedTensor]) -> ShardedTensor:
         size=torch.Size([first_row, parts[0].metadata().size[1]]),
         tensor_properties=parts[0].metadata().tensor_properties,
     )
-    return ShardedTensor._init_from_local_shards_and_global_metadata(local, metadata)
+    return sharded_tensor(local, metadata)
 
 
 def _below(shard: ShardMetadata, rows: int) -> ShardMetadata:

@@ -11,16 +11,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
-from torch.distributed._shard.sharding_spec import ShardMetadata
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from trainer.model.row_partitions import part_number
 from trainer.sharding.model_state import table_name, whole_key, whole_state
+from trainer.sharding.optimizers import set_fused_step
+from trainer.sharding.private_api import (
+    Shard,
+    ShardedTensor,
+    ShardedTensorMetadata,
+    ShardMetadata,
+    sharded_tensor,
+)
 
 PREFIX, UNTRAINED = "optimizer.", "closed."
 NAMES = {
-    "adam": {"exp_avg": "first", "exp_avg_sq": "second", "momentum1": "first", "momentum2": "second"},
+    "adam": {"exp_avg": "first", "exp_avg_sq": "second"},
+    "adam_fused": {"momentum1": "first", "momentum2": "second"},
     "adagrad": {"sum": "sum", "momentum1": "sum"},
     "rowwise_adagrad": {"sum": "sum_of_row", "momentum1": "sum_of_row"},
     "sgd": {},
@@ -68,7 +75,8 @@ def create_states(optimizer: CombinedOptimizer) -> None:
 
 
 def set_step(optimizer: CombinedOptimizer, step: int) -> None:
-    """Tell the dense optimizers how many steps they have made."""
+    """Tell the optimizers, dense and fused, how many steps they have made."""
+    set_fused_step(optimizer, step)
     for _, keyed in optimizer.optimizers:
         if isinstance(keyed, KeyedOptimizerWrapper):
             for state in keyed.state.values():
@@ -131,4 +139,4 @@ def _sharded(
     # Of float16 tables, too, the states are float32.
     properties = replace(weights.metadata().tensor_properties, dtype=torch.float32)
     metadata = ShardedTensorMetadata(shards_metadata=shards, size=size, tensor_properties=properties)
-    return ShardedTensor._init_from_local_shards_and_global_metadata(local, metadata)
+    return sharded_tensor(local, metadata)

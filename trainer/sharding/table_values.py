@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from trainer.sharding.model_state import table_name, whole_state
+from trainer.sharding.private_api import ShardedTensor
 
 INITIAL_BLOCK_ROWS, INITIAL_BLOCK_VALUES = 65_536, 2**26
 

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from torch import nn
-from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
 from torchrec.distributed.sharding_plan import placement
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
 
+from trainer.config.sharding_kinds import sharding_kind
 from trainer.model.row_partitions import part_number, whole_table
-from trainer.planning.plan import PARTITIONED, Plan, Shard, Table
+from trainer.planning.plan import Plan, Shard, Table
 from trainer.planning.torchrec_planner import embedding_configs
+from trainer.sharding.private_api import EnumerableShardingSpec, ShardMetadata
 
 
 def sharding_plan(plan: Plan, towers: nn.Module, device: str, local_world_size: int) -> ShardingPlan:
@@ -26,9 +27,8 @@ def sharding_plan(plan: Plan, towers: nn.Module, device: str, local_world_size: 
     for path, config in embedding_configs(towers):
         table = tables[whole_table(config.name)]
         shards = _shards_of_part(table, config.name, config.num_embeddings)
-        partitioned = table.sharding == PARTITIONED
         modules.setdefault(path, EmbeddingModuleShardingPlan())[config.name] = ParameterSharding(
-            sharding_type="table_wise" if partitioned else table.sharding,
+            sharding_type=sharding_kind(table.sharding).torchrec_name,
             compute_kernel=table.kernel,
             ranks=[shard.rank for shard in shards],
             sharding_spec=_spec(table, shards, device, local_world_size),
@@ -40,7 +40,7 @@ def sharding_plan(plan: Plan, towers: nn.Module, device: str, local_world_size: 
 
 def _shards_of_part(table: Table, name: str, rows: int) -> Sequence[Shard]:
     """Shards of one of TorchRec's tables: all of them, or a partition's own, which begins at its row 0."""
-    if table.sharding != PARTITIONED:
+    if not sharding_kind(table.sharding).partitioned:
         return table.shards
     own = table.shards[part_number(name)]
     assert own.rows == rows, "the plan was checked against the model"
@@ -51,7 +51,7 @@ def _spec(
     table: Table, shards: Sequence[Shard], device: str, local_world_size: int
 ) -> EnumerableShardingSpec | None:
     """Shards in TorchRec's terms; None for copies, which would overlap."""
-    if table.sharding == "data_parallel":
+    if sharding_kind(table.sharding).cut == "copies":
         return None
     return EnumerableShardingSpec(
         [

@@ -1,16 +1,16 @@
-"""What is recorded of a training's steps: loss, speed, validation figures; and that all of it is finite."""
+"""Records of training steps: loss, speed and validation figures; checks that they are finite."""
 
 import math
 
 import torch
 from torch import nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from trainer.batching.batch import Batch
 from trainer.distributed.world import World
 from trainer.errors import diverged
 from trainer.runs.validation_history import Stopwatch, ValidationHistory
-from trainer.sharding.model_state import table_name, whole_state
+from trainer.sharding.model_state import local_shards, table_name, whole_state
+from trainer.sharding.private_api import ShardedTensor
 from trainer.training.progress import Progress, resident_mebibytes
 
 NEVER = 2**62
@@ -20,8 +20,9 @@ class Meter:
     """Loss and speed of the steps since the last record.
 
     Attributes:
-        step: the last step.
-        rows, interactions: of those steps, over all ranks.
+        step: The last step.
+        rows: Rows of these steps, over all ranks.
+        interactions: Interactions of these steps, over all ranks.
     """
 
     def __init__(self, world: World, watch: Stopwatch) -> None:
@@ -31,23 +32,23 @@ class Meter:
         self._reset()
 
     def add(self, step: int, loss: torch.Tensor, batch: Batch) -> None:
-        """Count a step, with the sum of this rank's weighted row losses."""
+        """Add a step, with the sum of this rank's weighted row losses."""
         self._loss += loss
-        # The step is found without waiting for the device.
+        # On the device, so that no step waits for it.
         self._first_bad = torch.where(loss.isfinite(), self._first_bad, self._first_bad.clamp(max=step))
         self.step = step
         self.rows += batch.rows
         self.interactions += batch.interactions
 
     def read(self) -> tuple[float, float]:
-        """Mean loss of a row over all ranks, and interactions per second of training; starts anew."""
+        """Return the mean loss of a row over all ranks and the interactions per second, and reset both."""
         loss = float(self._world.sum(self._loss)) / self.rows
         speed = self.interactions / (self._watch.seconds - self._since)
         self._reset()
         return loss, speed
 
     def first_bad_step(self) -> int | None:
-        """The first step since the last record whose loss was no number on some rank; None: there is none."""
+        """Return the first step since the last record with a NaN or infinite loss on some rank, or None."""
         step = int(self._world.smallest(self._first_bad))
         return None if step == NEVER else step
 
@@ -60,12 +61,17 @@ class Meter:
 def check_finite(
     meter: Meter, history: ValidationHistory, model: nn.Module, world: World, weights: bool = False
 ) -> None:
-    """Refuse to go on with a loss or with weights that are no numbers.
+    """Refuse to continue with a loss or weights that are NaN or infinite.
 
     Args:
-        model: sharded, on every rank alike.
-        weights: look at all of them, and not only where the loss has shown that something is wrong.
-    Raises: DivergedError, on every rank, naming the step, its batch and the tables.
+        meter: Losses since the last record.
+        history: Of the training.
+        model: Sharded model, on every rank alike.
+        world: All ranks.
+        weights: Check all weights even if every loss was finite.
+
+    Raises:
+        DivergedError: The message names the step, its batch and the tables; raised on every rank.
     """
     bad = meter.first_bad_step()
     if bad is None and not weights:
@@ -82,29 +88,31 @@ def check_finite(
 
 
 def _not_finite(model: nn.Module, world: World) -> list[str]:
-    """Tables, or other parameters, with weights that are no finite numbers on some rank."""
-    state = {key: value for key, value in whole_state(model).items() if _local(value) is not None}
+    """Return the tables, or other parameters, that hold NaN or infinite weights on some rank."""
+    state = {key: value for key, value in whole_state(model).items() if _holds_floats(value)}
     bad = torch.zeros(len(state), device=world.device)
     for place, value in enumerate(state.values()):
-        for tensor in _local(value) or ():
+        for tensor, _, _ in local_shards(value):
             if tensor.numel():
-                low, high = torch.aminmax(tensor.detach())  # NaN is passed on; no copy as large as a table
+                low, high = torch.aminmax(tensor.detach())  # passes NaN on, and copies no table
                 bad[place] += float(not (math.isfinite(low) and math.isfinite(high)))
     found = zip(state, world.sum(bad).tolist(), strict=True)
     return sorted({table_name(key) or key for key, count in found if count})
 
 
-def _local(value: object) -> list[torch.Tensor] | None:
-    """This rank's parts of a state's entry; None where it is no tensor of numbers that could be infinite."""
-    if isinstance(value, ShardedTensor):
-        return [shard.tensor for shard in value.local_shards()]
-    return [value] if isinstance(value, torch.Tensor) and value.is_floating_point() else None
+def _holds_floats(value: object) -> bool:
+    """Return whether an entry of a state is a tensor of numbers that can be infinite."""
+    return isinstance(value, ShardedTensor) or (isinstance(value, torch.Tensor) and value.is_floating_point())
 
 
 def log(progress: Progress, history: ValidationHistory, meter: Meter, rate: float) -> None:
     """Record the mean loss since the last record.
 
-    Args: rate: learning rate of the tables in the last step.
+    Args:
+        progress: Where records go.
+        history: Of the training.
+        meter: Losses since the last record.
+        rate: Learning rate of the tables in the last step.
     """
     loss, speed = meter.read()
     step, epoch, memory = meter.step, history.epoch(meter.step), resident_mebibytes()
@@ -121,7 +129,7 @@ def log(progress: Progress, history: ValidationHistory, meter: Meter, rate: floa
 
 
 def log_validation(progress: Progress, history: ValidationHistory, figures: dict[str, float]) -> None:
-    """Record figures of the last validation, and the seconds trained until then."""
+    """Record the figures of the last validation, and the seconds trained before it."""
     last = history.validations[-1]
     progress.record(
         last.step,

@@ -1,38 +1,48 @@
-"""One update: forward, loss, backward, optimizers."""
+"""A training step: forward, loss, backward, optimizers."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.batch import Batch
-from trainer.config.resolved import ResolvedConfig
+from trainer.config.losses import loss_spec
+from trainer.config.resolved import ResolvedOptimizerConfig
+from trainer.config.schema import LossConfig, OptimizerConfig
 from trainer.distributed.precision import autocast, matmul_precision
 from trainer.distributed.world import World
-from trainer.model import losses
-from trainer.sharding.optimizers import (
-    clip_gradients,
-    schedule_factor,
-    update,
-    zero_gradients,
-)
+from trainer.model.losses import loss_function
+from trainer.sharding.optimizers import clip_gradients, schedule_factor, update, zero_gradients
+
+RowLosses: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]
+"""From query vectors, candidate vectors and the batch to one loss a row."""
 
 
 def train_step(
     model: nn.Module,
     optimizer: CombinedOptimizer,
     batch: Batch,
-    loss_of: Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor],
+    loss_of: RowLosses,
     world: World,
     largest_norm: float | None = None,
     precision: str = "float32",
 ) -> torch.Tensor:
-    """One update; returns the sum of this rank's weighted row losses.
+    """Update the model once; nothing in it makes the CPU wait for a GPU.
 
     Args:
-        largest_norm: see `trainer.sharding.shard.clip_gradients`; None: gradients stay as they are.
-        precision: see `trainer.distributed.precision`.
+        model: Sharded towers.
+        optimizer: Of all parameters of the model.
+        batch: This rank's, on its device.
+        loss_of: See `make_loss`.
+        world: All ranks.
+        largest_norm: Largest norm of the dense gradients, see `trainer.sharding.optimizers.clip_gradients`;
+            None: no limit.
+        precision: Of matrix products, see `trainer.distributed.precision`.
+
+    Returns:
+        Sum of this rank's weighted row losses, a tensor on its device.
     """
     zero_gradients(optimizer)
     with matmul_precision(precision):
@@ -43,8 +53,8 @@ def train_step(
             if batch.candidate_counts:
                 candidates = world.gather_rows(candidates, batch.candidate_counts)
             loss = (loss_of(query, candidates, batch) * batch.weights).sum()
-        # TorchRec divides pooled gradients by the world size, as DDP does with dense ones: undone here, so
-        # that a step is the same at any world size.
+        # TorchRec divides the gradients of pooled vectors by the world size, as DDP does those of dense
+        # layers. The factor undoes that, so that a step is the same at any world size.
         (loss * (world.size / batch.rows)).backward()
     if largest_norm is not None:
         clip_gradients(model, largest_norm)
@@ -52,49 +62,34 @@ def train_step(
     return loss.detach()
 
 
-def make_loss(
-    config: ResolvedConfig, world: World
-) -> Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]:
-    """Loss of each row from query vectors, candidate vectors and the batch; this rank's summand of it."""
-    if config.loss.name == "mse":
-        return lambda query, candidates, batch: losses.mean_squared_error(
-            query, _own(candidates, batch), _values(batch)
-        )
-    if config.loss.name == "bce":
-        threshold = config.loss.positive_value
-        return lambda query, candidates, batch: losses.binary_cross_entropy(
-            query, _own(candidates, batch), (_values(batch) >= threshold).float()
-        )
-    if config.loss.name == "bpr":
-        return lambda query, candidates, batch: losses.bayesian_personalised_ranking(
-            query, candidates, batch.positives, batch.seen, batch.log_q
-        )
-    return lambda query, candidates, batch: losses.multi_positive_softmax(
-        query,
-        candidates,
-        batch.positives,
-        batch.seen,
-        batch.log_q,
-        batch.positive_counts,
-        world.all_gather if batch.query_counts else None,
-    )
+def make_loss(config: LossConfig, world: World) -> RowLosses:
+    """Return the configured loss as a function of a step's vectors and batch.
+
+    The losses of rows whose candidates are split over ranks are this rank's summands.
+    """
+    spec, function = loss_spec(config.name), loss_function(config.name)
+
+    def pointwise(query: torch.Tensor, candidates: torch.Tensor, batch: Batch) -> torch.Tensor:
+        # Where candidates are gathered, the positives say which is whose.
+        own = candidates.index_select(0, batch.positives[1]) if batch.candidate_counts else candidates
+        assert batch.values is not None, "batches of pointwise losses have values"
+        values = (batch.values >= config.positive_value).float() if spec.binary_values else batch.values
+        return function(query, own, values)
+
+    def ranking(query: torch.Tensor, candidates: torch.Tensor, batch: Batch) -> torch.Tensor:
+        # The rows of all ranks are here: then every other rank has a share of their candidates.
+        split = {"all_gather": world.all_gather} if batch.query_counts else {}
+        pairs = batch.positives, batch.seen
+        return function(query, candidates, *pairs, batch.log_q, batch.positive_counts, **split)
+
+    return pointwise if spec.pointwise else ranking
 
 
-def _own(candidates: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The candidate of each row."""
-    return candidates.index_select(0, batch.positives[1]) if batch.candidate_counts else candidates
+def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Return the multiple of the peak learning rates in a step, counted from 1."""
+    return schedule_factor(step - 1, steps, config.schedule, config.warmup)
 
 
-def _values(batch: Batch) -> torch.Tensor:
-    assert batch.values is not None, "batches of losses on values have them"
-    return batch.values
-
-
-def rate_factor(config: ResolvedConfig, step: int, steps: int) -> float:
-    """Multiple of the peak learning rates in a step, 1 being the first."""
-    return schedule_factor(step - 1, steps, config.optimizer.schedule, config.optimizer.warmup)
-
-
-def table_rate(config: ResolvedConfig, step: int, steps: int) -> float:
-    """Learning rate of the tables in a step."""
-    return config.optimizer.learning_rate * rate_factor(config, step, steps)
+def table_rate(config: ResolvedOptimizerConfig, step: int, steps: int) -> float:
+    """Return the learning rate of the tables in a step, counted from 1."""
+    return config.learning_rate * rate_factor(config, step, steps)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.formatting import bytes_in_words, counted, milliseconds_in_words, ranks_in_words
+from trainer.formatting import format_bytes, format_count, format_milliseconds, format_ranks
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from trainer.formatting import bytes_in_words, counted, milliseconds_in_words, r
     ],
 )
 def test_bytes_have_three_digits_and_a_unit(count: float, words: str) -> None:
-    assert bytes_in_words(count) == words
+    assert format_bytes(count) == words
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_bytes_have_three_digits_and_a_unit(count: float, words: str) -> None:
     [(0, "0 ms"), (0.01234, "0.0123 ms"), (12.345, "12.3 ms"), (1234.5, "1,234 ms")],
 )
 def test_times_keep_their_digits_before_the_point(milliseconds: float, words: str) -> None:
-    assert milliseconds_in_words(milliseconds) == words
+    assert format_milliseconds(milliseconds) == words
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_times_keep_their_digits_before_the_point(milliseconds: float, words: st
     ],
 )
 def test_ranks_are_ranges_and_what_does_not_fit_is_counted(ranks: list[int], words: str) -> None:
-    assert ranks_in_words(ranks) == words
+    assert format_ranks(ranks) == words
 
 
 def test_one_is_singular() -> None:
-    assert [counted(number, "rank") for number in (0, 1, 1024)] == ["0 ranks", "1 rank", "1,024 ranks"]
+    assert [format_count(number, "rank") for number in (0, 1, 1024)] == ["0 ranks", "1 rank", "1,024 ranks"]
