@@ -99,19 +99,19 @@ def make_shared_buffers(size: int, group: Any) -> SharedBuffers | None:
     if size > _most_values(group):
         return None
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-    size_bytes = 2 * ranks * size * 4
-    handle = _create(size_bytes) if rank == 0 else None
+    size_bytes, own_namespaces = 2 * ranks * size * 4, _namespaces()
+    handle = _create(size_bytes) if rank == 0 and own_namespaces is not None else None
     token = secrets.token_bytes(TOKEN_BYTES)
     offer: list[Any] = [None]
     if handle is not None:
         os.pwrite(handle, token, 0)
-        offer = [(f"/proc/{os.getpid()}/fd/{handle}", token, _namespaces())]
+        offer = [(f"/proc/{os.getpid()}/fd/{handle}", token, own_namespaces)]
     try:
         dist.broadcast_object_list(offer, group=group, group_src=0)
         if offer[0] is None:
             return None
         path, token, namespaces = offer[0]
-        mapped = _map(path, size_bytes, token) if namespaces == _namespaces() else None
+        mapped = _map(path, size_bytes, token) if namespaces == own_namespaces else None
         if not _all(mapped is not None, group):
             return None
     finally:
