@@ -117,7 +117,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
         ("--loss.candidates sampled --loss.popularity_power 0.5 --loss.logq false", True),
         ("--loss.candidates sampled --loss.popularity_power 0.5", False),
         ("--loss.candidates sampled --loss.logq false", False),
-        ("--loss.logq false", False),
     ],
 )
 def test_a_training_whose_candidates_are_not_corrected_says_so(

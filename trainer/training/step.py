@@ -47,7 +47,9 @@ def train_step(
     zero_gradients(optimizer)
     with matmul_precision(precision):
         with autocast(precision, world.device):
-            query, candidates = model(batch.queries, batch.candidates, batch.query_part, batch.candidate_part)
+            query, candidates = model(
+                batch.queries, batch.candidates, batch.query_partition, batch.candidate_partition
+            )
             if batch.query_counts:
                 query = world.gather_rows(query, batch.query_counts)
             if batch.candidate_counts:
