@@ -193,19 +193,17 @@ def _all(is_so: bool, group: Any) -> bool:
 
 def _connect(token: bytes, rank: int, ranks: int, group: Any) -> dict[int, socket.socket]:
     """Connect with every other rank: a byte each way takes a tenth of a collective's time."""
-    # An abstract address; all users of the host may see it, so that it does not tell the token.
-    address = f"\0shardtower-{hashlib.sha256(token).hexdigest()}"
     seconds, peers = _timeout(group).total_seconds(), {}
     with socket.socket(socket.AF_UNIX) as own:
         own.settimeout(seconds)
-        own.bind(f"{address}-{rank}")
+        own.bind(_address(token, rank))
         own.listen(ranks)
         dist.barrier(group)
         for other in range(rank):
             peers[other] = peer = socket.socket(socket.AF_UNIX)
             peer.settimeout(seconds)
             with _peer_errors(other):
-                peer.connect(f"{address}-{other}")
+                peer.connect(_address(token, other))
             _send(peer, other, token + bytes([rank]))
         while missing := {*range(rank + 1, ranks)} - peers.keys():
             with _peer_errors(min(missing)):
@@ -215,6 +213,11 @@ def _connect(token: bytes, rank: int, ranks: int, group: Any) -> dict[int, socke
             if greeting[:-1] == token:
                 peers[greeting[-1]] = peer
     return peers
+
+
+def _address(token: bytes, rank: int) -> str:
+    """Return an abstract address; all users of the host may see it, so that it does not tell the token."""
+    return f"\0shardtower-{hashlib.sha256(token).hexdigest()}-{rank}"
 
 
 def _send(peer: socket.socket, rank: int, message: bytes) -> None:
