@@ -57,14 +57,7 @@ def test_a_training_on_cuda_loses_what_it_loses_on_the_cpu(optimizer: str, tmp_p
 
 
 def test_a_fused_adam_is_the_dense_one_where_every_step_looks_up_every_row(tmp_path: Path) -> None:
-    every_row = (
-        "--batches.size",
-        "16",
-        "--loss.candidates",
-        "catalogue",
-        "--optimizer.learning_rate",
-        "0.05",
-    )
+    every_row = ("--batches.size", "16", "--loss.candidates", "catalogue")
     dense, fused = (
         losses_of(tmp_path, name, *every_row, "--optimizer.name", name) for name in ("adam", "adam_fused")
     )
