@@ -13,7 +13,7 @@ def replaced(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The file cannot be written. The temporary one is removed, and an earlier one stays as it was.
     """
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    beside = path.parent / f".{path.stem}.{os.getpid()}.partial{path.suffix}"
     try:
         yield beside
         os.replace(beside, path)

@@ -122,7 +122,15 @@ def seconds(world: World, run: Path, rows: int, dim: int, way: str) -> float:
     plan = make_plan(towers, wishes, optimizer="rowwise_adagrad", cluster=cluster)
     followed = sharding_plan(plan, towers, "cpu", world.local_size)
     rates = dict.fromkeys(wishes, 0.1)
-    model, optimizer = shard(towers, followed, world.device, "rowwise_adagrad", rates, 0.1, 0)
+    model, optimizer = shard(
+        towers,
+        followed,
+        device=world.device,
+        optimizer="rowwise_adagrad",
+        learning_rates=rates,
+        dense_learning_rate=0.1,
+        weight_decay=0,
+    )
     fill_tables(model, lambda table, block: normal_block(0, table, block, dim, 0.1))
     generator, saver = torch.Generator().manual_seed(world.rank), AsyncSaver(world)
     started = time.perf_counter()

@@ -152,7 +152,7 @@ def stop_before_connecting(world: World, seconds: float) -> None:
     """Make buffers, where the last rank falls silent once memory is shared."""
     shared_memory._timeout = lambda _: shared_memory.timedelta(seconds=seconds)
     if world.rank == world.size - 1:
-        dist.barrier = lambda _: time.sleep(10 * seconds)
+        dist.barrier = lambda _: time.sleep(3 * seconds)
     else:
         dist.barrier = lambda _: None
     make_shared_buffers(SIZE, None)

@@ -3,18 +3,25 @@
 import json
 import pickle
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch.distributed
 
 from tests import layouts
+from trainer.config.schema import OptimizerConfig
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
 from trainer.planning.capacity import TooLargeError
-from trainer.planning.kernel_support import compute_kernel, optimizer_bytes
+from trainer.planning.kernel_support import OPTIMIZERS, compute_kernel, optimizer_bytes
 from trainer.planning.plan import as_dict, open_plan, save_plan
 
 KINDS = ["table_wise", "column_wise", "data_parallel"]
+
+
+def test_every_optimizer_of_the_options_has_its_facts() -> None:
+    options = get_args(get_type_hints(OptimizerConfig)["name"])
+    assert set(options) == {*OPTIMIZERS, "auto"}
 
 
 def towers(rows: int = 100, dim: int = 16) -> TwoTowers:

@@ -17,6 +17,8 @@ from trainer.errors import UserError
 from trainer.sharding import private_api
 
 TRAINER = Path(trainer.__file__).parent
+BELOW = {"distributed/world.py": ["torch.distributed.distributed_c10d._set_pg_timeout"]}
+"""What is used in rooms below sharding, which may not import from it."""
 
 
 def refused() -> str:
@@ -100,7 +102,9 @@ def test_private_names_are_used_in_one_module_alone() -> None:
         path.relative_to(TRAINER).as_posix(): [*private_imports(path.read_text())]
         for path in TRAINER.rglob("*.py")
     }
-    assert [name for name, names in found.items() if names] == ["sharding/private_api.py"]
+    assert {
+        name: names for name, names in found.items() if names and name != "sharding/private_api.py"
+    } == BELOW
 
 
 def test_groups_of_hosts_are_forgotten_with_the_world_that_they_were_made_in() -> None:

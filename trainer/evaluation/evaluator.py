@@ -22,7 +22,7 @@ from trainer.evaluation.beyond_accuracy import Background, Tally, background
 from trainer.evaluation.item_item import check_size, kept_weights, rank_by_history, training_matrix
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
-from trainer.model.edlae import kept_towers
+from trainer.model.edlae import cached_towers
 from trainer.model.retriever import TowerPair, candidate_vectors, query_vectors
 
 LOW_RANK = 128
@@ -205,7 +205,7 @@ def _ranker(name: str, dataset: Dataset, protocol: Protocol) -> Ranker:
         )
     history = training_matrix(dataset.train_by_user(), count)  # before validation: the training part
     if name == "low_rank":
-        table, vectors = kept_towers(dataset, min(LOW_RANK, count))
+        table, vectors = cached_towers(dataset, min(LOW_RANK, count))
         items = torch.from_numpy(vectors[:count].copy())
         return lambda rows, exclude: top_k(
             torch.from_numpy(history[rows] @ table[:count]), items, k, exclude

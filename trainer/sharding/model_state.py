@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.model.row_partitions import MARK, part_number, whole_table
+from trainer.model.row_partitions import MARK, partition_number, whole_table
 from trainer.sharding.private_api import (
     Shard,
     ShardedTensor,
@@ -42,7 +42,7 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
     for key, value in model.state_dict().items():
         parts = key.split(".")
         if table_name(key) is not None and MARK in parts[-2]:
-            cut.setdefault(whole_key(key), {})[part_number(parts[-2])] = value
+            cut.setdefault(whole_key(key), {})[partition_number(parts[-2])] = value
             state[whole_key(key)] = None  # keeps the table's place
         else:
             state[key] = value

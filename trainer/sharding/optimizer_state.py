@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
-from trainer.model.row_partitions import part_number
+from trainer.model.row_partitions import partition_number
 from trainer.sharding.model_state import table_name, whole_key, whole_state
 from trainer.sharding.optimizers import set_fused_step
 from trainer.sharding.private_api import (
@@ -87,7 +87,7 @@ def set_step(optimizer: CombinedOptimizer, step: int) -> None:
 def _states_of_parts(kept: Mapping[str, Any], name: str) -> dict[str, dict[str, list[torch.Tensor]]]:
     """This rank's tensors by whole table and our name, in the order of its shards."""
     found: dict[str, dict[str, list[torch.Tensor]]] = {}
-    for key in sorted(kept, key=lambda key: (whole_key(key), part_number(key.split(".")[-2]))):
+    for key in sorted(kept, key=lambda key: (whole_key(key), partition_number(key.split(".")[-2]))):
         if table_name(key) is None or key.startswith(UNTRAINED):
             continue
         for kind, value in kept[key].items():
