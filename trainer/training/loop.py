@@ -64,7 +64,14 @@ def fit(
     generated = batches(source, last, world.rank, world.size, start)
     with (
         Preemption(world, active=run is not None) as preemption,
-        CheckpointPolicy(run, config, components.model, components.optimizer, world) as checkpoints,
+        CheckpointPolicy(
+            run,
+            config.run,
+            model=components.model,
+            optimizer=components.optimizer,
+            optimizer_name=config.optimizer.name,
+            world=world,
+        ) as checkpoints,
         closing(in_advance(generated, config.batches.ahead, world.device)) as step_batches,
     ):
         if config.sharding.exchange_ahead:

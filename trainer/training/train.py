@@ -104,7 +104,14 @@ def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started:
         if history.validations:
             seconds |= {"validate": watch.pauses, "to_99_percent_of_best": history.seconds_to(0.99)}
         step = save_outcome(
-            run, config, components.model, components.optimizer, world, history, watch.seconds
+            run,
+            config.run,
+            model=components.model,
+            optimizer=components.optimizer,
+            optimizer_name=config.optimizer.name,
+            world=world,
+            history=history,
+            seconds=watch.seconds,
         )
         trained = time.perf_counter()
         evaluation = evaluate_model(components, dataset, world, protocol(config))
