@@ -9,11 +9,12 @@ import pytest
 from trainer.cli import main
 
 OPTIONS = (
-    "--data.name synthetic --data.synthetic_users 60 --data.synthetic_items 30 "
-    "--data.synthetic_interactions 900 --data.validation_size 0.3 --model.dim 8 --model.low_rank 0 "
-    "--model.temperature 0.2 --optimizer.name rowwise_adagrad --batches.size 16 --run.epochs 6 "
-    "--run.evaluate_every 1 --run.patience 2 --run.tensorboard false --device cpu"
-).split()
+    *("--data.name", "synthetic", "--data.synthetic_users", "60", "--data.synthetic_items", "30"),
+    *("--data.synthetic_interactions", "900", "--data.validation_size", "0.3", "--model.dim", "8"),
+    *("--model.low_rank", "0", "--model.temperature", "0.2", "--optimizer.name", "rowwise_adagrad"),
+    *("--batches.size", "16", "--run.epochs", "6", "--run.evaluate_every", "1", "--run.patience", "2"),
+    *("--run.tensorboard", "false", "--device", "cpu"),
+)
 
 
 def report(folder: Path, seen: str) -> dict[str, Any]:

@@ -10,9 +10,6 @@ from typing import Literal
 
 from trainer.config.losses import LossName
 
-BASELINES = ("popularity", "random", "item_knn", "ease", "low_rank")
-"""Rankers that a model can be compared with."""
-
 
 @dataclass(frozen=True)
 class DataConfig:

@@ -141,8 +141,12 @@ def course_words(history: ValidationHistory) -> str:
     )
 
 
-def evaluation_words(dataset: Dataset, evaluation: Evaluation) -> str:
-    """The protocol, the table, what it says, and what was measured beyond accuracy."""
+def evaluation_words(dataset: Dataset, evaluation: Evaluation, option_prefix: str = "--evaluation.") -> str:
+    """The protocol, the table, what it says, and what was measured beyond accuracy.
+
+    Args:
+        option_prefix: What the running command writes before its options of a protocol.
+    """
     seen = "masked" if evaluation.seen == "mask" else "kept"
     protocol = (
         f"{dataset.name}, {evaluation.split} part, {evaluation.users:,} users, "
@@ -153,7 +157,8 @@ def evaluation_words(dataset: Dataset, evaluation: Evaluation) -> str:
             f"\n{evaluation.left_out:,} {dataset.item_name}s kept from an earlier run are left out, as "
             "nobody can be looking for them"
         )
-    words = verdict(evaluation.rankers, decisive_metric(evaluation), seen=evaluation.seen)
+    metric = decisive_metric(evaluation)
+    words = verdict(evaluation.rankers, metric, seen=evaluation.seen, option_prefix=option_prefix)
     lines = [protocol, results_table(evaluation.rankers), textwrap.fill(words, 80)]
     if evaluation.beyond:
         lines += ["", beyond_words(evaluation.beyond)]

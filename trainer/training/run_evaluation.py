@@ -56,7 +56,7 @@ def measure_run(
     changed = {name: value for name, value in given.items() if value is not None}
     config = replace(config, evaluation=replace(config.evaluation, **changed), device=device or config.device)
     other = run_config(compare) if compare else None
-    how = replace(protocol(config), beyond=beyond, per_user=other is not None)
+    how = replace(protocol(config), beyond=beyond, per_user=other is not None, option_prefix="--")
     with join_world(config.device, config.backend, config.timeout) as world:
         opened = _open(run, config, world)
         against = _open(compare, other, world) if compare and other else None
@@ -68,7 +68,7 @@ def measure_run(
         return None
     report, words = (
         evaluation_report(run, opened.step, evaluation),
-        evaluation_words(opened.dataset, evaluation),
+        evaluation_words(opened.dataset, evaluation, how.option_prefix),
     )
     if against and second:
         differences = paired_bootstrap(evaluation.per_user, second.per_user, seed=config.run.seed)

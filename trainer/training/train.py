@@ -15,8 +15,8 @@ from trainer.config.size_defaults import with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
+from trainer.evaluation.baselines import check_item_limits
 from trainer.evaluation.evaluator import Evaluation
-from trainer.evaluation.item_item import check_size
 from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
 from trainer.runs.checkpoint_policy import keep_outcome
@@ -121,8 +121,7 @@ def _prepared(config: Config, world: World) -> Dataset:
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
     dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run), long=True))
-    for name in config.evaluation.baselines:
-        check_size(name, dataset.evaluated_items)
+    check_item_limits(config.evaluation.baselines, dataset.evaluated_items)
     check_followed_plan(config, dataset, world)
     return dataset
 
