@@ -54,9 +54,7 @@ def test_an_unknown_baseline_is_refused_and_takes_no_other_ones_place(tmp_path):
 @pytest.mark.parametrize("prefix", ["--", "--evaluation."])
 def test_a_catalogue_of_too_many_items_is_refused_with_the_option_of_the_command(name, prefix):
     check_item_limits([*BASELINES], 20_000, prefix)
-    message = (
-        rf"baseline {name}: the catalogue has 20,001 items, expected at most 20,000.* {prefix}baselines$"
-    )
+    message = rf"{name}: the catalogue has 20,001 items, expected at most 20,000.* {prefix}baselines$"
     with pytest.raises(DataError, match=message):
         check_item_limits(["popularity", name], 20_001, prefix)
 
