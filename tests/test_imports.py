@@ -1,8 +1,14 @@
 """Imports go one way: a module knows only those that stand before it. Sources are read, not run."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+
+import trainer
 
 TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
@@ -55,8 +61,19 @@ def test_help_waits_for_no_slow_import() -> None:
     assert slow_imports(TRAINER) == []
 
 
-def test_package_files_re_export_nothing() -> None:
-    assert [path for path in TRAINER.rglob("__init__.py") if list(imported(path))] == []
+def test_package_files_of_rooms_re_export_nothing() -> None:
+    assert [path for path in TRAINER.glob("*/__init__.py") if list(imported(path))] == []
+
+
+def test_the_python_api_is_there_and_imports_nothing_before_it_is_used() -> None:
+    code = (
+        "import sys, trainer; print(sorted({*sys.modules} & {'torch', 'pandas', 'yaml'}), *trainer.__all__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=TRAINER.parent, capture_output=True, text=True)
+    assert done.stdout == "[] evaluate parse_config recommend recommend_by_history train\n"
+    assert all(callable(getattr(trainer, name)) for name in trainer.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'fit'; it has evaluate, parse_config"):
+        trainer.fit  # noqa: B018
 
 
 def test_the_checks_catch_what_they_forbid(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that are whole or as they were before: written beside their place and moved there at once."""
+"""Atomic writes: a file is written under a temporary name and renamed, so that it is never half written."""
 
 import os
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from pathlib import Path
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a path of this process's own that takes the place of `path` when the block ends.
+    """Yield a temporary path that replaces `path` when the block ends.
 
     Raises:
-        OSError: The file cannot be written; nothing is left beside it, and an earlier one stays as it was.
+        OSError: The file cannot be written. The temporary one is removed, and an earlier one stays as it was.
     """
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    beside = path.parent / f".{path.stem}.{os.getpid()}.partial{path.suffix}"
     try:
         yield beside
         os.replace(beside, path)
@@ -24,7 +24,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole.
+    """Write a text file atomically.
 
     Raises:
         OSError: The file cannot be written; see `replaced`.

@@ -3,6 +3,7 @@
 from math import comb
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,11 +29,22 @@ def skewed(tmp_path: Path):
     return make
 
 
+def drawn_by(chances: np.ndarray, draws: int, generator: Any) -> dict[str, Any]:
+    """Arguments of `sampled` for draws with these chances."""
+    cumulative = np.cumsum(chances)
+    return {
+        "draw_chances": chances,
+        "cumulative_chances": cumulative,
+        "draws": draws,
+        "generator": generator,
+    }
+
+
 def items_of(batch) -> np.ndarray:
     return batch.candidates["item"].values().numpy()
 
 
-def test_the_catalogue_is_every_item_that_a_row_holds_with_certainty() -> None:
+def test_the_catalogue_is_every_item_with_a_training_row_and_all_are_certain() -> None:
     found = catalogue(np.array([3, 1, 0, 2, 0]))
     assert found.items.tolist() == [0, 1, 3]
     assert found.log_q is None
@@ -41,39 +53,39 @@ def test_the_catalogue_is_every_item_that_a_row_holds_with_certainty() -> None:
     assert present.tolist() == [True, False, True]
 
 
-def test_positions_are_found_and_absent_items_are_said_to_be_absent() -> None:
+def test_positions_are_found_and_absent_items_are_reported_as_absent() -> None:
     positions, present = Candidates(np.array([2, 5, 9]), None).positions(np.array([9, 2, 3, 10, 0]))
     assert present.tolist() == [True, True, False, False, False]
     assert positions[:2].tolist() == [2, 0]
     assert positions.max() < 3
 
 
-def test_a_set_is_ascending_and_holds_every_item_once() -> None:
-    holders = np.array([3, 3, 3, 3, 3])
-    own = in_batch(np.array([4, 1, 4, 1, 0]), holders, 3, 10)
+def test_a_set_is_ascending_and_contains_every_item_once() -> None:
+    item_rows = np.array([3, 3, 3, 3, 3])
+    own = in_batch(np.array([4, 1, 4, 1, 0]), item_rows, 3, 10)
     assert own.items.tolist() == [0, 1, 4]
     share = np.full(5, 0.2)
     generator = np.random.default_rng(0)
-    draw = sampled(np.array([4, 1, 4]), holders, 3, 10, share, np.cumsum(share), 200, generator)
+    draw = sampled(np.array([4, 1, 4]), item_rows, 3, 10, **drawn_by(share, 200, generator))
     assert draw.items.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_draws_follow_their_shares_and_never_take_an_item_without_one() -> None:
+def test_draws_follow_their_chances_and_never_take_an_item_without_one() -> None:
     share = np.array([0.0, 0.7, 0.0, 0.3, 0.0])
     counts = np.zeros(5)
     for seed in range(2000):
         generator = np.random.default_rng(seed)
-        drawn = sampled(np.array([1]), np.ones(5, int), 1, 9, share, np.cumsum(share), 1, generator)
+        drawn = sampled(np.array([1]), np.ones(5, int), 1, 9, **drawn_by(share, 1, generator))
         counts[drawn.items] += 1
     assert counts[[0, 2, 4]].tolist() == [0, 0, 0]
     # Binomial of 2,000 draws at 0.3: standard deviation 20.5.
     assert abs(counts[3] - 600) < 5 * 20.5
 
 
-def test_a_draw_beyond_the_rounded_sum_of_shares_takes_no_item_without_one() -> None:
+def test_a_draw_beyond_the_rounded_sum_of_chances_takes_no_item_without_one() -> None:
     share = np.array([0.1] * 10 + [0.0])  # ten times 0.1 is 0.9999999999999999
     largest = SimpleNamespace(random=lambda draws: np.full(draws, np.nextafter(1, 0)))
-    drawn = sampled(np.array([0]), np.array([1] * 10 + [0]), 1, 9, share, np.cumsum(share), 1, largest)
+    drawn = sampled(np.array([0]), np.array([1] * 10 + [0]), 1, 9, **drawn_by(share, 1, largest))
     assert drawn.items.tolist() == [0, 9]
     assert np.isfinite(drawn.log_q).all()
 
@@ -86,34 +98,35 @@ def test_a_draw_beyond_the_rounded_sum_of_shares_takes_no_item_without_one() -> 
         (1, [40, 20, 10, 5, 3, 1, 0]),
     ],
 )
-def test_a_share_goes_with_training_interactions_to_the_power(skewed, power, weights) -> None:
-    share = skewed(candidates="sampled", popularity_power=power).draw_share
+def test_the_chance_of_a_draw_follows_a_power_of_the_training_interactions(skewed, power, weights) -> None:
+    share = skewed(candidates="sampled", popularity_power=power).candidate_sets.draw_chances
     np.testing.assert_allclose(share, np.array(weights) / sum(weights))
 
 
-def test_shares_are_summed_once_and_not_at_every_step(skewed) -> None:
+def test_chances_are_summed_once_and_not_in_every_step(skewed) -> None:
     source = skewed(candidates="sampled", samples=50)
-    source.summed_share = np.array([0, 0, 0, 1, 1, 1, 1.0])  # as if item 3 alone were drawn
+    # As if item 3 alone were drawn.
+    source.candidate_sets.cumulative_chances = np.array([0, 0, 0, 1, 1, 1, 1.0])
     batch = source.make(0)
     own = items_of(batch)[batch.positives[1].numpy()]
     assert set(items_of(batch).tolist()) == {*own.tolist(), 3}
 
 
-def test_log_q_of_the_own_positives_is_that_of_drawing_rows_without_replacement() -> None:
+def test_log_q_of_in_batch_candidates_is_that_of_drawing_rows_without_replacement() -> None:
     # Of 30 rows a step takes 12; none of an item's n rows is among them in C(30 - n, 12) of C(30, 12) cases.
-    holders = np.arange(1, 31)
-    found = np.exp(in_batch(np.arange(30), holders, 12, 30).log_q)
-    exact = [1 - comb(30 - count, 12) / comb(30, 12) for count in holders.tolist()]
+    item_rows = np.arange(1, 31)
+    found = np.exp(in_batch(np.arange(30), item_rows, 12, 30).log_q)
+    exact = [1 - comb(30 - count, 12) / comb(30, 12) for count in item_rows.tolist()]
     np.testing.assert_allclose(found, exact, rtol=1e-3)
 
 
-def test_log_q_of_rare_items_in_a_huge_training_part_keeps_its_digits() -> None:
+def test_log_q_of_rare_items_in_a_huge_training_split_keeps_its_digits() -> None:
     found = in_batch(np.array([0]), np.array([1]), 128, 10**9)
     assert found.log_q is not None
     assert float(found.log_q[0]) == pytest.approx(np.log(128 / 10**9), abs=1e-5)
 
 
-def test_a_step_of_all_rows_holds_every_item_with_certainty(skewed) -> None:
+def test_a_step_of_all_rows_contains_every_item_with_certainty(skewed) -> None:
     batch = skewed(size=40).make(0)
     assert batch.log_q.tolist() == [0.0] * 6
 
@@ -137,29 +150,29 @@ def test_log_q_is_how_often_an_item_is_in_the_set(skewed, candidates, power, row
         tolerance = 5 * np.sqrt(chance[item] * (1 - chance[item]) / len(steps)) + 0.004
         assert present[item] / len(steps) == pytest.approx(chance[item], abs=tolerance), item
     assert (present[:6] > 0).all()
-    assert present[6] == 0  # no row holds it: it would only be pushed down
+    assert present[6] == 0  # no row contains it: it would only be pushed down
 
 
 @pytest.mark.parametrize("candidates", ["in_batch", "sampled"])
-def test_every_rank_sees_the_same_set_and_looks_up_its_own_part(skewed, candidates) -> None:
+def test_every_rank_scores_the_same_set_and_looks_up_its_own_share(skewed, candidates) -> None:
     source = skewed(candidates=candidates)
     for step in range(6):
         alone = source.make(step)
         parts = [source.make(step, rank, 3) for rank in range(3)]
-        assert np.concatenate([items_of(part) for part in parts]).tolist() == items_of(alone).tolist()
+        assert np.concatenate([items_of(batch) for batch in parts]).tolist() == items_of(alone).tolist()
         assert sorted(set(items_of(alone).tolist())) == items_of(alone).tolist()
-        for part in parts:
-            assert part.log_q.tolist() == alone.log_q.tolist()
-            assert part.candidate_counts == [len(items_of(other)) for other in parts]
+        for batch in parts:
+            assert batch.log_q.tolist() == alone.log_q.tolist()
+            assert batch.candidate_counts == [len(items_of(other)) for other in parts]
 
 
 @pytest.mark.parametrize("candidates", ["in_batch", "sampled"])
-def test_where_rows_are_gathered_a_rank_has_the_chances_of_its_own_candidates(skewed, candidates) -> None:
+def test_with_gathered_rows_a_rank_has_the_log_q_of_its_own_candidates(skewed, candidates) -> None:
     alone, source = skewed(candidates=candidates).make(2), skewed(candidates=candidates, rows_gathered=True)
     parts = [source.make(2, rank, 3) for rank in range(3)]
-    assert np.concatenate([items_of(part) for part in parts]).tolist() == items_of(alone).tolist()
-    assert torch.equal(torch.cat([part.log_q for part in parts]), alone.log_q)
-    assert [part.candidate_counts for part in parts] == [[], [], []]
+    assert np.concatenate([items_of(batch) for batch in parts]).tolist() == items_of(alone).tolist()
+    assert torch.equal(torch.cat([batch.log_q for batch in parts]), alone.log_q)
+    assert [batch.candidate_counts for batch in parts] == [[], [], []]
 
 
 def test_samples_differ_between_steps_and_seeds(skewed) -> None:

@@ -69,19 +69,19 @@ def test_an_item_is_hidden_by_its_draw_and_one_of_each_row_in_any_case() -> None
 
 
 @pytest.mark.parametrize("candidates", ["catalogue", "in_batch", "sampled"])
-def test_a_user_rows_positives_are_what_its_history_hides_and_all_its_items_are_known(
+def test_a_user_rows_positives_are_the_hidden_items_and_all_its_items_are_seen(
     data: Dataset, candidates: str
 ) -> None:
     source = steps_of(data, candidates=candidates)
     for step in range(20):
         batch = source.make(step)
         users = batch.queries["user"].values().tolist()
-        for user, visible, wanted, known in zip(
+        for user, visible, wanted, seen in zip(
             users, shown(batch), by_row(batch, batch.positives), by_row(batch, batch.seen), strict=True
         ):
             assert len(wanted) >= 1
             assert sorted(visible + wanted) == OWNED[user]  # each item once, on one side
-            assert sorted(known) == OWNED[user]
+            assert sorted(seen) == OWNED[user]
 
 
 @pytest.mark.parametrize("candidates", ["catalogue", "own"])
@@ -97,7 +97,7 @@ def test_an_interaction_row_never_sees_its_own_item(data: Dataset, candidates: s
 
 
 @pytest.mark.parametrize("share", [0.2, 0.7])
-def test_the_share_that_is_hidden_is_the_one_asked_for(data: Dataset, share: float) -> None:
+def test_items_are_hidden_with_the_given_chance(data: Dataset, share: float) -> None:
     source, hidden = steps_of(data, size=4, history_dropout=share), np.zeros(5)
     steps = 2000
     for step in range(steps):

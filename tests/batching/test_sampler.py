@@ -1,4 +1,4 @@
-"""Batches: what a step holds, whoever takes which part of it."""
+"""Batches: what a step contains, however it is shared among ranks."""
 
 import weakref
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 
 from tests import worlds
 from trainer.batching.batch import Batch
+from trainer.batching.row_order import RowOrder
 from trainer.batching.sampler import Batches, BatchPlan, batches
 from trainer.batching.tower_inputs import item_inputs, user_inputs
 from trainer.dataset.dataset import Dataset
@@ -52,7 +53,7 @@ PLANS = [
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: "-".join(map(str, plan.values())))
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_the_ranks_parts_together_are_the_batch_of_a_world_of_one(data, plan, world_size) -> None:
+def test_the_batches_of_all_ranks_together_are_the_batch_of_a_world_of_one(data, plan, world_size) -> None:
     source = steps_of(data, **plan)
     for step in range(2 * source.steps_per_epoch):  # the last of an epoch has fewer rows than 4 ranks
         whole, parts = source.make(step), [source.make(step, rank, world_size) for rank in range(world_size)]
@@ -88,8 +89,8 @@ def test_ranks_take_the_rows_of_their_users_and_look_up_their_items(
         assert sorted(found) == sorted(observed(whole, looked_up(whole)[1]))
         for rank, part in enumerate(parts):
             users, items = looked_up(part)
-            assert part.query_part == (rank if user_block else None)
-            assert part.candidate_part == (rank if item_block else None)
+            assert part.query_partition == (rank if user_block else None)
+            assert part.candidate_partition == (rank if item_block else None)
             assert {user // user_block for user in users if user_block} <= {rank}
             assert {item // item_block for item in items if item_block} <= {rank}
             assert (part.rows, part.interactions) == (whole.rows, whole.interactions)
@@ -211,7 +212,7 @@ def test_starting_late_gives_the_very_batches_of_an_unbroken_run(data) -> None:
         assert torch.equal(late.log_q, expected.log_q)
 
 
-def test_a_user_row_has_all_of_its_positives_and_nothing_else_is_known(data) -> None:
+def test_a_user_row_has_all_of_its_positives_and_nothing_else_is_seen(data) -> None:
     batch = steps_of(data, size=4).make(0)
     assert pairs(batch, batch.positives, range(6)) == set(TRAIN)
     assert torch.equal(batch.seen, batch.positives)
@@ -228,14 +229,14 @@ def test_an_interaction_row_masks_what_else_its_user_has(data) -> None:
         assert found == sorted([row, item] for row, user in enumerate(users) for item in OWNED[user])
 
 
-def test_without_masking_only_the_positive_itself_is_known(data) -> None:
+def test_without_masking_only_the_positive_itself_is_seen(data) -> None:
     batch = steps_of(data, rows="interaction", mask_known=False).make(0)
     assert torch.equal(batch.seen, batch.positives)
     assert batch.seen.shape == (2, 3)
 
 
 @pytest.mark.parametrize("candidates", ["in_batch", "sampled"])
-def test_known_pairs_are_only_those_in_the_candidate_set(data, candidates) -> None:
+def test_seen_pairs_are_only_those_in_the_candidate_set(data, candidates) -> None:
     source = steps_of(data, rows="interaction", candidates=candidates, size=2)
     for step in range(12):
         batch = source.make(step)
@@ -260,7 +261,7 @@ def test_interactions_weigh_alike(data) -> None:
     assert steps_of(data, rows="interaction", user_weight_power=1.0).make(0).weights.tolist() == [1, 1, 1]
 
 
-def test_losses_on_values_get_each_rows_item_and_value(data) -> None:
+def test_pointwise_losses_get_each_rows_item_and_value(data) -> None:
     batch = steps_of(data, rows="interaction", candidates="own", size=12).make(0)
     users, items = looked_up(batch)
     value_of = {pair: float(number) for number, pair in enumerate(TRAIN)}
@@ -293,6 +294,7 @@ def test_raw_ids_and_the_order_of_the_file_do_not_enter(tmp_path: Path) -> None:
 
 def test_a_row_without_a_positive_is_refused(data) -> None:
     source = steps_of(data, size=5)
-    source.row_users, source.row_count = np.arange(5), 5  # user 4 has no training item
+    # As if user 4, who has no training item, made a row.
+    source.row_users, source.row_order = np.arange(5), RowOrder(5, size=5, seed=0)
     with pytest.raises(ValueError, match="step 0: user row 4 has no positive"):
         source.make(0)

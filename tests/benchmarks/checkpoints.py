@@ -32,7 +32,7 @@ from trainer.model.towers import TwoTowers
 from trainer.planning.constraints import TableConstraint
 from trainer.planning.hardware import Cluster, this_cpu
 from trainer.planning.planner import make_plan
-from trainer.runs.async_save import Background
+from trainer.runs.async_save import AsyncSaver
 from trainer.runs.checkpoint import entries, read_entry, save
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.resume import resume
@@ -122,18 +122,26 @@ def seconds(world: World, run: Path, rows: int, dim: int, way: str) -> float:
     plan = make_plan(towers, wishes, optimizer="rowwise_adagrad", cluster=cluster)
     followed = sharding_plan(plan, towers, "cpu", world.local_size)
     rates = dict.fromkeys(wishes, 0.1)
-    model, optimizer = shard(towers, followed, world.device, "rowwise_adagrad", rates, 0.1, 0)
+    model, optimizer = shard(
+        towers,
+        followed,
+        device=world.device,
+        optimizer="rowwise_adagrad",
+        learning_rates=rates,
+        dense_learning_rate=0.1,
+        weight_decay=0,
+    )
     fill_tables(model, lambda table, block: normal_block(0, table, block, dim, 0.1))
-    generator, background = torch.Generator().manual_seed(world.rank), Background(world)
+    generator, saver = torch.Generator().manual_seed(world.rank), AsyncSaver(world)
     started = time.perf_counter()
     for step in range(1, STEPS + 1):
         step_at_random(model, optimizer, rows, BATCH // world.size, generator)
         if step % EVERY == 0 and way == "waited for":
             save(run, step, model, world)
         elif step % EVERY == 0 and way == "meanwhile":
-            background.finish()
-            background.save(run, step, model, None, SavedProgress(), lambda: None)
-    background.finish()
+            saver.finish()
+            saver.save(run, step, model, None, SavedProgress(), on_published=lambda: None)
+    saver.finish()
     return time.perf_counter() - started
 
 

@@ -57,9 +57,9 @@ def added_memory(world: World, kind: str, optimizer: str, rows: int, dim: int, d
     model, combined = shard(
         towers,
         sharding_plan(plan, towers, "cpu", world.local_size),
-        world.device,
-        optimizer,
-        dict.fromkeys(wishes, 0.1),
+        device=world.device,
+        optimizer=optimizer,
+        learning_rates=dict.fromkeys(wishes, 0.1),
         dense_learning_rate=0.1,
         weight_decay=0,
     )

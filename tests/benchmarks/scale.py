@@ -52,9 +52,9 @@ def measured(world: World, rows: int, kind: str) -> dict[str, Any]:
     model, optimizer = shard(
         towers,
         sharding_plan(plan, towers, "cpu", world.local_size),
-        world.device,
-        "rowwise_adagrad",
-        dict.fromkeys(wishes, 0.1),
+        device=world.device,
+        optimizer="rowwise_adagrad",
+        learning_rates=dict.fromkeys(wishes, 0.1),
         dense_learning_rate=0.1,
         weight_decay=0,
     )

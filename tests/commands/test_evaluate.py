@@ -63,7 +63,7 @@ def test_baselines_stand_in_the_table_and_in_json_in_their_order(capsys, good: P
     assert [line.split()[0] for line in lines[2:5]] == ["model", "ease", "popularity"]
 
 
-def test_a_measured_run_needs_no_closed_form_of_its_own_again(
+def test_evaluating_a_run_does_not_compute_its_closed_form_again(
     capsys, data: list[str], tmp_path: Path
 ) -> None:
     cache = ("--data.cache", str(tmp_path / "cache"))
@@ -77,7 +77,7 @@ def test_a_measured_run_needs_no_closed_form_of_its_own_again(
     assert not list((tmp_path / "cache").rglob("low_rank*"))
 
 
-def test_a_model_can_be_measured_alone(capsys, good: Path) -> None:
+def test_a_model_can_be_evaluated_alone(capsys, good: Path) -> None:
     assert "popularity" not in printed(capsys, "evaluate", good, "--baselines", "")
 
 
@@ -91,7 +91,7 @@ def test_an_unknown_baseline_is_refused(capsys, good: Path, data: list[str]) -> 
     )
 
 
-def test_a_training_measures_beside_the_configured_baselines_as_does_its_evaluation(
+def test_training_and_evaluation_use_the_configured_baselines(
     capsys, tmp_path: Path, data: list[str]
 ) -> None:
     run = worlds.trained(tmp_path, *data, "--evaluation.baselines", "ease")
@@ -148,7 +148,7 @@ def rank_backwards(dataset, k, seed):
     return lambda users, exclude: rows.expand(len(users), k)
 
 
-def test_measures_beyond_accuracy_are_taken_where_they_are_asked_for(capsys, good: Path) -> None:
+def test_metrics_beyond_accuracy_are_computed_where_they_are_asked_for(capsys, good: Path) -> None:
     assert "beyond" not in json.loads(printed(capsys, "evaluate", good, "--json"))
     found = json.loads(printed(capsys, "evaluate", good, "--k", "1,2", "--beyond", "--json"))["beyond"]
     assert list(found) == ["model", "popularity", "random"]
@@ -203,5 +203,5 @@ def test_the_same_data_under_another_path_can_be_compared(capsys, good: Path, tm
     assert "compare" in json.loads(printed(capsys, "evaluate", good, "--compare", other, "--json"))
 
 
-def test_a_folder_that_is_no_run_is_not_compared_with(capsys, good: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_not_compared_with(capsys, good: Path, tmp_path: Path) -> None:
     assert f"{tmp_path}: no run folder" in refused(capsys, "evaluate", good, "--compare", tmp_path)

@@ -94,7 +94,7 @@ def check_json(plan: dict[str, Any]) -> None:
 @pytest.mark.parametrize("world_size", [1, 3, 4])
 def test_json_has_every_key_and_ranks_hold_the_sum_of_their_shards(shown, data, kind, world_size) -> None:
     options = ("--sharding.kind", kind, "--world-size", str(world_size), "--hardware", "cpu", "--json")
-    check_json(json.loads(shown(*WHAT_IF, "--batches.size", "128", "--loss.samples", "128", *options)))
+    check_json(json.loads(shown(*WHAT_IF, "--batches.size", "128", *options)))
     check_json(json.loads(shown(*data, *options)))
 
 
@@ -174,7 +174,7 @@ def test_where_tables_do_not_fit_each_remedy_does_as_printed(
     shown, refused, tmp_path: Path, device: str, memory: float, world_size: int, kind: str, more: str
 ) -> None:
     command = [*WHAT_IF, *hardware(tmp_path, device, memory), "--sharding.kind", kind, *shlex.split(more)]
-    command += ["--world-size", str(world_size), "--batches.size", "64", "--loss.samples", "64"]
+    command += ["--world-size", str(world_size), "--batches.size", "64"]
     message = refused(*command)
     first = message.splitlines()[0]
     pattern = r"a rank needs (\S+) (.?B) at the least, and has (\S+) (.?B) for tables"
@@ -193,7 +193,7 @@ def test_where_tables_do_not_fit_each_remedy_does_as_printed(
 
 def test_the_smallest_world_is_found_for_each_kind_of_cut(refused, tmp_path: Path) -> None:
     # 102 MB for users; a rank of half a host has 21 MB. In 8 parts of 12.8 MB they fit beside a movie table.
-    command = [*WHAT_IF, *hardware(tmp_path, "cpu", 50 * MB), "--world-size", "2", "--loss.samples", "16"]
+    command = [*WHAT_IF, *hardware(tmp_path, "cpu", 50 * MB), "--world-size", "2"]
     options = [options for options, *_ in remedies(refused(*command, "--batches.size", "16"))]
     assert options[:2] == [
         "--sharding.tables.user column_wise --world-size 8 --local-world-size 2",
@@ -215,7 +215,7 @@ def test_the_smallest_world_is_found_for_each_kind_of_cut(refused, tmp_path: Pat
 def test_no_smaller_world_holds_the_tables(
     refused, tmp_path, monkeypatch, device, memory, start, expected
 ) -> None:
-    command = [*WHAT_IF, *hardware(tmp_path, device, memory), "--batches.size", "16", "--loss.samples", "16"]
+    command = [*WHAT_IF, *hardware(tmp_path, device, memory), "--batches.size", "16"]
     assert expected in [options for options, *_ in remedies(refused(*command, "--world-size", str(start)))]
     words = shlex.split(expected)
     place, host = words.index("--world-size") + 1, 2 if device == "cpu" else 4
@@ -228,7 +228,7 @@ def test_no_smaller_world_holds_the_tables(
 
 def test_a_smaller_type_is_offered_where_a_kernel_has_it(refused, tmp_path: Path) -> None:
     def offered(device: str, *more: str) -> dict[str, str]:
-        small = ("--loss.samples", "16", "--batches.size", "16", "--world-size", "1")
+        small = ("--batches.size", "16", "--world-size", "1")
         message = refused(*WHAT_IF, *hardware(tmp_path, device, 110 * MB), *small, *more)
         return {options: size for options, size, _ in remedies(message) if "float16" in options}
 
@@ -236,7 +236,7 @@ def test_a_smaller_type_is_offered_where_a_kernel_has_it(refused, tmp_path: Path
     for device in ("cpu", "cuda"):
         assert offered(device) == {"--model.table_dtype float16": "83.8 MB"}
     assert offered("cpu", "--optimizer.name", "adam") == {}
-    assert offered("cuda", "--model.table_dtype", "float16", "--optimizer.name", "adam") == {}
+    assert offered("cuda", "--model.table_dtype", "float16", "--optimizer.name", "adam_fused") == {}
 
 
 CACHES = (
@@ -288,7 +288,7 @@ def test_what_does_not_fit_in_the_host_is_refused(shown, refused, tmp_path: Path
 
 def test_narrower_tables_keep_the_optimizer_that_was_decided_for_wide_ones(refused, tmp_path: Path) -> None:
     # 27 million values are too many for Adam, and half of them would not be.
-    rows = ("--rows", "user=2e5", "--rows", "movie=1e4", "--dim", "128", "--loss.samples", "16")
+    rows = ("--rows", "user=2e5", "--rows", "movie=1e4", "--dim", "128")
     message = refused(*rows, *hardware(tmp_path, "cuda", 70 * MB), "--batches.size", "16")
     options = [options for options, *_ in remedies(message)]
     assert "--model.dim 64 --optimizer.name rowwise_adagrad" in options

@@ -56,7 +56,7 @@ def test_a_run_folder_holds_all_that_its_readers_need(tmp_path: Path) -> None:
     assert sizes == {"user": (17, 8), "item": (9, 8), "item_bias": (9, 4)}
 
 
-def test_a_run_is_measured_beside_popularity_and_chance(tmp_path: Path) -> None:
+def test_a_run_is_evaluated_beside_popularity_and_chance(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), "--evaluation.k", "1,5")
     found = metrics(run)
     assert list(found)[:6] == ["run", "step", "split", "seen", "users", "items"]
@@ -117,7 +117,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
         ("--loss.candidates sampled --loss.popularity_power 0.5 --loss.logq false", True),
         ("--loss.candidates sampled --loss.popularity_power 0.5", False),
         ("--loss.candidates sampled --loss.logq false", False),
-        ("--loss.logq false", False),
     ],
 )
 def test_a_training_whose_candidates_are_not_corrected_says_so(
@@ -226,7 +225,7 @@ def test_validation_figures_are_recorded_during_the_training(tmp_path: Path) -> 
     assert all(0 <= record["validation/recall@3"] <= 1 for record in measured)
 
 
-def test_a_training_whose_loss_is_no_number_ends_at_the_next_record(tmp_path: Path, capsys) -> None:
+def test_a_training_with_a_nan_loss_ends_at_the_next_record(tmp_path: Path, capsys) -> None:
     diverging = ["--optimizer.learning_rate", "1e30", "--model.similarity", "dot", "--optimizer.name", "sgd"]
     run = tmp_path / "run"
     data = worlds.options(tmp_path, TRAIN, WITHHELD)
@@ -240,7 +239,7 @@ def test_a_training_whose_loss_is_no_number_ends_at_the_next_record(tmp_path: Pa
     assert records(run) == []
 
 
-def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_infinite_weights_are_not_saved(tmp_path: Path, monkeypatch, capsys) -> None:
     taken, step = [0], loop.train_step
 
     def spoiling(model, *arguments):
@@ -276,12 +275,12 @@ def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Pa
 
     monkeypatch.setattr(loop, "train_step", lasting(1.0, loop.train_step))
     measured = SimpleNamespace(rankers={"model": {"ndcg@10": 0.5}})
-    monkeypatch.setattr(loop, "measure", lasting(100.0, lambda *_, **__: measured))
+    monkeypatch.setattr(loop, "evaluate_model", lasting(100.0, lambda *_, **__: measured))
     with join_world("cpu") as world:
-        parts = assemble(config, dataset, world)
-        source = make_batches(config, dataset, parts)
+        components = assemble(config, dataset, world)
+        source = make_batches(config, dataset, components)
         with Progress(tmp_path, 0, active=True, tensorboard=False) as progress:
-            fit(config, dataset, parts, source, world, progress)
+            fit(config, dataset, components, source, world, progress)
     interactions = [source.make(step).interactions for step in range(12)]
     expected = [sum(interactions[:6]) / 6, sum(interactions[6:]) / 6]
     losses = [record for record in records(tmp_path) if "loss" in record]
@@ -317,7 +316,9 @@ def test_tensorboard_events_are_written_where_they_are_wanted(tmp_path: Path) ->
         ),
     ],
 )
-def test_what_cannot_be_trained_is_refused_in_one_line(capsys, tmp_path: Path, options, words) -> None:
+def test_options_that_cannot_be_trained_are_refused_in_one_line(
+    capsys, tmp_path: Path, options, words
+) -> None:
     data = worlds.options(tmp_path, TRAIN, WITHHELD)
     arguments = [*data, *worlds.QUICK, "--device", "cpu", "--run.dir", str(tmp_path / "run"), *options]
     assert main(arguments) == 2
@@ -354,7 +355,7 @@ def test_an_attribute_may_not_name_a_table_that_exists(tmp_path: Path, side: str
         make_inputs(parse_config([f"--model.{side}_features", name]), dataset)
 
 
-def test_a_run_whose_data_have_changed_is_not_measured(capsys, tmp_path: Path) -> None:
+def test_a_run_whose_data_have_changed_is_not_evaluated(capsys, tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
     capsys.readouterr()
     assert main(["evaluate", str(run)]) == 0
@@ -383,30 +384,32 @@ def started(tmp_path: Path, *options: str) -> tuple[Config, Dataset]:
 def test_the_unknown_users_row_is_zero_before_and_after_the_training(tmp_path: Path, options) -> None:
     config, dataset = started(tmp_path, *options)
     with join_world("cpu") as world:
-        parts = assemble(config, dataset, world)
-        (key,) = (key for key in parts.model.state_dict() if "bags.user.weight" in key)
+        components = assemble(config, dataset, world)
+        (key,) = (key for key in components.model.state_dict() if "bags.user.weight" in key)
 
         def unknown() -> list[float]:
-            return parts.model.state_dict()[key].local_shards()[0].tensor[dataset.user_count].tolist()
+            return components.model.state_dict()[key].local_shards()[0].tensor[dataset.user_count].tolist()
 
         assert dataset.user_count == 17
         assert unknown() == [0] * 8
-        source = make_batches(config, dataset, parts)
+        source = make_batches(config, dataset, components)
         with Progress(tmp_path, 0, active=False, tensorboard=False) as progress:
-            fit(config, dataset, parts, source, world, progress)
+            fit(config, dataset, components, source, world, progress)
         assert unknown() == [0] * 8
 
 
-def test_a_user_of_whom_training_tells_nothing_has_no_direction(tmp_path: Path) -> None:
-    # User 7 has a test item alone and is the only one of his age; the unknown user has no age.
+def test_a_user_without_training_interactions_has_no_direction(tmp_path: Path) -> None:
+    # User 7 has a test item alone and is the only one of their age; the unknown user has no age.
     ids = [1001 + number for number in range(16)]
     ages = pa.table({"user_id": [*ids, 7], "age": [number % 3 for number in range(16)] + [9]})
     dataset = worlds.dataset(tmp_path / "cache", TRAIN, [*WITHHELD, (7, 51)], users=ages)
     config = worlds.configured(dataset, *worlds.QUICK, "--model.user_features", "age")
     with join_world("cpu") as world:
-        parts = assemble(config, dataset, world)
-        users = keyed_jagged(parts.user_inputs, np.array([dataset.user_row(7), dataset.user_count, 0, 1]))
-        alone, unknown, one, other = parts.towers.queries(users).detach()
+        components = assemble(config, dataset, world)
+        users = keyed_jagged(
+            components.user_inputs, np.array([dataset.user_row(7), dataset.user_count, 0, 1])
+        )
+        alone, unknown, one, other = components.towers.queries(users).detach()
     # A zero vector and the one that a bias is multiplied by: such users are ranked for by bias alone.
     assert alone.tolist() == unknown.tolist() == [0] * 8 + [1]
     assert [float(vector[:8].norm()) for vector in (one, other)] == pytest.approx([1, 1])
@@ -416,16 +419,16 @@ def test_the_very_first_step_is_taken_at_its_warm_up_rate(tmp_path: Path) -> Non
     options = ["--optimizer.name", "adagrad", "--optimizer.warmup", "1", "--batches.size", "16"]
     config, dataset = started(tmp_path, *options, "--run.epochs", "1", "--optimizer.learning_rate", "0.5")
     with join_world("cpu") as world:
-        parts = assemble(config, dataset, world)
+        components = assemble(config, dataset, world)
         weights = (
-            parts.model.state_dict()["learned.query.embeddings.embedding_bags.user.weight"]
+            components.model.state_dict()["learned.query.embeddings.embedding_bags.user.weight"]
             .local_shards()[0]
             .tensor
         )
         before = weights.clone()
-        source = make_batches(config, dataset, parts)
+        source = make_batches(config, dataset, components)
         with Progress(tmp_path, 0, active=False, tensorboard=False) as progress:
-            fit(config, dataset, parts, source, world, progress)
+            fit(config, dataset, components, source, world, progress)
         moved = (weights - before)[:16].abs()
     # Adagrad's first step moves every cell by the rate: 1 / (1 + 1) of 0.5 in the only, warming step.
     assert moved.flatten().tolist() == pytest.approx([0.25] * 16 * 8, rel=1e-3)
@@ -434,15 +437,17 @@ def test_the_very_first_step_is_taken_at_its_warm_up_rate(tmp_path: Path) -> Non
 def test_a_step_weighs_its_rows_and_returns_the_sum_of_their_losses(tmp_path: Path) -> None:
     config, dataset = started(tmp_path, "--loss.user_weight_power", "1")
     with join_world("cpu") as world:
-        parts = assemble(config, dataset, world)
-        batch = make_batches(config, dataset, parts).make(0)
+        components = assemble(config, dataset, world)
+        batch = make_batches(config, dataset, components).make(0)
         batch = replace(batch, weights=torch.tensor([0.0, 3.0, 0.0, 0.5]))
         with torch.no_grad():
-            query, candidates = parts.model(batch.queries, batch.candidates)
+            query, candidates = components.model(batch.queries, batch.candidates)
         losses = multi_positive_softmax(query, candidates, batch.positives, batch.seen)
         before, users = query.clone(), batch.queries["user"].values()
-        found = train_step(parts.model, parts.optimizer, batch, make_loss(config.loss, world), world)
-        after = parts.towers.queries(batch.queries)
+        found = train_step(
+            components.model, components.optimizer, batch, make_loss(config.loss, world), world
+        )
+        after = components.towers.queries(batch.queries)
     assert float(found) == pytest.approx(float(3 * losses[1] + 0.5 * losses[3]), rel=1e-5)
     assert len(set(users.tolist())) == 4
     assert (after != before).any(1).tolist() == [False, True, False, True]

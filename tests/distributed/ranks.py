@@ -80,15 +80,9 @@ def _collect(receivers: Sequence[Connection], timeout: float) -> list[Any]:
     return outcomes
 
 
-def _be_rank(rank: int, size: int, port: int, sender: Connection, work: Any, arguments: tuple) -> None:
-    import torch
-
-    from trainer.cli import _quiet_libraries
-    from trainer.distributed.world import join_world
-
-    torch.set_num_threads(1)
-    _quiet_libraries()
-    os.environ |= {
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """What a launcher tells one of `size` ranks of this host, of which the parent holds the store."""
+    return {
         "RANK": str(rank),
         "WORLD_SIZE": str(size),
         "LOCAL_RANK": str(rank),
@@ -98,6 +92,17 @@ def _be_rank(rank: int, size: int, port: int, sender: Connection, work: Any, arg
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
+
+
+def _be_rank(rank: int, size: int, port: int, sender: Connection, work: Any, arguments: tuple) -> None:
+    import torch
+
+    from trainer.cli import _quiet_libraries
+    from trainer.distributed.world import join_world
+
+    torch.set_num_threads(1)
+    _quiet_libraries()
+    os.environ |= environment(rank, size, port)
     try:
         with join_world("cpu", timeout_seconds=60) as world:
             outcome = work(world, *arguments)

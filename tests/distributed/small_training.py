@@ -19,7 +19,7 @@ from trainer.distributed.world import World
 from trainer.sharding.model_state import whole_state
 from trainer.sources.schema import SourceTables
 from trainer.training.components import TrainingComponents, assemble, make_batches
-from trainer.training.loop import fit, measure, protocol
+from trainer.training.loop import evaluate_model, fit, protocol
 
 USERS, ITEMS, TASTES = 61, 43, 4
 
@@ -125,7 +125,7 @@ def train_small(world: World, config: Config, folder: Path) -> Watched:
     before = shards(parts.model)
     progress: Any = Losses()
     fit(config, dataset, parts, source_of(config, dataset, parts), world, progress)
-    evaluation = measure(parts, dataset, world, protocol(config, "test", baselines=()))
+    evaluation = evaluate_model(parts, dataset, world, protocol(config, "test", baselines=()))
     return Watched(
         progress.losses, before, shards(parts.model), evaluation.rankers["model"] if evaluation else None
     )

@@ -19,7 +19,7 @@ from trainer.runs.checkpoint import load, save
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.run_folder import describe_run, open_run, run_folder
 from trainer.training.components import assemble
-from trainer.training.loop import fit, measure, protocol
+from trainer.training.loop import evaluate_model, fit, protocol
 
 pytestmark = pytest.mark.distributed
 
@@ -194,7 +194,7 @@ def figures_of_fit(world, config, folder):
             assert "loss" in figures or "validation/ndcg@5" in figures
 
     fit(config, dataset, parts, source_of(config, dataset, parts), world, Names())
-    assert measure(parts, dataset, world, protocol(config, "validation")) is None or world.is_first
+    assert evaluate_model(parts, dataset, world, protocol(config, "validation")) is None or world.is_first
     return records
 
 
@@ -208,5 +208,5 @@ def times_counted(world, config, folder, baselines):
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
     with mock.patch.object(baselines_module, "popularity_scores", wraps=popularity_scores) as counted:
-        measure(parts, dataset, world, protocol(config, "test", baselines))
+        evaluate_model(parts, dataset, world, protocol(config, "test", baselines))
     return counted.call_count

@@ -12,7 +12,7 @@ from tests.distributed.small_training import Losses, configured, small_dataset, 
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
 from trainer.errors import SaveError
-from trainer.runs.checkpoint_store import last_to_go_on_from
+from trainer.runs.checkpoint_store import newest_resumable
 from trainer.training.components import assemble
 from trainer.training.loop import fit
 
@@ -76,6 +76,6 @@ def test_all_ranks_end_where_that_is_wanted_and_the_one_before_stays(size, how, 
     run, config = tmp_path / "run", configured("--run.save_every 2 --run.on_save_failure stop", how)
     with pytest.raises(SaveError, match="step-000000004: cannot be saved"):
         run_on_ranks(size, train, config, small_dataset(tmp_path), run)
-    saved = last_to_go_on_from(run)
+    saved = newest_resumable(run)
     assert saved is not None
     assert saved.step == 2

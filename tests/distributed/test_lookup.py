@@ -14,7 +14,7 @@ BAGS = "--optimizer.name rowwise_adagrad --model.history true --model.item_featu
 IDS = "--optimizer.name adam"
 SHARDINGS = ("table_wise", "data_parallel", "row_partitioned")
 ANOTHER_ORDER = {(BAGS, "data_parallel", 3), (IDS, "data_parallel", 3), (IDS, "row_partitioned", 3)}
-"""Where gradients of copies are averaged by DDP, or ranks take other rows of a batch: sums are rounded anew."""
+"""Where DDP averages the gradients of copies, or ranks take other rows of a batch: sums round otherwise."""
 
 
 @pytest.fixture(scope="module")

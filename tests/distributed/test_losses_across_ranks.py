@@ -100,7 +100,7 @@ def leads_and_gradients(world, candidate_counts):
     local = positives[:, (positives[1] >= mine.start) & (positives[1] < mine.stop)]
     local[1] -= mine.start
     counts = torch.ones(len(LEADS), dtype=torch.int64)
-    losses = multi_positive_softmax(query, own_candidates, local, local, None, counts, world.stacked)
+    losses = multi_positive_softmax(query, own_candidates, local, local, None, counts, world.all_gather)
     losses.sum().backward()
     return losses.detach(), query.grad, own_candidates.grad
 

@@ -11,7 +11,7 @@ from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
-from trainer.runs.checkpoint_store import last_to_go_on_from
+from trainer.runs.checkpoint_store import newest_resumable
 from trainer.training.components import assemble
 from trainer.training.loop import fit
 
@@ -45,7 +45,7 @@ def test_all_ranks_pause_after_the_same_step(size, hearing, tmp_path):
     paused = run_on_ranks(size, train, config, folder, tmp_path / "run", hearing)
     # The others are told beside the next step.
     assert paused == [SIGNALLED + 1] * size
-    saved = last_to_go_on_from(tmp_path / "run")
+    saved = newest_resumable(tmp_path / "run")
     assert saved is not None
     assert saved.step == SIGNALLED + 1
     assert json.loads((saved.folder / "state.json").read_text())["resumable"]

@@ -8,7 +8,7 @@ import torch
 
 from tests import worlds
 from trainer.cli import main
-from trainer.distributed.precision import check_precision, forward_in, products_in
+from trainer.distributed.precision import autocast, check_precision, matmul_precision
 from trainer.distributed.world import join_world
 from trainer.errors import ConfigError
 from trainer.model.losses import bayesian_personalised_ranking, multi_positive_softmax
@@ -35,7 +35,7 @@ def vectors(exact: bool) -> list[torch.Tensor]:
 def loss_and_gradients(loss, exact: bool, precision: str) -> list[torch.Tensor]:
     query, candidates = vectors(exact)
     log_q = torch.linspace(-3, 0, 2000)
-    with forward_in(precision, CPU):
+    with autocast(precision, CPU):
         losses = loss(query, candidates, POSITIVES, POSITIVES, log_q)
     losses.sum().backward()
     assert query.grad is not None
@@ -110,12 +110,12 @@ def test_tf32_on_a_cpu_is_refused_before_anything_is_read(capsys, tmp_path: Path
 def test_products_are_in_tf32_within_a_step_and_nowhere_else() -> None:
     before = torch.get_float32_matmul_precision()
     for precision, expected in (("float32", before), ("bfloat16", before), ("tf32", "high")):
-        with products_in(precision):
+        with matmul_precision(precision):
             assert torch.get_float32_matmul_precision() == expected
         assert torch.get_float32_matmul_precision() == before
 
     def fail() -> None:
-        with products_in("tf32"):
+        with matmul_precision("tf32"):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -9,7 +9,7 @@ from trainer.cli import main
 from trainer.distributed import preemption as pause
 from trainer.distributed.preemption import Preemption
 from trainer.distributed.world import join_world
-from trainer.runs.checkpoint_store import last_to_go_on_from
+from trainer.runs.checkpoint_store import newest_resumable
 from trainer.training import loop
 
 TRAIN, WITHHELD = worlds.checkerboard()
@@ -79,7 +79,7 @@ def test_a_training_that_was_paused_goes_on_and_ends_as_one_without_a_pause(tmp_
         f"Paused after step 7 of 80, all of it kept in {run}.",
         f"Go on with: python -m trainer train --run.dir {run}",
     ]
-    assert last_to_go_on_from(run).step == 7
+    assert newest_resumable(run).step == 7
     assert not (run / "metrics.json").exists()
     assert main(["train", "--run.dir", str(run)]) == 0
     assert "Going on after step 7 of 80." in capsys.readouterr().out

@@ -16,7 +16,7 @@ from trainer.runs.checkpoint_store import newest
 from trainer.runs.resume import resume
 from trainer.sharding.model_state import whole_state
 from trainer.training.components import assemble
-from trainer.training.loop import fit, measure, protocol
+from trainer.training.loop import evaluate_model, fit, protocol
 
 HALF = 4
 """Of 8 steps: 61 users in steps of 16, twice."""
@@ -47,7 +47,7 @@ def end(world: World, config, folder: Path, run: Path | None) -> tuple[dict[str,
         resume(saved, config.optimizer.name, parts.model, parts.optimizer)
     progress: Any = Losses()
     fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, saved=saved)
-    evaluation = measure(parts, dataset, world, protocol(config, "test", baselines=()))
+    evaluation = evaluate_model(parts, dataset, world, protocol(config, "test", baselines=()))
     weights = {
         key: [shard.tensor.clone() for shard in value.local_shards()]
         if hasattr(value, "local_shards")

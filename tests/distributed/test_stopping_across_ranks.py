@@ -7,7 +7,7 @@ import pytest
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, small_dataset, source_of
 from trainer.dataset.dataset import open_dataset
-from trainer.runs.checkpoint_policy import keep_outcome
+from trainer.runs.checkpoint_policy import save_outcome
 from trainer.training.components import assemble
 from trainer.training.loop import fit, validate
 
@@ -63,6 +63,6 @@ def train_until_it_stops(world, config, folder, run):
     world.on_first(lambda: Path(run).mkdir())
     source = source_of(config, dataset, parts)
     history, watch = fit(config, dataset, parts, source, world, Silent(), run)
-    step = keep_outcome(run, config, parts.model, parts.optimizer, world, history, watch.seconds)
+    step = save_outcome(run, config, parts.model, parts.optimizer, world, history, watch.seconds)
     figures = [(each.step, each.figure) for each in history.validations]
     return figures, step, validate(config, dataset, parts, world)

@@ -12,7 +12,7 @@ from tests.distributed.launches import end, start
 from trainer.batching.prefetch import in_advance
 from trainer.batching.sampler import batches
 from trainer.cli import main
-from trainer.distributed.precision import products_in
+from trainer.distributed.precision import matmul_precision
 from trainer.distributed.world import join_world
 from trainer.training.components import assemble, make_batches
 
@@ -131,7 +131,7 @@ def test_products_are_rounded_in_tf32_and_only_there() -> None:
         return float(((left @ right) - exact).norm() / exact.norm())
 
     assert error() < 1e-5
-    with products_in("tf32"):
+    with matmul_precision("tf32"):
         assert 1e-5 < error() < 1e-2
     assert error() < 1e-5
 

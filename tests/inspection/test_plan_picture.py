@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.plans import GB, by_rows, copied, plan_of, shard, table, whole
-from trainer.inspection.bars import MOST_BARS, bars, signs
-from trainer.inspection.plan_picture import WIDTH, picture
+from trainer.inspection.bar_chart import WIDTH
+from trainer.inspection.bars import MAX_BARS, bars_of, series_of
+from trainer.inspection.plan_picture import picture
 from trainer.inspection.svg import width_of
 from trainer.planning.plan import Plan
 
@@ -183,8 +184,8 @@ def test_ranks_that_hold_alike_share_a_bar_where_there_are_many() -> None:
 
 def test_where_many_ranks_differ_the_fullest_and_the_idle_keep_their_bars() -> None:
     plan = plan_of([whole(f"table_{rank}", 1000 * rank, 100, rank) for rank in range(1, 200)], 200)
-    found = bars(plan, signs(plan))
-    assert len(found) == MOST_BARS
+    found = bars_of(plan, series_of(plan))
+    assert len(found) == MAX_BARS
     assert [bar.ranks for bar in found[:-1]] == [(0,), *((rank,) for rank in range(138, 200))]
     assert found[-1].others
     assert found[-1].ranks == tuple(range(1, 138))
@@ -196,8 +197,8 @@ def test_where_many_ranks_differ_the_fullest_and_the_idle_keep_their_bars() -> N
 
 def test_beyond_16_tables_the_smallest_are_gathered() -> None:
     plan = plan_of([whole(f"table_{size}", size, 100, 0) for size in range(20, 0, -1)], 1)
-    shown = signs(plan)
-    assert [sign.label for sign in shown] == [*"ABCDEFGHIJKLMNO", "+"]
+    shown = series_of(plan)
+    assert [series.label for series in shown] == [*"ABCDEFGHIJKLMNO", "+"]
     assert [table.rows for table in shown[-1].tables] == [5, 4, 3, 2, 1]
     assert shown[-1].bytes == (5 + 4 + 3 + 2 + 1) * 400
     assert "5 smaller tables" in words(drawn(plan))

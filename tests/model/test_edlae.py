@@ -9,7 +9,7 @@ import scipy.sparse as sparse
 from tests import worlds
 from trainer.config.size_defaults import FIXED_PENALTY
 from trainer.model import edlae as low_rank
-from trainer.model.edlae import closed_form_files, closed_form_towers, kept_towers
+from trainer.model.edlae import cached_towers, closed_form_files, closed_form_towers
 
 
 def random_interactions(users: int = 60, items: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +65,7 @@ def test_each_way_to_the_inverse_gives_the_regression(exact_size: int, shape: tu
     np.testing.assert_allclose(history @ vectors.T, expected, atol=1e-6)
 
 
-def test_a_few_users_are_inverted_where_there_are_many_items(monkeypatch) -> None:
+def test_a_matrix_of_users_is_inverted_if_they_are_fewer_than_items(monkeypatch) -> None:
     sizes = []
     invert = low_rank._inverse_of_gram
     monkeypatch.setattr(
@@ -78,7 +78,7 @@ def test_a_few_users_are_inverted_where_there_are_many_items(monkeypatch) -> Non
     assert sizes == [12, 12]
 
 
-def test_the_inverse_is_put_together_from_blocks(monkeypatch) -> None:
+def test_the_inverse_is_assembled_from_blocks(monkeypatch) -> None:
     whole = [
         closed_form_towers(*random_interactions(*shape), *shape, rank=3) for shape in ((60, 12), (12, 60))
     ]
@@ -133,9 +133,9 @@ def test_columns_beyond_the_catalogue_are_zero() -> None:
 
 def test_towers_are_computed_once_and_read_afterwards(tmp_path: Path, monkeypatch) -> None:
     dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
-    first = kept_towers(dataset, 4)
+    first = cached_towers(dataset, 4)
     monkeypatch.setattr(low_rank, "closed_form_towers", lambda *_: pytest.fail("computed again"))
-    again = kept_towers(dataset, 4)
+    again = cached_towers(dataset, 4)
     for one, two, path in zip(first, again, closed_form_files(dataset, 4, FIXED_PENALTY), strict=True):
         assert one.any()
         assert np.array_equal(one, two)
@@ -143,7 +143,7 @@ def test_towers_are_computed_once_and_read_afterwards(tmp_path: Path, monkeypatc
         assert not two.flags.writeable
 
 
-def test_a_truncated_file_of_towers_is_made_anew(tmp_path: Path) -> None:
+def test_a_truncated_file_of_towers_is_computed_again(tmp_path: Path) -> None:
     dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
     paths = closed_form_files(dataset, 4, FIXED_PENALTY)
     whole = [path.read_bytes() for path in paths]
@@ -154,7 +154,7 @@ def test_a_truncated_file_of_towers_is_made_anew(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_written_towers_are_still_computed(tmp_path: Path, monkeypatch) -> None:
     dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
-    expected = [table.copy() for table in kept_towers(dataset, 4)]
+    expected = [table.copy() for table in cached_towers(dataset, 4)]
     for path in closed_form_files(dataset, 4, FIXED_PENALTY):
         path.unlink()
 
@@ -162,6 +162,6 @@ def test_where_nothing_can_be_written_towers_are_still_computed(tmp_path: Path, 
         raise OSError("no space left")
 
     monkeypatch.setattr(np, "save", fail)
-    for one, two in zip(kept_towers(dataset, 4), expected, strict=True):
+    for one, two in zip(cached_towers(dataset, 4), expected, strict=True):
         assert np.array_equal(one, two)
     assert not list(dataset.folder.glob("*low_rank*"))

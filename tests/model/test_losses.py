@@ -20,7 +20,7 @@ Loss = Callable[..., torch.Tensor]
 RANKING = [multi_positive_softmax, bayesian_personalised_ranking]
 
 POSITIVES = [(0, 1), (0, 4), (1, 0), (2, 3), (2, 0), (2, 2)]
-KNOWN = [*POSITIVES, (1, 2), (1, 5)]
+SEEN = [*POSITIVES, (1, 2), (1, 5)]
 LOG_Q = torch.tensor([-0.1, -0.5, -1.0, -2.0, -3.0, 0.0], dtype=torch.float64)
 
 
@@ -37,7 +37,7 @@ def vectors(seed: int = 0, queries: int = 3, candidates: int = 6) -> tuple[torch
 
 
 def softmax_by_hand(
-    scores: list[list[float]], log_q: list[float], known: list[tuple[int, int]]
+    scores: list[list[float]], log_q: list[float], seen: list[tuple[int, int]]
 ) -> list[float]:
     """Minus log of e^positive / (e^positive + sum over negatives of e^score / q), averaged by row."""
     found = []
@@ -45,7 +45,7 @@ def softmax_by_hand(
         negatives = [
             math.exp(score) / math.exp(log_q[column])
             for column, score in enumerate(row_scores)
-            if (row, column) not in known
+            if (row, column) not in seen
         ]
         each = [
             -math.log(math.exp(row_scores[column]) / (math.exp(row_scores[column]) + sum(negatives)))
@@ -57,7 +57,7 @@ def softmax_by_hand(
 
 
 def ranking_by_hand(
-    scores: list[list[float]], log_q: list[float], known: list[tuple[int, int]]
+    scores: list[list[float]], log_q: list[float], seen: list[tuple[int, int]]
 ) -> list[float]:
     """Mean of -log sigmoid(positive - negative) over negatives weighted by 1 / q, averaged by row."""
     found = []
@@ -68,7 +68,7 @@ def ranking_by_hand(
                 continue
             total, weights = 0.0, 0.0
             for column, score in enumerate(row_scores):
-                if (row, column) in known:
+                if (row, column) in seen:
                     continue
                 weight = 1 / math.exp(log_q[column])
                 total -= weight * math.log(1 / (1 + math.exp(score - row_scores[positive])))
@@ -83,46 +83,46 @@ BY_HAND = [(multi_positive_softmax, softmax_by_hand), (bayesian_personalised_ran
 
 @pytest.mark.parametrize(("loss", "by_hand"), BY_HAND)
 @pytest.mark.parametrize("log_q", [None, LOG_Q])
-@pytest.mark.parametrize("known", [POSITIVES, KNOWN])
-def test_a_ranking_loss_is_what_a_plain_loop_says(loss: Loss, by_hand, log_q, known) -> None:
+@pytest.mark.parametrize("seen", [POSITIVES, SEEN])
+def test_a_ranking_loss_equals_a_plain_loop(loss: Loss, by_hand, log_q, seen) -> None:
     query, candidates = vectors()
-    found = loss(query, candidates, pairs(POSITIVES), pairs(known), log_q)
+    found = loss(query, candidates, pairs(POSITIVES), pairs(seen), log_q)
     plain_log_q = [0.0] * 6 if log_q is None else log_q.tolist()
-    assert found.tolist() == pytest.approx(by_hand((query @ candidates.T).tolist(), plain_log_q, known))
+    assert found.tolist() == pytest.approx(by_hand((query @ candidates.T).tolist(), plain_log_q, seen))
 
 
 @pytest.mark.parametrize("loss", RANKING)
 @pytest.mark.parametrize("log_q", [None, LOG_Q])
 def test_the_gradient_of_a_ranking_loss_is_that_of_finite_differences(loss: Loss, log_q) -> None:
     assert torch.autograd.gradcheck(
-        lambda query, candidates: loss(query, candidates, pairs(POSITIVES), pairs(KNOWN), log_q), vectors()
+        lambda query, candidates: loss(query, candidates, pairs(POSITIVES), pairs(SEEN), log_q), vectors()
     )
 
 
 @pytest.mark.parametrize("loss", RANKING)
-def test_pairs_may_stand_in_any_order_and_known_ones_twice(loss: Loss) -> None:
+def test_pairs_may_be_in_any_order_and_seen_ones_repeated(loss: Loss) -> None:
     query, candidates = vectors()
-    expected = loss(query, candidates, pairs(POSITIVES), pairs(KNOWN), LOG_Q)
-    found = loss(query, candidates, pairs(POSITIVES[::-1]), pairs([*KNOWN, *KNOWN[::-1]]), LOG_Q)
+    expected = loss(query, candidates, pairs(POSITIVES), pairs(SEEN), LOG_Q)
+    found = loss(query, candidates, pairs(POSITIVES[::-1]), pairs([*SEEN, *SEEN[::-1]]), LOG_Q)
     torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("loss", RANKING)
-def test_the_probability_of_a_known_candidate_changes_nothing(loss: Loss) -> None:
+def test_the_probability_of_a_seen_candidate_changes_nothing(loss: Loss) -> None:
     query, candidates = vectors()
     changed = LOG_Q.clone()
     changed[1] -= 3  # candidate 1 is the positive of row 0 and a negative of rows 1 and 2
-    before = loss(query, candidates, pairs(POSITIVES), pairs(KNOWN), LOG_Q)
-    after = loss(query, candidates, pairs(POSITIVES), pairs(KNOWN), changed)
+    before = loss(query, candidates, pairs(POSITIVES), pairs(SEEN), LOG_Q)
+    after = loss(query, candidates, pairs(POSITIVES), pairs(SEEN), changed)
     assert float(after[0]) == pytest.approx(float(before[0]))
     assert abs(float(after[1] - before[1])) > 1e-3
 
 
 @pytest.mark.parametrize("loss", RANKING)
-def test_a_known_candidate_gets_no_gradient_from_its_row(loss: Loss) -> None:
+def test_a_seen_candidate_gets_no_gradient_from_its_row(loss: Loss) -> None:
     query, candidates = vectors()
-    loss(query, candidates, pairs(POSITIVES), pairs(KNOWN))[1].backward()
-    # Row 1 has positive 0 and knows 2 and 5 as well: only 0, 1, 3 and 4 are compared.
+    loss(query, candidates, pairs(POSITIVES), pairs(SEEN))[1].backward()
+    # Row 1 has positive 0 and has seen 2 and 5 as well: only 0, 1, 3 and 4 are compared.
     moved = (candidates.grad != 0).any(1).tolist()
     assert moved == [True, True, False, True, True, False]
 
@@ -130,11 +130,11 @@ def test_a_known_candidate_gets_no_gradient_from_its_row(loss: Loss) -> None:
 @pytest.mark.parametrize("loss", RANKING)
 @pytest.mark.parametrize("log_q", [None, LOG_Q])
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-def test_a_row_that_knows_every_candidate_has_no_loss_and_a_zero_gradient(loss: Loss, log_q, kind) -> None:
+def test_a_row_that_has_seen_every_candidate_has_no_loss_and_a_zero_gradient(loss: Loss, log_q, kind) -> None:
     query, candidates = (side.detach().to(kind).requires_grad_() for side in vectors())
     everything = [(0, column) for column in range(6)]
     log_q = None if log_q is None else log_q.to(kind)
-    losses = loss(query, candidates, pairs(POSITIVES), pairs([*KNOWN, *everything]), log_q)
+    losses = loss(query, candidates, pairs(POSITIVES), pairs([*SEEN, *everything]), log_q)
     losses.sum().backward()
     assert float(losses[0]) == 0
     assert query.grad[0].tolist() == [0] * 4
@@ -169,8 +169,8 @@ def test_candidates_that_are_certain_need_no_correction(loss: Loss) -> None:
     query, candidates = vectors()
     certain = torch.zeros(6, dtype=torch.float64)
     torch.testing.assert_close(
-        loss(query, candidates, pairs(POSITIVES), pairs(KNOWN), certain),
-        loss(query, candidates, pairs(POSITIVES), pairs(KNOWN)),
+        loss(query, candidates, pairs(POSITIVES), pairs(SEEN), certain),
+        loss(query, candidates, pairs(POSITIVES), pairs(SEEN)),
     )
 
 
@@ -186,7 +186,14 @@ def test_a_growing_sample_approaches_the_whole_catalogue(loss: Loss) -> None:
     for draws in (50, 500, 20_000):
         found = [
             sampled(
-                own, np.ones(items, int), 1, 1000, share, np.cumsum(share), draws, np.random.default_rng(seed)
+                own,
+                np.ones(items, int),
+                1,
+                1000,
+                draw_chances=share,
+                cumulative_chances=np.cumsum(share),
+                draws=draws,
+                generator=np.random.default_rng(seed),
             )
             for seed in range(40)
         ]
@@ -223,7 +230,7 @@ def test_cross_entropy_is_minus_the_log_of_the_labels_chance() -> None:
 
 
 @pytest.mark.parametrize("loss", [mean_squared_error, binary_cross_entropy])
-def test_the_gradient_of_a_loss_on_values_is_that_of_finite_differences(loss: Loss) -> None:
+def test_the_gradient_of_a_pointwise_loss_is_that_of_finite_differences(loss: Loss) -> None:
     values = torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64)
     assert torch.autograd.gradcheck(
         lambda query, candidates: loss(query, candidates, values), vectors(candidates=3)

@@ -9,12 +9,12 @@ from torchrec import KeyedJaggedTensor
 from tests import layouts
 from trainer.distributed.world import join_world
 from trainer.model.row_partitions import (
-    part_names,
-    part_number,
+    partition_names,
+    partition_number,
     partition_sizes,
     split_by_rows,
     whole_table,
-    within_part,
+    within_partition,
 )
 from trainer.model.towers import TwoTowers
 from trainer.sharding.model_state import whole_state
@@ -25,20 +25,20 @@ RATES = dict.fromkeys(ROWS, 0.1)
 
 
 @pytest.mark.parametrize(
-    ("rows", "parts", "sizes"),
+    ("rows", "partitions", "sizes"),
     [(7, 3, [3, 3, 1]), (5, 4, [2, 2, 1]), (4, 4, [1, 1, 1, 1]), (2, 8, [1, 1]), (9, 1, [9])],
 )
-def test_parts_are_equal_but_for_the_last_and_none_is_empty(rows, parts, sizes):
-    assert partition_sizes(rows, parts) == sizes
+def test_partitions_are_equal_but_for_the_last_and_none_is_empty(rows, partitions, sizes):
+    assert partition_sizes(rows, partitions) == sizes
 
 
-def test_a_part_is_named_after_its_table_and_number():
-    assert part_names("user_age", 5, 2) == {"user_age:0": 3, "user_age:1": 2}
-    assert (whole_table("user_age:1"), part_number("user_age:1")) == ("user_age", 1)
-    assert (whole_table("user_age"), part_number("user_age")) == ("user_age", 0)
+def test_a_partition_is_named_after_its_table_and_number():
+    assert partition_names("user_age", 5, 2) == {"user_age:0": 3, "user_age:1": 2}
+    assert (whole_table("user_age:1"), partition_number("user_age:1")) == ("user_age", 1)
+    assert (whole_table("user_age"), partition_number("user_age")) == ("user_age", 0)
 
 
-def test_each_id_lies_in_the_bag_of_its_part_and_in_no_other():
+def test_each_id_is_in_the_bag_of_its_partition_and_in_no_other():
     bags = {"a": [[6, 0, 3], [], [2]], "b": [[1], [9], [4]], "c": [[5], [1, 1], [0]]}
     split = split_by_rows(jagged(bags), {"a": (3, 3), "c": (2, 4)})
     assert split.keys() == ["a:0", "a:1", "a:2", "b", "c:0", "c:1"]
@@ -55,10 +55,10 @@ def test_each_id_lies_in_the_bag_of_its_part_and_in_no_other():
     assert found == expected
 
 
-def test_ids_of_one_part_are_what_the_split_has_there():
+def test_the_ids_of_one_partition_are_those_of_the_split_into_all():
     bags = {"a": [[5], [3]], "b": [[1, 9], []], "c": [[7], [4]]}
     blocks = {"a": (3, 3), "c": (2, 4)}
-    found, split = within_part(jagged(bags), blocks, 1), split_by_rows(jagged(bags), blocks)
+    found, split = within_partition(jagged(bags), blocks, 1), split_by_rows(jagged(bags), blocks)
     assert found.keys() == ["a:1", "b", "c:1"]
     for key in found.keys():  # noqa: SIM118
         assert [bag.tolist() for bag in found[key].to_dense()] == [
@@ -67,21 +67,23 @@ def test_ids_of_one_part_are_what_the_split_has_there():
 
 
 @pytest.mark.parametrize("lengths", [[1], [0, 1, 5], [0]])
-@pytest.mark.parametrize(("rows", "parts"), [(7, 3), (5, 4), (12, 12), (9, 1)])
-def test_any_bags_are_split_as_one_by_one(rows: int, parts: int, lengths: list[int]) -> None:
-    draw = random.Random(rows * parts + sum(lengths))
+@pytest.mark.parametrize(("rows", "partitions"), [(7, 3), (5, 4), (12, 12), (9, 1)])
+def test_any_bags_are_split_as_one_by_one(rows: int, partitions: int, lengths: list[int]) -> None:
+    draw = random.Random(rows * partitions + sum(lengths))
     bags = {
         name: [[draw.randrange(rows) for _ in range(draw.choice(lengths))] for _ in range(6)]
         for name in ("before", "cut", "after")
     }
-    block = -(-rows // parts)
-    count = -(-rows // block)  # of parts that have a row
+    block = -(-rows // partitions)
+    count = -(-rows // block)  # of partitions that have a row
     split = split_by_rows(jagged(bags), {"cut": (count, block)})
     expected = {
         "before": bags["before"],
         **{
-            f"cut:{part}": [[row % block for row in bag if row // block == part] for bag in bags["cut"]]
-            for part in range(count)
+            f"cut:{partition}": [
+                [row % block for row in bag if row // block == partition] for bag in bags["cut"]
+            ]
+            for partition in range(count)
         },
         "after": bags["after"],
     }
@@ -91,7 +93,7 @@ def test_any_bags_are_split_as_one_by_one(rows: int, parts: int, lengths: list[i
 
 
 @pytest.mark.parametrize("cut", [{"user": 3}, {"user_tags": 5}, {"item_bias": 4}, dict.fromkeys(ROWS, 2)])
-def test_a_cut_model_gives_the_vectors_of_a_whole_one(cut: dict[str, int]) -> None:
+def test_a_partitioned_model_has_the_vectors_of_a_whole_one(cut: dict[str, int]) -> None:
     with join_world("cpu"):
         found = []
         for partitions in ({}, cut):
@@ -107,7 +109,7 @@ def test_a_cut_model_gives_the_vectors_of_a_whole_one(cut: dict[str, int]) -> No
 
 
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd", "adam"])
-def test_a_cut_model_trains_as_a_whole_one(optimizer):
+def test_a_partitioned_model_trains_like_a_whole_one(optimizer):
     with join_world("cpu"):
         whole, cut = (trained(optimizer, cut) for cut in ({}, {"user": 3, "user_tags": 2, "item_bias": 6}))
     assert whole.keys() == cut.keys()
@@ -115,7 +117,7 @@ def test_a_cut_model_trains_as_a_whole_one(optimizer):
         torch.testing.assert_close(cut[key], values, rtol=1e-6, atol=1e-7)
 
 
-def test_the_state_of_a_cut_table_is_one_entry_that_shares_its_memory():
+def test_the_state_of_a_partitioned_table_is_one_entry_that_shares_its_memory():
     with join_world("cpu"):
         model, _ = layouts.sharded(towers({"user": 3}), "table_wise", "sgd", RATES)
         fill_tables(model, values)
@@ -124,8 +126,8 @@ def test_the_state_of_a_cut_table_is_one_entry_that_shares_its_memory():
         offsets = [tuple(shard.metadata.shard_offsets) for shard in entry.local_shards()]
         assert offsets == [(0, 0), (3, 0), (6, 0)]
         entry.local_shards()[2].tensor.fill_(5.0)
-        part = model.state_dict()["query.embeddings.embedding_bags.user:2.weight"]
-        assert part.local_shards()[0].tensor.tolist() == [[5.0] * DIM]
+        partition = model.state_dict()["query.embeddings.embedding_bags.user:2.weight"]
+        assert partition.local_shards()[0].tensor.tolist() == [[5.0] * DIM]
 
 
 def towers(cut: dict[str, int]) -> TwoTowers:
@@ -153,7 +155,7 @@ def trained(optimizer: str, cut: dict[str, int]) -> dict[str, torch.Tensor]:
 
 
 def step_inputs() -> tuple[KeyedJaggedTensor, KeyedJaggedTensor]:
-    """Bags of one, of several and of none, of every part."""
+    """Bags of one, of several and of none, of every partition."""
     queries = jagged({"user": [[0], [6], [3]], "user_tags": [[4, 0], [], [2, 3, 1]]})
     return queries, jagged({"item": [[5], [0], [2]], "item_bias": [[5], [0], [2]]})
 

@@ -90,7 +90,7 @@ def test_a_cosine_score_is_the_cosine_over_the_temperature_plus_the_bias() -> No
             assert float(query[row] @ candidates[column]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_dot_score_knows_no_temperature() -> None:
+def test_a_dot_score_has_no_temperature() -> None:
     towers = plain(similarity="dot", temperature=0.25)
     query, candidates = towers(USERS, items())
     expected = user_vectors(towers) @ item_vectors(towers).T + weights(towers, "item_bias").mean(1)
@@ -114,7 +114,7 @@ def test_dense_layers_start_as_if_they_were_not_there(similarity: str) -> None:
 
 
 @pytest.mark.parametrize("hidden", [[], [16]], ids=["plain", "dense"])
-def test_features_side_by_side_share_the_width_and_the_bias_stands_apart(hidden: list[int]) -> None:
+def test_concatenated_features_share_the_width_and_the_bias_is_separate(hidden: list[int]) -> None:
     towers = plain(similarity="dot", combine="concat", hidden=hidden, dim=16)
     assert towers.candidate.widths == {"item": 8, "item_genres": 8, "item_bias": BIAS_DIM}
     query, candidates = towers(USERS, items())
@@ -127,7 +127,7 @@ def test_features_side_by_side_share_the_width_and_the_bias_stands_apart(hidden:
 
 
 @pytest.mark.parametrize("hidden", [[], [16]], ids=["plain", "dense"])
-def test_a_vector_of_zero_stays_zero_and_spoils_no_gradient(hidden: list[int]) -> None:
+def test_a_zero_vector_stays_zero_and_has_finite_gradients(hidden: list[int]) -> None:
     towers = plain(hidden=hidden)
     empty = jagged(user=[[], [0]], user_age=[[], [2]])
     query, candidates = towers(empty, items())
@@ -138,7 +138,7 @@ def test_a_vector_of_zero_stays_zero_and_spoils_no_gradient(hidden: list[int]) -
     assert max(float(gradient.abs().max()) for gradient in gradients) < 1000
 
 
-def test_a_length_and_its_gradients_are_those_of_arithmetic() -> None:
+def test_normalized_rows_have_the_length_and_the_gradients_of_finite_differences() -> None:
     vectors = torch.randn(5, DIM, dtype=torch.float64, requires_grad=True)
     length = torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
     assert normalize(vectors, length).norm(dim=1).tolist() == pytest.approx([2.5] * 5)
@@ -152,8 +152,8 @@ def test_dense_layers_add_their_output_to_the_sum_of_the_features() -> None:
     first, _, last = towers.query.dense
     torch.nn.init.normal_(last.weight)
     torch.nn.init.normal_(last.bias)
-    parts = torch.cat([weights(towers, "user")[[4, 0]], weights(towers, "user_age")[[1, 2]]], 1)
-    hidden = (parts @ first.weight.T + first.bias).clamp_min(0)
+    embedded = torch.cat([weights(towers, "user")[[4, 0]], weights(towers, "user_age")[[1, 2]]], 1)
+    hidden = (embedded @ first.weight.T + first.bias).clamp_min(0)
     expected = user_vectors(towers) + hidden @ last.weight.T + last.bias
     torch.testing.assert_close(towers.queries(USERS), expected)
 

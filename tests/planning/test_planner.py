@@ -3,18 +3,25 @@
 import json
 import pickle
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch.distributed
 
 from tests import layouts
+from trainer.config.schema import OptimizerConfig
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
 from trainer.planning.capacity import TooLargeError
-from trainer.planning.kernel_support import compute_kernel
+from trainer.planning.kernel_support import OPTIMIZERS, compute_kernel, optimizer_bytes
 from trainer.planning.plan import as_dict, open_plan, save_plan
 
 KINDS = ["table_wise", "column_wise", "data_parallel"]
+
+
+def test_every_optimizer_of_the_options_has_its_facts() -> None:
+    options = get_args(get_type_hints(OptimizerConfig)["name"])
+    assert set(options) == {*OPTIMIZERS, "auto"}
 
 
 def towers(rows: int = 100, dim: int = 16) -> TwoTowers:
@@ -37,21 +44,42 @@ def test_optimizers_that_fbgemm_has_on_cpu_are_fused(optimizer: str, sharding: s
     [
         ("table_wise", "cpu", "dense"),
         ("data_parallel", "cpu", "dense"),
-        ("table_wise", "cuda", "fused"),
-        ("column_wise", "cuda", "fused"),
+        ("table_wise", "cuda", "dense"),
         ("data_parallel", "cuda", "dense"),
-        ("row_wise", "cuda", "fused"),
     ],
 )
-def test_adam_is_fused_on_cuda_alone(sharding: str, device: str, kernel: str) -> None:
+def test_adam_is_one_algorithm_on_every_device(sharding: str, device: str, kernel: str) -> None:
     assert compute_kernel("adam", sharding, device) == kernel
 
 
+@pytest.mark.parametrize("sharding", ["table_wise", "column_wise", "row_wise", "table_row_wise"])
+def test_fused_adam_is_on_cuda_alone(sharding: str) -> None:
+    assert compute_kernel("adam_fused", sharding, "cuda") == "fused"
+
+
+@pytest.mark.parametrize(
+    ("sharding", "device", "message"),
+    [
+        ("table_wise", "cpu", "not on CPU, where FBGEMM has no fused Adam. Use --optimizer.name adam, which"),
+        ("data_parallel", "cuda", "not with --sharding.kind data_parallel, which has a dense kernel alone"),
+    ],
+)
+def test_fused_adam_is_refused_with_the_reason(sharding: str, device: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"--optimizer.name adam_fused: {message}"):
+        compute_kernel("adam_fused", sharding, device)
+
+
+def test_the_bytes_of_adam_are_those_of_its_means_and_of_a_dense_gradient() -> None:
+    assert optimizer_bytes("adam", "dense", rows=10, columns=8) == 4 * 3 * 80
+    assert optimizer_bytes("adam_fused", "fused", rows=10, columns=8) == 4 * 2 * 80
+
+
 def test_combinations_that_do_not_exist_name_those_that_do() -> None:
-    with pytest.raises(
-        ConfigError, match=r"adam: not with --sharding.kind column_wise .*, row_partitioned or data_"
-    ):
-        compute_kernel("adam", "column_wise", "cpu")
+    for device, others in (("cpu", "rowwise_adagrad, adagrad, sgd"), ("cuda", "rowwise_.*, adam_fused")):
+        with pytest.raises(
+            ConfigError, match=rf"adam: not with --sharding.kind column_wise, .* of {others}$"
+        ):
+            compute_kernel("adam", "column_wise", device)
     with pytest.raises(
         ConfigError, match=r"row_wise: not on CPU, .*table_wise, column_wise, .*row_partitioned"
     ):

@@ -70,7 +70,7 @@ def test_a_plan_is_followed_by_tables_of_its_type_alone(capsys, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("optimizer", "sharding", "device", "words"),
     [
-        ("adam", "table_wise", "cpu", "not with --optimizer.name adam on CPU.*Use one of rowwise_adagrad, "),
+        ("adam", "table_wise", "cpu", "not with --optimizer.name adam, whose.*Use one of rowwise_adagrad, "),
         ("sgd", "data_parallel", "cpu", "not with --sharding.kind data_parallel.*Use another kind"),
         ("adam", "data_parallel", "cuda", "not with --sharding.kind data_parallel.*Use another kind"),
     ],
@@ -80,7 +80,7 @@ def test_a_dense_kernel_has_no_smaller_tables(optimizer, sharding, device, words
         check_dtype("float16", optimizer, sharding, device)
     assert "\n" not in str(error.value)
     check_dtype("float32", optimizer, sharding, device)
-    check_dtype("float16", "adam", "table_wise", "cuda")
+    check_dtype("float16", "adam_fused", "table_wise", "cuda")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, and read back into sharded or plain towers."""
+"""Checkpoints are written whole or not at all, and read back into sharded or plain towers."""
 
 import errno
 import json
@@ -89,7 +89,7 @@ def test_the_newest_is_the_one_of_most_steps(world: World, tmp_path: Path) -> No
     assert_holds(opened(saved.folder), 100)
 
 
-def test_saving_a_step_again_replaces_it(world: World, tmp_path: Path) -> None:
+def test_saving_a_step_again_replaces_its_checkpoint(world: World, tmp_path: Path) -> None:
     save(tmp_path, 5, sharded(1), world)
     assert_holds(opened(save(tmp_path, 5, sharded(2), world)), 2)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
@@ -118,11 +118,11 @@ def kept(run: Path) -> list[str]:
     return sorted(folder.name for folder in (run / "checkpoints").iterdir())
 
 
-def test_a_checkpoint_tells_how_far_the_training_was(world: World, tmp_path: Path) -> None:
-    progressed = SavedProgress(1.25, [Validation(3, 0.5, 0.1), Validation(6, 1.0, 0.3)])
-    save(tmp_path, 6, sharded(1), world, {}, progressed)
+def test_a_checkpoint_records_how_far_the_training_was(world: World, tmp_path: Path) -> None:
+    progress = SavedProgress(1.25, [Validation(3, 0.5, 0.1), Validation(6, 1.0, 0.3)])
+    save(tmp_path, 6, sharded(1), world, {}, progress)
     saved = newest(tmp_path)
-    assert (saved.step, saved.resumable, saved.progressed) == (6, True, progressed)
+    assert (saved.step, saved.resumable, saved.progress) == (6, True, progress)
 
 
 def test_the_preferred_one_is_opened_unless_it_is_damaged(world: World, tmp_path: Path, capsys) -> None:
@@ -152,7 +152,7 @@ def disk_full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_what_was_not_finished_is_no_checkpoint(world: World, tmp_path: Path) -> None:
+def test_an_unfinished_save_is_not_a_checkpoint(world: World, tmp_path: Path) -> None:
     folder = save(tmp_path, 5, sharded(1), world)
     unfinished = folder.with_name("step-000000009.partial")
     unfinished.mkdir()
@@ -213,7 +213,7 @@ class _Stranger:
         return Path.touch, (self.touched,)
 
 
-def test_metadata_of_a_strangers_hand_run_nothing(world: World, tmp_path: Path) -> None:
+def test_malicious_metadata_run_nothing(world: World, tmp_path: Path) -> None:
     folder = save(tmp_path, 5, sharded(1), world)
     touched = tmp_path / "touched"
     (folder / ".metadata").write_bytes(pickle.dumps(_Stranger(touched)))
@@ -225,7 +225,7 @@ def test_metadata_of_a_strangers_hand_run_nothing(world: World, tmp_path: Path) 
     assert not touched.exists()
 
 
-def test_an_entry_that_is_no_tensor_is_not_opened(world: World, tmp_path: Path) -> None:
+def test_an_entry_that_is_not_a_tensor_is_not_opened(world: World, tmp_path: Path) -> None:
     # The library opens such entries with torch.load and weights_only=False.
     folder = tmp_path / "foreign"
     distributed_checkpoint.save({"log_temperature": {"a": 1}}, checkpoint_id=folder)

@@ -1,4 +1,4 @@
-"""A run folder that is trained in again: what goes on, what is refused, and what damage does."""
+"""Resumed runs: what may change, what is refused, and what damage does."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def whole_figures(run: Path) -> dict:
     return json.loads((run.parent / "whole.json").read_text())["model"]
 
 
-def test_a_broken_run_goes_on_with_the_same_command_and_ends_the_same(broken, capsys):
+def test_a_crashed_run_resumes_with_the_same_command_and_ends_the_same(broken, capsys):
     run, options = broken
     capsys.readouterr()
     assert main(["train", *options]) == 0
@@ -58,7 +58,7 @@ def test_a_broken_run_goes_on_with_the_same_command_and_ends_the_same(broken, ca
     assert not (run / ".lock").exists()
 
 
-def test_the_folder_alone_is_enough(broken):
+def test_the_run_folder_alone_is_enough_to_resume(broken):
     run, _ = broken
     assert main(["train", "--run.dir", str(run)]) == 0
     assert worlds.figures(run) == whole_figures(run)
@@ -119,13 +119,13 @@ def test_validation_figures_of_another_metric_are_refused(option, value, first, 
     assert main(["train", "--run.dir", str(run), "--evaluation.k", "5,2"]) == 0
 
 
-def test_without_validation_figures_the_evaluation_may_change_on_the_way(broken):
+def test_without_validation_figures_the_evaluation_may_change_on_resuming(broken):
     run, options = broken
     assert main(["train", *options, "--evaluation.k", "3", "--evaluation.seen", "keep"]) == 0
     assert "ndcg@3" in worlds.figures(run)
 
 
-def test_another_plan_and_more_records_are_no_change_of_the_training(broken):
+def test_another_plan_and_more_records_do_not_change_the_training(broken):
     run, options = broken
     assert main(["train", *options, "--sharding.kind", "row_partitioned", "--run.log_every", "1"]) == 0
     assert worlds.figures(run) == pytest.approx(whole_figures(run))
@@ -135,7 +135,7 @@ def test_another_plan_and_more_records_are_no_change_of_the_training(broken):
     assert (checkpoint / "plan.json").read_bytes() == (run / "plan.json").read_bytes()
 
 
-def test_weights_without_states_are_no_place_to_go_on_from(trained, tmp_path, capsys):
+def test_a_checkpoint_without_states_is_not_resumed_from(trained, tmp_path, capsys):
     folder, options = trained
     run = tmp_path / "run"
     shutil.copytree(folder / "run", run)
@@ -154,7 +154,7 @@ def without_states(state: Path) -> None:
     state.write_text(json.dumps(described | {"own_sha256": own}))
 
 
-def test_a_run_that_crashed_while_it_was_measured_is_not_trained_again(trained, tmp_path, capsys):
+def test_a_run_that_crashed_in_its_evaluation_is_not_trained_again(trained, tmp_path, capsys):
     folder, options = trained
     run = tmp_path / "run"
     shutil.copytree(folder / "run", run)
@@ -165,7 +165,7 @@ def test_a_run_that_crashed_while_it_was_measured_is_not_trained_again(trained, 
     assert worlds.figures(run) == whole_figures(run)
 
 
-def test_how_batches_are_made_and_multiplied_may_change_on_the_way(broken, capsys):
+def test_prefetching_and_precision_may_change_on_resuming(broken, capsys):
     run, options = broken
     capsys.readouterr()
     assert main(["train", *options, "--batches.ahead", "2", "--model.precision", "bfloat16"]) == 0
@@ -173,7 +173,7 @@ def test_how_batches_are_made_and_multiplied_may_change_on_the_way(broken, capsy
     assert worlds.figures(run) == pytest.approx(whole_figures(run), abs=0.05)
 
 
-def test_without_such_checkpoints_a_run_begins_anew(broken, capsys):
+def test_without_checkpoints_a_run_starts_again(broken, capsys):
     run, options = broken
     shutil.rmtree(run / "checkpoints")
     capsys.readouterr()
@@ -182,7 +182,7 @@ def test_without_such_checkpoints_a_run_begins_anew(broken, capsys):
     assert worlds.figures(run) == whole_figures(run)
 
 
-def test_ranks_that_are_started_again_find_the_run_of_their_launch(tmp_path, monkeypatch, capsys):
+def test_restarted_ranks_find_the_run_of_their_launch(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this")
     options = [*worlds.QUICK, *worlds.options(tmp_path, TRAIN, WITHHELD), *OFTEN]
@@ -230,7 +230,7 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.write_bytes(b""), Path.unlink])
 @pytest.mark.parametrize("file", ["*.distcp", ".metadata", "state.json"])
-def test_damage_to_any_file_is_seen_and_the_checkpoint_before_is_taken(damage, file, broken, capsys):
+def test_damage_to_any_file_is_detected_and_the_checkpoint_before_is_taken(damage, file, broken, capsys):
     run, options = broken
     (path,) = (run / "checkpoints" / "step-000000060").glob(file)
     damage(path)
@@ -245,7 +245,7 @@ def test_damage_to_any_file_is_seen_and_the_checkpoint_before_is_taken(damage, f
     assert worlds.figures(run) == whole_figures(run)
 
 
-def test_a_strangers_file_in_a_checkpoint_is_no_part_of_it(broken, capsys):
+def test_a_checkpoint_with_a_foreign_file_is_refused(broken, capsys):
     run, options = broken
     for step in (30, 60):
         (run / "checkpoints" / f"step-{step:09d}" / "extra.distcp").write_bytes(b"x")

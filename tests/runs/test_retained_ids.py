@@ -1,4 +1,4 @@
-"""A data set with what an earlier run knows and its training part lacks."""
+"""A data set extended by ids that an earlier run trained and its training split lacks."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def values(feature: Feature) -> list[list[str]]:
     return [[names[code] for code in codes] for codes in lists(feature.bags)]
 
 
-def test_ids_that_were_trained_stand_behind_the_others_and_look_up_their_own_rows(before, after, tmp_path):
+def test_retained_ids_are_appended_and_look_up_their_own_rows(before, after, tmp_path):
     data = extended(after, before, tmp_path / "run")
     # Nobody trained user 4 and item 40: there is nothing to be kept.
     assert data.user_ids.to_pylist() == [5, 1, 2, 3]
@@ -74,7 +74,7 @@ def test_ids_that_were_trained_stand_behind_the_others_and_look_up_their_own_row
     assert (data.report["kept_users"], data.report["kept_items"]) == (1, 1)
 
 
-def test_interactions_stay_and_what_a_kept_user_had_is_seen_and_looked_up(before, after, tmp_path):
+def test_interactions_stay_and_items_of_a_retained_user_are_seen_and_looked_up(before, after, tmp_path):
     data = extended(after, before, tmp_path / "run")
     assert (data.train.users.tolist(), data.train.items.tolist()) == ([0, 1], [0, 1])
     assert lists(data.train_by_user()) == [[0], [1], [], [], []]
@@ -82,7 +82,7 @@ def test_interactions_stay_and_what_a_kept_user_had_is_seen_and_looked_up(before
     assert lists(data.held_out("test")) == [[], [], [2], [], []]
 
 
-def test_attributes_and_titles_of_what_is_kept_come_from_the_earlier_run(before, after, tmp_path):
+def test_attributes_and_titles_of_retained_ids_come_from_the_earlier_run(before, after, tmp_path):
     data = extended(after, before, tmp_path / "run")
     work, genres = data.user_features["work"], data.item_features["genres"]
     assert work.categories.to_pylist() == ["clerk", "nurse", "smith"]
@@ -93,12 +93,12 @@ def test_attributes_and_titles_of_what_is_kept_come_from_the_earlier_run(before,
     assert data.titles.to_pylist() == ["title 50", "title 10", None, "title 30"]
 
 
-def test_a_run_that_has_kept_all_extends_the_data_in_the_same_way(before, after, tmp_path):
+def test_a_run_that_has_retained_all_extends_the_data_in_the_same_way(before, after, tmp_path):
     data = extended(after, before, tmp_path / "run")
     assert extended(after, data, tmp_path / "again").folder == data.folder
 
 
-def test_ids_of_another_type_cannot_be_kept(before, tmp_path):
+def test_ids_of_another_type_cannot_be_retained(before, tmp_path):
     pairs = [(f"u{user}", f"i{item}") for user, item in AFTER[0]]
     text = worlds.dataset(tmp_path / "text", pairs, [("u9", "i9")])
     assert extended(text, before, tmp_path / "run").user_ids.to_pylist()[3:] == ["1", "2", "3"]
@@ -106,7 +106,7 @@ def test_ids_of_another_type_cannot_be_kept(before, tmp_path):
         extended(before, text, tmp_path / "text run")
 
 
-def test_values_of_another_type_cannot_be_kept(before, tmp_path):
+def test_attribute_values_of_another_type_cannot_be_retained(before, tmp_path):
     known = pa.table({"user_id": [1, 5], "work": [1, 2]})
     numbers = worlds.dataset(tmp_path / "numbers", *AFTER, users=known)
     with pytest.raises(DataError, match="values of work were string and are int64 now"):

@@ -1,4 +1,4 @@
-"""A run knows its data again: moved and touched files are the same, changed ones are refused."""
+"""A run and its data: moved and touched files are the same, changed ones are refused."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def test_files_that_are_moved_touched_or_written_anew_are_the_same(run, capsys):
     assert worlds.figures(run) == expected
 
 
-def test_a_run_without_digests_opens_with_the_check_of_ids(run, capsys):
+def test_the_data_of_a_run_without_digests_are_compared_by_ids(run, capsys):
     (run / "data.json").unlink()
     write_held_out(run.parent)
     assert main(["evaluate", str(run)]) == 0

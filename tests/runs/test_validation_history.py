@@ -1,4 +1,4 @@
-"""When a training stops, and which weights it leaves: the bookkeeping, and trainings that get worse again."""
+"""When a training stops, and which weights it leaves: validation figures, and trainings that get worse."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from trainer.runs import validation_history as stopping
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.validation_history import Stopwatch, ValidationHistory
 from trainer.training import loop
-from trainer.training.messages import course_words
+from trainer.training.messages import validation_text
 
 
 def history(figures: list[float], patience: int, epochs: int = 10) -> ValidationHistory:
@@ -38,11 +38,11 @@ def history(figures: list[float], patience: int, epochs: int = 10) -> Validation
         ([0.3, 0.2, 0.1, 0.1, 0.1, 0.1], 0, False),
     ],
 )
-def test_patience_is_over_after_so_many_validations_without_a_new_best(figures, patience, over) -> None:
+def test_patience_is_over_after_that_many_validations_without_a_new_best(figures, patience, over) -> None:
     assert history(figures, patience).patience_is_over is over
 
 
-def test_a_figure_is_a_new_best_only_above_all_before_it() -> None:
+def test_a_figure_is_a_new_best_only_if_it_is_above_all_before_it() -> None:
     made, news, second = history([], 0), [], []
     for step, figure in enumerate([0.0, 0.2, 0.1, 0.2, 0.3], start=1):
         made.add(step, 1.0, figure)
@@ -87,16 +87,17 @@ def test_a_stopwatch_stands_still_in_pauses(monkeypatch: pytest.MonkeyPatch) -> 
     assert (watch.seconds, watch.pauses) == (7, 20)
 
 
-def test_words_say_when_it_was_best_whether_it_stopped_and_whose_weights_are_kept() -> None:
+def test_a_text_names_the_best_epoch_an_early_stop_and_the_saved_weights() -> None:
     falling = [0.1, 0.25, 0.2, 0.2]
     assert (
-        course_words(history(falling, 2)) == "Best at epoch 2 of 10, stopped at 4: validation ndcg@5 0.2500."
+        validation_text(history(falling, 2))
+        == "Best at epoch 2 of 10, stopped at 4: validation ndcg@5 0.2500."
     )
-    assert course_words(history(falling, 2, 4)) == "Best at epoch 2 of 4: validation ndcg@5 0.2500."
-    assert course_words(history(falling, 0, 4)) == (
+    assert validation_text(history(falling, 2, 4)) == "Best at epoch 2 of 4: validation ndcg@5 0.2500."
+    assert validation_text(history(falling, 0, 4)) == (
         "Best at epoch 2 of 4: validation ndcg@5 0.2500; the last weights are kept."
     )
-    assert course_words(history([0.1, 0.25], 0, 2)) == "Best at epoch 2 of 2: validation ndcg@5 0.2500."
+    assert validation_text(history([0.1, 0.25], 0, 2)) == "Best at epoch 2 of 2: validation ndcg@5 0.2500."
 
 
 def noise() -> tuple[worlds.Pairs, worlds.Pairs]:
@@ -150,7 +151,7 @@ def measured(capsys: pytest.CaptureFixture[str], run: Path, split: str) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_training_that_gets_worse_stops_so_long_after_its_best(stopped: Path) -> None:
+def test_a_training_that_gets_worse_stops_after_its_patience(stopped: Path) -> None:
     figures = figures_of(stopped)
     best = int(np.argmax(figures))
     assert best > 0
@@ -168,7 +169,7 @@ def test_a_training_that_gets_worse_stops_so_long_after_its_best(stopped: Path) 
     }
 
 
-def test_the_weights_of_the_best_validation_are_saved_and_measured(capsys, stopped: Path) -> None:
+def test_the_weights_of_the_best_validation_are_saved_and_evaluated(capsys, stopped: Path) -> None:
     best = max(validations(stopped), key=lambda record: record["validation/ndcg@5"])
     assert [path.name for path in (stopped / "checkpoints").iterdir()] == [f"step-{best['step']:09d}"]
     found = measured(capsys, stopped, "validation")
@@ -195,7 +196,7 @@ def test_losses_are_recorded_up_to_the_step_at_which_it_stops(stopped: Path) -> 
     assert steps == [*range(7, last, 7), last]
 
 
-def test_much_patience_trains_to_the_end_and_keeps_the_best(capsys, tmp_path: Path, data) -> None:
+def test_much_patience_trains_to_the_end_and_saves_the_best(capsys, tmp_path: Path, data) -> None:
     run = worlds.trained(tmp_path, *data, *WORSENING, "--run.patience", "1000", "--run.epochs", "10")
     shown = capsys.readouterr().out
     figures = figures_of(run)
@@ -205,7 +206,7 @@ def test_much_patience_trains_to_the_end_and_keeps_the_best(capsys, tmp_path: Pa
     assert f"\nBest at epoch {best} of 10: validation ndcg@5 {max(figures):.4f}.\nTrained in " in shown
 
 
-def test_saving_on_the_way_leaves_early_stopping_as_it_is(tmp_path: Path, data) -> None:
+def test_early_stopping_holds_with_save_every(tmp_path: Path, data) -> None:
     epochs = ("--run.epochs", "40")
     run = worlds.trained(tmp_path, *data, *WORSENING, *epochs, "--run.save_every", "7")
     figures = figures_of(run)
@@ -232,7 +233,7 @@ def test_the_last_epoch_is_validated_too(tmp_path: Path, data) -> None:
     assert [record["epoch"] for record in validations(run)] == [3, 5]
 
 
-def test_seconds_tell_when_the_figure_was_nearly_the_best(stopped: Path) -> None:
+def test_seconds_are_reported_until_the_figure_was_nearly_the_best(stopped: Path) -> None:
     seconds = report_of(stopped)["seconds"]
     assert sorted(seconds) == ["choose", "evaluate", "prepare", "to_99_percent_of_best", "train", "validate"]
     records = validations(stopped)

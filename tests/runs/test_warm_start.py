@@ -1,4 +1,4 @@
-"""Trainings that begin with an earlier run's vectors, as their users meet them."""
+"""Trainings that start from an earlier run, through the command line."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def vector(run: Path, side: str, raw_id: int) -> torch.Tensor:
     return read_entry(newest(run).folder, f"learned.{tower}.embeddings.embedding_bags.{table}.weight")[row]
 
 
-def test_what_meets_is_said_and_kept_with_the_metrics(origin, grown, tmp_path, capsys):
+def test_counts_of_matched_ids_are_printed_and_reported(origin, grown, tmp_path, capsys):
     run = begin_with(origin, tmp_path / "run", *grown, "--run.epochs", "1")
     printed = " ".join(capsys.readouterr().out.split())
     assert f"From {origin}: 15 of 16 users known, 8 new, 1 dropped; 7 of 8 items known, 4 new, 1 dropped" in (
@@ -99,7 +99,7 @@ def test_two_epochs_are_worth_more_than_two_of_a_fresh_training(optimizer, grown
     assert report(again)["from"]["why_not"] == f"the last checkpoint of {known} keeps none"
 
 
-def test_adam_begins_with_the_step_of_the_moments_that_it_takes_over(origin, grown, tmp_path, monkeypatch):
+def test_adam_starts_with_the_step_of_the_moments_that_it_takes_over(origin, grown, tmp_path, monkeypatch):
     begun = []
 
     def watched(config, dataset, components, *arguments, **options):
@@ -112,14 +112,14 @@ def test_adam_begins_with_the_step_of_the_moments_that_it_takes_over(origin, gro
     run = begin_with(origin, tmp_path / "run", *grown, *short)
     assert begun == [80, 80, 80]  # user, item, item_bias
     # 16 users in steps of 4, 20 times, and then 23 once.
-    assert newest(run).progressed.origin_steps == 80
+    assert newest(run).progress.origin_steps == 80
     assert report(run)["from"]["steps"] == 80
     begun.clear()
     begin_with(run, tmp_path / "again", *grown, *short)
     assert begun == [86, 86, 86]
     begun.clear()
     fresh = begin_with(origin, tmp_path / "fresh", *grown, *short, "--optimizer.name", "rowwise_adagrad")
-    assert report(fresh)["from"]["steps"] == newest(fresh).progressed.origin_steps == 0
+    assert report(fresh)["from"]["steps"] == newest(fresh).progress.origin_steps == 0
 
 
 def steps_of(optimizer: CombinedOptimizer) -> list[float]:
@@ -138,7 +138,7 @@ def test_a_training_that_crashed_ends_with_the_weights_of_one_that_did_not(optim
     model = ("--optimizer.name", optimizer, "--model.hidden", "8", "--run.save_every", "9")
     known = worlds.trained(tmp_path, *data, *model, "--run.epochs", "5")
     run = begin_with(known, tmp_path / "again", *grown, "--run.epochs", "4", "--run.keep_last", "9")
-    assert newest(run).progressed.origin_steps == 20
+    assert newest(run).progress.origin_steps == 20
     whole = state_of(run)
     shutil.rmtree(newest(run).folder)
     (run / "metrics.json").unlink()
@@ -164,24 +164,24 @@ def test_a_checkpoint_from_before_steps_were_taken_over_still_opens(origin, tmp_
     description = json.loads(state.read_text())
     del description["own_sha256"], description["origin_steps"]
     state.write_text(json.dumps(description | {"own_sha256": digest_of(description)}))
-    assert (newest(run).step, newest(run).progressed.origin_steps) == (80, 0)
+    assert (newest(run).step, newest(run).progress.origin_steps) == (80, 0)
 
 
-def test_another_optimizer_begins_with_the_weights_alone_and_says_so(origin, grown, tmp_path, capsys):
+def test_another_optimizer_starts_with_the_weights_alone_and_says_so(origin, grown, tmp_path, capsys):
     options = ("--run.epochs", "1", "--optimizer.name", "sgd")
     begin_with(origin, tmp_path / "run", *grown, *options)
     printed = " ".join(capsys.readouterr().out.split())
     assert f"optimizer states from zero: {origin} was trained with adam." in printed
 
 
-def test_who_is_removed_is_unknown_unless_he_is_kept(origin, grown, tmp_path, capsys):
+def test_a_removed_user_is_unknown(origin, grown, tmp_path, capsys):
     dropped = begin_with(origin, tmp_path / "dropped", *grown, "--run.epochs", "1")
     assert f"--user {REMOVED_USER}: not among" in refusal(
         capsys, "recommend", str(dropped), "--user", str(REMOVED_USER)
     )
 
 
-def test_what_is_kept_is_served_as_before_though_the_earlier_run_is_gone(origin, grown, tmp_path, capsys):
+def test_retained_ids_are_served_as_before_though_the_earlier_run_is_gone(origin, grown, tmp_path, capsys):
     earlier = tmp_path / "earlier"
     shutil.copytree(origin, earlier)
     options = ("--run.removed", "keep", "--optimizer.learning_rate", "0.01", "--run.epochs", "3")
@@ -206,7 +206,7 @@ def test_what_is_kept_is_served_as_before_though_the_earlier_run_is_gone(origin,
         assert not torch.equal(vector(run, side, raw_id + 2), vector(origin, side, raw_id + 2))
 
 
-def test_kept_items_are_left_out_of_evaluated_lists(origin, grown, tmp_path, capsys):
+def test_retained_items_are_left_out_of_evaluated_lists(origin, grown, tmp_path, capsys):
     baselines = ("--evaluation.baselines", "popularity,random,item_knn,ease,low_rank")
     short = ("--run.epochs", "1", *baselines)
     figures = {}
@@ -230,7 +230,7 @@ def test_kept_items_are_left_out_of_evaluated_lists(origin, grown, tmp_path, cap
     assert REMOVED_ITEM in served
 
 
-def test_what_is_kept_is_kept_again_and_returns_with_its_vector(origin, grown, tmp_path, capsys):
+def test_retained_ids_are_retained_again_and_return_with_their_vectors(origin, grown, tmp_path, capsys):
     kept = begin_with(origin, tmp_path / "kept", *grown, "--run.epochs", "1", "--run.removed", "keep")
     again = begin_with(kept, tmp_path / "again", "--run.epochs", "1")  # removed: keep is the run's own
     assert report(again)["from"]["users"] == {"known": 23, "new": 0, "dropped": 0, "kept": 1}
@@ -242,7 +242,7 @@ def test_what_is_kept_is_kept_again_and_returns_with_its_vector(origin, grown, t
     assert not torch.equal(vector(back, "user", REMOVED_USER), vector(origin, "user", REMOVED_USER))
 
 
-def test_a_training_that_crashed_goes_on_without_the_earlier_run(origin, grown, tmp_path):
+def test_a_training_that_crashed_resumes_without_the_earlier_run(origin, grown, tmp_path):
     earlier = tmp_path / "earlier"
     shutil.copytree(origin, earlier)
     options = ("--run.removed", "keep", "--run.epochs", "2", "--run.save_every", "9")
@@ -256,7 +256,7 @@ def test_a_training_that_crashed_goes_on_without_the_earlier_run(origin, grown, 
     assert (again["model"], again["from"]) == (figures["model"], figures["from"])
 
 
-def test_a_part_that_the_earlier_run_was_trained_on_is_warned_of(origin, tmp_path, capsys):
+def test_a_warning_counts_held_out_interactions_that_the_earlier_run_was_trained_on(origin, tmp_path, capsys):
     (tmp_path / "data").mkdir()
     told = [pair for pair in TRAIN if pair[1] == 53]
     data = worlds.options(tmp_path / "data", [pair for pair in TRAIN if pair not in told], [*told, *WITHHELD])
@@ -278,7 +278,7 @@ def test_a_model_of_another_shape_is_refused_with_both_values(option, value, bef
     assert error.startswith(f"error: {option} {value}: {origin} has {before}")
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path, capsys):
     error = refusal(capsys, "train", "--from", str(tmp_path))
     assert error.startswith(f"error: --from {tmp_path}: no run folder")
     assert "--from: a run folder is needed" in refusal(capsys, "train", "--from")

@@ -10,10 +10,11 @@ import torch
 from tests import layouts
 from trainer.distributed.world import World, join_world
 from trainer.errors import CheckpointError
-from trainer.model.row_partitions import part_names
+from trainer.model.row_partitions import partition_names
 from trainer.model.towers import TwoTowers
 from trainer.runs.checkpoint import load, save
-from trainer.sharding.model_state import table_name, whole_state
+from trainer.sharding.model_state import copied, table_name, whole_state
+from trainer.sharding.private_api import ShardedTensor, sharded_tensor
 from trainer.sharding.table_values import fill_tables
 
 DIM, ROWS = 4, {"user": 25, "item": 6}
@@ -90,9 +91,33 @@ def test_what_is_written_into_the_state_is_in_the_model(world: World, cut: dict[
         shard.tensor.copy_(numbered("user", slice(first, first + shard.tensor.shape[0])))
     assert torch.equal(table(model, "user"), numbered("user", slice(0, ROWS["user"])))
     parts = model.state_dict()
-    names = part_names("user", ROWS["user"], cut["user"]) if cut else ["user"]
+    names = partition_names("user", ROWS["user"], cut["user"]) if cut else ["user"]
     own = [parts[KEYS["user"].replace("user", name)].local_shards()[0].tensor for name in names]
     assert torch.cat(own)[:, 0].tolist() == list(range(ROWS["user"]))
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_copy_of_a_gpus_shards_says_that_it_lies_in_memory(world: World, cut: dict[str, int]) -> None:
+    model = filled(cut)
+    state = whole_state(model)
+    entries = [entry for entry in state.values() if isinstance(entry, ShardedTensor)]
+    assert len(entries) == len(ROWS)
+    for entry in entries:  # as they are on a GPU, but for the tensors themselves
+        own = [each.metadata for each in entry.local_shards()]
+        for metadata in (*entry.metadata().shards_metadata, *own):
+            metadata.placement = torch.distributed._remote_device("rank:0/cuda:0")
+        with pytest.raises(ValueError, match="device=cuda:0, local shard tensor device=cpu"):
+            sharded_tensor(entry.local_shards(), entry.metadata())
+    before = {key: table(model, key).clone() for key in ROWS}
+    copies = copied(state)
+    for name, key in KEYS.items():
+        (metadata,) = {str(each.placement) for each in copies[key].metadata().shards_metadata}
+        assert metadata == "rank:0/cpu"
+        assert {str(each.metadata.placement) for each in copies[key].local_shards()} == {"rank:0/cpu"}
+        for own in state[key].local_shards():
+            own.tensor.zero_()
+        rows = [shard.tensor for shard in copies[key].local_shards()]
+        assert torch.equal(torch.cat(rows), before[name])
 
 
 def test_a_name_with_the_number_of_a_part_is_no_table_of_its_own() -> None:

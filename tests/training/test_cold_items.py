@@ -1,4 +1,4 @@
-"""Items without a training interaction: what they look up, and that attributes alone bring them to people."""
+"""Items without training interactions: what they look up, and that attributes alone rank them."""
 
 from pathlib import Path
 

@@ -68,11 +68,11 @@ def losses_of_both(folder, dim, epochs):
     dataset = open_dataset(folder)
     config = worlds.configured(dataset, "--config", str(ROOT / "configs" / "notebook.yaml"), *options)
     with join_world("cpu") as world:
-        parts = assemble(config, dataset, world)
-        source = make_batches(config, dataset, parts)
-        plain = Towers(table(parts.towers.query), table(parts.towers.candidate))
+        components = assemble(config, dataset, world)
+        source = make_batches(config, dataset, components)
+        plain = Towers(table(components.towers.query), table(components.towers.candidate))
         progress = LossesOfEpochs()
-        fit(config, dataset, parts, source, world, progress)
+        fit(config, dataset, components, source, world, progress)
     return progress.losses, plain_losses(plain, dataset.train, source, epochs)
 
 

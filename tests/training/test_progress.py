@@ -1,4 +1,4 @@
-"""What a training records of itself, also where it cannot be written."""
+"""Records of a training, also where they cannot be written."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from trainer.runs.run_folder import drop_later_records
 from trainer.training.progress import Progress
 
 
-def test_a_full_disk_is_said_once_and_figures_are_still_shown(tmp_path: Path, capsys) -> None:
+def test_a_full_disk_is_reported_once_and_figures_are_still_shown(tmp_path: Path, capsys) -> None:
     with Progress(tmp_path, 3, active=True, tensorboard=False) as progress:
         assert progress.file is not None
         progress.file.close()
@@ -23,7 +23,7 @@ def test_a_full_disk_is_said_once_and_figures_are_still_shown(tmp_path: Path, ca
     ]
 
 
-def test_steps_that_are_made_again_stand_once(tmp_path: Path) -> None:
+def test_steps_that_are_trained_again_are_recorded_once(tmp_path: Path) -> None:
     for start, steps, loss in ((0, (1, 2, 3), 9.0), (1, (2, 3, 4), 5.0)):
         drop_later_records(tmp_path, start)
         with Progress(tmp_path, 4, active=True, tensorboard=True, start=start) as progress:
@@ -36,7 +36,7 @@ def test_steps_that_are_made_again_stand_once(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in events.Scalars("loss")] == expected
 
 
-def test_a_line_that_was_cut_off_is_no_record(tmp_path: Path) -> None:
+def test_a_line_that_was_cut_off_is_not_a_record(tmp_path: Path) -> None:
     records = tmp_path / "metrics.jsonl"
     records.write_text('{"step": 1}\n{"step": 5}\n{"step": 2, "lo')
     drop_later_records(tmp_path, 4)

@@ -88,12 +88,12 @@ def losses_of_steps(
     """Mean loss of each step in a world of one; those after the first run inside the context `later`."""
     found = []
     with join_world("cpu") as world:
-        parts = assemble(config, dataset, world)
-        source, loss_of = make_batches(config, dataset, parts), make_loss(config.loss, world)
+        components = assemble(config, dataset, world)
+        source, loss_of = make_batches(config, dataset, components), make_loss(config.loss, world)
         for step in range(steps):
             batch, clip = source.make(step), config.optimizer.clip_gradients
             with later() if step else nullcontext():
-                loss = train_step(parts.model, parts.optimizer, batch, loss_of, world, clip)
+                loss = train_step(components.model, components.optimizer, batch, loss_of, world, clip)
             found.append(float(loss) / batch.rows)
     return found
 

@@ -1,7 +1,7 @@
-"""Choosing on a validation part: the search itself, and what it may and may not look at."""
+"""Tuning on validation splits: the search, and what it may look at."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,7 @@ def test_the_peak_at_an_end_and_on_a_plain_is_the_best_value_itself() -> None:
     assert peak({0.2: 0.7}) == 0.2
 
 
-def test_everything_open_is_chosen_and_the_figures_tell_why(tmp_path) -> None:
+def test_everything_open_is_chosen_by_the_best_figures(tmp_path) -> None:
     config, choice = chosen(tmp_path)
     assert choice is not None
     model = config.model
@@ -91,7 +91,7 @@ def test_everything_open_is_chosen_and_the_figures_tell_why(tmp_path) -> None:
         assert (model.low_rank_weight, model.low_rank_penalty) == (found.weight, best_of(choice.penalties))
 
 
-def test_the_closed_form_alone_tells_its_width_and_mixtures_its_weight(tmp_path) -> None:
+def test_the_closed_form_alone_decides_its_width_and_mixtures_its_weight(tmp_path) -> None:
     _, choice = chosen(tmp_path, "--model.temperature", "0.2")
     assert choice is not None
     assert list(choice.widths) == [16, 24, 32, 64]  # there are 120 items
@@ -123,7 +123,7 @@ def test_little_data_other_losses_and_a_switch_leave_fixed_values(tmp_path) -> N
         assert (config.model.temperature, config.model.low_rank) == (0.2, 0)
 
 
-def test_where_no_validation_part_can_be_cut_fixed_values_are_taken(tmp_path, monkeypatch) -> None:
+def test_where_no_validation_split_can_be_cut_fixed_values_are_taken(tmp_path, monkeypatch) -> None:
     # So small a share of each user's items is none of them.
     monkeypatch.setattr("trainer.training.tuning.VALIDATION_SIZE", 1e-9)
     config, choice = chosen(tmp_path, "--data.split", "per_user")
@@ -131,7 +131,7 @@ def test_where_no_validation_part_can_be_cut_fixed_values_are_taken(tmp_path, mo
     assert (config.model.temperature, config.model.low_rank) == (0.2, 0)
 
 
-def test_the_test_part_is_never_looked_at(tmp_path, monkeypatch) -> None:
+def test_the_test_split_is_never_looked_at(tmp_path, monkeypatch) -> None:
     held_out = Dataset.held_out
 
     def guarded(dataset: Dataset, split: str):
@@ -142,7 +142,7 @@ def test_the_test_part_is_never_looked_at(tmp_path, monkeypatch) -> None:
     assert chosen(tmp_path)[1] is not None
 
 
-def test_a_figure_is_the_mean_over_validation_parts_beside_one_test_part(tmp_path) -> None:
+def test_a_figure_is_the_mean_over_validation_splits(tmp_path) -> None:
     options = ("--model.temperature", "0.2", "--model.low_rank", "32", "--model.low_rank_penalty", "100")
     _, choice = chosen(tmp_path, *options)
     assert choice is not None
@@ -207,11 +207,11 @@ def test_a_single_cut_is_enough_for_the_temperature(tmp_path) -> None:
     assert alone.temperatures == everything.temperatures
 
 
-def test_a_given_validation_part_is_used_as_it_is(tmp_path) -> None:
+def test_a_given_validation_split_is_used_as_it_is(tmp_path) -> None:
     before, choice = opened(tmp_path, "--data.validation_size", "0.2")[0], None
     config, choice = chosen(tmp_path, "--data.validation_size", "0.2")
     assert choice is not None
-    assert replace(config, model=before.model) == before
+    assert asdict(replace(config, model=before.model)) == asdict(before)
     # The learned dims alone are the best trial itself.
     assert choice.mixtures[Mixture()] == pytest.approx(max(choice.temperatures.values()))
     prepared = [path for path in tmp_path.iterdir() if path.is_dir()]

@@ -1,4 +1,4 @@
-"""What one rank looks up, scores and compares in one step."""
+"""One rank's batch of one step: what it looks up and scores."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,23 +9,27 @@ from torchrec import KeyedJaggedTensor
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of one step: b rows and c candidates looked up, B rows and C candidates scored.
+    """One rank's share of one step: b rows and c candidates are looked up, B rows and C candidates scored.
 
     Attributes:
-        queries: query features, stride b.
-        candidates: candidate features, stride c: this rank's part of the candidate set, or, for losses on
-            values, the item of each row (c = b) where no set is gathered.
-        positives: (2, P) int64, row < B above candidate < C.
-        positive_counts: (B,) int64 positives of each row, on all ranks.
-        seen: (2, K) int64 pairs that are no negatives; holds all positives.
-        log_q: (C,) float32 natural log of the chance that a candidate is in the set, or None.
-        weights: (B,) float32 weight of each row's loss; 1 on average over all rows of an epoch.
-        values: (b,) float32 value of each row's interaction, or None.
-        query_counts: b of every rank, where the rows of all are scored, rank by rank; else empty, and B is b.
-        candidate_counts: c of every rank, where the candidates of all are scored; else empty, and C is c.
-        rows: rows of the step over all ranks.
-        interactions: interactions that the step learns from, over all ranks.
-        query_part, candidate_part: partition of cut tables in which all ids of a side are; None: in any.
+        queries: Query features, stride b.
+        candidates: Candidate features, stride c: this rank's share of the candidate set or, for pointwise
+            losses whose candidates are not gathered, the item of each row (c = b).
+        positives: Row above candidate, (2, P) int64, row < B and candidate < C.
+        positive_counts: Positives of each row on all ranks, (B,) int64; at least 1 unless the loss is
+            pointwise.
+        seen: Row above candidate of pairs that are no negatives, (2, K) int64; includes all positives.
+        log_q: Natural log of the chance that a candidate is in the set, (C,) float32, or None.
+        weights: Weight of each row's loss, (B,) float32; 1 on average over all rows of an epoch.
+        values: Value of each row's interaction, (b,) float32, or None.
+        query_counts: b of every rank if the rows of all ranks are scored, rank by rank; otherwise empty, and
+            B is b.
+        candidate_counts: c of every rank if the candidates of all ranks are scored; otherwise empty, and C
+            is c.
+        rows: Rows of the step over all ranks.
+        interactions: Interactions that the step learns from, over all ranks.
+        query_partition: Partition of row-partitioned tables that has all ids of the queries; None: any.
+        candidate_partition: The same of the candidates.
     """
 
     queries: KeyedJaggedTensor
@@ -40,11 +44,11 @@ class Batch:
     candidate_counts: list[int]
     rows: int
     interactions: int
-    query_part: int | None = None
-    candidate_part: int | None = None
+    query_partition: int | None = None
+    candidate_partition: int | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
+        """Return the batch on a device."""
         if device.type == "cpu":
             return self
         return self._with(
@@ -52,11 +56,11 @@ class Batch:
         )
 
     def pin_memory(self) -> "Batch":
-        """The batch in pinned memory, which a GPU reads while the CPU goes on."""
+        """Return the batch in pinned memory, from which copies to a GPU run in the background."""
         return self._with({name: value.pin_memory() for name, value in self._tensors().items()})
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Keep the memory until what is now queued on a stream, other than the one that made it, is done."""
+        """Keep the memory until work queued on another stream than the one that made the batch is done."""
         for value in self._tensors().values():
             value.record_stream(stream)
 

@@ -1,15 +1,20 @@
-"""Which items a training step scores, and how likely each was to be among them.
+"""Candidate sets: which items a training step scores, and how likely each was to be among them.
 
-A candidate set is made from the whole step's rows on every rank alike, so it is the same at any world size,
-and each rank looks up only its share of it.
+A set is made from the rows of the whole step on every rank alike, so that it is the same at any world size;
+each rank looks up its share of it.
 """
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-MARKED = 8
-"""Items for each row up to which marking those that are there takes less than sorting."""
+from trainer.batching import seeds
+
+CandidateKind: TypeAlias = Literal["catalogue", "in_batch", "sampled", "own"]
+"""All items with interactions, the step's positives, these and a sample, or each row's own item alone."""
+DENSE_ITEMS = 8
+"""Items per row up to which marking the items of a step takes less time than sorting them."""
 
 
 @dataclass(frozen=True)
@@ -17,103 +22,187 @@ class Candidates:
     """Items scored by every row of one step.
 
     Attributes:
-        items: (C,) int64 item rows, ascending, each once.
-        log_q: (C,) float32 natural log of the chance that the item is in the set; None: all are certain.
-        places: (N,) position of every item in the set, -1 of those that are not in it; None: to be searched.
+        items: Item rows, ascending and distinct, (C,) int64.
+        log_q: Natural log of the chance that the item is in the set, (C,) float32; None: all are certain.
+        by_item: Position of every item in the set, (N,), -1 for those outside it; None: `items` is searched.
     """
 
     items: np.ndarray
     log_q: np.ndarray | None
-    places: np.ndarray | None = None
+    by_item: np.ndarray | None = None
 
     def positions(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of `items` in the set, and which of them are in it: two arrays of the same length.
+        """Return the positions of `items` in the set, and which of them are in it.
 
-        The position of an item that is not in it has no meaning.
+        The position of an item outside the set has no meaning.
         """
-        if self.places is not None:
-            positions = self.places[items]
+        if self.by_item is not None:
+            positions = self.by_item[items]
             return positions, positions >= 0
         positions = np.searchsorted(self.items, items)
         positions[positions == len(self.items)] = 0
         return positions, self.items[positions] == items
 
 
-def catalogue(holders: np.ndarray) -> Candidates:
-    """Every item that a training row holds: others, never a positive, would only be pushed down.
+class CandidateSets:
+    """Make the candidate set of every step.
 
-    Args: holders: (N,) training rows that hold the item.
+    Attributes:
+        draw_chances: Chance of each item in one draw of `sampled`, (N,); their sum is 1.
+        cumulative_chances: Running sum of `draw_chances`, (N,).
     """
-    return _marked(holders > 0)
+
+    def __init__(
+        self,
+        kind: CandidateKind,
+        item_rows: np.ndarray,
+        row_count: int,
+        *,
+        samples: int,
+        popularity_power: float,
+        seed: int,
+    ) -> None:
+        """Compute what all steps share.
+
+        Args:
+            kind: Kind of the sets.
+            item_rows: Training rows that contain each item, (N,).
+            row_count: Training rows.
+            samples: Draws of `sampled`.
+            popularity_power: See `trainer.batching.sampler.BatchPlan`.
+            seed: Seed of the training.
+        """
+        self._item_rows, self._row_count, self._samples, self._seed = item_rows, row_count, samples, seed
+        self._make = {
+            "catalogue": self._make_catalogue,
+            "in_batch": self._make_in_batch,
+            "sampled": self._make_sampled,
+            "own": self._make_own,
+        }[kind]
+        if kind == "catalogue":
+            self._catalogue = catalogue(item_rows)
+        if kind == "sampled":
+            # An item that is never a positive would only be pushed down.
+            weights = np.where(item_rows > 0, item_rows.astype(np.float64) ** popularity_power, 0)
+            self.draw_chances = weights / weights.sum()
+            self.cumulative_chances = np.cumsum(self.draw_chances)
+
+    def of_step(self, step: int, rows: int, items: np.ndarray) -> Candidates:
+        """Return the set of a step.
+
+        Args:
+            step: Number of the step.
+            rows: Rows of the step over all ranks.
+            items: Positives of all of them.
+        """
+        return self._make(step, rows, items)
+
+    def _make_catalogue(self, step: int, rows: int, items: np.ndarray) -> Candidates:
+        return self._catalogue
+
+    def _make_in_batch(self, step: int, rows: int, items: np.ndarray) -> Candidates:
+        return in_batch(items, self._item_rows, rows, self._row_count)
+
+    def _make_sampled(self, step: int, rows: int, items: np.ndarray) -> Candidates:
+        return sampled(
+            items,
+            self._item_rows,
+            rows,
+            self._row_count,
+            draw_chances=self.draw_chances,
+            cumulative_chances=self.cumulative_chances,
+            draws=self._samples,
+            generator=seeds.generator(seeds.CANDIDATES, self._seed, step),
+        )
+
+    def _make_own(self, step: int, rows: int, items: np.ndarray) -> Candidates:
+        return own_items(items, len(self._item_rows))
 
 
-def of_rows(items: np.ndarray, item_count: int) -> Candidates:
-    """The items of a step's rows, for losses that score no others.
-
-    Args: items: (rows,) over all ranks.
-    """
-    if item_count > MARKED * len(items):
-        return Candidates(np.unique(items), None)
-    held = np.zeros(item_count, bool)
-    held[items] = True
-    return _marked(held)
-
-
-def _marked(held: np.ndarray) -> Candidates:
-    """The items that are marked in (N,) booleans."""
-    return Candidates(np.flatnonzero(held), None, np.where(held, np.cumsum(held) - 1, -1))
-
-
-def in_batch(positives: np.ndarray, holders: np.ndarray, rows: int, row_count: int) -> Candidates:
-    """The step's own positives (Yi et al., RecSys 2019).
+def catalogue(item_rows: np.ndarray) -> Candidates:
+    """Return every item that has a training row; the others, never a positive, would only be pushed down.
 
     Args:
-        positives: (P,) int64 items of all rows of the step, over all ranks.
-        holders: (N,) training rows that hold the item.
-        rows: rows of the step.
-        row_count: training rows in all, of which a step takes `rows` different ones.
+        item_rows: Training rows that contain each item, (N,).
+    """
+    return _marked(item_rows > 0)
+
+
+def own_items(items: np.ndarray, item_count: int) -> Candidates:
+    """Return the items of a step's rows, for losses that score no others.
+
+    Args:
+        items: Item of each row of the step over all ranks.
+        item_count: Items of the catalogue.
+    """
+    if item_count > DENSE_ITEMS * len(items):
+        return Candidates(np.unique(items), None)
+    present = np.zeros(item_count, bool)
+    present[items] = True
+    return _marked(present)
+
+
+def in_batch(positives: np.ndarray, item_rows: np.ndarray, rows: int, row_count: int) -> Candidates:
+    """Return the step's own positives (Yi et al., RecSys 2019).
+
+    Args:
+        positives: Items of all rows of the step over all ranks, (P,) int64.
+        item_rows: Training rows that contain each item, (N,).
+        rows: Rows of the step.
+        row_count: Training rows, of which a step takes `rows` different ones.
     """
     items = np.unique(positives)
-    return Candidates(items, _log_chance(_log_absent_from_rows(holders[items], rows, row_count)))
+    return Candidates(items, _log_chance(_log_absent_from_rows(item_rows[items], rows, row_count)))
 
 
 def sampled(
     positives: np.ndarray,
-    holders: np.ndarray,
+    item_rows: np.ndarray,
     rows: int,
     row_count: int,
-    draw_share: np.ndarray,
-    summed_share: np.ndarray,
+    *,
+    draw_chances: np.ndarray,
+    cumulative_chances: np.ndarray,
     draws: int,
     generator: np.random.Generator,
 ) -> Candidates:
-    """The step's own positives and a sample that all rows share.
+    """Return the step's own positives and a sample that all rows share.
 
     Args:
-        positives, holders, rows, row_count: as in `in_batch`.
-        draw_share: (N,) chance of each item in one draw; its sum is 1.
-        summed_share: (N,) running sum of `draw_share`, which is the same at every step.
-        draws: items drawn, with replacement.
-        generator: of the step, the same on every rank.
+        positives: As in `in_batch`.
+        item_rows: As in `in_batch`.
+        rows: As in `in_batch`.
+        row_count: As in `in_batch`.
+        draw_chances: Chance of each item in one draw, (N,); their sum is 1.
+        cumulative_chances: Running sum of `draw_chances`, (N,).
+        draws: Items drawn, with replacement.
+        generator: Generator of the step, the same on every rank.
     """
-    # Inverse transform sampling: `Generator.choice` would sum all chances anew at every step. Rounding may
-    # leave their sum below 1, and beyond it lies no item but perhaps one that cannot be drawn.
-    drawn = np.searchsorted(summed_share, generator.random(draws) * summed_share[-1], side="right")
+    # Inverse transform sampling, since `Generator.choice` would sum all chances anew in every step. Rounding
+    # may leave their sum below 1; scaled by it, no draw lies beyond the last item that can be drawn.
+    drawn = np.searchsorted(
+        cumulative_chances, generator.random(draws) * cumulative_chances[-1], side="right"
+    )
     items = np.union1d(positives, drawn)
-    absent_from_rows = _log_absent_from_rows(holders[items], rows, row_count)
+    absent_from_rows = _log_absent_from_rows(item_rows[items], rows, row_count)
     with np.errstate(divide="ignore"):
-        absent_from_draws = draws * np.log1p(-draw_share[items])
+        absent_from_draws = draws * np.log1p(-draw_chances[items])
     return Candidates(items, _log_chance(absent_from_rows + absent_from_draws))
 
 
-def _log_absent_from_rows(holders: np.ndarray, rows: int, row_count: int) -> np.ndarray:
-    """Log of the chance that none of an item's rows is among the different rows of a step.
+def _marked(present: np.ndarray) -> Candidates:
+    """Return the items that are marked in (N,) booleans."""
+    return Candidates(np.flatnonzero(present), None, np.where(present, np.cumsum(present) - 1, -1))
 
-    It is the product of 1 - larger / (row_count - i) for i < smaller, where `smaller` and `larger` are the
-    item's rows and the step's in order of size (hypergeometric); all factors are taken at the middle i, which
+
+def _log_absent_from_rows(item_rows: np.ndarray, rows: int, row_count: int) -> np.ndarray:
+    """Return the log of the chance that none of an item's rows is among the different rows of a step.
+
+    It is the product of 1 - larger / (row_count - i) over i < smaller (hypergeometric), where `smaller` and
+    `larger` are the item's rows and the step's in order of size. All factors are taken at the middle i, which
     is exact for one row and for a step of all rows.
     """
-    smaller, larger = np.minimum(holders, rows), np.maximum(holders, rows)
+    smaller, larger = np.minimum(item_rows, rows), np.maximum(item_rows, rows)
     taken = larger / (row_count - np.maximum(smaller - 1, 0) / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(smaller, smaller * np.log1p(-np.minimum(taken, 1)), 0.0)

@@ -1,4 +1,4 @@
-"""What the towers look up for a row of users or of items, as TorchRec takes it."""
+"""Features of users and items that the towers look up, as TorchRec takes them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,19 +17,19 @@ from trainer.dataset.dataset import Dataset
 from trainer.errors import CheckpointError, ConfigError
 
 Inputs: TypeAlias = Mapping[str, np.ndarray | Ragged]
-"""Features of one side by table: (rows,) one id a row, or a bag of codes a row."""
+"""Features of one tower by table: one id a row, (rows,), or a bag of codes a row."""
 
 USER = "user"
-"""Table of user ids."""
+"""Name of the table of user ids."""
 USER_HISTORY = "user_history"
-"""Table of the items that a user has, with a row an item."""
+"""Name of the table for histories, with a row an item."""
 
 
 def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, history: bool = False) -> Inputs:
-    """Query features: the user's id, the training items, then attributes; each named after its table.
+    """Return the query features: the user's id, the training items, then attributes; by table.
 
-    A user without training interactions looks up the row that is reserved for unknown users, and no items,
-    unless he is kept from an earlier run.
+    A user without training interactions looks up the row reserved for unknown users and has an empty
+    history, unless they are retained from an earlier run.
     """
     rows, items = np.arange(dataset.user_count + 1, dtype=np.int32), dataset.history()
     rows[dataset.train_by_user().lengths() == 0] = dataset.user_count
@@ -39,10 +39,10 @@ def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, his
 
 
 def item_inputs(dataset: Dataset, features: Sequence[str], bias: bool) -> Inputs:
-    """Candidate features: the item's id, then attributes, then the id once more for the bias table.
+    """Return the candidate features: the item's id, then attributes, then the id again for the bias table.
 
-    An item without training interactions looks up row `item_count`, which is reserved for such items: what
-    tells them apart is their attributes. Those that are kept from an earlier run have their own.
+    An item without training interactions looks up row `item_count`, which is reserved for such items: only
+    attributes tell them apart. Items retained from an earlier run have rows of their own.
     """
     name, ids = dataset.item_name, np.arange(dataset.item_count, dtype=np.int32)
     ids[np.bincount(dataset.train.items, minlength=dataset.item_count) == 0] = dataset.item_count
@@ -52,7 +52,7 @@ def item_inputs(dataset: Dataset, features: Sequence[str], bias: bool) -> Inputs
 
 
 def table_rows(dataset: Dataset, inputs: Inputs) -> dict[str, int]:
-    """Rows of the table of each feature of one side, the reserved ones included."""
+    """Return the number of rows of each feature's table, including reserved ones."""
     name = dataset.item_name
     rows = {f"user_{feature.name}": feature.size for feature in dataset.user_features.values()}
     rows |= {f"{name}_{feature.name}": feature.size for feature in dataset.item_features.values()}
@@ -64,19 +64,21 @@ def table_rows(dataset: Dataset, inputs: Inputs) -> dict[str, int]:
 def keyed_jagged(
     inputs: Inputs, rows: np.ndarray, instead: Mapping[str, Bags] | None = None
 ) -> KeyedJaggedTensor:
-    """Features of the given rows as TorchRec takes them.
+    """Return the features of the given rows as TorchRec takes them.
 
     Args:
-        inputs: by feature, one id a row, or bags of codes by row.
-        rows: (b,) integer row numbers.
-        instead: bags of these very rows that stand in for those of `inputs`, by feature.
-    Returns: stride b, keys in the order of `inputs`.
+        inputs: Features of all rows.
+        rows: Row numbers, (b,) integers.
+        instead: Bags of these b rows that replace those of `inputs`, by feature.
+
+    Returns:
+        Features of stride b, keys in the order of `inputs`.
     """
-    given, ones = instead or {}, np.ones(len(rows), np.int32)
+    instead, ones = instead or {}, np.ones(len(rows), np.int32)
     bags = []
     for table, column in inputs.items():
-        if table in given:
-            bags.append(given[table])
+        if table in instead:
+            bags.append(instead[table])
         else:
             bags.append(column.take(rows) if isinstance(column, Ragged) else (ones, column[rows]))
     return KeyedJaggedTensor(
@@ -90,7 +92,7 @@ def keyed_jagged(
 
 
 def save_inputs(path: Path, inputs: Inputs) -> None:
-    """Write the features of one side into a `.npz` file."""
+    """Write the features of one tower to a `.npz` file."""
     arrays: dict[str, np.ndarray] = {}
     for table, column in inputs.items():
         if isinstance(column, Ragged):
@@ -102,9 +104,10 @@ def save_inputs(path: Path, inputs: Inputs) -> None:
 
 
 def open_inputs(path: Path) -> Inputs:
-    """Features that `save_inputs` wrote.
+    """Read features that `save_inputs` wrote.
 
-    Raises: CheckpointError if the file is missing or damaged.
+    Raises:
+        CheckpointError: If the file is missing or damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -121,13 +124,14 @@ def open_inputs(path: Path) -> Inputs:
 
 
 TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
-"""Attributes whose tables would be named like others."""
+"""Attributes whose tables would have the name of another one."""
 
 
 def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
-    """Features of the query and of the candidate tower.
+    """Return the features of the query tower and of the candidate tower.
 
-    Raises: ConfigError for an attribute that the data set does not have, or that cannot name a table.
+    Raises:
+        ConfigError: If the data set lacks an attribute, or one cannot name a table.
     """
     for side, wanted, present in (
         ("user", config.model.user_features, dataset.user_features),

@@ -28,9 +28,9 @@ def run(arguments: list[str], heading: str = "") -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="device of every rank")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    from trainer.training.run_evaluation import measure_run
+    from trainer.training.run_evaluation import evaluate
 
-    text = measure_run(
+    text = evaluate(
         options.run,
         options.split,
         options.seen,

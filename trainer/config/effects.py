@@ -8,10 +8,12 @@ back.
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
+from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
 
-RANKING = ("softmax", "bpr")
+RANKING = losses_where(lambda spec: not spec.pointwise)
+"""Losses that score candidates, for error messages."""
 ADAM = ("adam", "adam_fused")
 
 
@@ -38,8 +40,12 @@ def _is_random(config: Config) -> bool:
     return data.split in ("random", "per_user")
 
 
+def _scores_candidates(config: Config) -> bool:
+    return not loss_spec(config.loss.name).pointwise
+
+
 def _draws_candidates(config: Config) -> bool:
-    return config.loss.name in RANKING and config.loss.candidates in ("auto", "sampled")
+    return _scores_candidates(config) and config.loss.candidates in ("auto", "sampled")
 
 
 def _has_dense_parameters(config: Config) -> bool:
@@ -120,22 +126,26 @@ EFFECTS = (
     ),
     Effect(
         ("loss.candidates",),
-        lambda config: config.loss.name in RANKING,
-        "--loss.name softmax or bpr, which score candidates",
+        _scores_candidates,
+        f"--loss.name {RANKING}, which score candidates",
     ),
     Effect(
         ("loss.samples", "loss.popularity_power"),
         _draws_candidates,
-        "--loss.candidates sampled and --loss.name softmax or bpr",
+        f"--loss.candidates sampled and --loss.name {RANKING}",
     ),
     Effect(
         ("loss.logq",),
-        lambda config: config.loss.name in RANKING and config.loss.candidates != "catalogue",
-        "--loss.candidates in_batch or sampled and --loss.name softmax or bpr",
+        lambda config: _scores_candidates(config) and config.loss.candidates != "catalogue",
+        f"--loss.candidates in_batch or sampled and --loss.name {RANKING}",
     ),
-    Effect(("loss.mask_known",), lambda config: config.loss.name in RANKING, "--loss.name softmax or bpr"),
+    Effect(("loss.mask_known",), _scores_candidates, f"--loss.name {RANKING}"),
     Effect(("loss.user_weight_power",), lambda config: config.batches.rows == "user", "--batches.rows user"),
-    Effect(("loss.positive_value",), lambda config: config.loss.name == "bce", "--loss.name bce"),
+    Effect(
+        ("loss.positive_value",),
+        lambda config: loss_spec(config.loss.name).binary_values,
+        f"--loss.name {losses_where(lambda spec: spec.binary_values)}",
+    ),
     Effect(
         ("optimizer.betas",), lambda config: config.optimizer.name in ("auto", *ADAM), "--optimizer.name adam"
     ),
@@ -176,7 +186,7 @@ ALWAYS = frozenset(
         *("evaluation.chunk", "evaluation.sharded"),
         *("run.dir", "run.seed", "run.epochs", "run.log_every", "run.evaluate_every", "run.patience"),
         *("run.save_every", "run.choose", "run.keep_best", "run.origin", "run.removed", "run.tensorboard"),
-        *("device", "backend", "timeout"),
+        *("device", "deterministic", "backend", "timeout"),
     ]
 )
 """Options that have an effect in any training, or that `trainer.config.validation` refuses otherwise."""

@@ -43,7 +43,7 @@ class ResolvedLossConfig(LossConfig):
 class ResolvedOptimizerConfig(OptimizerConfig):
     """An optimizer with its learning rate."""
 
-    name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"]
+    name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "adam_fused"]
     learning_rate: float
 
 

@@ -23,7 +23,7 @@ MAY_CHANGE = (
     "batches.ahead",
     "model.precision",
 )
-MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "backend", "timeout")
+MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "deterministic", "backend", "timeout")
 RUNS, LAUNCH = Path("runs"), ".launch"
 PATHS = ("root", "cache", "interactions", "held_out", "users", "items")
 SHAPE = (

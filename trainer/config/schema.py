@@ -153,8 +153,9 @@ class LossConfig:
 class OptimizerConfig:
     """How tables and dense layers are updated."""
 
-    name: Literal["auto", "rowwise_adagrad", "adagrad", "sgd", "adam"] = "auto"
-    """Optimizer of the tables; `auto` is `adam` while float32 and small (64 MiB), else `rowwise_adagrad`."""
+    name: Literal["auto", "rowwise_adagrad", "adagrad", "sgd", "adam", "adam_fused"] = "auto"
+    """Optimizer of the tables; `auto` is `adam` while float32 and small (64 MiB), else `rowwise_adagrad`.
+    `adam` updates all rows in every step; `adam_fused`, on CUDA alone, those that are looked up."""
     learning_rate: float | None = None
     """Peak learning rate of the tables; by default by the optimizer."""
     table_learning_rates: dict[str, float] = field(default_factory=dict)
@@ -164,7 +165,7 @@ class OptimizerConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     """How much of its mean gradient, and of its mean squared one, `adam` keeps in a step (0 to below 1)."""
     weight_decay: float = 0.0
-    """L2 penalty on all rows of the tables; fused kernels have none (`adam` on CPU is dense)."""
+    """L2 penalty on all rows of the tables; fused kernels have none (`adam` is dense)."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Course of the learning rates after the warm-up; `linear` and `cosine` end at zero."""
     clip_gradients: float | None = None
@@ -195,7 +196,7 @@ class ShardingConfig:
     ranks: dict[str, list[int]] = field(default_factory=dict)
     """Ranks that hold a table's shards, in turn, by table; by default the planner's choice."""
     uvm_caching: bool = False
-    """Tables that a GPU cannot hold may live in its host's memory behind a cache (CUDA alone)."""
+    """Tables that a GPU cannot hold may live in its host's memory behind a cache (CUDA, fused kernels)."""
     communication: Literal["float32", "float16", "bfloat16"] = "float32"
     """Type of the pooled vectors and gradients that ranks exchange; nothing to one rank and to copies."""
     lookup: Literal["auto", "torchrec"] = "auto"
@@ -276,6 +277,8 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of every rank; `auto` takes CUDA where there is a GPU for each local rank."""
+    deterministic: bool = False
+    """Repeat a training to the last bit on CUDA too: on the same GPUs, ranks and versions, but slower."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Collectives of the process group; `auto` takes NCCL on CUDA and gloo on CPU."""
     timeout: float = 1800.0

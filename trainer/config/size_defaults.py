@@ -18,6 +18,7 @@ LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
     "adam": (0.004, {}),
+    "adam_fused": (0.004, {}),
     "rowwise_adagrad": (0.1, {"item": 0.2, "item_bias": 0.01}),
     "adagrad": (0.05, {"item": 0.1, "item_bias": 0.005}),
     "sgd": (0.05, {"item": 0.1, "item_bias": 0.005}),
@@ -102,7 +103,7 @@ def _optimizer(config: Config, dim: int, rows: int) -> OptimizerConfig:
     given = config.optimizer
     # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.
     small = rows * dim <= DENSE_VALUES and config.batches.rows == "user"
-    # On CPU Adam has a dense kernel alone, which trains float32 alone.
+    # Adam has a dense kernel, which trains float32 alone.
     kinds = {config.sharding.kind, *config.sharding.tables.values()} - {"auto"}
     dense = all("dense" in sharding_kind(kind).kernels for kind in kinds)
     dense = dense and config.model.table_dtype == "float32"

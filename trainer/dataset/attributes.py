@@ -22,11 +22,11 @@ class Ragged:
     values: np.ndarray
 
     def lengths(self) -> np.ndarray:
-        """Values in each row, (rows,) int64."""
+        """Return values in each row, (rows,) int64."""
         return np.diff(self.offsets)
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Lengths (len(rows),) int64 and concatenated values (sum of lengths,) int32 of the given rows."""
+        """Return lengths (n,) int64 and concatenated values (sum of lengths,) int32 of n rows."""
         starts = self.offsets[rows]
         lengths = self.offsets[np.asarray(rows) + 1] - starts
         before = np.cumsum(lengths) - lengths
@@ -39,9 +39,9 @@ class Feature:
     """One attribute of users or of items.
 
     Attributes:
-        name: its column.
+        name: Its column.
         categories: (size - 1,) integers or strings, what the codes stand for.
-        bags: category codes of each user or item row; a single-valued attribute has bags of one.
+        bags: Category codes of each user or item row; a single-valued attribute has bags of one.
     """
 
     name: str
@@ -55,13 +55,18 @@ class Feature:
 
 
 def align(ids: pa.Array, table: pa.Table, id_column: str) -> pa.Table:
-    """The attribute row of each id, all null where the table has none; other rows of the table are dropped.
+    """Return the attribute row of each id, all null where the table has none.
 
     Args:
         ids: (n,) int64 or string; a null stands for an id outside the vocabulary.
-        table: attributes with a column `id_column`; ids of another type than `ids` are compared as text.
-    Returns: n rows.
-    Raises: DataError if an id stands in the table twice.
+        table: Attributes; other rows than those of `ids` are dropped.
+        id_column: Its column of ids; those of another type than `ids` are compared as text.
+
+    Returns:
+        A table of n rows.
+
+    Raises:
+        DataError: An id is in the table twice.
     """
     keys = table[id_column].combine_chunks()
     counts = pc.value_counts(keys)
@@ -81,8 +86,11 @@ def categorise(name: str, column: pa.ChunkedArray) -> Feature | None:
     A null, in place of a row or within a list, is the unknown category; an empty list is an empty bag.
 
     Args:
-        column: integers or strings (one category a row), or lists of them (a bag of categories).
-    Returns: the feature, or None if the column is of another type (a float is no category).
+        name: Name of the attribute.
+        column: Integers or strings (one category a row), or lists of them (a bag of categories).
+
+    Returns:
+        The feature, or None if the column is of another type (a float is no category).
     """
     array = column.combine_chunks()
     is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)

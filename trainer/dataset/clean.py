@@ -13,10 +13,13 @@ from trainer.errors import DataError
 def clean(
     encoded: Encoded, name: str, min_value: float | None, k_core: int
 ) -> tuple[np.ndarray, dict[str, int | float | str]]:
-    """Which rows stay, and how many each rule dropped: `min_value`, then duplicates, then `k_core`.
+    """Return which rows stay, and how many each rule dropped: `min_value`, then duplicates, then `k_core`.
 
-    Returns: (n,) bool, and the counts `below_min_value`, `duplicates` and `outside_k_core`.
-    Raises: DataError if nothing stays, or there is a `min_value` and no values.
+    Returns:
+        (n,) bool, and the counts `below_min_value`, `duplicates` and `outside_k_core`.
+
+    Raises:
+        DataError: Nothing stays, or there is a `min_value` and no values.
     """
     stays = np.ones(len(encoded), bool)
     report: dict[str, int | float | str] = {}

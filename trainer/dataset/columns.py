@@ -1,6 +1,6 @@
-"""Columns of interactions on disk, read a block of rows at a time, and put together by user.
+"""Columns of interactions on disk, read a block of rows at a time, and grouped by user.
 
-Nothing here is mapped: whatever was touched of a map counts as memory of the process until it is closed.
+Nothing here is memory-mapped: the pages of a map that were touched count as memory of the process.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,13 +29,13 @@ class Stored:
         return self.rows
 
     def read(self, first: int = 0, last: int | None = None) -> np.ndarray:
-        """The values of rows `first` to below `last`."""
+        """Return the values of rows `first` to below `last`."""
         count = (self.rows if last is None else last) - first
         start = self.offset + first * np.dtype(self.dtype).itemsize
         return np.fromfile(self.path, self.dtype, count, offset=start)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The values of the given rows, which ascend."""
+        """Return the values of the given rows, which ascend."""
         taken = np.empty(len(rows), self.dtype)
         for block, values in blocks(self):
             first, last = np.searchsorted(rows, [block.start, block.stop])
@@ -52,7 +52,7 @@ def blocks(*columns: Stored) -> Iterator[tuple]:
 
 @contextmanager
 def saved(path: Path, dtype: type[np.generic], rows: int) -> Iterator[BinaryIO]:
-    """An open file that takes so many values, which numpy then loads as one array."""
+    """Open a file for `rows` values, which numpy can then load as one array."""
     header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows,)}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -60,7 +60,7 @@ def saved(path: Path, dtype: type[np.generic], rows: int) -> Iterator[BinaryIO]:
 
 
 def stored(path: Path) -> Stored:
-    """The column that was saved as a one-dimensional array."""
+    """Return the column that was saved as a one-dimensional array."""
     with path.open("rb") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
@@ -73,9 +73,11 @@ def write_items_by_user(
     """Save the items of each user, ascending, as `storage.write_ragged` does.
 
     Args:
-        parts: columns of users and of items, int32, in any order.
-        user_rows: rows of the result; users without items have empty ones.
-        item_count: more than any item.
+        folder: Folder of the arrays.
+        name: Beginning of their names.
+        parts: Columns of users and of items, int32, in any order.
+        user_rows: Rows of the result; users without items have empty ones.
+        item_count: More than any item.
     """
     counts = np.zeros(user_rows, np.int64)
     for users, _ in parts:
@@ -98,15 +100,15 @@ def write_items_by_user(
 def grouped_by_user(
     rows: Iterable[tuple[np.ndarray, ...]], counts: np.ndarray, folder: Path
 ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-    """Rows of consecutive users, about GROUP_ROWS at a time: the first of the users, and the columns.
+    """Return rows of consecutive users, about GROUP_ROWS at a time: the first of the users, and the columns.
 
     Rows keep their order within a group. Where there is more than one group, rows are sorted into a file a
     group, so that each is read and written once.
 
     Args:
-        rows: columns of a block of rows, the column of users first.
-        counts: rows of each user.
-        folder: where such files may lie for a while.
+        rows: Columns of a block of rows, the column of users first.
+        counts: Rows of each user.
+        folder: Folder for such files.
     """
     ends = np.cumsum(counts)
     if not ends[-1]:

@@ -54,18 +54,24 @@ class Dataset:
     """A prepared data set; see `prepare`.
 
     Attributes:
-        folder: of the prepared form; `key` is the hash in its name.
-        name: of the data set; `item_name`: what an item is called, e.g. `movie`.
-        user_count: users in the vocabulary; row `user_count` is reserved for unknown users.
-        item_count: the catalogue: every item of any part.
-        train, validation, test: the parts; validation may be empty.
-        user_ids, item_ids: raw ids (int64 or string) in row order: by first appearance.
+        folder: Folder of the prepared data.
+        key: Hash of source and settings, in the folder's name.
+        name: Name of the data set.
+        item_name: What an item is called, e.g. `movie`.
+        user_count: Users in the vocabulary; row `user_count` is reserved for unknown users.
+        item_count: The catalogue: every item of any part.
+        train: Training interactions.
+        validation: Validation interactions; there may be none.
+        test: Test interactions.
+        user_ids: Raw ids of users (int64 or string) in row order: by first appearance.
+        item_ids: Raw ids of items, likewise.
         titles: (item_count,) strings, null where unknown, or None.
-        user_features: by name; `user_count + 1` rows, the last one unknown.
-        item_features: by name; `item_count` rows.
-        report: what was read, dropped and kept.
-        kept_users, kept_items: (n,) int64 rows that look up vectors of their own and are not in the training
-            part; see `trainer.runs.retained_ids`.
+        user_features: Attributes by name; `user_count + 1` rows, the last one unknown.
+        item_features: Attributes by name; `item_count` rows.
+        report: What was read, dropped and kept.
+        kept_users: (n,) int64 rows that have vectors of their own without training interactions; see
+            `trainer.runs.retained_ids`.
+        kept_items: The same for items.
     """
 
     folder: Path
@@ -96,14 +102,15 @@ class Dataset:
         return self._by_user("train")
 
     def seen(self, split: str) -> Ragged:
-        """Items a user had before `split`: for `test` training and validation, otherwise training alone.
+        """Return the items of each user before `split`: training items, for `test` validation items too.
 
-        Returns: `user_count + 1` rows, item rows ascending within a user; the last row is empty.
+        Returns:
+            `user_count + 1` rows, item rows ascending within a user; the last row is empty.
         """
         return self._by_user("known" if split == "test" else "train")
 
     def history(self) -> Ragged:
-        """Items that the towers look up for a user: training items; of one who is kept, what he had then."""
+        """Return the items of each user's history: training items, of a retained user those of then."""
         return self._by_user("history")
 
     def _by_user(self, name: str) -> Ragged:
@@ -111,7 +118,7 @@ class Dataset:
         return storage.map_ragged(self.folder, f"by_user_{name if own else 'train'}")
 
     def held_out(self, split: str) -> Ragged:
-        """Items of `split` by user, of the same shape as `seen`."""
+        """Return the items of `split` by user, of the same shape as `seen`."""
         return storage.map_ragged(self.folder, f"by_user_{split}")
 
     def user_row(self, raw_id: str | int) -> int | None:
@@ -137,7 +144,7 @@ def prepare(
     split_seed: int,
     validation_seed: int | None = None,
 ) -> Path:
-    """The folder of the prepared data set, made if it is not there or not whole.
+    """Return the folder of the prepared data set, made if it is not there or not whole.
 
     Interactions are cleaned in this order: values below `min_value` are dropped; of a (user, item) pair that
     stands several times the latest row stays (see `split.last_of_each_pair`); then the `k_core` is taken. The
@@ -147,12 +154,20 @@ def prepare(
     out (see `features.categorise`).
 
     Args:
-        make_source: called only if the source has to be read.
-        source_key: what decides the content of the source: paths, sizes, modification times, options.
-        cache: folder of prepared data sets; processes that prepare the same one at once wait for the first.
-        name: of the data set; begins the name of the folder.
-        validation_seed: of the validation part alone, by default `split_seed`.
-    Raises: DataError if the settings do not suit the source or leave nothing.
+        make_source: Called only if the source has to be read.
+        source_key: What decides the content of the source: paths, sizes, modification times, options.
+        cache: Folder of prepared data sets; processes that prepare the same one at once wait for the first.
+        name: Name of the data set, with which that of the folder begins.
+        min_value: Smallest value of a positive; None: all are.
+        k_core: Least interactions of a user and of an item.
+        split: Rule of the split.
+        test_size: Share of the test split.
+        validation_size: Share of the validation split; 0: none.
+        split_seed: Seed of both.
+        validation_seed: Seed of the validation split alone, by default `split_seed`.
+
+    Raises:
+        DataError: The settings do not suit the source or leave nothing.
     """
     check_split(split, test_size, validation_size, split_seed)
     settings: dict[str, Any] = {"min_value": min_value, "k_core": k_core, "split": split}
@@ -181,7 +196,8 @@ def prepare(
 def open_dataset(folder: Path) -> Dataset:
     """Memory-map a prepared data set.
 
-    Raises: DataError if a file of it is missing or truncated.
+    Raises:
+        DataError: A file of it is missing or truncated.
     """
     meta = storage.read_meta(folder, "Prepare it anew: start the same command again")
     user_ids, _ = storage.map_ids(folder, "user")

@@ -23,9 +23,9 @@ class Encoded:
     """All interactions of a source, the training file's first.
 
     Attributes:
-        columns: by name of COLUMNS, n rows each; `user_id` and `item_id` are rows of `ids`.
-        ids: raw ids by column, in order of first appearance.
-        training_rows: rows of the training file; the others are held out.
+        columns: By name of COLUMNS, n rows each; `user_id` and `item_id` are rows of `ids`.
+        ids: Raw ids by column, in order of first appearance.
+        training_rows: Rows of the training file; the others are held out.
     """
 
     columns: dict[str, Stored]
@@ -36,7 +36,7 @@ class Encoded:
         return len(self.columns["user_id"])
 
     def counts(self, column: str, stays: np.ndarray) -> np.ndarray:
-        """Rows that stay of each user or item."""
+        """Return rows that stay of each user or item."""
         found = np.zeros(len(self.ids[column]), np.int64)
         for rows, ids in blocks(self.columns[column]):
             kept = ids if stays[rows].all() else ids[stays[rows]]
@@ -47,8 +47,9 @@ class Encoded:
 def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
     """Stream the interactions of a source into one file a column.
 
-    Raises: DataError if there are none, a column has nulls or values that are not finite, or the columns or
-    their types change from one batch or file to another.
+    Raises:
+        DataError: There are none, a column has nulls or values that are not finite, or columns or types
+            change from one batch or file to another.
     """
     known = {"user_id": _Ids(), "item_id": _Ids()}
     rows = training_rows = 0
@@ -85,7 +86,7 @@ class _Ids:
         self.list: np.ndarray | None = np.zeros(1 << 12, np.int32)  # number + 1 of each id, 0: not met
 
     def number(self, column: pa.ChunkedArray) -> np.ndarray:
-        """The number of each id of `column`, (n,) int32; those that are new are added."""
+        """Return the number of each id of `column`, (n,) int32; those that are new are added."""
         if self.list is not None and self._can_be_listed(column):
             return np.concatenate([self._listed(chunk.to_numpy()) for chunk in column.chunks])
         self.list = None
@@ -96,7 +97,7 @@ class _Ids:
         return np.concatenate([chunk.indices.to_numpy() for chunk in encoded.slice(len(seen)).chunks])
 
     def all(self) -> pa.Array:
-        """All ids in the order of their numbers."""
+        """Return all ids in the order of their numbers."""
         self.parts = [pa.concat_arrays(self.parts)]
         return self.parts[0]
 
@@ -125,7 +126,7 @@ class _Ids:
 
 
 def _rounds(source: SourceTables, name: str) -> Iterator[tuple[bool, pa.Table]]:
-    """Whether held out, and a table of about ROUND_ROWS rows, with the known columns alone."""
+    """Return whether held out, and a table of about ROUND_ROWS rows, with the known columns alone."""
     first: pa.Schema | None = None
     for held_out, batches in ((False, source.interactions), (True, source.held_out or ())):
         pending: list[pa.RecordBatch] = []

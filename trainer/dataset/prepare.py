@@ -17,9 +17,12 @@ from trainer.sources.schema import SourceTables
 def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
     """Folder of the prepared form, made where it is not there yet.
 
-    Args: validation_seed: of the validation part alone, by default `data.split_seed`.
+    Args:
+        data: Data section of the configuration.
+        validation_seed: Seed of the validation split alone, by default `data.split_seed`.
 
-    Raises: DataError for data that are missing or cannot be read.
+    Raises:
+        DataError: Data are missing or cannot be read.
     """
     make_source, key = _source(data)
     return prepare(
@@ -45,7 +48,7 @@ def cache_folder(cache: str | None) -> Path:
 
 
 def _source(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
-    """How to read the raw data, and what identifies them."""
+    """Return how to read the raw data, and what identifies them."""
     if data.name == "synthetic":
         size = (data.synthetic_users, data.synthetic_items, data.synthetic_interactions, data.synthetic_seed)
         return lambda: _synthesised(*size), {"synthetic": size}
@@ -71,7 +74,7 @@ def _movielens(name: str, folder: Path, bad_rows: Literal["error", "skip"]) -> S
 
 
 def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
-    """The same for tables of the user's own."""
+    """Return the same for tables of the user's own."""
     paths = {
         option: Path(path)
         for option in ("interactions", "held_out", "users", "items")

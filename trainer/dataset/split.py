@@ -17,9 +17,10 @@ MARKED = 24
 
 
 def repeated_pairs(pairs: np.ndarray) -> np.ndarray:
-    """Rows whose pair stands several times, ascending.
+    """Return rows whose pair stands several times, ascending.
 
-    Args: pairs: (n,) int64 from 0 up, equal where user and item are.
+    Args:
+        pairs: (n,) int64 from 0 up, equal where user and item are.
     """
     largest = int(pairs.max(initial=0))
     if largest < MARKED * len(pairs):
@@ -43,7 +44,7 @@ def repeated_pairs(pairs: np.ndarray) -> np.ndarray:
 
 
 def last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray | None, held_out: np.ndarray) -> np.ndarray:
-    """Which rows stay when each (user, item) pair may stand once.
+    """Return which rows stay when each (user, item) pair may stand once.
 
     Of the rows of a pair a held-out one stays rather than a training one, then the one with the largest
     timestamp, then the last in file order.
@@ -52,7 +53,9 @@ def last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray | None, held_out
         pairs: (n,) int64, equal where user and item are.
         timestamps: (n,) int64 seconds, or None.
         held_out: (n,) bool, whether the row comes from the held-out file.
-    Returns: (n,) bool.
+
+    Returns:
+        (n,) bool.
     """
     stays = np.ones(len(pairs), bool)
     keys = (pairs,) if timestamps is None else (timestamps, held_out, pairs)
@@ -63,13 +66,16 @@ def last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray | None, held_out
 
 
 def core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
-    """Which rows stay when users and items with fewer than `k` rows are dropped until none has fewer.
+    """Return which rows stay when users and items with fewer than `k` rows are dropped until none has fewer.
 
     Args:
         users: (n,) int32.
         items: (n,) int32.
-        k: rows that a user or an item has at least; below 2 every row stays.
-    Returns: (n,) bool.
+        k: Rows that a user or an item has at least; below 2 every row stays.
+
+    Returns:
+        (n,) bool.
+
     Source: the k-core of a bipartite graph (Seidman, Social Networks 1983).
     """
     stays = np.ones(len(users), bool)
@@ -84,13 +90,15 @@ def core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
 
 
 def random_rows(count: int, share: float, seed: int) -> np.ndarray:
-    """A random `share` of rows, rounded up: the very rows of scikit-learn's `train_test_split`.
+    """Return a random `share` of rows, rounded up: the very rows of scikit-learn's `train_test_split`.
 
     Args:
-        count: rows.
+        count: Number of rows.
         share: 0 to 1.
         seed: `random_state` there, 0 to 2**32 - 1.
-    Returns: (count,) bool.
+
+    Returns:
+        (count,) bool.
     """
     rows = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)  # half of what permutation() takes
     np.random.RandomState(seed).shuffle(rows)
@@ -100,12 +108,14 @@ def random_rows(count: int, share: float, seed: int) -> np.ndarray:
 
 
 def last_of_each_user(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
-    """The latest row of every user with at least two; of rows of one second the last in file order.
+    """Return the latest row of every user with at least two; of rows of one second the last in file order.
 
     Args:
         users: (n,) int32, n > 0.
         timestamps: (n,) int64 seconds.
-    Returns: (n,) bool.
+
+    Returns:
+        (n,) bool.
     """
     counts = np.bincount(users)
     latest = np.full(len(counts), np.iinfo(np.int64).min)
@@ -119,12 +129,14 @@ def last_of_each_user(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
 
 
 def latest_rows(timestamps: np.ndarray, share: float) -> np.ndarray:
-    """The latest `share` of rows, rounded up; of rows of one second the last in file order.
+    """Return the latest `share` of rows, rounded up; of rows of one second the last in file order.
 
     Args:
         timestamps: (n,) int64 seconds.
         share: 0 to 1.
-    Returns: (n,) bool.
+
+    Returns:
+        (n,) bool.
     """
     count = len(timestamps)
     chosen = np.zeros(count, bool)
@@ -133,13 +145,15 @@ def latest_rows(timestamps: np.ndarray, share: float) -> np.ndarray:
 
 
 def share_of_each_user(users: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """A random `share` of each user's rows, to the nearest whole number (halves up), but never all of them.
+    """Return a random `share` of each user's rows, to the nearest whole number, but never all of them.
 
     Args:
         users: (n,) int32.
         share: 0 to 1.
-        seed: of the draw.
-    Returns: (n,) bool.
+        seed: Seed of the draw.
+
+    Returns:
+        (n,) bool.
     """
     draws = np.random.default_rng(seed).integers(0, 2**32, len(users), dtype=np.uint32)
     order = np.argsort(users.astype(np.int64) << 32 | draws, kind="stable")
@@ -156,7 +170,8 @@ def share_of_each_user(users: np.ndarray, share: float, seed: int) -> np.ndarray
 def check_split(rule: Rule, test_size: float, validation_size: float, seed: int) -> None:
     """Refuse sizes and seeds that cannot be used, before anything is read.
 
-    Raises: DataError naming the option.
+    Raises:
+        DataError: One cannot be used; the message names the option.
     """
     if rule not in ("leave_last_out", "given") and not 0 < test_size < 1:
         raise DataError(f"--data.test_size is {test_size}, expected a share between 0 and 1, e.g. 0.2")
@@ -178,21 +193,26 @@ def split_rows(
     seed: int,
     validation_seed: int | None = None,
 ) -> np.ndarray:
-    """The part of each row: TRAIN, VALIDATION or TEST.
+    """Return the part of each row: TRAIN, VALIDATION or TEST.
 
     Validation is cut from the training part by the same rule, under `given` at random; with a
     `validation_size` of 0 there is none. `leave_last_out` needs no more of a size than that.
 
     Args:
+        rule: How the test split is chosen.
         users: (n,) int32, n > 0.
         timestamps: (n,) int64 seconds, or None.
         held_out: (n,) bool, the test part of the rule `given`.
-        test_size: share of rows, 0 to 1.
-        validation_size: share of the remaining rows, 0 to 1.
-        seed: of the rules `random` and `per_user`.
-        validation_seed: the same of the validation part alone, by default `seed`.
-    Returns: (n,) int8.
-    Raises: DataError where the rule needs timestamps and there are none, or a part would be empty.
+        test_size: Share of rows, 0 to 1.
+        validation_size: Share of the remaining rows, 0 to 1.
+        seed: Seed of the rules `random` and `per_user`.
+        validation_seed: The same for the validation split alone, by default `seed`.
+
+    Returns:
+        (n,) int8.
+
+    Raises:
+        DataError: The rule needs timestamps and there are none, or a part would be empty.
     """
     check_split(rule, test_size, validation_size, seed)
     if rule in ("leave_last_out", "temporal") and timestamps is None:

@@ -19,7 +19,7 @@ FORMAT = 3  # of the files; part of a prepared data set's key, so that one in an
 
 @contextmanager
 def published(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` which takes its place when the block ends and goes when it fails.
+    """Give a temporary folder that takes the place of `folder`, or is removed if the block fails.
 
     What an earlier process left half-written under the temporary name is removed. The caller sees to it that
     one process at a time publishes `folder`.
@@ -44,9 +44,10 @@ def write_meta(folder: Path, meta: dict) -> None:
 
 
 def read_meta(folder: Path, remedy: str) -> dict:
-    """What `write_meta` was given.
+    """Return what `write_meta` was given.
 
-    Raises: DataError ending in `remedy` if the folder is not whole.
+    Raises:
+        DataError: The folder is not whole; the message ends with `remedy`.
     """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -64,7 +65,7 @@ def read_meta(folder: Path, remedy: str) -> dict:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether all files are there in full."""
+    """Return whether all files are there in full."""
     try:
         read_meta(folder, "")
     except DataError:
@@ -73,7 +74,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def map_array(folder: Path, name: str) -> np.ndarray | None:
-    """The array that was saved as `name`.npy, memory-mapped and read-only, or None if there is none."""
+    """Return the array saved as `name`.npy, memory-mapped and read-only, or None if there is none."""
     path = folder / f"{name}.npy"
     # A plain view of the map: arithmetic on numpy's memmap class is slower.
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) if path.exists() else None
@@ -92,7 +93,7 @@ def write_ragged(folder: Path, name: str, ragged: Ragged) -> None:
 
 
 def map_ragged(folder: Path, name: str) -> Ragged:
-    """What `write_ragged` saved, memory-mapped."""
+    """Return what `write_ragged` saved, memory-mapped."""
     offsets, values = map_array(folder, f"{name}_offsets"), map_array(folder, f"{name}_values")
     assert offsets is not None
     assert values is not None
@@ -115,7 +116,7 @@ def write_column(folder: Path, name: str, values: pa.Array) -> None:
 
 
 def map_column(folder: Path, name: str) -> pa.Array:
-    """What `write_column` saved, memory-mapped."""
+    """Return what `write_column` saved, memory-mapped."""
     return pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).get_batch(0).column("value")
 
 

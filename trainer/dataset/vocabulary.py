@@ -18,11 +18,13 @@ class Vocabulary:
     """What recommending needs to know of a data set, without the data set.
 
     Attributes:
-        user_ids, item_ids: raw ids (int64 or string) in row order.
+        user_ids: Raw ids of users (int64 or string) in row order.
+        item_ids: Raw ids of items, likewise.
         titles: (items,) strings, null where unknown, or None.
-        item_name: what an item is called, e.g. `movie`.
-        seen: items of each user before the test part (users + 1 rows, the last one empty).
-        user_categories, item_categories: of each attribute, in the order of its codes, by name.
+        item_name: What an item is called, e.g. `movie`.
+        seen: Items of each user before the test part (users + 1 rows, the last one empty).
+        user_categories: Categories of each user attribute, in the order of its codes, by name.
+        item_categories: The same for items.
     """
 
     user_ids: pa.Array
@@ -65,7 +67,8 @@ def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
 def open_vocabulary(folder: Path) -> Vocabulary:
     """Memory-map the vocabulary that `copy_vocabulary` wrote into `folder`.
 
-    Raises: DataError if a file of it is missing or truncated.
+    Raises:
+        DataError: A file of it is missing or truncated.
     """
     target = folder / FOLDER
     meta = storage.read_meta(target, "Train the run anew, into another folder")

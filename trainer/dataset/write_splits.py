@@ -1,4 +1,4 @@
-"""Encoded interactions -> the part that each belongs to, and the files of each part."""
+"""Encoded interactions -> the split of each, and the files of each split."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +12,7 @@ from trainer.dataset.split import PARTS, Rule, split_rows
 
 
 def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dict) -> np.ndarray:
-    """The part of every row, (n,) int8, -1 where it was dropped."""
+    """Return the split of every row, (n,) int8, -1 where it was dropped."""
     held_out = np.zeros(len(stays), bool)
     held_out[encoded.training_rows :] = True
     whole = bool(stays.all())
@@ -42,7 +42,7 @@ def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dic
 
 
 def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Write the columns of each part and its items by user; returns the remaining ids of users and items."""
+    """Write the columns of each split and its items by user; return the remaining ids of users and items."""
     ids, rows_of = {}, {}
     for column in ("user_id", "item_id"):
         used = encoded.counts(column, parts >= 0) > 0

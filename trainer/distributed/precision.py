@@ -1,6 +1,6 @@
-"""In what precision a step multiplies matrices: those of the dense layers, and the scores of all candidates.
+"""Precision of matrix products in a training step: those of the dense layers, and candidate scores.
 
-Weights, optimizer states and whatever is summed up stay float32, and an evaluation knows nothing of it.
+Weights, optimizer states and sums stay float32, and an evaluation is not affected.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,12 @@ from trainer.errors import ConfigError
 def check_precision(precision: str, device: str) -> None:
     """Refuse a precision that the device does not have.
 
-    Raises: ConfigError naming those that it has.
+    Args:
+        precision: `float32`, `tf32` or `bfloat16`.
+        device: Type of the device, `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: naming those that it has.
     """
     if precision == "tf32" and device == "cpu":
         raise ConfigError(
@@ -24,7 +29,7 @@ def check_precision(precision: str, device: str) -> None:
 
 
 @contextmanager
-def products_in(precision: str) -> Iterator[None]:
+def matmul_precision(precision: str) -> Iterator[None]:
     """Let a GPU round the factors of float32 products to 10 bits if the precision is `tf32`."""
     if precision != "tf32":
         yield
@@ -37,6 +42,6 @@ def products_in(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def forward_in(precision: str, device: torch.device) -> torch.autocast:
-    """Products of a forward pass in bfloat16 if that is the precision; the backward pass follows it."""
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Compute products of a forward pass in bfloat16 if that is the precision; the backward pass follows."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -54,34 +54,36 @@ class World:
         return self.rank == 0
 
     def share(self, count: int, rank: int | None = None) -> slice:
-        """The contiguous part of `count` rows that belongs to `rank` (this one by default)."""
+        """Return the contiguous share of `count` rows that belongs to `rank` (this one by default)."""
         rank = self.rank if rank is None else rank
         return slice(count * rank // self.size, count * (rank + 1) // self.size)
 
     def shares(self, count: int) -> list[int]:
-        """Lengths of every rank's part of `count` rows."""
-        parts = [self.share(count, rank) for rank in range(self.size)]
-        return [part.stop - part.start for part in parts]
+        """Return the length of every rank's share of `count` rows."""
+        shares = [self.share(count, rank) for rank in range(self.size)]
+        return [share.stop - share.start for share in shares]
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """Sum of `value` over all ranks, on every rank."""
+        """Return the sum of `value` over all ranks, on every rank."""
         total = value.clone()
         dist.all_reduce(total)
         return total
 
     def smallest(self, value: torch.Tensor) -> torch.Tensor:
-        """Least of `value` over all ranks, on every rank."""
+        """Return the least `value` of all ranks, on every rank."""
         least = value.clone()
         dist.all_reduce(least, dist.ReduceOp.MIN)
         return least
 
     def gather_rows(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
-        """Rows of all ranks, one rank's after another's, on every rank; differentiable.
+        """Return the rows of all ranks, one rank's after another's, on every rank; differentiable.
 
         Args:
             rows: (counts[rank], D) float32.
-            counts: rows of every rank.
-        Returns: (sum(counts), D). Its gradient is summed over ranks.
+            counts: Number of rows of every rank.
+
+        Returns:
+            (sum(counts), D). Its gradient is summed over ranks.
         """
         if self.size == 1:
             return rows
@@ -109,11 +111,11 @@ class World:
         return self.buffers.of(size)
 
     def gather_to_first(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor | None:
-        """Rows of all ranks, one rank's after another's, on rank 0; None elsewhere.
+        """Return the rows of all ranks, one rank's after another's, on rank 0; None elsewhere.
 
         Args:
             rows: (counts[rank], ...).
-            counts: rows of every rank.
+            counts: Number of rows of every rank.
         """
         if self.size == 1:
             return rows
@@ -206,11 +208,15 @@ def _padded(rows: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def choose_device(device: str, local_rank: int, local_size: int) -> torch.device:
-    """Device of a rank.
+    """Return the device of a rank.
 
     Args:
         device: `cpu`, `cuda`, or `auto`, which takes CUDA where every local rank has a GPU of its own.
-    Raises: ConfigError if `cuda` is asked for and there are fewer GPUs than local ranks.
+        local_rank: Number of the rank among those of its host.
+        local_size: Number of ranks of the host.
+
+    Raises:
+        ConfigError: if `cuda` is asked for and there are fewer GPUs than local ranks.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cuda" and gpus < local_size:
@@ -270,7 +276,8 @@ def join_world(device: str = "auto", backend: str = "auto", timeout_seconds: flo
 def _joined(world: World, backend: str) -> World:
     """Make the process groups of a world, together with all other ranks."""
     on_gpu = world.device.type == "cuda"
-    set_up_nccl()
+    if on_gpu:
+        set_up_nccl()
     dist.init_process_group(
         f"cpu:gloo,cuda:{'gloo' if backend == 'gloo' else 'nccl'}" if on_gpu else "gloo",
         store=_store(world.rank, world.size, world.local_size, world.timeout),

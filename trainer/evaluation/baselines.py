@@ -22,7 +22,7 @@ from trainer.evaluation.item_item import (
     training_matrix,
 )
 from trainer.evaluation.topk import ItemLists, owners, top_k
-from trainer.model.edlae import kept_towers
+from trainer.model.edlae import cached_towers
 
 Ranker: TypeAlias = Callable[[np.ndarray, ItemLists], Tensor]
 """From user rows (B,) and the items to exclude for each to ranked item rows (B, k), -1 for no item."""
@@ -105,7 +105,7 @@ def low_rank_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
     """Make a ranker by the closed-form two-tower, see `trainer.model.edlae`."""
     count = dataset.evaluated_items
     history = training_matrix(dataset.train_by_user(), count)
-    table, vectors = kept_towers(dataset, min(LOW_RANK, count))
+    table, vectors = cached_towers(dataset, min(LOW_RANK, count))
     items = torch.from_numpy(vectors[:count].copy())
     return lambda rows, exclude: top_k(torch.from_numpy(history[rows] @ table[:count]), items, k, exclude)[1]
 

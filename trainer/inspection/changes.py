@@ -73,7 +73,7 @@ def make_change(scenario: Scenario, edits: Edits, world_size: int | None = None)
     """
     size = world_size or scenario.cluster.world_size
     if _is_slow(scenario, edits, size):
-        raise ConfigError("so many shards are not tried")
+        raise ConfigError("too many shards to try")
     optimizer = scenario.config.optimizer.name
     asked = _edited(scenario.asked, edits)
     config = without_gaps(asked, scenario.data_size)
@@ -161,7 +161,7 @@ def _resized(scenario: Scenario, world_size: int) -> tuple[Cluster, list[str]]:
 
 
 def _is_slow(scenario: Scenario, edits: Edits, world_size: int) -> bool:
-    """Return whether there would be more shards than can be planned in some seconds."""
+    """Return whether there would be more shards than can be planned in a few seconds."""
     tables = len(table_values(scenario.config, scenario.workload))
     counts = Counter(value for key, value in edits.items() if key.startswith("sharding.tables."))
     kind = edits.get("sharding.kind")

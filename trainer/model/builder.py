@@ -1,4 +1,4 @@
-"""The closed-form dims beside the learned ones: their towers, and what these look up."""
+"""Builders of the learned and the closed-form towers, and the features of the latter."""
 
 from collections.abc import Mapping
 
@@ -11,15 +11,16 @@ from trainer.dataset.dataset import Dataset
 from trainer.model.towers import TwoTowers
 
 HISTORY = "user_low_rank"
+"""Name of the closed-form table for histories."""
 
 
 def item_table(dataset_item_name: str) -> str:
-    """Name of the table of closed-form item vectors."""
+    """Return the name of the table of closed-form item vectors."""
     return f"{dataset_item_name}_low_rank"
 
 
 def closed_inputs(dataset: Dataset) -> tuple[Inputs, Inputs]:
-    """What the closed-form towers look up: the items of a user's training history, and the item itself."""
+    """Return the features of the closed-form towers: a user's training items, and the item itself."""
     return (
         {HISTORY: dataset.history()},
         {item_table(dataset.item_name): np.arange(dataset.item_count, dtype=np.int32)},
@@ -33,7 +34,7 @@ def make_closed_towers(
     partitions: Mapping[str, int] | None = None,
     table_dtype: str = "float32",
 ) -> TwoTowers:
-    """Towers of a history table and an item table, scored by their dot product."""
+    """Make towers of a history table and an item table, scored by their dot product."""
     users, items = {HISTORY: item_count}, {item_table(item_name): item_count}
     return TwoTowers(users, items, rank, similarity="dot", partitions=partitions, table_dtype=table_dtype)
 
@@ -46,11 +47,17 @@ def make_towers(
     partitions: Mapping[str, int] | None = None,
     table_dtype: str | None = None,
 ) -> TwoTowers:
-    """Towers without values in their tables, whose rows are given by name.
+    """Make the learned towers, without values in their tables.
 
-    Args: table_dtype: None: as the configuration has it.
+    Args:
+        config: Configuration of the training.
+        user_tables: Rows of each user feature's table.
+        item_tables: Rows of each item feature's table.
+        item_name: What the data set calls its items.
+        partitions: Number of row partitions of each partitioned table.
+        table_dtype: Type of table values; None: the configured one.
     """
-    torch.manual_seed(config.run.seed)  # of the dense layers
+    torch.manual_seed(config.run.seed)  # initial weights of the dense layers
     model = config.model
     return TwoTowers(
         dict(user_tables),

@@ -1,4 +1,4 @@
-"""Towers with what they take in: the parts whose vectors, side by side, rank the catalogue."""
+"""Pairs of towers with their features; their concatenated vectors rank the catalogue."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from trainer.model.fold_in import fold_in
 from trainer.model.towers import TwoTowers
 
 Histories = tuple[torch.Tensor, torch.Tensor]
-"""Items of each of B people: lengths (B,) and the concatenated item rows (total,), both integers."""
+"""Items of each of B people: lengths, (B,), and the concatenated item rows, both integers."""
 
 
 @dataclass(frozen=True)
 class TowerPair:
-    """One pair of towers and the features of its two sides; sharded, on every rank alike, or whole."""
+    """One query and candidate tower with their features; sharded on all ranks, or whole."""
 
     towers: TwoTowers
     user_inputs: Inputs
@@ -27,7 +27,7 @@ class TowerPair:
 
 
 class CombinedTowers(nn.Module):
-    """Learned towers, which training alone calls, and perhaps closed-form ones, sharded by the same plan."""
+    """The learned towers, and the closed-form ones if there are any, so that one plan shards both."""
 
     def __init__(self, learned: TwoTowers, closed: TwoTowers | None = None) -> None:
         super().__init__()
@@ -38,18 +38,18 @@ class CombinedTowers(nn.Module):
         self,
         queries: KeyedJaggedTensor,
         candidates: KeyedJaggedTensor,
-        query_part: int | None = None,
-        candidate_part: int | None = None,
+        query_partition: int | None = None,
+        candidate_partition: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Query and candidate vectors of the learned towers; see `TwoTowers`."""
-        return self.learned(queries, candidates, query_part, candidate_part)
+        """Return query and candidate vectors of the learned towers, the trained ones; see `TwoTowers`."""
+        return self.learned(queries, candidates, query_partition, candidate_partition)
 
 
 def query_vectors(tower_pairs: Sequence[TowerPair], rows: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Query vectors of the users in `rows`, (len(rows), sum of the parts' widths)."""
+    """Return the query vectors of the users in `rows`, (len(rows), sum of the towers' widths)."""
     with torch.no_grad():
         return torch.cat(
-            [part.towers.queries(keyed_jagged(part.user_inputs, rows).to(device)) for part in tower_pairs],
+            [pair.towers.queries(keyed_jagged(pair.user_inputs, rows).to(device)) for pair in tower_pairs],
             dim=1,
         )
 
@@ -57,10 +57,10 @@ def query_vectors(tower_pairs: Sequence[TowerPair], rows: np.ndarray, device: to
 def candidate_vectors(
     tower_pairs: Sequence[TowerPair], rows: np.ndarray, device: torch.device
 ) -> torch.Tensor:
-    """Candidate vectors of the items in `rows`, (len(rows), sum of the parts' widths)."""
+    """Return the candidate vectors of the items in `rows`, (len(rows), sum of the towers' widths)."""
     with torch.no_grad():
         return torch.cat(
-            [part.towers.candidates(keyed_jagged(part.item_inputs, rows).to(device)) for part in tower_pairs],
+            [pair.towers.candidates(keyed_jagged(pair.item_inputs, rows).to(device)) for pair in tower_pairs],
             dim=1,
         )
 
@@ -68,15 +68,15 @@ def candidate_vectors(
 def query_from_history(
     tower_pairs: Sequence[TowerPair], histories: Histories, item_vectors: torch.Tensor
 ) -> torch.Tensor:
-    """Query vectors of people by what they have alone, (B, sum of the parts' widths).
+    """Return query vectors of people of whom only a history is known, (B, sum of the towers' widths).
 
-    Towers with a table of histories look up any. Where the learned ones have a row for each user alone, which
-    somebody new does not have, his vector is fitted.
+    Towers with a table for histories look it up. If the learned ones have user ids alone, a new person has no
+    row there, and their vector is fitted instead.
 
     Args:
-        served: whole, on the device of `item_vectors`; the learned towers first.
-        histories: items of each of B people, no item twice for the same person; none: nothing is known.
-        item_vectors: (items, sum of the parts' widths) of the catalogue, as `candidate_vectors` gives them.
+        tower_pairs: Whole towers on the device of `item_vectors`, the learned ones first.
+        histories: Items of each of B people, distinct for each; they may be none.
+        item_vectors: Vectors of the catalogue, as `candidate_vectors` returns them.
     """
     learned, *closed = tower_pairs
     lengths, items = (each.cpu().numpy() for each in histories)
@@ -87,22 +87,22 @@ def query_from_history(
         candidates = item_vectors[:, : learned.towers.output_dim].detach().cpu().numpy()
         bias = learned.towers.candidate.bias_table is not None
         first = torch.from_numpy(fold_in(own, candidates, learned.towers.unit, bias)).to(device)
-    others = [_look_up(part, next(iter(part.user_inputs)), own, device) for part in closed]
+    others = [_look_up(pair, next(iter(pair.user_inputs)), own, device) for pair in closed]
     return torch.cat([first, *others], dim=1)
 
 
-def _look_up(part: TowerPair, table: str, histories: Ragged, device: torch.device) -> torch.Tensor:
-    """Query vectors of people of whom nothing but the history in `table` is known."""
+def _look_up(pair: TowerPair, table: str, histories: Ragged, device: torch.device) -> torch.Tensor:
+    """Return query vectors of people of whom only the history in `table` is known."""
     given: dict[str, np.ndarray | Ragged] = {table: histories}
     count = len(histories.offsets) - 1
-    for name in part.user_inputs.keys() - given.keys():
-        given[name] = _unknown(part.user_inputs[name], count)
-    inputs = {name: given[name] for name in part.user_inputs}  # in the order of the tables
-    return query_vectors([TowerPair(part.towers, inputs, part.item_inputs)], np.arange(count), device)
+    for name in pair.user_inputs.keys() - given.keys():
+        given[name] = _unknown(pair.user_inputs[name], count)
+    inputs = {name: given[name] for name in pair.user_inputs}  # in the order of the tables
+    return query_vectors([TowerPair(pair.towers, inputs, pair.item_inputs)], np.arange(count), device)
 
 
 def _unknown(column: np.ndarray | Ragged, count: int) -> np.ndarray | Ragged:
-    """The last row, that of unknown users, so many times."""
+    """Repeat the last row, that of unknown users, `count` times."""
     if not isinstance(column, Ragged):
         return np.repeat(column[-1:], count)
     lengths, values = column.take(np.full(count, len(column.offsets) - 2))

@@ -1,7 +1,7 @@
-"""Tables whose rows are cut into several tables, so that more ranks can hold them on every backend.
+"""Row partitions: a table cut by rows into several, so that more ranks can hold it on every backend.
 
-A partition is a table of consecutive rows. An id has an entry in one partition's bag and none in the others',
-so the partitions' pooled vectors add up to the whole table's.
+A partition is a table of consecutive rows. An id is in the bag of one partition and in no other's, so that
+the pooled vectors of the partitions add up to that of the whole table.
 """
 
 from collections.abc import Mapping
@@ -10,44 +10,48 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 MARK = ":"
-"""Between a table's name and the number of its partition; no table's own name holds it."""
+"""Separates a table's name from the number of a partition; no table's own name contains it."""
 
 
-def partition_sizes(rows: int, parts: int) -> list[int]:
-    """Rows of each partition: equal ones but for the last, and as many as have a row."""
-    block = -(-rows // parts)
+def partition_sizes(rows: int, count: int) -> list[int]:
+    """Return the rows of each of at most `count` partitions: equal but for the last, and none empty."""
+    block = -(-rows // count)
     return [min(block, rows - start) for start in range(0, rows, block)]
 
 
-def part_names(table: str, rows: int, parts: int) -> dict[str, int]:
-    """Names and rows of a table's partitions."""
-    return {f"{table}{MARK}{number}": size for number, size in enumerate(partition_sizes(rows, parts))}
+def partition_names(table: str, rows: int, count: int) -> dict[str, int]:
+    """Return the rows of each of a table's partitions, by name."""
+    return {f"{table}{MARK}{number}": size for number, size in enumerate(partition_sizes(rows, count))}
 
 
 def whole_table(name: str) -> str:
-    """The table that a partition is of; of any other table the table itself."""
+    """Return the table to which a partition belongs; for a table that is not partitioned, itself."""
     return name.partition(MARK)[0]
 
 
-def part_number(name: str) -> int:
-    """The number of a partition; 0 for a table that is whole."""
+def partition_number(name: str) -> int:
+    """Return the number of a partition; 0 for a table that is not partitioned."""
     return int(name.partition(MARK)[2] or 0)
 
 
-def within_part(
-    inputs: KeyedJaggedTensor, blocks: Mapping[str, tuple[int, int]], part: int
+def within_partition(
+    inputs: KeyedJaggedTensor, blocks: Mapping[str, tuple[int, int]], number: int
 ) -> KeyedJaggedTensor:
-    """Features that ask for one partition alone of all cut tables, its ids from 0; others as they are.
+    """Return features that look up one partition of every partitioned table, with ids from 0.
 
     Args:
-        inputs, blocks: as there.
-        part: number of the partition.
+        inputs: Features; those of partitioned tables have ids of that partition alone.
+        blocks: Number of partitions and rows of the first one, by partitioned feature.
+        number: Number of the partition.
+
+    Returns:
+        Features of the same stride; those of other tables unchanged.
     """
-    keys, values, places = [], [], inputs.offset_per_key()
-    for number, key in enumerate(inputs.keys()):
-        ids = inputs.values()[places[number] : places[number + 1]]
-        keys.append(f"{key}{MARK}{part}" if key in blocks else key)
-        values.append(ids - part * blocks[key][1] if key in blocks else ids)
+    keys, values, offsets = [], [], inputs.offset_per_key()
+    for place, key in enumerate(inputs.keys()):
+        ids = inputs.values()[offsets[place] : offsets[place + 1]]
+        keys.append(f"{key}{MARK}{number}" if key in blocks else key)
+        values.append(ids - number * blocks[key][1] if key in blocks else ids)
     return KeyedJaggedTensor(
         keys=keys,
         values=values[0] if len(values) == 1 else torch.cat(values),
@@ -58,12 +62,14 @@ def within_part(
 
 
 def split_by_rows(inputs: KeyedJaggedTensor, blocks: Mapping[str, tuple[int, int]]) -> KeyedJaggedTensor:
-    """Features of cut tables as one feature a partition, each with ids from 0; others as they are.
+    """Split each feature of a partitioned table into one feature a partition, with ids from 0.
 
     Args:
-        inputs: stride B.
-        blocks: number of partitions and rows of the first one, by feature.
-    Returns: stride B; a feature's partitions stand in its place, in order.
+        inputs: Features of any table.
+        blocks: Number of partitions and rows of the first one, by partitioned feature.
+
+    Returns:
+        Features of the same stride; the partitions of a feature take its place, in order.
     """
     keys, lengths, values = [], [], []
     for key in inputs.keys():  # noqa: SIM118 - no mapping
@@ -73,17 +79,17 @@ def split_by_rows(inputs: KeyedJaggedTensor, blocks: Mapping[str, tuple[int, int
             lengths.append(bags.lengths())
             values.append(bags.values())
             continue
-        parts, block = blocks[key]
-        keys += [f"{key}{MARK}{number}" for number in range(parts)]
-        in_parts, ids, *_ = torch.ops.fbgemm.block_bucketize_sparse_features(
+        count, block = blocks[key]
+        keys += [f"{key}{MARK}{number}" for number in range(count)]
+        split_lengths, ids, *_ = torch.ops.fbgemm.block_bucketize_sparse_features(
             bags.lengths(),
             bags.values(),
             bucketize_pos=False,
             sequence=False,
-            block_sizes=bags.values().new_full((1,), block),
-            my_size=parts,
+            block_sizes=bags.values().new_full((1,), block),  # a copy from the CPU would be waited for
+            my_size=count,
         )
-        lengths.append(in_parts)
+        lengths.append(split_lengths)
         values.append(ids)
     return KeyedJaggedTensor(
         keys=keys, values=torch.cat(values), lengths=torch.cat(lengths), stride=inputs.stride()

@@ -10,7 +10,7 @@ from trainer.errors import ConfigError
 from trainer.model.builder import HISTORY, item_table
 from trainer.model.row_partitions import partition_sizes
 from trainer.planning.hardware import Cluster
-from trainer.planning.kernel_support import check_dtype
+from trainer.planning.kernel_support import OPTIMIZERS, check_dtype
 from trainer.planning.workload import Workload
 
 
@@ -134,7 +134,7 @@ def table_constraint(
         bags=bags,
         pooling_factor=workload.pooling.get(name, 1.0),
         ranks=ranks,
-        cached=sharding.uvm_caching,
+        cached=sharding.uvm_caching and cluster.device in OPTIMIZERS[optimizer].fused_on,
     )
 
 

@@ -93,7 +93,7 @@ KNOWN = {
         _gpu("h200-141g", (141, 256), (4800, 55, 450, 50), "NVIDIA H200 datasheet; AWS p5e, 3,200 Gbit/s"),
     )
 }
-"""NVLink and PCIe one way, PCIe at four fifths of its nominal speed; a host's network shared by its GPUs."""
+"""NVLink and PCIe one way, PCIe at four fifths of its nominal speed; GPUs share their host's network."""
 
 
 def named_hardware(name: str) -> Hardware:
@@ -162,16 +162,16 @@ def this_gpu(memory_bytes: int, name: str) -> Hardware:
         memory_bytes: Memory of the GPU, in bytes.
         name: Name that its driver reports.
     """
-    known = [hardware for hardware in KNOWN.values() if hardware.memory * GIGA <= memory_bytes * 1.02]
-    alike = max(known, key=lambda hardware: hardware.memory) if known else KNOWN["t4-16g"]
+    smaller = [hardware for hardware in KNOWN.values() if hardware.memory * GIGA <= memory_bytes * 1.02]
+    similar = max(smaller, key=lambda hardware: hardware.memory) if smaller else KNOWN["t4-16g"]
     # A100s with 40 GB and 80 GB differ in speed. Drivers join words: A100-SXM4-40GB.
     words = re.split(r"[^A-Z0-9]+", name.upper())
-    namesakes = [each for each in KNOWN.values() if each.name.split("-")[0].upper() in words]
-    if namesakes:
-        alike = min(namesakes, key=lambda hardware: abs(hardware.memory * GIGA - memory_bytes))
-    speeds = "speeds" if namesakes else f"speeds, as it is not known, of {alike.name}"
+    same_model = [each for each in KNOWN.values() if each.name.split("-")[0].upper() in words]
+    if same_model:
+        similar = min(same_model, key=lambda hardware: abs(hardware.memory * GIGA - memory_bytes))
+    speeds = "speeds" if same_model else f"speeds, as it is not known, of {similar.name}"
     return replace(
-        alike, memory=memory_bytes / GIGA, source=f"measured here: {name}; {speeds}: {alike.source}"
+        similar, memory=memory_bytes / GIGA, source=f"measured here: {name}; {speeds}: {similar.source}"
     )
 
 

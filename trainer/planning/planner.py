@@ -25,11 +25,11 @@ from trainer.planning.traffic import Lookups, Traffic, add_gathered, add_table
 
 @dataclass(frozen=True)
 class StepExchange:
-    """What ranks exchange in a step beside what the tables' sharding makes them.
+    """How a step exchanges vectors, apart from the tables' kinds of sharding.
 
     Attributes:
         gathered_bytes: Bytes of the vectors that every rank needs in full; 0: none.
-        candidate_bytes: Bytes of the candidates' vectors, which are gathered instead of nothing where each
+        candidate_bytes: Bytes of the candidates' vectors. If nothing else is gathered, these are where each
             rank looks up the candidates that it holds.
         communication: Type of exchanged pooled vectors and gradients.
         by_id: Tables with one row per user or item, by tower. If every rank holds one block of them, it looks
@@ -57,7 +57,7 @@ def make_plan(
         constraints: Constraint on each table, partitions put together.
         optimizer: Optimizer of the tables.
         cluster: Hardware and ranks.
-        exchange: What ranks exchange beside the tables' own; None: nothing.
+        exchange: How a step exchanges vectors; None: float32, with nothing gathered.
 
     Raises:
         TooLargeError: The tables do not fit.
@@ -181,7 +181,7 @@ def _traffic(
         constraint, shards = constraints[table.name], [(s.rank, s.rows, s.columns) for s in table.shards]
         bags, pooling_factor = constraint.bags / cluster.world_size, constraint.pooling_factor
         if sharding_kind(table.sharding).partitioned:
-            # TorchRec asks every partition for every bag, and for its share of the ids.
+            # Every partition is asked for every bag, with its share of the bag's ids.
             pooling_factor /= len(shards)
         lookups = Lookups(bags, pooling_factor, value_bytes)
         add_table(traffic, table.sharding, shards, lookups, cluster.local_world_size)
@@ -199,7 +199,7 @@ def _loads(
     hardware, world_size = cluster.hardware, cluster.world_size
     sizes, host_sizes, compute, communication = (np.zeros(world_size) for _ in range(4))
     for option in options:
-        # TorchRec's estimate has a rank send to itself.
+        # TorchRec's estimate counts what a rank sends to itself.
         silent = world_size == 1 or whole_table(option.name) in local_tables
         for shard in option.shards:
             assert shard.rank is not None

@@ -45,7 +45,7 @@ def place(
     cluster: Cluster,
     communication: str = "float32",
 ) -> list[ShardingOption]:
-    """Place every table's shards on ranks, with the same result on any machine.
+    """Place every table's shards on ranks; the result is the same on any machine.
 
     Args:
         towers: Module with its tables on the meta device.
@@ -171,7 +171,7 @@ class _OrderedEnumerator(EmbeddingEnumerator):
 
 
 class _BoundedProposer(GreedyProposer):
-    """TorchRec's greedy search, ended by a count instead of a clock, so that any machine ends it alike."""
+    """TorchRec's greedy search, limited by a count instead of a clock: machines differ in speed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,12 +184,12 @@ class _BoundedProposer(GreedyProposer):
         perf_rating: float | None = None,
         storage_constraint: Topology | None = None,
     ) -> None:
-        """Go on to the next proposal."""
+        """Count the shards of a proposal, and prepare the next one."""
         super().feedback(partitionable, plan, perf_rating, storage_constraint)
         self._placed += sum(len(option.shards) for option in plan or ())
 
     def propose(self) -> list[ShardingOption] | None:
-        """Return the next proposal; None: no other one is worth its time."""
+        """Return the next proposal; None: the search is over."""
         return super().propose() if self._placed < MAX_PLACED_SHARDS else None
 
 
@@ -208,7 +208,7 @@ class _PerfEstimator(EmbeddingPerfEstimator):
 
 
 class _StorageEstimator(EmbeddingStorageEstimator):
-    """TorchRec's estimate, and the optimizer state and gradients that it does not know of."""
+    """TorchRec's estimate plus the optimizer state and gradients that it leaves out."""
 
     def __init__(
         self,

@@ -1,32 +1,36 @@
-"""Checkpoints that a thread writes while the training goes on.
+"""Asynchronous checkpoints, which a thread writes during training.
 
-The library's own asynchronous saving copies tensors before it returns, but knows no sharded ones: so they are
-copied here, and its saving runs in a thread, with collectives of its own.
+torch's own asynchronous saving does not copy sharded tensors. They are copied here, and torch's synchronous
+saving runs in a thread, with a process group of its own.
 """
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from trainer.distributed.world import World
 from trainer.errors import SaveError
-from trainer.runs.checkpoint import cannot_save, clear, described_as, publish, write
+from trainer.runs.checkpoint import describe, publish, remove_partial, save_error, write
 from trainer.runs.checkpoint_store import folder_of
 from trainer.runs.validation_history import SavedProgress
 from trainer.sharding.model_state import copied, whole_state
 
 
-class Background:
-    """One save at a time, besides the training."""
+class AsyncSaver:
+    """Writes one checkpoint at a time in a thread."""
 
     def __init__(self, world: World) -> None:
-        """Made on every rank alike."""
+        """Make the thread and its process group; on every rank alike."""
         self._world, self._group = world, world.new_group()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save")
-        self._saving: Future[None] | None = None
+        # A thread begins on the first GPU, and would take memory there.
+        begin = partial(torch.cuda.set_device, world.device) if world.device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save", initializer=begin)
+        self._pending: Future[None] | None = None
 
     def save(
         self,
@@ -34,48 +38,60 @@ class Background:
         step: int,
         model: nn.Module,
         states: dict[str, Any] | None,
-        progressed: SavedProgress,
-        then: Callable[[], None],
+        progress: SavedProgress,
+        *,
+        on_published: Callable[[], None],
     ) -> None:
-        """As `trainer.runs.checkpoint.save`, but return when everything is copied.
+        """Save as `trainer.runs.checkpoint.save` does, but return once everything is copied.
 
-        Args: then: done on rank 0 when the checkpoint is published.
+        Args:
+            run: Run folder.
+            step: Steps that the weights have been trained.
+            model: Sharded model, on every rank alike.
+            states: Optimizer states; None: weights alone.
+            progress: How far the training has come.
+            on_published: Called on rank 0 when the checkpoint is published.
         """
-        assert self._saving is None, "one at a time"
-        final, described = folder_of(run, step), described_as(step, states, progressed)
+        assert self._pending is None, "one at a time"
+        final, description = folder_of(run, step), describe(step, states, progress)
         state = copied(whole_state(model) | (states or {}))
-        self._world.on_first(lambda: clear(final))
-        self._saving = self._thread.submit(self._write, final, state, described, then)
+        self._world.on_first(lambda: remove_partial(final))
+        self._pending = self._thread.submit(self._write, final, state, description, on_published)
 
     def finish(self) -> None:
-        """Wait for the save under way, if there is one.
+        """Wait for the pending save, if there is one.
 
-        Raises: SaveError, on every rank, if it could not be written.
+        Raises:
+            SaveError: It could not be written; raised on every rank.
         """
-        saving, self._saving = self._saving, None
-        error = saving.exception() if saving else None
+        pending, self._pending = self._pending, None
+        error = pending.exception() if pending else None
         if error is not None and not isinstance(error, SaveError):
             raise error
-        # A failure of rank 0 alone, which publishes, is every rank's.
+        # Rank 0 alone publishes, but its failure ends the others too.
         self._world.on_each(lambda: _raise(error))
 
     def wait(self) -> None:
-        """Wait for the save under way, however it ends."""
-        if self._saving:
-            self._saving.exception()
+        """Wait for the pending save, whether it succeeds or not."""
+        if self._pending:
+            self._pending.exception()
 
     def _write(
-        self, final: Path, state: dict[str, Any], described: dict[str, Any], then: Callable[[], None]
+        self,
+        final: Path,
+        state: dict[str, Any],
+        description: dict[str, Any],
+        on_published: Callable[[], None],
     ) -> None:
         try:
             write(final, state, self._group)
             if self._world.is_first:
-                publish(final, described)
-                then()
+                publish(final, description)
+                on_published()
         except SaveError as error:
             if self._world.is_first:
-                clear(final)
-            raise cannot_save(final, error) from error
+                remove_partial(final)
+            raise save_error(final, error) from error
 
 
 def _raise(error: SaveError | None) -> None:

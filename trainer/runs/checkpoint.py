@@ -1,4 +1,4 @@
-"""Checkpoints of sharded towers: written by all ranks, opened at any world size, or whole in one process."""
+"""Checkpoints of sharded towers, written by all ranks and opened at any world size, or in one process."""
 
 import json
 import logging
@@ -22,12 +22,12 @@ from trainer.distributed.lost_ranks import lost_reason
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, SaveError
 from trainer.runs.checkpoint_store import STATE, digest_of, file_digest, folder_of
-from trainer.runs.safe_reader import Reader
+from trainer.runs.safe_reader import SafeReader
 from trainer.runs.validation_history import SavedProgress
 from trainer.sharding.model_state import whole_state
 
-BESIDE = ("config.yaml", "plan.json")
-"""Files of the run folder that a checkpoint has copies of: how its weights came to be and were laid out."""
+COPIED = ("config.yaml", "plan.json")
+"""Files of the run folder that a checkpoint has copies of: how its weights were trained and laid out."""
 
 
 def save(
@@ -36,52 +36,62 @@ def save(
     model: nn.Module,
     world: World,
     states: dict[str, Any] | None = None,
-    progressed: SavedProgress | None = None,
+    progress: SavedProgress | None = None,
 ) -> Path:
-    """Write the model's weights after `step` steps; published by a rename when every rank has written.
+    """Write a checkpoint and publish it by a rename when every rank has written.
 
     Args:
-        run: run folder.
-        model: sharded model, on every rank alike.
-        states: of the optimizers, see `trainer.sharding.optimizer_state`; None: weights alone.
-    Returns: the checkpoint's folder.
-    Raises: SaveError, on every rank, if it cannot be written; nothing is left of it then.
+        run: Run folder.
+        step: Steps that the weights have been trained.
+        model: Sharded model, on every rank alike.
+        world: All ranks.
+        states: Optimizer states, see `trainer.sharding.optimizer_state`; None: weights alone.
+        progress: How far the training has come.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        SaveError: It cannot be written, in which case nothing is left of it; raised on every rank.
     """
-    final, described = folder_of(run, step), described_as(step, states, progressed)
-    world.on_first(lambda: clear(final))
+    final, description = folder_of(run, step), describe(step, states, progress)
+    world.on_first(lambda: remove_partial(final))
     try:
         write(final, whole_state(model) | (states or {}))
-        world.on_first(lambda: publish(final, described))
+        world.on_first(lambda: publish(final, description))
     except SaveError as error:
-        world.on_first(lambda: clear(final))
-        raise cannot_save(final, error) from error
+        world.on_first(lambda: remove_partial(final))
+        raise save_error(final, error) from error
     return final
 
 
-def described_as(
-    step: int, states: dict[str, Any] | None, progressed: SavedProgress | None
-) -> dict[str, Any]:
-    """What stands beside a checkpoint's tensors."""
-    return {"step": step, "resumable": states is not None, **asdict(progressed or SavedProgress())}
+def describe(step: int, states: dict[str, Any] | None, progress: SavedProgress | None) -> dict[str, Any]:
+    """Return the description that is saved with a checkpoint's tensors."""
+    return {"step": step, "resumable": states is not None, **asdict(progress or SavedProgress())}
 
 
-def cannot_save(final: Path, error: SaveError) -> SaveError:
-    """What is said of a checkpoint that could not be written or published."""
-    # On a full disk torch's writer says where in a file it stood, and not why.
+def save_error(final: Path, error: SaveError) -> SaveError:
+    """Return the error of a checkpoint that could not be written or published."""
+    # On a full disk torch's writer names a place in a file and not the reason.
     reason = "not all of a file could be written" if "inline_container" in str(error) else error
     return SaveError(f"{final}: cannot be saved ({reason}). Make room, or name another --run.dir")
 
 
-def clear(final: Path) -> None:
-    """Remove what was left of a checkpoint that was not published."""
+def remove_partial(final: Path) -> None:
+    """Remove what is left of a checkpoint that was not published."""
     shutil.rmtree(_partial(final), ignore_errors=True)
 
 
 def write(final: Path, state: dict[str, Any], group: ProcessGroup | None = None) -> None:
-    """Write this rank's part of a checkpoint, together with all others, beside its place.
+    """Write this rank's shards of a checkpoint under a temporary name; on every rank at once.
 
-    Args: group: of all ranks; None: the default one.
-    Raises: SaveError, on every rank, if one cannot write.
+    Args:
+        final: The checkpoint's folder once it is published.
+        state: Weights and optimizer states.
+        group: Process group of all ranks; None: the default one.
+
+    Raises:
+        SaveError: A rank cannot write; raised on every rank.
     """
     try:
         with _quiet():
@@ -90,20 +100,21 @@ def write(final: Path, state: dict[str, Any], group: ProcessGroup | None = None)
         raise SaveError(_reason(error)) from error
 
 
-def publish(final: Path, described: dict[str, Any]) -> None:
-    """Put a checkpoint that all ranks have written in its place, with the hashes of its files.
+def publish(final: Path, description: dict[str, Any]) -> None:
+    """Move a checkpoint that all ranks have written to its place, with the digests of its files.
 
-    Raises: SaveError.
+    Raises:
+        SaveError: It cannot be moved.
     """
     partial, run = _partial(final), final.parents[1]
     try:
-        for name in BESIDE:
+        for name in COPIED:
             if (run / name).exists():
                 shutil.copyfile(run / name, partial / name)
         files = {path.name: file_digest(path) for path in sorted(partial.iterdir())}
-        described = described | {"vocabulary": vocabulary_digest(run), "files": files}
+        description = description | {"vocabulary": vocabulary_digest(run), "files": files}
         with (partial / STATE).open("w") as file:
-            file.write(json.dumps(described | {"own_sha256": digest_of(described)}))
+            file.write(json.dumps(description | {"own_sha256": digest_of(description)}))
             file.flush()
             os.fsync(file.fileno())
         shutil.rmtree(final, ignore_errors=True)
@@ -117,16 +128,20 @@ def _partial(final: Path) -> Path:
 
 
 def load(checkpoint: Path, model: nn.Module, states: dict[str, Any] | None = None) -> None:
-    """Fill a sharded or plain model's weights in place; in one process where the model is plain.
+    """Fill a model's weights in place.
 
-    Args: states: of the optimizers, to be filled too.
+    Args:
+        checkpoint: Folder of a checkpoint.
+        model: Sharded, on every rank alike, or plain, in one process.
+        states: Optimizer states, to be filled too.
 
-    Raises: CheckpointError if the checkpoint does not hold this model.
+    Raises:
+        CheckpointError: The checkpoint does not hold this model.
     """
     state = whole_state(model) | (states or {})
     try:
         with _quiet():
-            distributed_checkpoint.load(state, storage_reader=Reader(checkpoint))
+            distributed_checkpoint.load(state, storage_reader=SafeReader(checkpoint))
     except (distributed_checkpoint.api.CheckpointException, ValueError, RuntimeError, OSError) as error:
         if lost_reason(error):
             raise
@@ -137,17 +152,18 @@ def load(checkpoint: Path, model: nn.Module, states: dict[str, Any] | None = Non
 
 
 def entries(checkpoint: Path) -> dict[str, torch.Size]:
-    """Shape of every tensor in a checkpoint, by its key.
+    """Return the shape of every tensor in a checkpoint, by its key.
 
-    Args: checkpoint: as `newest` gives it, so that its files are as they were written.
+    Args:
+        checkpoint: As `newest` returns it, whose files have been verified.
     """
-    kept = Reader(checkpoint).read_metadata().state_dict_metadata
-    return {key: entry.size for key, entry in kept.items() if isinstance(entry, TensorStorageMetadata)}
+    found = SafeReader(checkpoint).read_metadata().state_dict_metadata
+    return {key: entry.size for key, entry in found.items() if isinstance(entry, TensorStorageMetadata)}
 
 
 def read_entry(checkpoint: Path, key: str) -> torch.Tensor:
-    """One tensor of a checkpoint, whole, read by this process alone; see `entries`."""
-    reader = Reader(checkpoint)
+    """Return one whole tensor of a checkpoint, read by this process alone; see `entries`."""
+    reader = SafeReader(checkpoint)
     entry = reader.read_metadata().state_dict_metadata[key]
     assert isinstance(entry, TensorStorageMetadata)
     tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
@@ -157,7 +173,7 @@ def read_entry(checkpoint: Path, key: str) -> torch.Tensor:
 
 
 def _reason(error: BaseException) -> str:
-    """The words of an error, or of the first rank's that a CheckpointException wraps with its traceback."""
+    """Return an error's message, or the first rank's, which a CheckpointException wraps with tracebacks."""
     if isinstance(error, distributed_checkpoint.api.CheckpointException):
         error = next(iter(error.failures.values()))[0]
     return " ".join(str(error).split())[:200] or type(error).__name__
@@ -165,7 +181,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's warnings: of deprecations, and tracebacks of errors that it raises as well."""
+    """Suppress torch's warnings: deprecations, and tracebacks of errors that it raises as well."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -10,10 +10,10 @@ from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import RunConfig
 from trainer.distributed.world import World
 from trainer.errors import SaveError
-from trainer.runs.async_save import Background
+from trainer.runs.async_save import AsyncSaver
 from trainer.runs.checkpoint import load, save
 from trainer.runs.checkpoint_store import folder_of, is_published, prune
-from trainer.runs.validation_history import SavedProgress, ValidationHistory
+from trainer.runs.validation_history import ValidationHistory
 from trainer.sharding.optimizer_state import optimizer_state
 
 
@@ -28,10 +28,10 @@ class CheckpointPolicy:
         optimizer: CombinedOptimizer,
         world: World,
     ) -> None:
-        """For checkpoints of a sharded model in the folder `run`; None: none are written."""
-        self._run, self._config, self._world = run, config, world
-        self._model, self._optimizer = model, optimizer
-        self._background = Background(world) if run and config.run.save_async else None
+        """Save a sharded model in the run folder `run`; None: save nothing."""
+        self._run, self._settings, self._optimizer_name = run, config.run, config.optimizer.name
+        self._model, self._optimizer, self._world = model, optimizer, world
+        self._async = AsyncSaver(world) if run and config.run.save_async else None
 
     def __enter__(self) -> "CheckpointPolicy":
         return self
@@ -39,58 +39,65 @@ class CheckpointPolicy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._background and error is not None:
-            self._background.wait()
+        if self._async and error is not None:
+            self._async.wait()
 
     def is_due(self, history: ValidationHistory, step: int) -> bool:
-        """Whether a checkpoint is to be written after a step."""
-        settings = self._config.run
-        by_count = settings.save_every > 0 and step % settings.save_every == 0 and step < history.steps
-        due = by_count or history.paused_at == step or history.is_among_best(step, _best_kept(settings))
-        return self._run is not None and due
+        """Return whether a checkpoint is due after a step."""
+        every = self._settings.save_every
+        by_count = every > 0 and step % every == 0 and step < history.steps
+        is_best = history.is_among_best(step, _best_count(self._settings))
+        return self._run is not None and (by_count or history.paused_at == step or is_best)
 
-    def keep(self, history: ValidationHistory, step: int, seconds: float) -> str | None:
-        """Write a checkpoint, and remove older ones once it is whole.
+    def save(self, history: ValidationHistory, step: int, seconds: float) -> str | None:
+        """Write a checkpoint, then remove older ones.
 
-        Args: seconds: of training.
-        Returns: what hindered it, or the one before that was written meanwhile; None: nothing.
-        Raises: SaveError, on every rank, if it cannot be written and the training is not to go on without.
+        Args:
+            history: Validation figures so far.
+            step: Steps trained.
+            seconds: Seconds of training.
+
+        Returns:
+            A message on why this checkpoint, or the one before, could not be written; None: both are.
+
+        Raises:
+            SaveError: It cannot be written, and the training is to stop then; raised on every rank.
         """
-        assert self._run is not None, "then none is due"
-        model, paused = self._model, history.paused_at == step
-        keep_states = paused or self._config.run.save_every
-        states = optimizer_state(model, self._optimizer, self._config.optimizer.name) if keep_states else None
-        hindrance, progressed = self.finish(), _progressed(history, seconds)
-        if self._background and not paused:
-            self._background.save(self._run, step, model, states, progressed, self._prune)
-            return hindrance
+        assert self._run is not None, "without a run folder none is due"
+        paused = history.paused_at == step
+        resumable = paused or self._settings.save_every
+        states = optimizer_state(self._model, self._optimizer, self._optimizer_name) if resumable else None
+        failure, progress = self.finish(), history.progress(seconds)
+        if self._async and not paused:
+            self._async.save(self._run, step, self._model, states, progress, on_published=self._prune)
+            return failure
         try:
-            save(self._run, step, model, self._world, states, progressed)
+            save(self._run, step, self._model, self._world, states, progress)
             self._world.on_first(self._prune)
         except SaveError as error:
-            return self._put_up_with(error, paused)
-        return hindrance
+            return self._tolerate(error, paused)
+        return failure
 
     def finish(self) -> str | None:
-        """Wait for what is written meanwhile; returns and raises as `keep`."""
+        """Wait for an asynchronous save; returns and raises as `save` does."""
         try:
-            if self._background:
-                self._background.finish()
+            if self._async:
+                self._async.finish()
         except SaveError as error:
-            return self._put_up_with(error)
+            return self._tolerate(error)
         return None
 
-    def _put_up_with(self, error: SaveError, paused: bool = False) -> str:
-        if paused or self._config.run.on_save_failure == "stop":
+    def _tolerate(self, error: SaveError, paused: bool = False) -> str:
+        if paused or self._settings.on_save_failure == "stop":
             raise error
         return f"{error}. The training goes on"
 
     def _prune(self) -> None:
         assert self._run is not None
-        prune(self._run, self._config.run.keep_last, _best_kept(self._config.run))
+        prune(self._run, self._settings.keep_last, _best_count(self._settings))
 
 
-def keep_outcome(
+def save_outcome(
     run: Path,
     config: ResolvedConfig,
     model: nn.Module,
@@ -99,11 +106,22 @@ def keep_outcome(
     history: ValidationHistory,
     seconds: float,
 ) -> int:
-    """Leave the best weights, or the last where there is no patience, in the run and in the model.
+    """Leave the best weights, or without patience the last ones, in the run folder and in the model.
 
-    Args: seconds: of training.
-    Returns: the step that they are of.
-    Raises: SaveError, on every rank.
+    Args:
+        run: Run folder.
+        config: Configuration of the training.
+        model: Sharded model with the last weights, on every rank alike.
+        optimizer: Of the model.
+        world: All ranks.
+        history: Validation figures of the whole training.
+        seconds: Seconds of training.
+
+    Returns:
+        The step of these weights.
+
+    Raises:
+        SaveError: They cannot be written; raised on every rank.
     """
     last = history.validations[-1].step if history.patience else history.steps
     best = history.best.step if history.patience else last
@@ -113,14 +131,10 @@ def keep_outcome(
     if not (history.patience and world.on_first(lambda: is_published(run, last))):
         name = config.optimizer.name
         states = optimizer_state(model, optimizer, name) if config.run.save_every else None
-        save(run, last, model, world, states, _progressed(history, seconds))
+        save(run, last, model, world, states, history.progress(seconds))
     return last
 
 
-def _progressed(history: ValidationHistory, seconds: float) -> SavedProgress:
-    return SavedProgress(seconds, [*history.validations], history.origin_steps)
-
-
-def _best_kept(run: RunConfig) -> int:
-    """How many of the best checkpoints stay: with patience the best is the outcome."""
+def _best_count(run: RunConfig) -> int:
+    """Return how many of the best checkpoints stay: with patience at least one, the outcome."""
     return max(run.keep_best, 1) if run.patience else run.keep_best

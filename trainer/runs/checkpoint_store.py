@@ -1,4 +1,4 @@
-"""The checkpoints that a run has, and whether they are as they were written; nothing here needs torch."""
+"""The checkpoints of a run, and whether they are undamaged; nothing here imports torch."""
 
 import hashlib
 import json
@@ -18,169 +18,177 @@ CONFIG, METRICS = "config.yaml", "metrics.json"
 FOLDER = "checkpoints"
 STATE = "state.json"
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
-"""What reading a damaged `state.json` may raise."""
+"""Errors that reading a damaged `state.json` may raise."""
 
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A checkpoint whose files are as they were written.
+    """A checkpoint whose files have been verified.
 
     Attributes:
-        step: steps that its weights have been trained.
-        resumable: whether it holds the optimizers' states.
-        digest: SHA-256 of its description, which has the digests of all files and of the vocabulary.
+        folder: Its folder.
+        step: Steps that its weights have been trained.
+        resumable: Whether it holds optimizer states.
+        progress: How far the training had come.
+        digest: SHA-256 of its description, which holds the digests of all files and of the vocabulary.
     """
 
     folder: Path
     step: int
     resumable: bool
-    progressed: SavedProgress
+    progress: SavedProgress
     digest: str
 
 
 def folder_of(run: Path, step: int) -> Path:
-    """Folder of a run's checkpoint after `step` steps."""
+    """Return the folder of a run's checkpoint after `step` steps."""
     return run / FOLDER / f"step-{step:09d}"
 
 
 def is_published(run: Path, step: int) -> bool:
-    """Whether a run has a checkpoint of this step."""
-    return folder_of(run, step) in _complete(run)
+    """Return whether a run has a checkpoint of this step."""
+    return folder_of(run, step) in _published(run)
 
 
 def check_is_run(run: Path) -> None:
     """Refuse a folder that no training has written.
 
-    Raises: CheckpointError.
+    Raises:
+        CheckpointError: It is not a run folder.
     """
     if not (run / CONFIG).is_file():
         raise CheckpointError(f"{run}: no run folder (it has no {CONFIG}). Name one that `train` wrote")
 
 
 def finished_step(run: Path) -> int | None:
-    """Step of the weights that a finished run has measured; None: it is not finished."""
+    """Return the step of the weights that a finished run evaluated; None: it is not finished."""
     with suppress(OSError, ValueError, KeyError):
         return json.loads((run / METRICS).read_text())["step"]
     return None
 
 
 def prune(run: Path, keep_last: int, keep_best: int = 0) -> None:
-    """Remove all checkpoints but the last with optimizers' states and the best, and unfinished ones.
+    """Remove all checkpoints but the last resumable ones and the best, and unfinished ones.
 
     Args:
-        keep_last: how many of those with states stay.
-        keep_best: how many stay by their own validation figure, of equal ones the earlier.
+        run: Run folder.
+        keep_last: How many resumable checkpoints stay.
+        keep_best: How many stay for their own validation figure; earlier ones win ties.
     """
-    everyone = []
-    for folder in _complete(run):
+    checkpoints = []
+    for folder in _published(run):
         with suppress(*UNREADABLE):
-            everyone.append(_opened(folder))
-    measured = [saved for saved in everyone if saved.progressed.figure(saved.step) is not None]
-    measured.sort(key=lambda saved: saved.progressed.figure(saved.step) or 0.0, reverse=True)
-    resumable = [saved for saved in everyone if saved.resumable]
-    kept = {
-        saved.folder for saved in [*measured[:keep_best], *resumable[max(len(resumable) - keep_last, 0) :]]
-    }
+            checkpoints.append(_read(folder))
+    validated = [saved for saved in checkpoints if saved.progress.figure(saved.step) is not None]
+    validated.sort(key=lambda saved: saved.progress.figure(saved.step) or 0.0, reverse=True)
+    resumable = [saved for saved in checkpoints if saved.resumable]
+    retained = [*validated[:keep_best], *resumable[max(len(resumable) - keep_last, 0) :]]
+    folders = {saved.folder for saved in retained}
     for other in (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ():
-        if other not in kept:
+        if other not in folders:
             shutil.rmtree(other, ignore_errors=True)
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Whether a run has a checkpoint, be it damaged."""
-    return bool(_complete(run))
+    """Return whether a run has a checkpoint, damaged or not."""
+    return bool(_published(run))
 
 
 def newest(run: Path, preferred: int | None = None) -> SavedCheckpoint:
-    """A run's last whole checkpoint; says so where a later one is damaged.
+    """Return a run's last undamaged checkpoint; print a line for every damaged one that it replaces.
 
-    Args: preferred: step of the one to be taken if it is whole.
-    Raises: CheckpointError if the folder is no run or holds no checkpoint.
+    Args:
+        run: Run folder.
+        preferred: Step of the checkpoint to be taken if it is undamaged.
+
+    Raises:
+        CheckpointError: The folder does not exist or holds no checkpoint.
     """
     if not run.is_dir():
         raise CheckpointError(
             f"{run}: no such run folder. Train one: python -m trainer train --run.dir {run}"
         )
-    for saved in _whole(run, preferred):
+    for saved in _undamaged(run, preferred):
         return saved
     raise CheckpointError(f"{run}: holds no complete checkpoint. Name the folder of a finished training")
 
 
-def last_to_go_on_from(run: Path) -> SavedCheckpoint | None:
-    """The last whole checkpoint with optimizers' states; None: there is none.
+def newest_resumable(run: Path) -> SavedCheckpoint | None:
+    """Return the last undamaged checkpoint with optimizer states; None: there is none.
 
-    Raises: CheckpointError if there are damaged ones alone.
+    Raises:
+        CheckpointError: All checkpoints are damaged.
     """
-    return next((saved for saved in _whole(run) if saved.resumable), None)
+    return next((saved for saved in _undamaged(run) if saved.resumable), None)
 
 
-def _whole(run: Path, preferred: int | None = None) -> Iterator[SavedCheckpoint]:
-    """Checkpoints that are as they were written, the preferred one first, then from the last back.
+def _undamaged(run: Path, preferred: int | None = None) -> Iterator[SavedCheckpoint]:
+    """Yield undamaged checkpoints, the preferred one first, then from the last backwards.
 
-    Raises: CheckpointError if all are damaged, or the run's vocabulary is not that of a whole one.
+    Raises:
+        CheckpointError: All are damaged, or one was trained with another vocabulary than the run's.
     """
     damages, vocabulary, first = [], vocabulary_digest(run), folder_of(run, preferred or 0)
-    for folder in sorted(_complete(run), key=lambda each: (each == first, each), reverse=True):
+    for folder in sorted(_published(run), key=lambda each: (each == first, each), reverse=True):
         if damage := _damage(folder):
             damages.append(damage)
             continue
-        for words in damages:
-            print(f"{words}; {folder.name} is taken in its place", file=sys.stderr)
+        for message in damages:
+            print(f"{message}; {folder.name} is taken in its place", file=sys.stderr)
         damages = []
-        if _described(folder)["vocabulary"] != vocabulary:
+        if _description(folder)["vocabulary"] != vocabulary:
             raise CheckpointError(
                 f"{run / 'vocabulary'}: is not the one that {folder.name} was trained with, so that its rows "
                 "would stand for others. Bring the files back, or train anew elsewhere"
             )
-        yield _opened(folder)
+        yield _read(folder)
     if damages:
         raise CheckpointError(f"{damages[0]}. Train anew elsewhere")
 
 
-def _opened(checkpoint: Path) -> SavedCheckpoint:
-    described = _described(checkpoint)
-    validations = [Validation(**each) for each in described["validations"]]
-    progressed = SavedProgress(described["seconds"], validations, described.get("origin_steps", 0))
-    return SavedCheckpoint(
-        checkpoint, described["step"], described["resumable"], progressed, digest_of(described)
-    )
+def _read(checkpoint: Path) -> SavedCheckpoint:
+    found = _description(checkpoint)
+    validations = [Validation(**each) for each in found["validations"]]
+    # Checkpoints from before optimizer steps were taken over do not name them.
+    progress = SavedProgress(found["seconds"], validations, found.get("origin_steps", 0))
+    return SavedCheckpoint(checkpoint, found["step"], found["resumable"], progress, digest_of(found))
 
 
-def _described(checkpoint: Path) -> dict[str, Any]:
-    """What was written beside a checkpoint.
+def _description(checkpoint: Path) -> dict[str, Any]:
+    """Return the description that was saved with a checkpoint's tensors.
 
-    Raises: ValueError if it is not as it was written.
+    Raises:
+        ValueError: It is damaged.
     """
-    described = json.loads((checkpoint / STATE).read_text())
-    own = described.pop("own_sha256", None)
+    description = json.loads((checkpoint / STATE).read_text())
+    own = description.pop("own_sha256", None)
     if own is None:
         raise ValueError("of an older version")
-    if own != digest_of(described):
+    if own != digest_of(description):
         raise ValueError("not as it was written")
-    return described
+    return description
 
 
-def digest_of(described: dict[str, Any]) -> str:
-    """SHA-256 of what stands beside a checkpoint's tensors, in hexadecimal."""
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+def digest_of(description: dict[str, Any]) -> str:
+    """Return the SHA-256 of a checkpoint's description, in hexadecimal."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def _complete(run: Path) -> list[Path]:
-    """Published checkpoints of a run, by step."""
+def _published(run: Path) -> list[Path]:
+    """Return the folders of a run's published checkpoints, by step."""
     numbered = (run / FOLDER).glob("step-*[0-9]")  # not the `.partial` ones
     return sorted(folder for folder in numbered if (folder / STATE).exists())
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, in words; None: they are as they were written.
+    """Return a message on what is wrong with a checkpoint's files; None: they are undamaged.
 
-    They are read before any of them is opened.
+    All are hashed before any of them is opened.
     """
     try:
-        described = _described(checkpoint)
-        if folder_of(checkpoint.parents[1], _opened(checkpoint).step) != checkpoint:
+        files = _description(checkpoint)["files"]
+        if folder_of(checkpoint.parents[1], _read(checkpoint).step) != checkpoint:
             return f"{checkpoint}: is another step's"
-        files = described["files"]
         for name, digest in files.items():
             if not (checkpoint / name).is_file():
                 return f"{checkpoint}: {name} is missing"
@@ -193,6 +201,6 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -34,7 +34,7 @@ def check_resumable(run: Path, saved: SavedCheckpoint, config: ResolvedConfig, e
             f"which is {saved.step / epoch_steps:.4g} epochs. Give {epochs} or more, or name another "
             "--run.dir"
         )
-    if saved.progressed.validations:
+    if saved.progress.validations:
         before = _validated_by(read_config(saved.folder / CONFIG).evaluation)
         for key, value in _validated_by(config.evaluation).items():
             if value != before[key]:
@@ -53,9 +53,16 @@ def _validated_by(evaluation: EvaluationConfig) -> dict[str, str]:
 def resume(
     saved: SavedCheckpoint, optimizer_name: str, model: nn.Module, optimizer: CombinedOptimizer
 ) -> None:
-    """Fill model and optimizers as they were when a checkpoint was written, whatever plan they had then.
+    """Restore model and optimizers from a checkpoint, whatever their sharding plan was.
 
-    Raises: CheckpointError if the checkpoint is of another model, or of states that this plan cannot hold.
+    Args:
+        saved: A resumable checkpoint.
+        optimizer_name: Name of the tables' optimizer.
+        model: Sharded model, on every rank alike.
+        optimizer: Of the model.
+
+    Raises:
+        CheckpointError: It is a checkpoint of another model, or of states that this plan cannot hold.
     """
     create_states(optimizer)
     states = optimizer_state(model, optimizer, optimizer_name)
@@ -64,6 +71,6 @@ def resume(
             f"{saved.folder}: has no optimizer state {min(missing)}, which {optimizer_name} needs "
             "under this sharding. Go on under the run's own, which python -m trainer plan RUN shows"
         )
-    # Tables have the step of the description, dense layers have theirs among their states.
-    set_step(optimizer, saved.step + saved.progressed.origin_steps)
+    # A checkpoint holds the optimizer's step of dense layers, and not that of tables.
+    set_step(optimizer, saved.step + saved.progress.origin_steps)
     load(saved.folder, model, states)

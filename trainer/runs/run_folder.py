@@ -1,4 +1,4 @@
-"""The files of a run folder, and a trained run opened whole in one process."""
+"""The files of a run folder, and a trained run opened unsharded in one process."""
 
 import json
 import time
@@ -37,7 +37,9 @@ from trainer.runs.checkpoint_store import (
 )
 from trainer.runs.data_digest import data_digests
 
-PLAN, RECORDS, GROWTH, DATA = "plan.json", "metrics.jsonl", "growth.json", "data.json"
+PLAN, RECORDS, DATA = "plan.json", "metrics.jsonl", "data.json"
+WARM_START, OLD_WARM_START = "warm_start.json", "growth.json"
+"""File of what was taken over from an earlier run, and its name in older run folders."""
 DIGESTED = {
     "train": "training interactions",
     "validation": "validation interactions",
@@ -51,16 +53,22 @@ USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's towers with their weights and inputs, unsharded on this process's CPU, learned ones first."""
+    """A run's unsharded towers on this process's CPU.
+
+    Attributes:
+        tower_pairs: Towers with weights and inputs; the learned pair comes first.
+        vocabulary: What rows of their tables stand for.
+    """
 
     tower_pairs: list[TowerPair]
     vocabulary: Vocabulary
 
 
 def refuse_finished_run(config: Config) -> None:
-    """Refuse the folder of a run that is finished.
+    """Refuse the folder of a finished run.
 
-    Raises: ConfigError naming the folder.
+    Raises:
+        ConfigError: `run.dir` is one.
     """
     run = Path(config.run.dir or "")
     if config.run.dir and (run / METRICS).exists():
@@ -68,9 +76,10 @@ def refuse_finished_run(config: Config) -> None:
 
 
 def run_folder(config: Config) -> Path:
-    """The run folder: a new one, or that of an unfinished run.
+    """Return the run folder: a new one, or that of an unfinished run.
 
-    Raises: ConfigError if the run is finished, or the folder cannot be made.
+    Raises:
+        ConfigError: The run is finished, or the folder cannot be made.
     """
     refuse_finished_run(config)
     name = f"{config.data.name}-{config.loss.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -89,7 +98,7 @@ def run_folder(config: Config) -> Path:
 
 
 def _numbered(folder: Path) -> Path:
-    """`folder`, or with a number behind its name where a training of the same second has made it."""
+    """Make `folder`, with a number after its name if another training of the same second has made it."""
     number, name = 1, folder.name
     while True:
         try:
@@ -103,9 +112,9 @@ def _numbered(folder: Path) -> Path:
 def describe_run(
     run: Path, config: ResolvedConfig, dataset: Dataset, plan: Plan, tower_pairs: Sequence[TowerPair]
 ) -> None:
-    """Write what a reader of the run needs: configuration, plan, vocabulary and inputs.
+    """Write what readers of the run need: configuration, plan, vocabulary, digests of the data, and inputs.
 
-    Paths are written in full, so that the run can be measured from any folder.
+    Paths are written in full, so that the run can be evaluated from any folder.
     """
     data = config.data
     names = ("root", "cache", "interactions", "held_out", "users", "items")
@@ -116,19 +125,20 @@ def describe_run(
     save_plan(plan, run / PLAN)
     copy_vocabulary(dataset, run)
     write_text(run / DATA, json.dumps(data_digests(dataset), indent=1) + "\n")
-    for name, part in zip((LEARNED, CLOSED), tower_pairs, strict=False):
-        save_inputs(run / f"{name}_{USER_INPUTS}", part.user_inputs)
-        save_inputs(run / f"{name}_{ITEM_INPUTS}", part.item_inputs)
-    # The run has the plan itself: the file may be gone, and other ranks need another plan.
+    for name, pair in zip((LEARNED, CLOSED), tower_pairs, strict=False):
+        save_inputs(run / f"{name}_{USER_INPUTS}", pair.user_inputs)
+        save_inputs(run / f"{name}_{ITEM_INPUTS}", pair.item_inputs)
+    # The run holds the plan itself: the file may be gone, and another number of ranks needs another plan.
     sharding = replace(config.sharding, plan=None)
     write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full), sharding=sharding)))
 
 
 @contextmanager
-def owned(run: Path, world: World) -> Iterator[None]:
-    """The run folder for one training alone.
+def locked(run: Path, world: World) -> Iterator[None]:
+    """Lock the run folder for one training.
 
-    Raises: ConfigError, on every rank, if another training has it.
+    Raises:
+        ConfigError: Another training has locked it; raised on every rank.
     """
     lock = FileLock(run / ".lock", timeout=0)
 
@@ -183,30 +193,35 @@ def _read_digests(run: Path) -> dict[str, str]:
 
 
 def drop_later_records(run: Path, step: int) -> None:
-    """Remove what was recorded of steps that will be made again, and what was cut off."""
-    path, kept = run / RECORDS, []
+    """Remove records of steps that will be trained again, and a record that was cut off."""
+    path, remaining = run / RECORDS, []
     for line in path.read_text().splitlines() if path.exists() else ():
         with suppress(ValueError):
             if json.loads(line)["step"] <= step:
-                kept.append(f"{line}\n")
+                remaining.append(f"{line}\n")
     if path.exists():
-        write_text(path, "".join(kept))
+        write_text(path, "".join(remaining))
 
 
 def run_config(run: Path) -> ResolvedConfig:
-    """Configuration of a run.
+    """Return a run's configuration.
 
-    Raises: CheckpointError if the folder is no run.
+    Raises:
+        CheckpointError: The folder is not a run folder.
     """
     check_is_run(run)
     return resolve(read_config(run / CONFIG))
 
 
 def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:
-    """A run's towers, whole, from its newest checkpoint.
+    """Open a run's unsharded towers from its newest checkpoint.
 
-    Args: saved: that checkpoint, where it has been found already.
-    Raises: CheckpointError if the folder is no run, or holds no whole checkpoint.
+    Args:
+        run: Run folder.
+        saved: Its newest checkpoint, if that has been found already.
+
+    Raises:
+        CheckpointError: The folder is not a run folder, or holds no undamaged checkpoint.
     """
     config = run_config(run)
     saved = saved or newest(run, finished_step(run))
@@ -219,7 +234,7 @@ def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:
         {table: rows[table] for table in users},
         {table: rows[table] for table in items},
         vocabulary.item_name,
-        table_dtype="float32",  # which holds every float16 exactly, and is served without a kernel of its own
+        table_dtype="float32",  # holds every float16 exactly, and needs no special kernel to be served
     )
     closed = None
     if HISTORY in tables:
@@ -232,18 +247,18 @@ def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:
     return TrainedRun(tower_pairs, vocabulary)
 
 
-def run_inputs(run: Path, part: str) -> tuple[Inputs, Inputs]:
-    """What users and items look up in the towers of a part."""
-    return open_inputs(run / f"{part}_{USER_INPUTS}"), open_inputs(run / f"{part}_{ITEM_INPUTS}")
+def run_inputs(run: Path, towers: str) -> tuple[Inputs, Inputs]:
+    """Return what users and items look up in the towers `LEARNED` or `CLOSED`."""
+    return open_inputs(run / f"{towers}_{USER_INPUTS}"), open_inputs(run / f"{towers}_{ITEM_INPUTS}")
 
 
 def first_user(run: Path) -> int | str:
-    """Raw id of a run's first user."""
+    """Return the raw id of a run's first user."""
     return open_vocabulary(run).user_ids[0].as_py()
 
 
 def weight_bytes(run: Path) -> int:
-    """Bytes of all of a run's tables."""
+    """Return the bytes of a run's tables in float32."""
     return sum(table["rows"] * table["dim"] * 4 for table in _tables(run))
 
 
@@ -254,14 +269,16 @@ def _tables(run: Path) -> list[dict[str, Any]]:
         raise CheckpointError(f"{run / PLAN}: cannot be read ({error}). Train anew elsewhere") from None
 
 
-def growth_report(run: Path) -> dict[str, Any]:
-    """What a run began with, where it began with another one's vectors."""
-    path = run / GROWTH
-    return json.loads(path.read_text()) if path.exists() else {}
+def warm_start_report(run: Path) -> dict[str, Any]:
+    """Return what a run took over from the run that it began with; empty if it began with none."""
+    for name in (WARM_START, OLD_WARM_START):
+        if (run / name).exists():
+            return json.loads((run / name).read_text())
+    return {}
 
 
 def evaluation_report(run: Path, step: int, evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as `metrics.json` and `evaluate --json` give it; `per_user` is left out."""
+    """Return an evaluation as `metrics.json` and `evaluate --json` give it, without `per_user`."""
     protocol = {name: getattr(evaluation, name) for name in ("split", "seen", "users", "items")}
     beyond = {"beyond": evaluation.beyond} if evaluation.beyond else {}
     left_out = {"left_out": evaluation.left_out} if evaluation.left_out else {}

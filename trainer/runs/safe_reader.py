@@ -1,7 +1,7 @@
-"""Checkpoints read without running what a stranger may have put into them.
+"""A checkpoint reader that runs no code which someone may have put into a checkpoint.
 
-The library keeps its metadata as a pickle, which may call anything when it is opened, and opens values that
-are no tensors in the same way. Here metadata are made of the library's own descriptions of tensors alone.
+torch stores its metadata as a pickle, which can call any function when it is opened, and reads values that
+are not tensors in the same way. This reader accepts metadata of torch's descriptions of tensors alone.
 """
 
 import pickle
@@ -24,19 +24,23 @@ DESCRIPTIONS = {
     },
     "pathlib": {"PosixPath", "PurePosixPath"},
 }
-"""What metadata of tensors are made of, by module."""
+"""Names that metadata of tensors may refer to, by module."""
 
 
-class Reader(FileSystemReader):
-    """A reader of tensors; metadata that name anything else raise CheckpointError."""
+class SafeReader(FileSystemReader):
+    """Reads tensors alone."""
 
     def __init__(self, checkpoint: Path) -> None:
-        """Of a checkpoint's folder."""
+        """Read from a checkpoint's folder."""
         super().__init__(checkpoint)
         self._checkpoint = checkpoint
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """The metadata of the checkpoint."""
+        """Return the checkpoint's metadata.
+
+        Raises:
+            CheckpointError: They describe anything but tensors.
+        """
         try:
             with (self._checkpoint / ".metadata").open("rb") as file:
                 metadata = _Unpickler(file).load()
@@ -49,7 +53,7 @@ class Reader(FileSystemReader):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        known = name in DESCRIPTIONS.get(module, ())
-        if known or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+        allowed = name in DESCRIPTIONS.get(module, ())
+        if allowed or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"its metadata name {module}.{name}, which no tensor needs")

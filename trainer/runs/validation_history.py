@@ -1,4 +1,4 @@
-"""When a training stops and which weights it keeps: its validation figures, and the seconds until each."""
+"""The validation figures of a training: which was best, when to stop, and the seconds until each."""
 
 import time
 from collections.abc import Iterator
@@ -8,16 +8,17 @@ from typing import Any
 
 
 class Stopwatch:
-    """Seconds of training; it stands still in the pauses between.
+    """Seconds of training, without the pauses in between.
 
     Attributes:
-        pauses: seconds of all pauses that are over.
+        pauses: Seconds of all pauses that are over.
     """
 
     def __init__(self, already: float = 0.0) -> None:
-        """Start.
+        """Start counting.
 
-        Args: already: seconds of the same training in an earlier process.
+        Args:
+            already: Seconds of the same training in an earlier process.
         """
         self._started = time.perf_counter() - already
         self._stopped: float | None = None
@@ -31,7 +32,7 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that does not count."""
+        """Leave the time of a block out."""
         self._stopped = time.perf_counter()
         yield
         self.pauses += time.perf_counter() - self._stopped
@@ -40,12 +41,12 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Validation:
-    """One measurement of the validation part.
+    """One evaluation on the validation split.
 
     Attributes:
-        step: steps trained until then.
-        seconds: seconds trained until then, evaluations left out.
-        figure: the metric that decides; larger is better.
+        step: Steps trained before it.
+        seconds: Seconds trained before it, without evaluations.
+        figure: Value of the deciding metric; larger is better.
     """
 
     step: int
@@ -55,12 +56,12 @@ class Validation:
 
 @dataclass(frozen=True)
 class SavedProgress:
-    """How far a training has come, as its checkpoints tell.
+    """How far a training has come, as its checkpoints record it.
 
     Attributes:
-        seconds: of training.
-        validations: in the order of steps.
-        origin_steps: steps of the optimizers that were taken over from an earlier run.
+        seconds: Seconds of training.
+        validations: Evaluations on the validation split, in the order of steps.
+        origin_steps: Optimizer steps that were taken over from an earlier run.
     """
 
     seconds: float = 0.0
@@ -68,22 +69,22 @@ class SavedProgress:
     origin_steps: int = 0
 
     def figure(self, step: int) -> float | None:
-        """The validation figure after `step` steps; None where nothing was measured then."""
+        """Return the validation figure after `step` steps; None if there was no evaluation then."""
         return next((each.figure for each in self.validations if each.step == step), None)
 
 
 @dataclass
 class ValidationHistory:
-    """How the validation figure of one training went.
+    """The validation figures of one training.
 
     Attributes:
-        metric: its name.
-        patience: validations in a row without a new best after which the training stops; 0: it never does.
-        steps: of the whole training.
-        epoch_steps: steps of an epoch.
-        validations: in the order of steps.
-        paused_at: step after which a signal ended the training before its time; None: none did.
-        origin_steps: see `SavedProgress`.
+        metric: Name of the deciding metric.
+        patience: Evaluations in a row without a new best after which the training stops; 0: it never does.
+        steps: Steps of the whole training.
+        epoch_steps: Steps of an epoch.
+        validations: Evaluations on the validation split, in the order of steps.
+        paused_at: Step after which a signal ended the training early; None: none did.
+        origin_steps: Optimizer steps that were taken over from an earlier run.
     """
 
     metric: str
@@ -95,17 +96,21 @@ class ValidationHistory:
     origin_steps: int = 0
 
     def add(self, step: int, seconds: float, figure: float) -> None:
-        """Keep a figure."""
+        """Record a figure."""
         self.validations.append(Validation(step, seconds, figure))
 
+    def progress(self, seconds: float) -> SavedProgress:
+        """Return what a checkpoint records of this history after so many seconds of training."""
+        return SavedProgress(seconds, [*self.validations], self.origin_steps)
+
     def is_among_best(self, step: int, count: int) -> bool:
-        """Whether the validation after `step` steps is one of the best so far; of equal ones the earlier."""
+        """Return whether the figure after `step` steps is one of the best `count`; earlier ones win ties."""
         found = SavedProgress(0, self.validations).figure(step)
         return found is not None and sum(each.figure >= found for each in self.validations) <= count
 
     @property
     def best(self) -> Validation:
-        """The best validation, of equal ones the first."""
+        """The best validation; the first of equal ones."""
         return max(self.validations, key=lambda each: each.figure)
 
     @property
@@ -121,19 +126,19 @@ class ValidationHistory:
         return self.patience_is_over and self.validations[-1].step < self.steps
 
     def epoch(self, step: int) -> float:
-        """Epochs in `step` steps."""
+        """Return `step` steps in epochs."""
         return step / self.epoch_steps
 
     def seconds_to(self, share: float) -> float:
-        """Seconds trained until the figure first reached this share of its best."""
+        """Return the seconds trained until the figure first reached this share of its best."""
         return next(each.seconds for each in self.validations if each.figure >= share * self.best.figure)
 
     def report(self) -> dict[str, Any]:
-        """The course in short, as `metrics.json` gives it; empty where nothing was validated."""
+        """Return a summary for `metrics.json`; empty without validations."""
         if not self.validations:
             return {}
         best, last = self.best, self.validations[-1]
-        short = {
+        summary = {
             "metric": self.metric,
             "best": best.figure,
             "best_step": best.step,
@@ -142,4 +147,4 @@ class ValidationHistory:
             "last_epoch": self.epoch(last.step),
             "stopped_early": self.stopped_early,
         }
-        return {"validation": short}
+        return {"validation": summary}

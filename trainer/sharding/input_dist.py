@@ -78,8 +78,8 @@ class _Exchange:
             stream.wait_stream(torch.cuda.current_stream(stream.device))
         with torch.cuda.stream(stream):
             sides = (
-                (towers.query, batch.queries, batch.query_part),
-                (towers.candidate, batch.candidates, batch.candidate_part),
+                (towers.query, batch.queries, batch.query_partition),
+                (towers.candidate, batch.candidates, batch.candidate_partition),
             )
             self._lookups = [
                 _Lookup(side, inputs, stream) for side, inputs, part in sides if _exchanges(side, part)

@@ -4,12 +4,13 @@ A checkpoint so knows nothing of partitions: it opens in a model that is cut oth
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from trainer.model.row_partitions import MARK, part_number, whole_table
+from trainer.model.row_partitions import MARK, partition_number, whole_table
 from trainer.sharding.private_api import (
     Shard,
     ShardedTensor,
@@ -41,7 +42,7 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
     for key, value in model.state_dict().items():
         parts = key.split(".")
         if table_name(key) is not None and MARK in parts[-2]:
-            cut.setdefault(whole_key(key), {})[part_number(parts[-2])] = value
+            cut.setdefault(whole_key(key), {})[partition_number(parts[-2])] = value
             state[whole_key(key)] = None  # keeps the table's place
         else:
             state[key] = value
@@ -76,8 +77,17 @@ def copied(state: dict[str, Any]) -> dict[str, Any]:
 def _copy(value: Any) -> Any:
     if not isinstance(value, ShardedTensor):
         return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
-    local = [Shard(_copy(shard.tensor), shard.metadata) for shard in value.local_shards()]
-    return sharded_tensor(local, value.metadata())
+    whole = value.metadata()
+    local = [Shard(_copy(shard.tensor), _on_cpu(shard.metadata)) for shard in value.local_shards()]
+    metadata = replace(whole, shards_metadata=[_on_cpu(shard) for shard in whole.shards_metadata])
+    return sharded_tensor(local, metadata)
+
+
+def _on_cpu(shard: ShardMetadata) -> ShardMetadata:
+    """Return the same place in the table, held by the same rank in its host's memory."""
+    assert shard.placement is not None
+    place = f"rank:{shard.placement.rank()}/cpu"
+    return ShardMetadata(list(shard.shard_offsets), list(shard.shard_sizes), place)
 
 
 def _put_together(parts: list[ShardedTensor]) -> ShardedTensor:

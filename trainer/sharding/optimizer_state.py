@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
-from trainer.model.row_partitions import part_number
+from trainer.model.row_partitions import partition_number
 from trainer.sharding.model_state import table_name, whole_key, whole_state
+from trainer.sharding.optimizers import set_fused_step
 from trainer.sharding.private_api import (
     Shard,
     ShardedTensor,
@@ -25,7 +26,8 @@ from trainer.sharding.private_api import (
 
 PREFIX, UNTRAINED = "optimizer.", "closed."
 NAMES = {
-    "adam": {"exp_avg": "first", "exp_avg_sq": "second", "momentum1": "first", "momentum2": "second"},
+    "adam": {"exp_avg": "first", "exp_avg_sq": "second"},
+    "adam_fused": {"momentum1": "first", "momentum2": "second"},
     "adagrad": {"sum": "sum", "momentum1": "sum"},
     "rowwise_adagrad": {"sum": "sum_of_row", "momentum1": "sum_of_row"},
     "sgd": {},
@@ -73,7 +75,8 @@ def create_states(optimizer: CombinedOptimizer) -> None:
 
 
 def set_step(optimizer: CombinedOptimizer, step: int) -> None:
-    """Tell the dense optimizers how many steps they have made."""
+    """Tell the optimizers, dense and fused, how many steps they have made."""
+    set_fused_step(optimizer, step)
     for _, keyed in optimizer.optimizers:
         if isinstance(keyed, KeyedOptimizerWrapper):
             for state in keyed.state.values():
@@ -84,7 +87,7 @@ def set_step(optimizer: CombinedOptimizer, step: int) -> None:
 def _states_of_parts(kept: Mapping[str, Any], name: str) -> dict[str, dict[str, list[torch.Tensor]]]:
     """This rank's tensors by whole table and our name, in the order of its shards."""
     found: dict[str, dict[str, list[torch.Tensor]]] = {}
-    for key in sorted(kept, key=lambda key: (whole_key(key), part_number(key.split(".")[-2]))):
+    for key in sorted(kept, key=lambda key: (whole_key(key), partition_number(key.split(".")[-2]))):
         if table_name(key) is None or key.startswith(UNTRAINED):
             continue
         for kind, value in kept[key].items():

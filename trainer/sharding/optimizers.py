@@ -1,7 +1,7 @@
 """One optimizer for everything that a training changes: made, scheduled, stepped."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -11,25 +11,61 @@ from torchrec import optim
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from trainer.sharding.model_state import table_name
-from trainer.sharding.private_api import step_without_wrapper
+from trainer.sharding.private_api import (
+    EmbOptimType,
+    fused_tables,
+    set_step_of_tables,
+    step_is,
+    step_without_wrapper,
+)
 
 EPSILON = 1e-8
 
 
-_FUSED = {
+FUSED: Mapping[str, type[torch.optim.Optimizer]] = {
     "rowwise_adagrad": optim.RowWiseAdagrad,
     "adagrad": optim.Adagrad,
     "sgd": optim.SGD,
-    "adam": optim.Adam,
+    "adam_fused": optim.Adam,
 }
-
-
-_DENSE = {
+"""Optimizers that a fused kernel runs in the backward pass, by name."""
+DENSE: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "rowwise_adagrad": optim.RowWiseAdagrad,
-    "adagrad": partial(torch.optim.Adagrad, fused=True),
+    "adagrad": torch.optim.Adagrad,
     "sgd": torch.optim.SGD,
-    "adam": partial(torch.optim.Adam, fused=True),  # one pass over weights, gradients and both moments
+    "adam": torch.optim.Adam,
 }
+"""Optimizers of a dense kernel's tables, by name."""
+ONE_PASS = ("adagrad", "adam")
+"""Those whose `fused=True` takes one pass over weights, gradients and states."""
+
+
+def dense_optimizer(name: str, device: torch.device) -> Callable[..., torch.optim.Optimizer]:
+    """Return the maker of a dense kernel's optimizer, which updates in one pass where the device can."""
+    kind: Callable[..., torch.optim.Optimizer] = DENSE[name]
+    return partial(kind, fused=True) if name in ONE_PASS and _updates_in_one_pass(kind, device) else kind
+
+
+def _updates_in_one_pass(kind: Callable[..., torch.optim.Optimizer], device: torch.device) -> bool:
+    """Tell whether torch has the fused form of an optimizer; before 2.13 it has Adagrad's on CPU alone."""
+    weight = nn.Parameter(torch.zeros(1, device=device))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        kind([weight], fused=True).step()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def set_fused_step(optimizer: CombinedOptimizer, step: int) -> None:
+    """Tell fused kernels of Adam how many steps they have made, before the next one.
+
+    They correct their means by a count of their own, which evaluations raise too and a checkpoint does not
+    hold.
+    """
+    for tables in fused_tables(optimizer):
+        if tables.optimizer == EmbOptimType.ADAM and not step_is(tables, step):
+            set_step_of_tables(tables, step)
 
 
 def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:

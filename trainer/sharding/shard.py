@@ -13,7 +13,7 @@ from trainer.distributed.quantized_comm import codecs
 from trainer.errors import ConfigError
 from trainer.sharding.local_lookup import LocalLookupSharder
 from trainer.sharding.model_state import table_name
-from trainer.sharding.optimizers import _DENSE, _FUSED, EPSILON, _groups, _keyed
+from trainer.sharding.optimizers import EPSILON, FUSED, _groups, _keyed, dense_optimizer
 from trainer.sharding.private_api import (
     DefaultDataParallelWrapper,
     apply_optimizer_in_backward,
@@ -41,7 +41,7 @@ def shard(
         towers: module with tables on the meta device.
         plan: see `trainer.planning.plan_check`.
         device: of this rank.
-        optimizer: of the tables: `rowwise_adagrad`, `adagrad`, `sgd` or `adam`.
+        optimizer: of the tables: a name out of `trainer.planning.kernel_support.KERNELS`.
         learning_rates: peak learning rate of every table, by name.
         dense_learning_rate: peak learning rate of all other parameters, which are trained with Adam.
         weight_decay: L2 penalty on all rows of the tables; 0 with fused kernels.
@@ -56,16 +56,17 @@ def shard(
     fused = _fused_tables(plan)
     if fused and weight_decay > 0:
         # FBGEMM takes the setting and, on CPU, drops it without a word; its Adam on CUDA decays otherwise.
+        dense = "--optimizer.name adam" if optimizer == "adam_fused" else "--sharding.kind data_parallel"
         raise ConfigError(
-            f"--optimizer.weight_decay {weight_decay}: a fused {optimizer} has none. Leave it at 0, or use "
-            "--sharding.kind data_parallel"
+            f"--optimizer.weight_decay {weight_decay}: a fused {optimizer.removesuffix('_fused')} has none. "
+            f"Leave it at 0, or use {dense}"
         )
     settings = {"weight_decay": weight_decay} | ({} if optimizer == "sgd" else {"eps": EPSILON})
     for key, parameter in towers.named_parameters():
         if table_name(key) and key.split(".")[-2] in fused:
             options = settings | {"lr": learning_rates[str(table_name(key))]}
-            options |= dict(zip(("beta1", "beta2"), betas, strict=True)) if optimizer == "adam" else {}
-            apply_optimizer_in_backward(_FUSED[optimizer], [parameter], options)
+            options |= dict(zip(("beta1", "beta2"), betas, strict=True)) if optimizer == "adam_fused" else {}
+            apply_optimizer_in_backward(FUSED[optimizer], [parameter], options)
     sharder = LocalLookupSharder(direct=lookup == "auto", qcomm_codecs_registry=codecs(communication))
     sharders = cast(list[ModuleSharder[nn.Module]], [sharder])
     # By default the gradients are laid out anew after the first step, and then add up in another order: a
@@ -81,9 +82,10 @@ def shard(
     others = {key: value for key, value in trainable.items() if not table_name(key) and value.requires_grad}
     if tables:
         options = settings | ({"betas": tuple(betas)} if optimizer == "adam" else {})
-        optimizers.append(_keyed(tables, rates, _DENSE[optimizer], options))
+        optimizers.append(_keyed(tables, rates, dense_optimizer(optimizer, device), options))
     if others:
-        optimizers.append(_keyed(others, dict.fromkeys(others, dense_learning_rate), _DENSE["adam"], {}))
+        rates = dict.fromkeys(others, dense_learning_rate)
+        optimizers.append(_keyed(others, rates, dense_optimizer("adam", device), {}))
     combined = CombinedOptimizer(optimizers)
     for group in _groups(combined):
         group["peak_lr"] = group["lr"]

@@ -7,7 +7,7 @@ from torchrec.distributed.sharding_plan import placement
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
 
 from trainer.config.sharding_kinds import sharding_kind
-from trainer.model.row_partitions import part_number, whole_table
+from trainer.model.row_partitions import partition_number, whole_table
 from trainer.planning.plan import Plan, Shard, Table
 from trainer.planning.torchrec_planner import embedding_configs
 from trainer.sharding.private_api import EnumerableShardingSpec, ShardMetadata
@@ -42,7 +42,7 @@ def _shards_of_part(table: Table, name: str, rows: int) -> Sequence[Shard]:
     """Shards of one of TorchRec's tables: all of them, or a partition's own, which begins at its row 0."""
     if not sharding_kind(table.sharding).partitioned:
         return table.shards
-    own = table.shards[part_number(name)]
+    own = table.shards[partition_number(name)]
     assert own.rows == rows, "the plan was checked against the model"
     return [Shard(own.rank, 0, 0, own.rows, own.columns, own.weight_bytes, own.optimizer_bytes)]
 

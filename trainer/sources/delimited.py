@@ -1,4 +1,4 @@
-"""Checked reading of text and Parquet files: columns of a type, rules that values keep, faults by line.
+"""Checked reading of text and Parquet files: typed columns, rules for values, faults by line.
 
 Text is parsed into blocks of strings, which are converted column by column: without Python per row in a block
 without fault; in one with a fault, only the values that look odd are converted one by one.
@@ -29,11 +29,12 @@ class Column:
     """A column to read, and the rule that its values keep.
 
     Attributes:
-        name, type: in the record batches that are returned.
-        source: name in the file.
-        rule: completes `expected ...` in an error.
-        bounds: smallest and largest value; None: any that can be converted, and any string but an empty one.
-        required: a value that breaks the rule makes its row a bad one; otherwise it is read as null.
+        name: Name in the record batches that are returned.
+        type: Type there.
+        source: Name in the file.
+        rule: Completes `expected ...` in an error.
+        bounds: Smallest and largest value; None: any that can be converted, and any string but an empty one.
+        required: A value that breaks the rule makes its row a bad one; otherwise it is read as null.
     """
 
     name: str
@@ -97,11 +98,12 @@ class TextFile:
     """Delimited text as blocks of strings; lines with a wrong number of fields are left out and remembered.
 
     Attributes:
-        separator: one character, or `::`. With a comma, fields may stand in double quotes.
-        given_names: of the fields; None: the first line names them.
-        nulls: texts that stand for a missing value.
+        separator: One character, or `::`. With a comma, fields may stand in double quotes.
+        given_names: Names of the fields; None: the first line names them.
+        nulls: Texts that stand for a missing value.
 
-    Raises: DataError if there is no such file, or nothing in it.
+    Raises:
+        DataError: There is no such file, or nothing in it.
     """
 
     path: Path
@@ -125,7 +127,7 @@ class TextFile:
             raise DataError(f"{self.path}: {error}. Mend the file") from None
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        """The fields `names` as strings, in file order, BLOCK_BYTES of text at a time."""
+        """Return the fields `names` as strings, in file order, BLOCK_BYTES of text at a time."""
         self.malformed.clear()
         try:
             with self._open(names) as reader:
@@ -188,7 +190,7 @@ def _with_unit_separators() -> Callable[[pa.Buffer], bytes]:
 
 
 def _with_unit_separator(text: bytes) -> bytes:
-    """`text.replace(b"::", b"\\x1f")`, in half the time."""
+    r"""Return `text.replace(b"::", b"\x1f")`, in half the time."""
     characters = np.frombuffer(text, np.uint8)
     colons = characters == ord(":")
     pairs = colons[1:] & colons[:-1]
@@ -202,7 +204,11 @@ def _with_unit_separator(text: bytes) -> bytes:
 
 
 class ParquetFile:
-    """Rows of a Parquet file. Raises: DataError if it cannot be read."""
+    """Rows of a Parquet file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
 
     malformed: ClassVar[list[int]] = []  # no row of Parquet has a wrong number of fields
     malformed_fault = ""
@@ -217,17 +223,20 @@ class ParquetFile:
         self.names: list[str] = self.file.schema_arrow.names
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """Return the columns `names` in file order."""
         return self.file.iter_batches(columns=names)
 
     def position(self, row: int) -> int:
+        """Return the number, from 1, of row `row`, from 0."""
         return row + 1
 
 
 def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -> Iterator[pa.RecordBatch]:
-    """Rows whose required columns keep their rules, converted, in file order.
+    """Return rows whose required columns keep their rules, converted, in file order.
 
-    Raises: DataError if a column is missing; under the policy `error`, at the end of the file, when all bad
-        rows are counted. No row behind the block of the first bad one is returned before.
+    Raises:
+        DataError: A column is missing; under the policy `error`, at the end of the file, when all bad rows
+            are counted. No row behind the block of the first bad one is returned before.
     """
     if absent := [column.source for column in columns if column.source not in rows.names]:
         raise DataError(f"{rows.path}: no column {absent[0]!r}, found {', '.join(rows.names)}. Rename it")

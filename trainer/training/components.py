@@ -1,4 +1,8 @@
-"""From a configuration to the parts of a training: data set, inputs, towers, plan, sharded model."""
+"""The components of a training, assembled as in TorchRec's training example.
+
+Process group and data set come first, in `trainer.training.train`. Inputs, sharding plan, towers on the meta
+device, `DistributedModelParallel` with its optimizers, initial values and batches follow here.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,15 +46,18 @@ from trainer.training.initial_values import (
 
 @dataclass(frozen=True)
 class TrainingComponents:
-    """A sharded model with what it takes in.
+    """A sharded model with its optimizer, plan and inputs.
 
     Attributes:
-        model: wrapped for training; `towers` are the learned ones in it, sharded.
-        optimizer: of tables and dense layers.
-        plan: the sharding plan.
-        user_block, item_block: see `trainer.batching.sampler.BatchPlan`.
-        user_inputs, item_inputs: of the learned towers.
-        served: the learned towers and the closed-form ones beside them, whose vectors rank the catalogue.
+        model: The model, wrapped for training.
+        towers: The learned towers in it, sharded.
+        optimizer: Optimizer of tables and dense layers.
+        plan: The sharding plan.
+        user_block: Users of a rank, see `trainer.batching.sampler.BatchPlan`.
+        item_block: Items of a rank.
+        user_inputs: What users look up in the learned towers.
+        item_inputs: What items look up in the learned towers.
+        tower_pairs: Learned and closed-form towers, whose concatenated vectors rank the catalogue.
     """
 
     model: nn.Module
@@ -67,83 +74,80 @@ class TrainingComponents:
 def assemble(
     config: ResolvedConfig, dataset: Dataset, world: World, filled: bool = True
 ) -> TrainingComponents:
-    """Sharded towers with initial values.
+    """Assemble a sharded model with its optimizer, plan and inputs; on every rank alike.
 
-    Args: filled: False where a checkpoint is opened next, so that tables need no values before.
-    Raises: ConfigError for combinations that cannot work.
+    Args:
+        config: Configuration of the training.
+        dataset: The data set, which all ranks have mapped.
+        world: The process group.
+        filled: Give tables initial values; False where a checkpoint is loaded next.
+
+    Raises:
+        ConfigError: Options that do not go together, or a plan that does not fit.
     """
     if loss_spec(config.loss.name).needs_values and dataset.train.values is None:
         raise ConfigError(
             f"--loss.name {config.loss.name}: {dataset.name} has no values (ratings) to fit. "
             f"Use --loss.name {losses_where(lambda spec: not spec.needs_values)}, or data with values"
         )
-    users, items = make_inputs(config, dataset)
-    rank = config.model.low_rank
-    sizes = workload_of(config, dataset, users, items)
-    # One rank decides: memory enters the plan, and hosts may differ in it.
-    plan = world.on_first(lambda: _plan(config, sizes, world))
-    towers = make_all_towers(config, sizes, partitions_of(plan))
-    rates = _learning_rates(config, [*users, *items], dataset.item_name)
-    # The closed form is not trained: no gradient reaches its tables.
-    rates |= {HISTORY: 0.0, item_table(dataset.item_name): 0.0} if rank else {}
+    # Inputs: which rows of which tables users and items look up.
+    user_inputs, item_inputs = make_inputs(config, dataset)
+
+    # Plan: rank 0 makes it for all, as it depends on memory, in which hosts may differ.
+    workload = workload_of(config, dataset, user_inputs, item_inputs)
+    plan = world.on_first(lambda: _make_plan(config, workload, world))
+
+    # Towers on the meta device, with tables in as many partitions as the plan has.
+    towers = make_all_towers(config, workload, partitions_of(plan))
+
+    # DistributedModelParallel, with a fused or a dense optimizer for each table.
     model, optimizer = shard(
         towers,
         sharding_plan(plan, towers, world.device.type, world.local_size),
         device=world.device,
         optimizer=config.optimizer.name,
-        learning_rates=rates,
+        learning_rates=_learning_rates(config, [*user_inputs, *item_inputs], dataset.item_name),
         dense_learning_rate=config.optimizer.dense_learning_rate,
         weight_decay=config.optimizer.weight_decay,
         communication=config.sharding.communication,
         betas=config.optimizer.betas,
         lookup=config.sharding.lookup,
     )
-    inside = cast(CombinedTowers, model.module)
-    tower_pairs = [TowerPair(inside.learned, users, items)]
+    sharded = cast(CombinedTowers, model.module)
+    tower_pairs = [TowerPair(sharded.learned, user_inputs, item_inputs)]
+
+    # Initial values, which depend on the table alone and not on the plan.
     if filled:
         fill_tables(model, _initial_values(config, dataset, tower_pairs[0], world))
-    if inside.closed is not None:
-        tower_pairs.append(TowerPair(inside.closed, *closed_inputs(dataset)))
-    blocks = blocks_of_ranks(
+    if sharded.closed is not None:
+        tower_pairs.append(TowerPair(sharded.closed, *closed_inputs(dataset)))
+
+    user_block, item_block = blocks_of_ranks(
         config.model,
         plan,
         dataset.item_name,
         lookup=config.sharding.lookup,
         device=world.device.type,
     )
-    return TrainingComponents(model, inside.learned, optimizer, plan, *blocks, users, items, tower_pairs)
+    return TrainingComponents(
+        model=model,
+        towers=sharded.learned,
+        optimizer=optimizer,
+        plan=plan,
+        user_block=user_block,
+        item_block=item_block,
+        user_inputs=user_inputs,
+        item_inputs=item_inputs,
+        tower_pairs=tower_pairs,
+    )
 
 
-def _plan(config: ResolvedConfig, sizes: Workload, world: World) -> Plan:
-    try:
-        return lay_out(config, sizes, Cluster(hardware_here(world.device.type), world.size, world.local_size))
-    except TooLargeError as error:
-        raise ConfigError(
-            f"--sharding.kind {config.sharding.kind}: {error}. What would fit says: python -m trainer plan "
-            f"--world-size {world.size}, with the same options"
-        ) from None
-
-
-def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
-    """Refuse a plan file that does not suit the training, before anything is chosen or written.
-
-    Args: config: see `trainer.planning.layout.follow_plan`; what it leaves open changes no table.
-    Raises: ConfigError, on every rank, naming the first difference.
-    """
-    if config.sharding.plan is None:
-        return
-    users = int(np.count_nonzero(dataset.train_by_user().lengths()))
-    filled = with_fixed_values(with_size_defaults(config, users, dataset.item_count, len(dataset.train)))
-    sizes = workload_of(filled, dataset, *make_inputs(filled, dataset))
-    world.on_first(lambda: _plan(filled, sizes, world))
-
-
-def make_batches(config: ResolvedConfig, dataset: Dataset, parts: TrainingComponents) -> Batches:
-    """The steps of a training."""
-    loss = config.loss
+def make_batches(config: ResolvedConfig, dataset: Dataset, components: TrainingComponents) -> Batches:
+    """Return the batches of all steps of a training."""
+    loss, batches, model = config.loss, config.batches, config.model
     plan = BatchPlan(
-        rows=config.batches.rows,
-        size=config.batches.size,
+        rows=batches.rows,
+        size=batches.size,
         seed=config.run.seed,
         candidates="own" if loss_spec(loss.name).pointwise else loss.candidates,
         samples=loss.samples or 0,
@@ -151,17 +155,47 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, parts: TrainingCompon
         logq=loss.logq,
         mask_known=loss.mask_known,
         user_weight_power=loss.user_weight_power,
-        history_dropout=config.model.history_dropout,
-        item_id_dropout=config.model.item_id_dropout,
-        rows_gathered=rows_are_gathered(config.loss.name),
-        user_block=parts.user_block,
-        item_block=parts.item_block,
+        history_dropout=model.history_dropout,
+        item_id_dropout=model.item_id_dropout,
+        rows_gathered=rows_are_gathered(loss.name),
+        user_block=components.user_block,
+        item_block=components.item_block,
     )
-    return Batches(dataset, plan, parts.user_inputs, parts.item_inputs)
+    return Batches(dataset, plan, components.user_inputs, components.item_inputs)
+
+
+def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
+    """Refuse a plan file that does not fit the training, before anything is tuned or written.
+
+    Args:
+        config: See `trainer.planning.layout.follow_plan`; what it leaves open changes no table.
+        dataset: The data set.
+        world: The process group.
+
+    Raises:
+        ConfigError: The plan differs; the message names the first difference. Raised on every rank.
+    """
+    if config.sharding.plan is None:
+        return
+    users = int(np.count_nonzero(dataset.train_by_user().lengths()))
+    filled = with_fixed_values(with_size_defaults(config, users, dataset.item_count, len(dataset.train)))
+    workload = workload_of(filled, dataset, *make_inputs(filled, dataset))
+    world.on_first(lambda: _make_plan(filled, workload, world))
+
+
+def _make_plan(config: ResolvedConfig, workload: Workload, world: World) -> Plan:
+    try:
+        cluster = Cluster(hardware_here(world.device.type), world.size, world.local_size)
+        return lay_out(config, workload, cluster)
+    except TooLargeError as error:
+        raise ConfigError(
+            f"--sharding.kind {config.sharding.kind}: {error}. What would fit says: python -m trainer plan "
+            f"--world-size {world.size}, with the same options"
+        ) from None
 
 
 def _learning_rates(config: ResolvedConfig, tables: list[str], item_name: str) -> dict[str, float]:
-    """Peak learning rate of each table; `item` and `item_bias` stand for whatever items are called."""
+    """Return the peak learning rate of each table; `item` and `item_bias` stand for the items' own name."""
     given = {
         name.replace("item", item_name, 1) if name in ("item", "item_bias") else name: rate
         for name, rate in config.optimizer.table_learning_rates.items()
@@ -172,13 +206,16 @@ def _learning_rates(config: ResolvedConfig, tables: list[str], item_name: str) -
             raise ConfigError(
                 f"--optimizer.table_learning_rates {name}: no such table; this model has {', '.join(tables)}"
             )
-    return {table: given.get(table, config.optimizer.learning_rate) for table in tables}
+    rates = {table: given.get(table, config.optimizer.learning_rate) for table in tables}
+    # Closed-form towers are not trained: no gradient reaches their tables.
+    closed = {HISTORY: 0.0, item_table(item_name): 0.0} if config.model.low_rank else {}
+    return rates | closed
 
 
 def _initial_values(
     config: ResolvedConfig, dataset: Dataset, learned: TowerPair, world: World
 ) -> Callable[[str, slice], torch.Tensor]:
-    """Values of every table, as `fill_tables` takes them."""
+    """Return the initial values of every table, as `fill_tables` takes them."""
     model, name = config.model, dataset.item_name
     dim, rank, penalty = model.dim, model.low_rank, model.low_rank_penalty
     std = START_NORM / dim**0.5 if model.init_std is None else model.init_std

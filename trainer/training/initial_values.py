@@ -1,4 +1,4 @@
-"""Initial values of tables: normal or closed-form vectors, popularity biases, zeros where untrained."""
+"""Initial values of tables: normal or closed-form vectors, popularity biases, zeros for untrained rows."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,19 +15,26 @@ from trainer.model.towers import BIAS_DIM
 from trainer.sharding.table_values import normal_block
 
 Block = Callable[[slice], torch.Tensor]
-"""Rows of a table -> their values, as many as asked for; those behind its end are zero."""
+"""Rows of a table -> their values; rows beyond its end are zero."""
 START_NORM = 0.3
-"""Mean length of initial vectors."""
+"""Mean norm of initial vectors."""
 
 
 def normal_values(
     dataset: Dataset, learned: TowerPair, seed: int, std: float, trains_reserved_item: bool
 ) -> dict[str, Block]:
-    """Normal vectors for every learned table, zero where training looks up for nobody and nothing.
+    """Return normal vectors for every learned table, with zeros in rows that training never looks up.
 
-    Such rows stay as they are: those of unknown users and of items without training interactions, and
-    categories, the unknown one among them, of such users or items alone. Unit vectors would give their
-    values, by chance, the full weight.
+    Those are the rows of unknown users and of items without training interactions, and categories that only
+    such users or items have. They are never trained, and unit vectors would give their random values full
+    weight.
+
+    Args:
+        dataset: The data set.
+        learned: The learned towers and their inputs.
+        seed: Seed of the training.
+        std: Standard deviation.
+        trains_reserved_item: Whether the row that untrained items share is trained.
     """
     widths = learned.towers.query.widths | learned.towers.candidate.widths
     used = _used_rows(dataset, learned)
@@ -36,7 +43,7 @@ def normal_values(
 
     def values(table: str, rows: slice) -> torch.Tensor:
         block = normal_block(seed, table, rows, widths[table], std)
-        # By halving: a search of all used rows for each block would take the square of the table's rows.
+        # A binary search, as comparing all used rows for each block takes quadratic time.
         within = slice(*np.searchsorted(used[table], (rows.start, rows.stop)))
         unused = np.ones(rows.stop - rows.start, dtype=bool)
         unused[used[table][within] - rows.start] = False
@@ -47,19 +54,21 @@ def normal_values(
 
 
 def closed_form_start(dataset: Dataset, files: tuple[Path, Path]) -> dict[str, Block]:
-    """Vectors of the closed form in place of normal ones, for users, their histories and items.
+    """Return closed-form vectors in place of normal ones, for users, histories and items.
 
-    Args: files: of its history table and item table, as wide as the learned tables.
+    Args:
+        dataset: The data set.
+        files: Files of the closed form's history table and item table, as wide as the learned tables.
     """
     history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
-    known = dataset.train_by_user()
-    sample = np.flatnonzero(known.lengths())[:10_000]
-    factor = _to_start_norm(history_vectors(known, sample, history))
+    by_user = dataset.train_by_user()
+    sample = np.flatnonzero(by_user.lengths())[:10_000]
+    factor = _to_start_norm(history_vectors(by_user, sample, history))
 
     def users(rows: slice) -> torch.Tensor:
-        there = np.arange(rows.start, min(rows.stop, dataset.user_count))
+        existing = np.arange(rows.start, min(rows.stop, dataset.user_count))
         block = torch.zeros(rows.stop - rows.start, history.shape[1])
-        block[: len(there)] = torch.from_numpy(history_vectors(known, there, history) * factor)
+        block[: len(existing)] = torch.from_numpy(history_vectors(by_user, existing, history) * factor)
         return block
 
     return {
@@ -70,22 +79,22 @@ def closed_form_start(dataset: Dataset, files: tuple[Path, Path]) -> dict[str, B
 
 
 def scaled(source: np.ndarray, factor: float) -> Block:
-    """Rows of an array times a factor."""
+    """Return the rows of an array times a factor."""
 
     def values(rows: slice) -> torch.Tensor:
-        part = torch.from_numpy(source[rows] * np.float32(factor))
+        existing = torch.from_numpy(source[rows] * np.float32(factor))
         block = torch.zeros(rows.stop - rows.start, source.shape[1])
-        block[: len(part)] = part
+        block[: len(existing)] = existing
         return block
 
     return values
 
 
 def popularity_bias(dataset: Dataset, prior: float, trains_reserved_item: bool) -> Block:
-    """Centred log popularity times `prior`; an item that nobody has counts as half a one.
+    """Return centred log popularity times `prior`, where an item without interactions counts as half of one.
 
-    So does the last row, which all such items look up; where it is trained, it stands for an item of any
-    popularity and starts at that of the mean item which somebody has.
+    So does the reserved last row, which all such items share. Where it is trained, it represents items of any
+    popularity, and starts at the mean popularity of items with interactions.
     """
     counts = np.bincount(dataset.train.items, minlength=dataset.item_count + 1).astype(np.float64)
     if trains_reserved_item:
@@ -100,14 +109,14 @@ def _to_start_norm(vectors: np.ndarray) -> float:
 
 
 def _used_rows(dataset: Dataset, learned: TowerPair) -> dict[str, np.ndarray]:
-    """Rows of each table that training looks up, ascending."""
+    """Return the rows of each table that training looks up, ascending."""
     users = np.flatnonzero(dataset.train_by_user().lengths())
     items = np.flatnonzero(np.bincount(dataset.train.items, minlength=dataset.item_count))
     sides: tuple[tuple[Mapping[str, np.ndarray | Ragged], np.ndarray], ...] = (
         (learned.user_inputs, users),
         (learned.item_inputs, items),
     )
-    # Of the histories, which are as long as the data, the answer is known.
+    # Histories, which are as long as the data, hold exactly the trained items.
     return {
         table: items if table == USER_HISTORY else np.unique(_looked_up(column, rows))
         for inputs, rows in sides

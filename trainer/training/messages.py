@@ -1,4 +1,4 @@
-"""What a training says in words: what is about to be trained, how it goes, and how it ended."""
+"""Texts that a training prints: its sizes and choices, how it began, and its results."""
 
 import textwrap
 from pathlib import Path
@@ -16,15 +16,15 @@ from trainer.training.components import TrainingComponents
 from trainer.training.tuning import Choice, Mixture
 
 
-def size_words(decided: dict[str, Any]) -> str:
-    """What the size of the data decided, by key."""
+def size_text(decided: dict[str, Any]) -> str:
+    """Return a text of the defaults that depend on the size of the data, by key."""
     values = ", ".join(f"{key} {value}" for key, value in decided.items() if value)
     return _wrapped(f"By the size of the data: {values or 'nothing, all is given'}.")
 
 
-def choice_words(decided: dict[str, Any], choice: Choice) -> str:
-    """What was chosen on validation parts, by key, and the figures of what was tried."""
-    if not choice.mixtures:  # then what the configuration has of them is of no use
+def choice_text(decided: dict[str, Any], choice: Choice) -> str:
+    """Return a text of the values that were tuned, by key, and of the figures of all trials."""
+    if not choice.mixtures:  # no closed form was tried, so that its settings have no effect
         decided = {key: value for key, value in decided.items() if not key.startswith("model.low_rank")}
     values = ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
@@ -49,16 +49,16 @@ def choice_words(decided: dict[str, Any], choice: Choice) -> str:
     return "\n".join(lines)
 
 
-def opening_words(
-    dataset: Dataset, parts: TrainingComponents, plan: BatchPlan, world: World, run: Path
+def opening_text(
+    dataset: Dataset, components: TrainingComponents, plan: BatchPlan, world: World, run: Path
 ) -> str:
-    """What is about to be trained, where, and a warning if the loss works against popular items."""
+    """Return a text of the data, tables and ranks, with a warning if popular items are not corrected for."""
     places = ", ".join(
         f"{table.name} {table.rows:,} x {table.dim} on rank "
         + "+".join(str(shard.rank) for shard in table.shards)
-        for table in parts.plan.tables
+        for table in components.plan.tables
     )
-    idle = [str(rank) for rank in parts.plan.idle_ranks]
+    idle = [str(rank) for rank in components.plan.idle_ranks]
     sizes = (
         f"{dataset.name}: {dataset.user_count:,} users, {dataset.item_count:,} {dataset.item_name}s, "
         f"{len(dataset.train):,} training and {len(dataset.test):,} test interactions"
@@ -69,13 +69,13 @@ def opening_words(
         lines.insert(0, f"{dataset.report['skipped']:,} rows that cannot be read were skipped.")
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")
-    if warning := correction_words(plan):
+    if warning := correction_text(plan):
         lines.append(_wrapped(warning))
     return "\n".join([*lines, f"Run: {run}"])
 
 
-def correction_words(plan: BatchPlan) -> str | None:
-    """A warning where popular items are candidates more often and nothing makes up for it; else None."""
+def correction_text(plan: BatchPlan) -> str | None:
+    """Return a warning if popular items are candidates more often and nothing corrects for it; else None."""
     by_popularity = plan.candidates == "sampled" and plan.popularity_power > 0
     if plan.logq or not (plan.candidates == "in_batch" or by_popularity):
         return None
@@ -85,33 +85,33 @@ def correction_words(plan: BatchPlan) -> str | None:
     )
 
 
-def growth_words(growth: WarmStart, item_name: str) -> str:
-    """What was taken over from an earlier run, and a warning where it had seen what is to be measured."""
+def warm_start_text(warm_start: WarmStart, item_name: str) -> str:
+    """Return a text of what was taken over, with a warning if held-out interactions were trained on."""
     sides = [
         f"{side.known:,} of {side.known + side.dropped + side.kept:,} {name}s known, {side.new:,} new, "
         + (f"{side.kept:,} kept, " if side.kept else "")
         + f"{side.dropped:,} dropped"
-        for side, name in ((growth.users, "user"), (growth.items, item_name))
+        for side, name in ((warm_start.users, "user"), (warm_start.items, item_name))
     ]
-    states = (
-        "optimizer states taken over" if growth.states else f"optimizer states from zero: {growth.why_not}"
-    )
-    lines = [_wrapped(f"From {growth.run}: {'; '.join([*sides, states])}.")]
-    if growth.told:
+    states = "optimizer states taken over"
+    if not warm_start.states:
+        states = f"optimizer states from zero: {warm_start.why_not}"
+    lines = [_wrapped(f"From {warm_start.run}: {'; '.join([*sides, states])}.")]
+    if warm_start.told:
         lines.append(
             _wrapped(
-                f"Warning: {growth.told:,} of the {growth.measured:,} interactions to be found are among "
-                "those that this run was trained on, so that the figures flatter; a part that is later in "
-                "time, or given, has none of them."
+                f"Warning: {warm_start.told:,} of the {warm_start.measured:,} interactions to be found are "
+                "among those that this run was trained on, so that the figures flatter; a part that is later "
+                "in time, or given, has none of them."
             )
         )
     return "\n".join(lines)
 
 
-def closing_words(
+def closing_text(
     dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float], history: ValidationHistory
 ) -> str:
-    """The table of results, how the training went, and how long it took."""
+    """Return the results, how the training went, and how long it took."""
     done = [f"trained in {seconds['train']:.1f} s", f"measured in {seconds['evaluate']:.1f} s"]
     if seconds["choose"] >= 0.05:
         done.insert(0, f"chosen in {seconds['choose']:.1f} s")
@@ -119,19 +119,19 @@ def closing_words(
     if history.validations:
         done[-2] += f" (99% of the best after {seconds['to_99_percent_of_best']:.1f} s)"
         done.insert(-1, f"validated in {seconds['validate']:.1f} s")
-        validated = [course_words(history)]
+        validated = [validation_text(history)]
     times = _wrapped(f"{', '.join(done).capitalize()}.")
-    return "\n".join(["", evaluation_words(dataset, evaluation), *validated, times])
+    return "\n".join(["", evaluation_text(dataset, evaluation), *validated, times])
 
 
-def paused_words(run: Path, history: ValidationHistory) -> str:
-    """Where a training that was told to pause has been left, and how it goes on."""
+def paused_text(run: Path, history: ValidationHistory) -> str:
+    """Return where a paused training stands, and the command that resumes it."""
     place = f"Paused after step {history.paused_at:,} of {history.steps:,}, all of it kept in {run}."
     return f"{place}\nGo on with: python -m trainer train --run.dir {run}"
 
 
-def course_words(history: ValidationHistory) -> str:
-    """When the validation figure was best, whether the training stopped early, and whose weights are kept."""
+def validation_text(history: ValidationHistory) -> str:
+    """Return when the validation figure was best, and whether the training stopped early."""
     best, last = history.best, history.validations[-1]
     stopped = f", stopped at {history.epoch(last.step):g}" if history.stopped_early else ""
     kept = "" if history.patience or best is last else "; the last weights are kept"
@@ -141,10 +141,12 @@ def course_words(history: ValidationHistory) -> str:
     )
 
 
-def evaluation_words(dataset: Dataset, evaluation: Evaluation, option_prefix: str = "--evaluation.") -> str:
-    """The protocol, the table, what it says, and what was measured beyond accuracy.
+def evaluation_text(dataset: Dataset, evaluation: Evaluation, option_prefix: str = "--evaluation.") -> str:
+    """Return the protocol, the table of metrics, a verdict, and the metrics beyond accuracy.
 
     Args:
+        dataset: Its name and what its items are called.
+        evaluation: What is shown.
         option_prefix: What the running command writes before its options of a protocol.
     """
     seen = "masked" if evaluation.seen == "mask" else "kept"
@@ -157,16 +159,16 @@ def evaluation_words(dataset: Dataset, evaluation: Evaluation, option_prefix: st
             f"\n{evaluation.left_out:,} {dataset.item_name}s kept from an earlier run are left out, as "
             "nobody can be looking for them"
         )
-    metric = decisive_metric(evaluation)
-    words = verdict(evaluation.rankers, metric, seen=evaluation.seen, option_prefix=option_prefix)
-    lines = [protocol, results_table(evaluation.rankers), textwrap.fill(words, 80)]
+    metric = main_metric(evaluation)
+    summary = verdict(evaluation.rankers, metric, seen=evaluation.seen, option_prefix=option_prefix)
+    lines = [protocol, results_table(evaluation.rankers), textwrap.fill(summary, 80)]
     if evaluation.beyond:
-        lines += ["", beyond_words(evaluation.beyond)]
+        lines += ["", beyond_text(evaluation.beyond)]
     return "\n".join(lines)
 
 
-def beyond_words(beyond: dict[str, dict[str, float]]) -> str:
-    """A table of what the lists are made of, and one of whom and what they serve."""
+def beyond_text(beyond: dict[str, dict[str, float]]) -> str:
+    """Return a table of exposure, novelty and diversity, and one of NDCG by group."""
     lists, groups = (
         {
             ranker: {name.removeprefix("ndcg_"): value for name, value in figures.items() if of_groups(name)}
@@ -184,20 +186,20 @@ def beyond_words(beyond: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def comparison_words(evaluation: Evaluation, differences: dict[str, Difference], other: Path) -> str:
-    """How a run differs from another."""
-    words = comparison(differences, str(other), evaluation.users, decisive_metric(evaluation))
-    *lines, last = words.splitlines()
+def comparison_text(evaluation: Evaluation, differences: dict[str, Difference], other: Path) -> str:
+    """Return how a run differs from another."""
+    text = comparison(differences, str(other), evaluation.users, main_metric(evaluation))
+    *lines, last = text.splitlines()
     return "\n".join(["", *lines, textwrap.fill(last, 80)])
 
 
-def decisive_metric(evaluation: Evaluation) -> str:
-    """The metric that is put in words: `ndcg@10`, or the first where it was not taken."""
+def main_metric(evaluation: Evaluation) -> str:
+    """Return the metric that the verdict names: `ndcg@10`, or the first if that was not computed."""
     metrics = evaluation.rankers["model"]
     return "ndcg@10" if "ndcg@10" in metrics else next(iter(metrics))
 
 
 def _wrapped(text: str) -> str:
-    """In lines of 80 columns, those behind the first indented as deep as it."""
+    """Wrap at 80 columns, and indent further lines by two columns more than the first."""
     indent = " " * (len(text) - len(text.lstrip()) + 2)
     return textwrap.fill(text, 80, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)

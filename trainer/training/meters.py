@@ -1,4 +1,4 @@
-"""What is recorded of a training's steps: loss, speed, validation figures; and that all of it is finite."""
+"""Records of training steps: loss, speed and validation figures; checks that they are finite."""
 
 import math
 
@@ -20,8 +20,9 @@ class Meter:
     """Loss and speed of the steps since the last record.
 
     Attributes:
-        step: the last step.
-        rows, interactions: of those steps, over all ranks.
+        step: The last step.
+        rows: Rows of these steps, over all ranks.
+        interactions: Interactions of these steps, over all ranks.
     """
 
     def __init__(self, world: World, watch: Stopwatch) -> None:
@@ -31,23 +32,23 @@ class Meter:
         self._reset()
 
     def add(self, step: int, loss: torch.Tensor, batch: Batch) -> None:
-        """Count a step, with the sum of this rank's weighted row losses."""
+        """Add a step, with the sum of this rank's weighted row losses."""
         self._loss += loss
-        # The step is found without waiting for the device.
+        # On the device, so that no step waits for it.
         self._first_bad = torch.where(loss.isfinite(), self._first_bad, self._first_bad.clamp(max=step))
         self.step = step
         self.rows += batch.rows
         self.interactions += batch.interactions
 
     def read(self) -> tuple[float, float]:
-        """Mean loss of a row over all ranks, and interactions per second of training; starts anew."""
+        """Return the mean loss of a row over all ranks and the interactions per second, and reset both."""
         loss = float(self._world.sum(self._loss)) / self.rows
         speed = self.interactions / (self._watch.seconds - self._since)
         self._reset()
         return loss, speed
 
     def first_bad_step(self) -> int | None:
-        """The first step since the last record whose loss was no number on some rank; None: there is none."""
+        """Return the first step since the last record with a NaN or infinite loss on some rank, or None."""
         step = int(self._world.smallest(self._first_bad))
         return None if step == NEVER else step
 
@@ -60,12 +61,17 @@ class Meter:
 def check_finite(
     meter: Meter, history: ValidationHistory, model: nn.Module, world: World, weights: bool = False
 ) -> None:
-    """Refuse to go on with a loss or with weights that are no numbers.
+    """Refuse to continue with a loss or weights that are NaN or infinite.
 
     Args:
-        model: sharded, on every rank alike.
-        weights: look at all of them, and not only where the loss has shown that something is wrong.
-    Raises: DivergedError, on every rank, naming the step, its batch and the tables.
+        meter: Losses since the last record.
+        history: Of the training.
+        model: Sharded model, on every rank alike.
+        world: All ranks.
+        weights: Check all weights even if every loss was finite.
+
+    Raises:
+        DivergedError: The message names the step, its batch and the tables; raised on every rank.
     """
     bad = meter.first_bad_step()
     if bad is None and not weights:
@@ -102,7 +108,11 @@ def _holds_floats(value: object) -> bool:
 def log(progress: Progress, history: ValidationHistory, meter: Meter, rate: float) -> None:
     """Record the mean loss since the last record.
 
-    Args: rate: learning rate of the tables in the last step.
+    Args:
+        progress: Where records go.
+        history: Of the training.
+        meter: Losses since the last record.
+        rate: Learning rate of the tables in the last step.
     """
     loss, speed = meter.read()
     step, epoch, memory = meter.step, history.epoch(meter.step), resident_mebibytes()
@@ -119,7 +129,7 @@ def log(progress: Progress, history: ValidationHistory, meter: Meter, rate: floa
 
 
 def log_validation(progress: Progress, history: ValidationHistory, figures: dict[str, float]) -> None:
-    """Record figures of the last validation, and the seconds trained until then."""
+    """Record the figures of the last validation, and the seconds trained before it."""
     last = history.validations[-1]
     progress.record(
         last.step,

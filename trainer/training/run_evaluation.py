@@ -1,4 +1,4 @@
-"""`evaluate`: a finished run measured under any protocol, at any world size, perhaps against another run."""
+"""Evaluation of a trained run under any protocol, at any world size, optionally against another run."""
 
 import json
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from trainer.evaluation.evaluator import Evaluation, Protocol
 from trainer.runs.checkpoint import load
 from trainer.runs.checkpoint_store import finished_step, newest
 from trainer.runs.run_folder import check_same_data, evaluation_report, run_config
-from trainer.runs.warm_start import prepare_with_kept
+from trainer.runs.warm_start import prepare_with_retained
 from trainer.training.components import assemble
-from trainer.training.loop import measure, protocol
-from trainer.training.messages import comparison_words, evaluation_words
+from trainer.training.loop import evaluate_model, protocol
+from trainer.training.messages import comparison_text, evaluation_text
 
 
-def measure_run(
+def evaluate(
     run: Path,
     split: str | None = None,
     seen: str | None = None,
@@ -35,16 +35,26 @@ def measure_run(
     compare: Path | None = None,
     as_json: bool = False,
 ) -> str | None:
-    """Evaluation of a run's newest checkpoint as text or JSON; None on ranks other than the first.
+    """Evaluate a run's newest checkpoint.
 
     Args:
-        run: run folder.
-        split, seen, ks, device, baselines: as in the configuration; by default the run's own.
-        beyond: measures beyond accuracy too.
-        compare: folder of another run, measured by the same protocol on the same data.
-        as_json: one JSON object instead of a table.
-    Raises: CheckpointError for a folder that is no run; DataError if its data have gone or the part is empty;
-        CheckpointError if they have changed; ConfigError if the other run's data or split differ.
+        run: Run folder.
+        split: `test` or `validation`; here and below, the run's own setting by default.
+        seen: `mask` or `keep`.
+        ks: Lengths of ranked lists.
+        device: Device of every rank.
+        baselines: Rankers to evaluate beside the model.
+        beyond: Whether to add metrics beyond accuracy.
+        compare: Folder of another run, evaluated by the same protocol on the same data.
+        as_json: Whether to return one JSON object instead of tables.
+
+    Returns:
+        Text or JSON; None on ranks other than the first.
+
+    Raises:
+        CheckpointError: A folder is not a run folder, or its data have changed.
+        DataError: The data are gone, or the split is empty.
+        ConfigError: The other run's data or split differ.
     """
     config = run_config(run)
     given: dict[str, Any] = {
@@ -62,25 +72,25 @@ def measure_run(
         against = _open(compare, other, world) if compare and other else None
         if against:
             world.on_first(lambda: _check_same(opened, against, how.split))
-        evaluation = _measured(opened, world, how)
-        second = _measured(against, world, replace(how, baselines=(), beyond=False)) if against else None
+        evaluation = _evaluate(opened, world, how)
+        second = _evaluate(against, world, replace(how, baselines=(), beyond=False)) if against else None
     if evaluation is None:
         return None
-    report, words = (
+    report, text = (
         evaluation_report(run, opened.step, evaluation),
-        evaluation_words(opened.dataset, evaluation, how.option_prefix),
+        evaluation_text(opened.dataset, evaluation, how.option_prefix),
     )
     if against and second:
         differences = paired_bootstrap(evaluation.per_user, second.per_user, seed=config.run.seed)
         metrics = {name: asdict(each) for name, each in differences.items()}
         report["compare"] = {"run": str(against.run), "step": against.step, **metrics}
-        words += "\n" + comparison_words(evaluation, differences, against.run)
-    return json.dumps(report) if as_json else words
+        text += "\n" + comparison_text(evaluation, differences, against.run)
+    return json.dumps(report) if as_json else text
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A run whose data are the same as in its training."""
+    """A run and its data, which are the same as in its training."""
 
     run: Path
     config: ResolvedConfig
@@ -91,19 +101,19 @@ class _Opened:
 
 def _open(run: Path, config: ResolvedConfig, world: World) -> _Opened:
     saved = newest(run, finished_step(run))
-    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run), long=True))
-    world.on_first(lambda: check_same_data(run, dataset))
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
+    world.on_first(lambda: check_same_data(run, dataset), long=True)
     return _Opened(run, config, saved.folder, saved.step, dataset)
 
 
-def _measured(opened: _Opened, world: World, how: Protocol) -> Evaluation | None:
-    parts = assemble(opened.config, opened.dataset, world, filled=False)
-    load(opened.checkpoint, parts.model)
-    return measure(parts, opened.dataset, world, how)
+def _evaluate(opened: _Opened, world: World, how: Protocol) -> Evaluation | None:
+    components = assemble(opened.config, opened.dataset, world, filled=False)
+    load(opened.checkpoint, components.model)
+    return evaluate_model(components, opened.dataset, world, how)
 
 
 def _check_same(opened: _Opened, other: _Opened, split: str) -> None:
-    """Refuse runs of which users could not be paired: other ids, or others seen or held out."""
+    """Refuse runs whose users cannot be paired, as ids, seen items or held-out items differ."""
     one, two = opened.dataset, other.dataset
     same = one.user_ids.equals(two.user_ids) and one.item_ids.equals(two.item_ids)
     for each in (Dataset.seen, Dataset.held_out):

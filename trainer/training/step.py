@@ -11,7 +11,7 @@ from trainer.batching.batch import Batch
 from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedOptimizerConfig
 from trainer.config.schema import LossConfig, OptimizerConfig
-from trainer.distributed.precision import forward_in, products_in
+from trainer.distributed.precision import autocast, matmul_precision
 from trainer.distributed.world import World
 from trainer.model.losses import loss_function
 from trainer.sharding.optimizers import clip_gradients, schedule_factor, update, zero_gradients
@@ -45,9 +45,11 @@ def train_step(
         Sum of this rank's weighted row losses, a tensor on its device.
     """
     zero_gradients(optimizer)
-    with products_in(precision):
-        with forward_in(precision, world.device):
-            query, candidates = model(batch.queries, batch.candidates, batch.query_part, batch.candidate_part)
+    with matmul_precision(precision):
+        with autocast(precision, world.device):
+            query, candidates = model(
+                batch.queries, batch.candidates, batch.query_partition, batch.candidate_partition
+            )
             if batch.query_counts:
                 query = world.gather_rows(query, batch.query_counts)
             if batch.candidate_counts:

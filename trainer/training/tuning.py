@@ -1,9 +1,9 @@
-"""What no size can tell, chosen on validation parts: the temperature, and the closed form with its weight.
+"""Tuning on validation splits: the temperature, and the closed form with its weight.
 
-Where the configuration is silent, short trainings at different temperatures are compared on a validation
-part, then closed forms of different penalties and widths, then mixtures of the best two. Where there is no
-validation part, the training part is cut once more by the rule of its split; the training proper has all of
-it. Where it is small, close ones are told apart by chance on one such cut: there are several, drawn anew.
+For values that the configuration leaves open, short trainings at several temperatures are compared on a
+validation split, then closed forms of several penalties and widths, then mixtures of the best of both.
+Without a validation split, one is cut from the training split by the same rule; the training proper has all
+of it. On one validation split of small data close values differ by chance, so several are drawn at random.
 """
 
 import math
@@ -39,28 +39,28 @@ from trainer.training.loop import fit
 from trainer.training.progress import Progress
 
 LEAST_INTERACTIONS = 2000
-"""Below that, what a validation part prefers is chance."""
+"""With fewer training interactions, differences on a validation split are chance."""
 VALIDATION_SIZE = 0.1
 CUTS, FEW_INTERACTIONS = 3, 300_000
-"""So many validation parts, if they are drawn, where there are no more training interactions than that."""
+"""Number of random validation splits, and the most training interactions with which there are several."""
 MOST_USERS = 5000
-"""Users measured for one figure."""
+"""Most users evaluated for one figure."""
 TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(10))
 """First value and ratio of the next."""
 RANKS = (16, 24, 32, 64, 128, 256)
-"""Widths of closed forms, the last one where data are not small; narrow ones differ most from their next."""
+"""Widths of closed forms, the last one only with more interactions; neighbours of narrow ones differ most."""
 WEIGHTS = (8.0, 32.0, 128.0, 512.0)
 MOST_TRIALS = 6
 TRIAL_SHARE, TRIAL_STEPS = 4, 160
-"""A trial takes a quarter of the epochs, but so many steps: enough for the order of temperatures."""
+"""A trial takes a quarter of the epochs, but at least so many steps: enough to order temperatures."""
 
 Vectors = tuple[torch.Tensor, torch.Tensor]
-"""Query vectors of the users measured, and candidate vectors of the catalogue, of one validation part."""
+"""Query vectors of the evaluated users and candidate vectors of the catalogue, for one validation split."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Width and weight of a closed form beside the learned dims (both 0: none)."""
+    """Width and weight of closed-form dims beside the learned ones; both are 0 without any."""
 
     low_rank: int = 0
     weight: float = 0.0
@@ -68,15 +68,15 @@ class Mixture:
 
 @dataclass
 class Choice:
-    """What was tried on which users, and the validation ndcg of each.
+    """The trials of a tuning and their validation NDCG.
 
     Attributes:
-        metric: its name.
-        users: measured of each validation part.
-        temperatures: figure by value, on the first validation part.
-        penalties: figure by value, that of its best width, on the first validation part.
-        widths: figure by width of the closed form alone; mean over validation parts, as of mixtures.
-        mixtures: figure by mixture.
+        metric: Name of the metric.
+        users: Evaluated users of each validation split.
+        temperatures: Figure by value, on the first validation split.
+        penalties: Figure by value at its best width, on the first validation split.
+        widths: Mean figure over validation splits by width of the closed form alone.
+        mixtures: Mean figure over validation splits by mixture.
     """
 
     metric: str
@@ -87,27 +87,30 @@ class Choice:
     mixtures: dict[Mixture, float] = field(default_factory=dict)
 
     def report(self) -> dict[str, Any]:
-        """The same as `metrics.json` gives it."""
+        """Return the trials as `metrics.json` holds them."""
         mixtures = [vars(mixture) | {self.metric: figure} for mixture, figure in self.mixtures.items()]
         tried = {"temperatures": self.temperatures, "penalties": self.penalties, "widths": self.widths}
         return {"chosen": {"metric": self.metric, "users": self.users, **tried, "mixtures": mixtures}}
 
 
 def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConfig, Choice | None]:
-    """The configuration with the best values for what it leaves open, the same on every rank.
+    """Choose the best values for what a configuration leaves open; the same on every rank.
 
     Args:
-        config: without gaps but for what is chosen here, see `with_size_defaults`.
-        dataset: of the training proper.
-    Returns: the configuration without gaps, and what was tried; None where nothing was, or could be.
+        config: Its other gaps are filled, see `with_size_defaults`.
+        dataset: Data set of the training proper.
+        world: All ranks.
+
+    Returns:
+        The configuration without gaps, and the trials; None if there were none.
     """
     fixed = with_fixed_values(config)
     worthwhile = loss_spec(config.loss.name).tunable and len(dataset.train) >= LEAST_INTERACTIONS
     if not (config.run.choose and worthwhile and (temperature_is_open(config) or low_rank_is_open(config))):
         return fixed, None
     try:
-        datasets = [dataset] if config.data.validation_size else _cut_anew(config, dataset, world)
-    except DataError:  # users have too few interactions for another cut by this rule
+        datasets = [dataset] if config.data.validation_size else _split_again(config, dataset, world)
+    except DataError:  # users have too few interactions for another split by this rule
         return fixed, None
     bench = _Bench.of(config, datasets, world)
     choice = Choice(f"ndcg@{config.evaluation.k[0]}", [len(cut.users) for cut in bench.cuts])
@@ -116,17 +119,17 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConf
         fixed = _with_model(fixed, temperature=peak(choice.temperatures))
     if low_rank_is_open(config):
         choice.penalties, choice.widths, choice.mixtures = world.on_first(
-            lambda: _mix(config, bench, [_gathered(vectors) for vectors in learned]), long=True
+            lambda: _mix(config, bench, [_on_first(vectors) for vectors in learned]), long=True
         )
         fixed = _with_mixture(fixed, choice)
     return fixed, choice
 
 
-def _cut_anew(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
-    """The same data with a validation part, once or with several seeds of its own; the test part stays."""
+def _split_again(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
+    """Cut validation splits from the training split, one or several by seeds; the test split stays."""
     data = replace(config.data, validation_size=VALIDATION_SIZE)
     several = dataset.report["split"] in SEEDED and len(dataset.train) <= FEW_INTERACTIONS
-    # Of temperatures neighbours differ by more than chance, and trials are what costs.
+    # Neighbouring temperatures differ by more than chance, and trials are expensive.
     cuts = CUTS if several and low_rank_is_open(config) else 1
     seeds = [(data.split_seed + shift) % 2**32 for shift in range(cuts)]
     cut = [world.on_each_host(lambda seed=seed: prepare_data(data, seed), long=True) for seed in seeds]
@@ -135,7 +138,7 @@ def _cut_anew(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
 
 @dataclass(frozen=True)
 class _Cut:
-    """A data set with a validation part; users of it who are measured, what they have and are to find."""
+    """A data set with a validation split: the users to evaluate, their seen items and their held-out ones."""
 
     dataset: Dataset
     users: np.ndarray
@@ -147,19 +150,19 @@ class _Cut:
     def of(cls, dataset: Dataset, protocol: Protocol) -> "_Cut":
         users = evaluated_users(dataset, protocol)
         users = users[np.linspace(0, len(users) - 1, min(len(users), MOST_USERS)).astype(np.int64)]
-        parts = (dataset.seen(protocol.split).take(users), dataset.held_out(protocol.split).take(users))
-        seen, held_out = ((torch.from_numpy(lengths), torch.from_numpy(items)) for lengths, items in parts)
+        lists = (dataset.seen(protocol.split).take(users), dataset.held_out(protocol.split).take(users))
+        seen, held_out = ((torch.from_numpy(lengths), torch.from_numpy(items)) for lengths, items in lists)
         return cls(dataset, users, seen, held_out, protocol.ks[0])
 
     def figure(self, vectors: Vectors) -> float:
-        """Mean ndcg of the users, on one rank."""
+        """Return the mean NDCG of the users, on one rank."""
         found = hits(top_k(*vectors, self.k, self.seen)[1], self.held_out)
         return float(metrics_by_user(found, self.held_out[0], [self.k])[f"ndcg@{self.k}"].mean())
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """Where figures are taken: one or several cuts of the same data."""
+    """One or several validation splits of the same data, on which trials are evaluated."""
 
     cuts: list[_Cut]
     world: World
@@ -171,12 +174,12 @@ class _Bench:
         return cls([_Cut.of(dataset, protocol) for dataset in datasets], world, protocol)
 
     def figure(self, vectors: Sequence[Vectors]) -> float:
-        """Mean figure of vectors of each cut, on one rank."""
+        """Return the mean figure over the splits, given vectors for each, on one rank."""
         return mean(cut.figure(each) for cut, each in zip(self.cuts, vectors, strict=True))
 
 
 def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[Vectors | None]:
-    """Fill in the figures of temperatures, if they are open; returns the best one's vectors on rank 0."""
+    """Try temperatures if they are open; return the best one's vectors for each split, on rank 0."""
     fixed = with_fixed_values(config)
     first, *others = bench.cuts
     best: tuple[float, float, Vectors | None] = (-1.0, fixed.model.temperature, None)
@@ -187,7 +190,7 @@ def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[V
     def score(temperature: float) -> float:
         nonlocal best
         vectors = trial(temperature, first)
-        figure = bench.world.on_first(lambda: first.figure(_gathered(vectors)), long=True)
+        figure = bench.world.on_first(lambda: first.figure(_on_first(vectors)), long=True)
         best = max(best, (figure, temperature, vectors), key=lambda entry: entry[0])
         return figure
 
@@ -199,45 +202,45 @@ def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[V
 
 
 def _trial(config: ResolvedConfig, cut: _Cut, bench: _Bench) -> Vectors | None:
-    """Vectors after a short training of the learned towers alone, on rank 0."""
-    sharding = replace(config.sharding, plan=None)  # which has tables of a closed form
+    """Return vectors after a short training of the learned towers alone, on rank 0."""
+    sharding = replace(config.sharding, plan=None)  # a plan file has closed-form tables too
     config, world = replace(_with_model(config, low_rank=0), sharding=sharding), bench.world
-    parts = assemble(config, cut.dataset, world)
-    source = make_batches(config, cut.dataset, parts)
+    components = assemble(config, cut.dataset, world)
+    batches = make_batches(config, cut.dataset, components)
     full = config.run.epochs
     least = -(-min(full, FULL_EPOCHS) // TRIAL_SHARE)
-    epochs = min(full, max(least, -(-TRIAL_STEPS // source.steps_per_epoch)))
+    epochs = min(full, max(least, -(-TRIAL_STEPS // batches.steps_per_epoch)))
     run = replace(config.run, epochs=epochs, evaluate_every=0, patience=0, log_every=0)
-    with Progress(None, epochs * source.steps_per_epoch, world.is_first, tensorboard=False) as progress:
-        fit(replace(config, run=run), cut.dataset, parts, source, world, progress)
-    return gathered_vectors(parts.tower_pairs, cut.users, cut.dataset.item_count, world, bench.protocol)
+    with Progress(None, epochs * batches.steps_per_epoch, world.is_first, tensorboard=False) as progress:
+        fit(replace(config, run=run), cut.dataset, components, batches, world, progress)
+    return gathered_vectors(components.tower_pairs, cut.users, cut.dataset.item_count, world, bench.protocol)
 
 
-def _gathered(vectors: Vectors | None) -> Vectors:
-    assert vectors is not None, "rank 0 has the vectors of all"
+def _on_first(vectors: Vectors | None) -> Vectors:
+    assert vectors is not None, "rank 0 has the vectors of all ranks"
     return vectors
 
 
 def _mix(
     config: Config, bench: _Bench, learned: list[Vectors]
 ) -> tuple[dict[float, float], dict[int, float], dict[Mixture, float]]:
-    """Figures by penalty, by width, and of the learned dims alone and with the best form; on rank 0."""
+    """Return figures by penalty, by width, and by mixture of learned dims and the best form; on rank 0."""
     model = config.model
     penalties, widths, forms = _closed_forms(config, bench)
-    # A width that was asked for is not chosen away.
+    # A width that was asked for is not dropped.
     mixtures = {Mixture(): bench.figure(learned)} if model.low_rank is None else {}
-    # By the form alone, as the learned dims beside it hide what a width is worth.
+    # Widths are compared without learned dims, which would hide their differences.
     rank = max(widths, key=lambda width: widths[width])
     form = [_narrow(each, rank) for each in forms]
     for weight in WEIGHTS if model.low_rank_weight is None else (model.low_rank_weight,):
-        mixtures[Mixture(rank, weight)] = bench.figure(_side_by_side(learned, form, weight))
+        mixtures[Mixture(rank, weight)] = bench.figure(_concatenate(learned, form, weight))
     return penalties, widths, mixtures
 
 
 def _closed_forms(
     config: Config, bench: _Bench
 ) -> tuple[dict[float, float], dict[int, float], list[Vectors]]:
-    """Figures by penalty and, at the best of these, by width; the widest forms of each cut at it."""
+    """Return figures by penalty and, at the best one, by width; and the widest forms of each split at it."""
     model, (first, *others) = config.model, bench.cuts
     data = first.dataset
     widths = RANKS[:-1] if len(data.train) <= FEW_INTERACTIONS else RANKS
@@ -258,7 +261,7 @@ def _closed_forms(
 
 
 def _form(cut: _Cut, rank: int, penalty: float) -> Vectors:
-    """Vectors of the closed form of a cut's training part."""
+    """Return vectors of the closed form of a training split."""
     history, items = training_towers(cut.dataset, rank, penalty)
     query = history_vectors(cut.dataset.train_by_user(), cut.users, history)
     return torch.from_numpy(query), torch.from_numpy(items)
@@ -269,7 +272,7 @@ def _narrow(form: Vectors, rank: int) -> Vectors:
     return query[:, :rank], items[:, :rank]
 
 
-def _side_by_side(learned: list[Vectors], forms: list[Vectors], weight: float) -> list[Vectors]:
+def _concatenate(learned: list[Vectors], forms: list[Vectors], weight: float) -> list[Vectors]:
     return [
         (torch.cat([query, form_query * weight], 1), torch.cat([items, form_items], 1))
         for (query, items), (form_query, form_items) in zip(learned, forms, strict=True)
@@ -277,7 +280,7 @@ def _side_by_side(learned: list[Vectors], forms: list[Vectors], weight: float) -
 
 
 def _with_mixture(config: ResolvedConfig, choice: Choice) -> ResolvedConfig:
-    """The configuration with the best mixture."""
+    """Set the best mixture in a configuration."""
     best = max(choice.mixtures, key=lambda mixture: choice.mixtures[mixture])
     config = _with_model(config, low_rank=best.low_rank)
     if best.low_rank:
@@ -291,9 +294,9 @@ def _with_model(config: ResolvedConfig, **values: Any) -> ResolvedConfig:
 
 
 def climb(score: Callable[[float], float], start: float, ratio: float) -> dict[float, float]:
-    """Scores of `start` times powers of `ratio`, upwards or downwards as long as they rise.
+    """Score `start` times powers of `ratio` until both neighbours of the best are worse.
 
-    The best of them has a worse neighbour on either side, unless `MOST_TRIALS` calls do not get there.
+    The next value is above or below the best one so far. At most `MOST_TRIALS` values are scored.
     """
     scores = {0: score(start)}
     while len(scores) < MOST_TRIALS:
@@ -306,14 +309,18 @@ def climb(score: Callable[[float], float], start: float, ratio: float) -> dict[f
 
 
 def best_of(scores: dict[float, float]) -> float:
-    """The value of the highest score."""
+    """Return the value with the highest score."""
     return max(scores, key=lambda value: scores[value])
 
 
 def peak(scores: dict[float, float]) -> float:
-    """Top of the parabola through the best value and its neighbours on the logarithmic scale, to 3 decimals.
+    """Return the vertex of the parabola through the best value and its neighbours, in logarithms.
 
-    Args: scores: of values in equal ratios.
+    Args:
+        scores: Scores of values that form a geometric sequence.
+
+    Returns:
+        The vertex to 3 decimals; the best value itself if it has one neighbour alone.
     """
     values = sorted(scores)
     place = values.index(best_of(scores))
