@@ -39,7 +39,7 @@ from trainer.dataset.prepare import prepare_data
 from trainer.distributed.malloc import keep_freed_memory
 from trainer.distributed.world import join_world
 from trainer.evaluation.evaluator import Protocol, evaluate
-from trainer.evaluation.metrics import measure
+from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.retriever import TowerPair
 from trainer.model.towers import TwoTowers
@@ -126,7 +126,7 @@ def contestants(case: Scenario, k: int, threads: int) -> dict[str, Callable[[], 
 
     def ours() -> dict[str, Tensor]:
         _, rows = top_k(case.query, case.items, k, case.seen)
-        return measure(hits(rows, case.held_out), case.held_out[0], [k])
+        return metrics_by_user(hits(rows, case.held_out), case.held_out[0], [k])
 
     return {
         "ours, evaluation": ours,
@@ -184,7 +184,7 @@ def notebook_rate(case: Scenario, k: int, repeats: int, threads: int) -> float:
     rate = rates(len(held_out), timed, repeats, threads)
     theirs = notebook.evaluate(towers, held_out, k)
     own = lengths[:NOTEBOOK_USERS], items[: int(lengths[:NOTEBOOK_USERS].sum())]
-    found = measure(hits(top_k(case.query[:NOTEBOOK_USERS], case.items, k)[1], own), own[0], [k])
+    found = metrics_by_user(hits(top_k(case.query[:NOTEBOOK_USERS], case.items, k)[1], own), own[0], [k])
     for name, value in theirs.items():
         if abs(value - float(found[name].mean())) > 1e-4:
             sys.exit(f"{name} is {float(found[name].mean()):.6f} by ours and {value:.6f} by the notebook")

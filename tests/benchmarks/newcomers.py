@@ -26,7 +26,7 @@ from trainer.cli import main as command
 from trainer.config.schema import DataConfig
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
-from trainer.evaluation.metrics import measure
+from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.retriever import candidate_vectors, query_from_history, query_vectors
 from trainer.runs.run_folder import TrainedRun, open_run
@@ -93,7 +93,7 @@ class Trained:
 
     def ndcg(self, query: torch.Tensor, truth: ItemLists, exclude: ItemLists) -> float:
         found = hits(self.first(query, exclude), truth)
-        return float(measure(found, truth[0], [K])[METRIC].mean())
+        return float(metrics_by_user(found, truth[0], [K])[METRIC].mean())
 
     def first(self, query: torch.Tensor, exclude: ItemLists) -> torch.Tensor:
         return top_k(query, self.item_vectors, K, exclude)[1]

@@ -31,7 +31,7 @@ from trainer.config.schema import DataConfig
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.evaluation.baselines import popularity_scores, rank_by_scores
-from trainer.evaluation.metrics import measure
+from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def quality(vectors: Vectors, dataset: Dataset, split: str) -> dict[str, float]:
     _, ranked = top_k(query[users], items, K, seen)
     counts = popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)
     ranked = torch.where(seen[0].unsqueeze(1) == 0, rank_by_scores(counts, K, seen), ranked)
-    values = measure(hits(ranked, held_out), held_out[0], [K])
+    values = metrics_by_user(hits(ranked, held_out), held_out[0], [K])
     return {metric: float(values[metric].mean()) for metric in METRICS}
 
 

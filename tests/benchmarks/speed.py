@@ -26,7 +26,7 @@ import torch
 from notebook import Examples, Towers, endless_batches, evaluate, train
 from torch import Tensor
 
-from trainer.evaluation.metrics import measure
+from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.sources.movielens import read_movielens
 
@@ -111,7 +111,7 @@ def our_evaluation_speed(data: Interactions, towers: Towers, options: argparse.N
 
     def ranked(exclude: ItemLists | None) -> dict[str, Tensor]:
         _, rows = top_k(query, catalogue, K, exclude)
-        return measure(hits(rows, (relevant, items))[users], relevant[users], [K])
+        return metrics_by_user(hits(rows, (relevant, items))[users], relevant[users], [K])
 
     def evaluate_all() -> int:
         ranked(seen)

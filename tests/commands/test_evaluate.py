@@ -1,15 +1,17 @@
 """`evaluate` beside other rankers, beyond accuracy, and against another run, on checkerboards."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests import worlds
 from trainer.cli import main
-from trainer.evaluation import item_item as neighbours
+from trainer.config.baselines import BASELINES, Baseline
 
 TRAIN, WITHHELD = worlds.checkerboard()
 ALL = "popularity,random,item_knn,ease,low_rank"
@@ -102,13 +104,48 @@ def test_training_and_evaluation_use_the_configured_baselines(
 def test_a_catalogue_too_large_for_a_baseline_is_refused_before_the_training(
     capsys, tmp_path: Path, data: list[str], good: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(neighbours, "ITEM_LIMIT", 7)
+    monkeypatch.setitem(BASELINES, "ease", replace(BASELINES["ease"], item_limit=7))
     run = tmp_path / "run"
     options = [*data, *worlds.QUICK, "--device", "cpu", "--run.dir", run, "--evaluation.baselines", "ease"]
     message = refused(capsys, "train", *options)
     assert "baseline ease: the catalogue has 8 items, expected at most 7" in message
     assert not run.exists()
-    assert message == refused(capsys, "evaluate", good, "--baselines", "ease")
+    assert "Name other baselines: --evaluation.baselines\n" in message
+    message = refused(capsys, "evaluate", good, "--baselines", "ease")
+    assert "baseline ease: the catalogue has 8 items, expected at most 7" in message
+    assert "Name other baselines: --baselines\n" in message
+
+
+def test_advice_names_the_option_of_the_command_that_gives_it(
+    capsys, tmp_path: Path, data: list[str], good: Path
+) -> None:
+    worlds.trained(tmp_path, *data, "--evaluation.seen", "keep")
+    trained = " ".join(capsys.readouterr().out.split())
+    assert "with seen items masked instead (--evaluation.seen mask)." in trained
+    evaluated = " ".join(printed(capsys, "evaluate", good, "--seen", "keep").split())
+    assert "with seen items masked instead (--seen mask)." in evaluated
+    message = refused(capsys, "evaluate", good, "--split", "validation")
+    assert "Evaluate another one with --split, or train with --data.validation_size 0.2" in message
+
+
+def test_a_baseline_that_is_added_to_the_table_is_evaluated_and_judged(
+    capsys, good: Path, monkeypatch
+) -> None:
+    toy = Baseline(f"{__name__}:rank_backwards", "the catalogue from its end")
+    monkeypatch.setitem(BASELINES, "backwards", toy)
+    options = ("--k", "8", "--seen", "keep", "--baselines", "popularity,backwards")
+    found = json.loads(printed(capsys, "evaluate", good, *options, "--json"))
+    assert list(found)[-3:] == ["model", "popularity", "backwards"]
+    # Everyone's withheld item is at another rank of the 8, two users at each.
+    expected = sum(1 / rank for rank in range(1, 9)) / 8
+    assert found["backwards"]["mrr@8"] == pytest.approx(expected)
+    assert "backwards" in printed(capsys, "evaluate", good, *options)
+
+
+def rank_backwards(dataset, k, seed):
+    """A ranker by descending row, whoever the user is."""
+    rows = torch.arange(dataset.evaluated_items - 1, -1, -1)[:k]
+    return lambda users, exclude: rows.expand(len(users), k)
 
 
 def test_metrics_beyond_accuracy_are_computed_where_they_are_asked_for(capsys, good: Path) -> None:

@@ -299,7 +299,7 @@ def test_narrower_tables_keep_the_optimizer_that_was_decided_for_wide_ones(refus
     [
         "--hardware cpu --optimizer.name adagrad",
         "--hardware h100-80g --world-size 16",
-        "--hardware h100-80g --world-size 8 --optimizer.name adam",
+        "--hardware h100-80g --world-size 8 --optimizer.name adam_fused",
         "--hardware cpu --optimizer.name sgd --sharding.tables.user column_wise --sharding.ranks.user [1,2]",
         "--hardware t4-16g --world-size 8 --sharding.kind data_parallel --rows movie_tag=1e5",
     ],

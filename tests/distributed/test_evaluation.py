@@ -9,9 +9,9 @@ import torch
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, shards, small_dataset, source_of, whole
-from trainer.config.schema import BASELINES
+from trainer.config.baselines import BASELINES
 from trainer.dataset.dataset import open_dataset
-from trainer.evaluation import evaluator as evaluate_module
+from trainer.evaluation import baselines as baselines_module
 from trainer.evaluation.baselines import popularity_scores
 from trainer.evaluation.evaluator import Protocol, evaluate
 from trainer.model.retriever import CombinedTowers, candidate_vectors, query_vectors
@@ -207,6 +207,6 @@ def test_popularity_is_counted_on_the_first_rank_where_baselines_are_wanted(fold
 def times_counted(world, config, folder, baselines):
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
-    with mock.patch.object(evaluate_module, "popularity_scores", wraps=popularity_scores) as counted:
+    with mock.patch.object(baselines_module, "popularity_scores", wraps=popularity_scores) as counted:
         evaluate_model(parts, dataset, world, protocol(config, "test", baselines))
     return counted.call_count

@@ -98,11 +98,10 @@ def test_every_step_is_that_of_plain_pytorch_at_the_rate_set_before_it(
 ):
     config = configured(
         f"--optimizer.name {optimizer} --sharding.kind {sharding} --optimizer.weight_decay {decay}",
-        f"--optimizer.learning_rate {RATES['user']}",
+        f"--optimizer.learning_rate {RATES['user']} --optimizer.table_learning_rates.item {RATES['item']}",
         "--loss.name mse --batches.rows interaction --batches.size 50",
         "--model.similarity dot --model.item_bias false --model.init_std 0.5",
     )
-    config.optimizer.table_learning_rates = {"item": RATES["item"]}
     dataset = open_dataset(folder)
     ranks = run_on_ranks(size, weights_of_steps, config, folder)
     history = [whole(list(parts)) for parts in zip(*ranks, strict=True)]

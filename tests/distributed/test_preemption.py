@@ -6,7 +6,7 @@ import pytest
 
 from tests import worlds
 from trainer.cli import main
-from trainer.distributed import preemption as pause
+from trainer.distributed import preemption
 from trainer.distributed.preemption import Preemption
 from trainer.distributed.world import join_world
 from trainer.runs.checkpoint_store import newest_resumable
@@ -24,18 +24,18 @@ def usual_handlers():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_heard_once_and_leaves_everything_as_it_was(number):
-    before = [signal.getsignal(each) for each in pause.SIGNALS]
+def test_signals_close_together_are_one_request_and_handlers_are_restored(number):
+    before = [signal.getsignal(each) for each in preemption.SIGNALS]
     with join_world("cpu") as world, Preemption(world) as asked:
         assert not asked.stop_requested()
         signal.raise_signal(number)
         signal.raise_signal(number)  # a terminal and a launcher send one each
         assert asked.stop_requested()
-    assert [signal.getsignal(each) for each in pause.SIGNALS] == before
+    assert [signal.getsignal(each) for each in preemption.SIGNALS] == before
 
 
 def test_a_second_request_acts_at_once(monkeypatch):
-    monkeypatch.setattr(pause, "ONE_REQUEST_SECONDS", -1)
+    monkeypatch.setattr(preemption, "ONE_REQUEST_SECONDS", -1)
     with join_world("cpu") as world, Preemption(world):
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
@@ -48,12 +48,12 @@ def asked_and_then_alone():
         raise RuntimeError("the other ranks are gone")
 
 
-def test_a_request_that_cannot_be_met_acts_as_it_would_without_us():
+def test_a_signal_has_its_usual_effect_where_the_other_ranks_are_gone():
     with pytest.raises(KeyboardInterrupt):
         asked_and_then_alone()
 
 
-def test_signals_are_not_heard_where_nothing_could_be_kept():
+def test_signals_keep_their_usual_effect_where_nothing_could_be_saved():
     with join_world("cpu") as world, Preemption(world, active=False) as asked:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -63,6 +63,15 @@ def train_until_it_stops(world, config, folder, run):
     world.on_first(lambda: Path(run).mkdir())
     source = source_of(config, dataset, parts)
     history, watch = fit(config, dataset, parts, source, world, Silent(), run)
-    step = save_outcome(run, config, parts.model, parts.optimizer, world, history, watch.seconds)
+    step = save_outcome(
+        run,
+        config.run,
+        model=parts.model,
+        optimizer=parts.optimizer,
+        optimizer_name=config.optimizer.name,
+        world=world,
+        history=history,
+        seconds=watch.seconds,
+    )
     figures = [(each.step, each.figure) for each in history.validations]
     return figures, step, validate(config, dataset, parts, world)

@@ -7,8 +7,17 @@ import pytest
 import torch
 from sklearn.model_selection import train_test_split
 
-from trainer.evaluation.baselines import popularity_scores, rank_by_scores, rank_randomly
-from trainer.evaluation.metrics import measure, precision, recall
+from tests import worlds
+from trainer.config.baselines import BASELINES
+from trainer.errors import ConfigError, DataError
+from trainer.evaluation.baselines import (
+    check_item_limits,
+    make_ranker,
+    popularity_scores,
+    rank_by_scores,
+    rank_randomly,
+)
+from trainer.evaluation.metrics import metrics_by_user, precision, recall
 from trainer.evaluation.topk import hits, top_k
 
 DATA = Path(os.environ.get("SHARDTOWER_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -18,6 +27,36 @@ def lists(*items):
     return torch.tensor([len(each) for each in items]), torch.tensor(
         [item for each in items for item in each]
     )
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_of_the_table_ranks_what_a_user_has_not(tmp_path, name):
+    dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
+    users, seen = np.arange(dataset.user_count), dataset.seen("test")
+    exclude = tuple(torch.from_numpy(each) for each in seen.take(users))
+    ranking = make_ranker(name, dataset, 8, 42)(users, exclude)
+    assert ranking.shape == (16, 8)
+    for user, ranked in enumerate(ranking.tolist()):
+        own = seen.values[seen.offsets[user] : seen.offsets[user + 1]].tolist()
+        # 8 items, of which the user has 3: all others are ranked, and 3 places stay empty.
+        assert sorted(ranked) == [-1] * 3 + sorted(set(range(8)) - set(own))
+
+
+def test_an_unknown_baseline_is_refused_and_takes_no_other_ones_place(tmp_path):
+    dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
+    with pytest.raises(ConfigError, match="baseline als: unknown, expected one of popularity, random"):
+        make_ranker("als", dataset, 8, 42)
+    with pytest.raises(ConfigError, match="baseline als: unknown"):
+        check_item_limits(["popularity", "als"], 8)
+
+
+@pytest.mark.parametrize("name", ["item_knn", "ease"])
+@pytest.mark.parametrize("prefix", ["--", "--evaluation."])
+def test_a_catalogue_of_too_many_items_is_refused_with_the_option_of_the_command(name, prefix):
+    check_item_limits([*BASELINES], 20_000, prefix)
+    message = rf"{name}: the catalogue has 20,001 items, expected at most 20,000.* {prefix}baselines$"
+    with pytest.raises(DataError, match=message):
+        check_item_limits(["popularity", name], 20_001, prefix)
 
 
 def random_lists(users, items, seed=0):
@@ -127,7 +166,7 @@ def test_popularity_and_random_reach_their_known_figures_on_ml_1m():
     measured = held_out[0] > 0
 
     def means(rows):
-        metrics = measure(hits(rows, held_out)[measured], held_out[0][measured], [10])
+        metrics = metrics_by_user(hits(rows, held_out)[measured], held_out[0][measured], [10])
         return {name: values.mean().item() for name, values in metrics.items()}
 
     popular = means(rank_by_scores(popularity_scores(items[train], 3706), 10, seen))

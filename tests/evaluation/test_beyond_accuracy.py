@@ -1,4 +1,4 @@
-"""Measures beyond accuracy, by arithmetic written out and against other ways to compute them."""
+"""Metrics beyond accuracy, by arithmetic written out and against other ways to compute them."""
 
 import numpy as np
 import pyarrow as pa
@@ -10,18 +10,18 @@ from scipy.spatial.distance import jaccard
 from trainer.dataset.attributes import Feature, Ragged
 from trainer.evaluation import beyond_accuracy as beyond
 from trainer.evaluation.beyond_accuracy import (
-    Tally,
+    BeyondAccuracy,
     activity_thirds,
-    background,
+    category_matrix,
     coverage,
     exposure,
     gini,
     intra_list_diversity,
-    known_categories,
     ndcg_of_items,
     novelty,
     popularity_thirds,
     self_information,
+    training_facts,
 )
 from trainer.evaluation.metrics import ndcg
 from trainer.evaluation.topk import hits
@@ -142,7 +142,7 @@ def test_the_unknown_category_is_none_and_a_repeated_one_counts_once():
     feature = Feature(
         "genres", pa.array(["a", "b"]), bags([0, 1], [2], [1, 1], [])
     )  # 2, the last, is unknown
-    assert known_categories(feature).toarray().tolist() == [[1, 1], [0, 0], [0, 1], [0, 0]]
+    assert category_matrix(feature).toarray().tolist() == [[1, 1], [0, 0], [0, 1], [0, 0]]
 
 
 def world():
@@ -151,17 +151,17 @@ def world():
         "year": Feature("year", pa.array([1990, 2000]), bags([0], [1], [1], [0])),
         "genres": Feature("genres", pa.array(["a", "b"]), bags([0, 1], [0], [1], [])),
     }
-    return background(torch.tensor([3, 2, 2, 0]), np.array([4, 0, 2, 1]), np.array([0, 2, 3]), features)
+    return training_facts(torch.tensor([3, 2, 2, 0]), np.array([4, 0, 2, 1]), np.array([0, 2, 3]), features)
 
 
 def test_an_attribute_of_one_category_each_gives_no_diversity():
     assert list(world().attributes) == ["genres"]
 
 
-def test_a_tally_has_every_measure_at_every_k():
-    tally = Tally(world(), [1, 2])
-    tally.add(torch.tensor([[0, 1], [2, 1], [0, 3]]), lists([1], [2], [2]), 0)
-    found = tally.figures()
+def test_every_metric_is_taken_at_every_k():
+    meter = BeyondAccuracy(world(), [1, 2])
+    meter.add(torch.tensor([[0, 1], [2, 1], [0, 3]]), lists([1], [2], [2]), 0)
+    found = meter.means()
     assert found["coverage@1"] == 0.5  # items 0 and 2
     assert found["coverage@2"] == 1
     # Lists at 1: item 0 twice, item 2 once; ascending 0, 0, 1, 2: (-3 x 0 - 1 x 0 + 1 x 1 + 3 x 2) / (4 x 3).
@@ -183,10 +183,10 @@ def test_a_tally_has_every_measure_at_every_k():
     assert found["ndcg_tail@2"] == 0.5
 
 
-def test_chunks_change_no_figure():
+def test_chunks_change_no_metric():
     ranking, held_out = torch.tensor([[0, 1], [2, 1], [0, -1]]), ([1], [2, 3], [2])
-    whole, parts = Tally(world(), [1, 2]), Tally(world(), [1, 2])
+    whole, chunked = BeyondAccuracy(world(), [1, 2]), BeyondAccuracy(world(), [1, 2])
     whole.add(ranking, lists(*held_out), 0)
     for first in range(3):
-        parts.add(ranking[first : first + 1], lists(held_out[first]), first)
-    assert parts.figures() == pytest.approx(whole.figures())
+        chunked.add(ranking[first : first + 1], lists(held_out[first]), first)
+    assert chunked.means() == pytest.approx(whole.means())

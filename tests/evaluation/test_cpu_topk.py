@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from trainer.evaluation import topk
-from trainer.evaluation.cpu_topk import RunningBest, largest_of_groups, padded_width
+from trainer.evaluation.cpu_topk import RunningTopK, largest_of_groups, padded_width
 
 
 def best_of(scores: np.ndarray, k: int, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores and columns of the k best, taken in by blocks of columns."""
-    best = RunningBest(len(scores), k)
+    best = RunningTopK(len(scores), k)
     for first in range(0, scores.shape[1], block):
         part = torch.from_numpy(scores[:, first : first + block].T.copy())
         missing = padded_width(len(part)) - len(part)
@@ -61,9 +61,9 @@ def test_minus_zero_ranks_as_zero() -> None:
 def test_rows_with_a_score_that_is_no_number_are_told_apart() -> None:
     scores = np.zeros((32, 4), dtype=np.float32)
     scores[7, 1], scores[31, 2], scores[0, 3] = np.nan, np.inf, -np.inf
-    best = RunningBest(4, 2)
+    best = RunningTopK(4, 2)
     best.add(scores, largest_of_groups(torch.from_numpy(scores), 2).numpy(), 0)
-    assert best.diverged.tolist() == [False, True, True, False]
+    assert best.diverged_B.tolist() == [False, True, True, False]
 
 
 def test_groups_leave_few_scores_to_look_at() -> None:

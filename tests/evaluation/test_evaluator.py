@@ -5,19 +5,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainer.evaluation import evaluator as evaluate
+from trainer.evaluation import evaluator
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """Seconds, which stand until a test moves them."""
     now = [100.0]
-    monkeypatch.setattr(evaluate.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(evaluator.time, "monotonic", lambda: now[0])
     return now
 
 
 def walk(clock: list[float], seconds: float, active: bool = True) -> None:
-    for _ in evaluate._shown(range(0, 1000, 250), 1000, active):
+    for _ in evaluator._with_progress(range(0, 1000, 250), 1000, active):
         clock[0] += seconds
 
 
@@ -35,7 +35,7 @@ def test_a_short_one_and_other_ranks_say_nothing(seconds, active, clock: list[fl
 
 def test_a_terminal_has_a_bar_in_place_of_lines(clock: list[float], capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(evaluate, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(evaluator, "BAR_DELAY", 0)
     walk(clock, 1000)
     shown = capsys.readouterr().err
     assert "/1000 [" in shown

@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import ndcg_score
 
 from trainer.evaluation import metrics
-from trainer.evaluation.metrics import measure
+from trainer.evaluation.metrics import metrics_by_user
 
 
 def naive(ranked, true, k):
@@ -58,7 +58,7 @@ def test_a_late_first_hit_has_the_reciprocal_of_its_rank():
 @pytest.mark.parametrize("k", [1, 5, 20])
 def test_all_metrics_equal_a_naive_reference(k):
     ranked, true, hits, relevant = random_users()
-    measured = measure(hits, relevant, [k])
+    measured = metrics_by_user(hits, relevant, [k])
     for user in range(len(ranked)):
         for name, value in naive(ranked[user], true[user], k).items():
             assert measured[f"{name}@{k}"][user].item() == pytest.approx(value, abs=1e-12), (user, name)
@@ -76,15 +76,15 @@ def test_ndcg_equals_scikit_learn_where_all_items_are_ranked(k):
 
 def test_perfect_rankings_score_one_and_rankings_without_a_hit_zero():
     relevant = torch.tensor([3, 12])
-    for name, values in measure(torch.ones(2, 10, dtype=torch.bool), relevant, [3]).items():
+    for name, values in metrics_by_user(torch.ones(2, 10, dtype=torch.bool), relevant, [3]).items():
         if name != "recall@3":
             assert values.tolist() == pytest.approx([1, 1]), name
-    for name, values in measure(torch.zeros(2, 10, dtype=torch.bool), relevant, [3]).items():
+    for name, values in metrics_by_user(torch.zeros(2, 10, dtype=torch.bool), relevant, [3]).items():
         assert values.tolist() == [0, 0], name
 
 
 def test_metrics_stand_in_a_fixed_order_for_each_k():
-    measured = measure(torch.ones(1, 20, dtype=torch.bool), torch.tensor([1]), [10, 20])
+    measured = metrics_by_user(torch.ones(1, 20, dtype=torch.bool), torch.tensor([1]), [10, 20])
     names = ["ndcg", "recall", "precision", "hit_rate", "mrr", "map"]
     assert list(measured) == [f"{name}@{k}" for k in (10, 20) for name in names]
     assert all(values.dtype == torch.float64 and values.shape == (1,) for values in measured.values())

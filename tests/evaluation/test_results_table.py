@@ -81,6 +81,7 @@ def test_a_baseline_of_zero_gives_no_multiple():
 
 def test_kept_seen_items_are_pointed_out():
     assert "seen items masked" in verdict(ndcg(0.1, 0.2), seen="keep")
+    assert "(--seen mask)" in verdict(ndcg(0.1, 0.2), seen="keep", option_prefix="--")
     assert "seen items masked" not in verdict(ndcg(0.1, 0.2), seen="mask")
 
 

@@ -1,6 +1,7 @@
 """What only a GPU can show: the same training on CUDA as on the CPU, and its options as without them."""
 
 import json
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from trainer.batching.sampler import batches
 from trainer.cli import main
 from trainer.distributed.precision import matmul_precision
 from trainer.distributed.world import join_world
+from trainer.training import loop
 from trainer.training.components import assemble, make_batches
 
 pytestmark = [
@@ -24,6 +26,7 @@ pytestmark = [
 
 TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
 PLAIN = ("--batches.ahead", "0")
+DATA = Path(os.environ.get("SHARDTOWER_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
 
 def losses_of(folder: Path, name: str, *options: str) -> torch.Tensor:
@@ -40,7 +43,7 @@ def recorded(run: Path) -> torch.Tensor:
     return torch.tensor([record["loss"] for record in records if "loss" in record])
 
 
-@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd"])
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd", "adam"])
 def test_a_training_on_cuda_loses_what_it_loses_on_the_cpu(optimizer: str, tmp_path: Path) -> None:
     train, withheld = worlds.checkerboard()
     losses = {}
@@ -51,6 +54,77 @@ def test_a_training_on_cuda_loses_what_it_loses_on_the_cpu(optimizer: str, tmp_p
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses[device] = torch.tensor([record["loss"] for record in records])
     torch.testing.assert_close(losses["cuda"], losses["cpu"], rtol=1e-3, atol=1e-5)
+
+
+def test_a_fused_adam_is_the_dense_one_where_every_step_looks_up_every_row(tmp_path: Path) -> None:
+    every_row = ("--batches.size", "16", "--loss.candidates", "catalogue")
+    dense, fused = (
+        losses_of(tmp_path, name, *every_row, "--optimizer.name", name) for name in ("adam", "adam_fused")
+    )
+    torch.testing.assert_close(fused, dense, rtol=1e-3, atol=1e-5)
+
+
+def test_a_fused_adam_moves_looked_up_rows_alone(tmp_path: Path) -> None:
+    dense, fused = (losses_of(tmp_path, name, "--optimizer.name", name) for name in ("adam", "adam_fused"))
+    assert not torch.allclose(fused, dense, rtol=1e-3, atol=1e-5)
+
+
+def test_evaluations_do_not_change_what_a_fused_adam_learns(tmp_path: Path) -> None:
+    more = ("--optimizer.name", "adam_fused", "--data.validation_size", "0.2", "--run.patience", "0")
+    alone = losses_of(tmp_path, "alone", *more, "--run.evaluate_every", "0")
+    evaluated = losses_of(tmp_path, "evaluated", *more, "--run.evaluate_every", "1")
+    torch.testing.assert_close(evaluated, alone, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adam_fused", "rowwise_adagrad"])
+@pytest.mark.parametrize("save", ["false", "true"], ids=["at once", "in a thread"])
+def test_a_resumed_training_loses_what_an_unbroken_one_does(
+    optimizer: str, save: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--optimizer.name", optimizer, "--run.save_every", "10", "--run.save_async", save)
+    whole = losses_of(tmp_path, "whole", *options)
+    taken, step = [0], loop.train_step
+
+    def interrupted(*arguments: object, **more: object) -> torch.Tensor:
+        taken[0] += 1
+        if taken[0] == 35:
+            raise KeyboardInterrupt
+        return step(*arguments, **more)
+
+    train, withheld = worlds.checkerboard()
+    command = [*worlds.options(tmp_path, train, withheld), *worlds.QUICK, "--run.log_every", "1", *options]
+    command += ["--device", "cuda", "--run.dir", str(tmp_path / "broken")]
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", interrupted)
+        assert main(command) == 130
+    assert len(list((tmp_path / "broken").rglob("*.distcp"))) > 0
+    assert main(command) == 0
+    torch.testing.assert_close(recorded(tmp_path / "broken"), whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adam_fused", "rowwise_adagrad"])
+@pytest.mark.parametrize("candidates", ["catalogue", "in_batch"])
+def test_a_deterministic_training_repeats_to_the_last_bit(
+    optimizer: str, candidates: str, tmp_path: Path
+) -> None:
+    options = ("--deterministic", "true", "--model.history", "true", "--model.hidden", "8")
+    options += ("--optimizer.name", optimizer, "--loss.candidates", candidates)
+    first, again = (losses_of(tmp_path, name, *options) for name in ("first", "again"))
+    assert torch.equal(first, again)
+    assert worlds.figures(tmp_path / "first") == worlds.figures(tmp_path / "again")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not (DATA / "ml-100k").is_dir(), reason="no ml-100k at hand")
+def test_the_default_training_of_ml_100k_ranks_as_well_as_on_the_cpu(tmp_path: Path) -> None:
+    found = {}
+    for device in ("cpu", "cuda"):
+        run = tmp_path / device
+        options = ["--data.root", str(DATA), "--data.source", "none", "--data.cache", str(tmp_path / "cache")]
+        assert main([*options, "--device", device, "--run.dir", str(run), "--run.tensorboard", "false"]) == 0
+        found[device] = worlds.figures(run)["ndcg@10"]
+    assert found["cuda"] == pytest.approx(found["cpu"], abs=0.002)
 
 
 def test_a_run_on_cuda_is_measured_and_recommended_from_on_the_cpu(tmp_path: Path, capsys) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from tests import worlds
 from trainer.dataset.attributes import Ragged
-from trainer.evaluation.metrics import measure
+from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model import fold_in as folding
 from trainer.model.fold_in import fold_in
@@ -190,7 +190,7 @@ class Measured:
 
     def _ndcg(self, queries: torch.Tensor) -> float:
         _, ranking = top_k(queries, self.vectors, 10, self.histories)
-        found = measure(hits(ranking, self.held_out), self.held_out[0], [10])
+        found = metrics_by_user(hits(ranking, self.held_out), self.held_out[0], [10])
         return float(found["ndcg@10"].mean())
 
 

@@ -216,12 +216,15 @@ def test_early_stopping_holds_with_save_every(tmp_path: Path, data) -> None:
     assert report_of(run)["step"] == 15 * (best + 1)
 
 
-def test_a_training_that_crashed_after_its_patience_was_over_takes_no_more_steps(tmp_path, data) -> None:
+def test_a_training_that_crashed_after_its_patience_was_over_takes_no_more_steps(
+    tmp_path, data, monkeypatch
+) -> None:
     saving = ("--run.patience", "3", "--run.save_every", "15", "--run.keep_last", "9")
     run = worlds.trained(tmp_path, *data, *WORSENING, *saving)
     expected, figures = report_of(run), figures_of(run)
     (run / "metrics.json").unlink()
     assert newest(run).step == expected["validation"]["last_step"] > expected["step"]
+    monkeypatch.setattr(loop, "train_step", lambda *_: pytest.fail("no step is left"))
     assert main(["train", "--run.dir", str(run)]) == 0
     assert (report_of(run)["model"], report_of(run)["step"]) == (expected["model"], expected["step"])
     assert figures_of(run) == figures

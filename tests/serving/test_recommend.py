@@ -17,9 +17,9 @@ from tests import worlds
 from trainer.errors import CheckpointError, DivergedError, UserError
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.run_folder import open_run
-from trainer.serving import embed as towers
+from trainer.serving import embed
 from trainer.serving.recommend import as_json, as_text, recommend, recommend_by_history
-from trainer.serving.vector_cache import FOLDER, Vectors, keep_vectors, open_vectors
+from trainer.serving.vector_cache import FOLDER, Vectors, open_vectors, save_vectors
 
 TRAIN, WITHHELD = worlds.checkerboard()
 
@@ -92,7 +92,7 @@ def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("person", ["--user 1001", "--history 53,55,57"])
-def test_who_is_known_and_who_is_new_are_served_without_torch(run: Path, person: str) -> None:
+def test_known_users_and_new_ones_are_served_without_torch(run: Path, person: str) -> None:
     done = without_torch(str(run), *person.split(), "-k", "1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split()[1] == "51"
@@ -104,7 +104,7 @@ def test_unknown_items_are_refused_without_torch(run: Path) -> None:
     assert "--history 9: not among the 8 items" in done.stderr
 
 
-def test_kept_vectors_recommend_what_towers_do(tmp_path: Path) -> None:
+def test_cached_vectors_recommend_what_towers_do(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), "--model.low_rank", "4")
     kept = [recommend(run, str(user), 8, keep_seen=True) for user, _ in WITHHELD]
     for file in (run / FOLDER).iterdir():
@@ -131,7 +131,7 @@ LOOKED_UP = {
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *LOOKED_UP])
-def test_kept_vectors_serve_someone_new_as_towers_do(
+def test_cached_vectors_serve_someone_new_as_towers_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     users = pa.table({"user_id": [1001, 1002], "colour": ["black", "white"]})
@@ -142,14 +142,14 @@ def test_kept_vectors_serve_someone_new_as_towers_do(
         options += [f"--data.{side}", str(tmp_path / f"{side}.parquet")]
     run = worlds.trained(tmp_path, *options, "--run.epochs", "4", *(KINDS | LOOKED_UP)[kind].split())
     histories = [["54"], ["57", "53", "55"]]
-    counted = Counted(towers.query_of_history)
+    counted = Counted(embed.query_of_history)
     with monkeypatch.context() as patch:
-        patch.setattr(towers, "query_of_history", counted)
+        patch.setattr(embed, "query_of_history", counted)
         kept = [recommend_by_history(run, each, 8, keep_seen=True) for each in histories]
     assert counted.calls == (len(histories) if kind in LOOKED_UP else 0)
     for file in (run / FOLDER).iterdir():
         file.unlink()
-    monkeypatch.setattr(towers, "LARGEST_KEPT", 0)
+    monkeypatch.setattr(embed, "CACHED_BYTES", 0)
     for found, history in zip(kept, histories, strict=True):
         expected = recommend_by_history(run, history, 8, keep_seen=True)
         pd.testing.assert_frame_equal(found, expected, rtol=1e-5, atol=1e-6)
@@ -168,7 +168,7 @@ class Counted:
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_a_first_history_keeps_vectors_where_the_next_are_answered_by_them(
+def test_a_first_history_caches_vectors_where_the_next_are_answered_by_them(
     tmp_path: Path, history: bool
 ) -> None:
     settings = "--model.low_rank", "4", "--model.history", str(history).lower()
@@ -194,7 +194,7 @@ def test_vectors_of_another_checkpoint_are_not_taken(tmp_path: Path) -> None:
     assert kept == [saved.digest[:20]] * 3
 
 
-def test_vectors_that_are_cut_off_or_changed_are_made_anew(tmp_path: Path) -> None:
+def test_vectors_that_are_cut_off_or_changed_are_computed_again(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), "--model.low_rank", "4")
     for side in ("users", "histories"):
         file = next((run / FOLDER).glob(f"{side}-*"))
@@ -205,14 +205,14 @@ def test_vectors_that_are_cut_off_or_changed_are_made_anew(tmp_path: Path) -> No
             assert file.read_bytes() == whole
 
 
-def test_vectors_of_large_tables_and_of_folders_that_may_not_be_written_are_not_kept(
+def test_vectors_of_large_tables_and_of_folders_that_may_not_be_written_are_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
     for file in (run / FOLDER).iterdir():
         file.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(towers, "LARGEST_KEPT", 0)
+        patch.setattr(embed, "CACHED_BYTES", 0)
         assert recommend(run, "1001", 1)["item"].tolist() == [51]
         assert list((run / FOLDER).iterdir()) == []
     (run / FOLDER).rmdir()
@@ -227,12 +227,12 @@ def test_equal_scores_come_in_the_order_of_rows_and_bad_ones_are_refused(
     ids = open_run(run).vocabulary.item_ids.to_pylist()
     queries = np.ones((16, 3), np.float32)
     items = np.array([[0, 0.1, 0.2]] * 5 + [[1, 0, 0]] * 3, np.float32)
-    keep_vectors(run, newest(run), Vectors(queries, items, items[:, :0]))
+    save_vectors(run, newest(run), Vectors(queries, items, items[:, :0]))
     for k in (1, 4, 8):
         found = recommend(run, "1001", k, keep_seen=True)["item"].tolist()
         assert found == [*ids[5:], *ids[:5]][:k]
     items[2] = np.nan
-    keep_vectors(run, newest(run), Vectors(queries, items, items[:, :0]))
+    save_vectors(run, newest(run), Vectors(queries, items, items[:, :0]))
     with pytest.raises(DivergedError, match="scores are NaN or infinite"):
         recommend(run, "1001")
 

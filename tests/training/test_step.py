@@ -105,6 +105,7 @@ def losses_of_steps(
         ("--model.history", "true", "--model.hidden", "8", "--optimizer.clip_gradients", "1"),
         ("--model.learn_temperature", "true", "--loss.candidates", "sampled", "--optimizer.name", "adam"),
         ("--loss.name", "bpr", "--batches.rows", "interaction", "--loss.candidates", "in_batch"),
+        ("--sharding.lookup", "torchrec", "--model.history", "true"),
         ("--loss.name", "mse", *VALUES),
         ("--loss.name", "bce", *VALUES),
     ],

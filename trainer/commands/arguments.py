@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, NoReturn
 
-from trainer.config.schema import BASELINES
+from trainer.config.baselines import BASELINES
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:

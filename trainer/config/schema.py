@@ -10,9 +10,6 @@ from typing import Literal
 
 from trainer.config.losses import LossName
 
-BASELINES = ("popularity", "random", "item_knn", "ease", "low_rank")
-"""Rankers that a model can be compared with."""
-
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -217,7 +214,7 @@ class EvaluationConfig:
     split: Literal["test", "validation"] = "test"
     """Part whose interactions are to be found."""
     seen: Literal["mask", "keep"] = "mask"
-    """`mask` leaves a user's earlier items out of the ranking; `keep` ranks them too, as the notebook did."""
+    """`keep` ranks a user's earlier items too, `mask` does not; validation during training always masks."""
     k: list[int] = field(default_factory=lambda: [10])
     """Lengths of the ranked list at which metrics are taken."""
     baselines: list[str] = field(default_factory=lambda: ["popularity", "random"])

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator
 from typing import TypeAlias, get_args, get_type_hints
 
+from trainer.config.baselines import BASELINES
 from trainer.config.losses import loss_spec, losses_where
-from trainer.config.schema import BASELINES, Config, ShardingConfig
+from trainer.config.schema import Config, ShardingConfig
 
 Rule: TypeAlias = tuple[str, str, bool]
 """A key, what it needs, and whether the configuration satisfies that."""

@@ -99,19 +99,19 @@ def make_shared_buffers(size: int, group: Any) -> SharedBuffers | None:
     if size > _most_values(group):
         return None
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-    size_bytes = 2 * ranks * size * 4
-    handle = _create(size_bytes) if rank == 0 else None
+    size_bytes, own_namespaces = 2 * ranks * size * 4, _namespaces()
+    handle = _create(size_bytes) if rank == 0 and own_namespaces is not None else None
     token = secrets.token_bytes(TOKEN_BYTES)
     offer: list[Any] = [None]
     if handle is not None:
         os.pwrite(handle, token, 0)
-        offer = [(f"/proc/{os.getpid()}/fd/{handle}", token, _namespaces())]
+        offer = [(f"/proc/{os.getpid()}/fd/{handle}", token, own_namespaces)]
     try:
         dist.broadcast_object_list(offer, group=group, group_src=0)
         if offer[0] is None:
             return None
         path, token, namespaces = offer[0]
-        mapped = _map(path, size_bytes, token) if namespaces == _namespaces() else None
+        mapped = _map(path, size_bytes, token) if namespaces == own_namespaces else None
         if not _all(mapped is not None, group):
             return None
     finally:
@@ -193,19 +193,17 @@ def _all(is_so: bool, group: Any) -> bool:
 
 def _connect(token: bytes, rank: int, ranks: int, group: Any) -> dict[int, socket.socket]:
     """Connect with every other rank: a byte each way takes a tenth of a collective's time."""
-    # An abstract address; all users of the host may see it, so that it does not tell the token.
-    address = f"\0shardtower-{hashlib.sha256(token).hexdigest()}"
     seconds, peers = _timeout(group).total_seconds(), {}
     with socket.socket(socket.AF_UNIX) as own:
         own.settimeout(seconds)
-        own.bind(f"{address}-{rank}")
+        own.bind(_address(token, rank))
         own.listen(ranks)
         dist.barrier(group)
         for other in range(rank):
             peers[other] = peer = socket.socket(socket.AF_UNIX)
             peer.settimeout(seconds)
             with _peer_errors(other):
-                peer.connect(f"{address}-{other}")
+                peer.connect(_address(token, other))
             _send(peer, other, token + bytes([rank]))
         while missing := {*range(rank + 1, ranks)} - peers.keys():
             with _peer_errors(min(missing)):
@@ -215,6 +213,11 @@ def _connect(token: bytes, rank: int, ranks: int, group: Any) -> dict[int, socke
             if greeting[:-1] == token:
                 peers[greeting[-1]] = peer
     return peers
+
+
+def _address(token: bytes, rank: int) -> str:
+    """Return an abstract address; all users of the host may see it, so that it does not tell the token."""
+    return f"\0shardtower-{hashlib.sha256(token).hexdigest()}-{rank}"
 
 
 def _send(peer: socket.socket, rank: int, message: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Measures beyond accuracy: what the lists are made of, and whom and what they serve.
+"""Metrics beyond accuracy: catalogue exposure, novelty and diversity of lists, and NDCG by group.
 
 Rankings are (B, K) int64 item rows, best first, -1 where a list is shorter. A user's value is NaN where the
-measure does not apply to the user, who then does not count in its mean.
+metric does not apply to the user, who then does not count in its mean.
 """
 
 from collections.abc import Sequence
@@ -18,29 +18,35 @@ from trainer.evaluation.topk import ItemLists, hits, owners
 
 ACTIVITIES = ("light", "medium", "heavy")
 POPULARITIES = ("head", "middle", "tail")
-PAIR_BLOCK = 2**18  # pairs of items whose attributes are compared at a time: some tens of megabytes
+PAIR_BLOCK = 2**18
+"""Pairs of items whose attributes are compared at a time, in some tens of megabytes."""
 
 
 def exposure(ranking: Tensor, item_count: int) -> Tensor:
-    """How many lists each item stands in, (N,) int64; zeros if there is no list."""
+    """Count the lists that hold each item, (N,) int64."""
     return torch.bincount(ranking[ranking >= 0], minlength=item_count)
 
 
 def coverage(exposures: Tensor) -> float:
-    """Catalogue coverage: share of the items that stand in at least one list; 0 if there is no list.
+    """Compute catalogue coverage: the share of the items that at least one list holds.
 
-    Args: exposures: (N,) lists that each item stands in, N at least 1.
+    Args:
+        exposures: (N,) number of lists that hold each item, N at least 1.
+
     Source: Ge, Delgado-Battenfeld and Jannach, RecSys 2010.
     """
     return float((exposures > 0).double().mean())
 
 
 def gini(exposures: Tensor) -> float:
-    """Gini index of exposure: 0 where all items stand in equally many lists, (N - 1) / N where one has all.
+    """Compute the Gini index of exposure.
 
+    It is 0 if all items are in equally many lists and (N - 1) / N if one item has all:
     sum over i of (2 i - N - 1) x_i / (N sum of x), with x ascending and i from 1; 0 if there is no list.
 
-    Args: exposures: (N,) lists that each item stands in, N at least 1.
+    Args:
+        exposures: (N,) number of lists that hold each item, N at least 1.
+
     Source: Gini 1912; of recommendations: Fleder and Hosanagar, Management Science 2009.
     """
     ascending, count = exposures.double().sort().values, len(exposures)
@@ -50,22 +56,26 @@ def gini(exposures: Tensor) -> float:
 
 
 def self_information(item_counts: Tensor, user_count: int) -> Tensor:
-    """log2(users / users who have the item), (N,) float64 bits: how unexpected it is that a user has it.
+    """Compute log2(users / users who have the item), (N,) float64 bits: how unexpected an item is.
 
-    An item that nobody has counts as one that a single user has, since its own would be infinite.
+    An item that nobody has counts as one that a single user has, as its own value would be infinite.
 
     Args:
         item_counts: (N,) training interactions of each item.
-        user_count: users with training interactions; none count as one.
+        user_count: Users with training interactions; 0 counts as 1.
+
     Source: Zhou et al., PNAS 2010.
     """
     return (max(user_count, 1) / item_counts.double().clamp(min=1)).log2()
 
 
 def novelty(ranking: Tensor, information: Tensor) -> Tensor:
-    """Mean self-information of each list's items, (B,) float64 bits; NaN for an empty list.
+    """Compute the mean self-information of each list's items, (B,) float64 bits; NaN for an empty list.
 
-    Args: information: (N,) bits, see `self_information`.
+    Args:
+        ranking: (B, K) item rows.
+        information: (N,) bits, see `self_information`.
+
     Source: Zhou et al., PNAS 2010.
     """
     listed = ranking >= 0
@@ -73,12 +83,15 @@ def novelty(ranking: Tensor, information: Tensor) -> Tensor:
 
 
 def intra_list_diversity(ranking: Tensor, attributes: csr_array) -> Tensor:
-    """1 - the mean Jaccard index of the attributes of all pairs of a list's items, (B,) float64.
+    """Compute 1 - the mean Jaccard index of the categories of all pairs of a list's items, (B,) float64.
 
-    The Jaccard index is |A and B| / |A or B|; two items without any attribute have nothing in common: 0. NaN
-    for a list with fewer than two items.
+    The Jaccard index is |A and B| / |A or B|, and 0 for two items without any category. NaN for a list with
+    fewer than two items.
 
-    Args: attributes: (N, categories) ones where an item has a category.
+    Args:
+        ranking: (B, K) item rows.
+        attributes: (N, categories) ones where an item has a category.
+
     Source: Ziegler et al., WWW 2005; Jaccard 1901.
     """
     first, second = np.triu_indices(ranking.shape[1], 1)
@@ -92,7 +105,7 @@ def intra_list_diversity(ranking: Tensor, attributes: csr_array) -> Tensor:
         one, other = block[:, first].ravel(), block[:, second].ravel()
         common = attributes[one].multiply(attributes[other]).sum(axis=1)
         either = np.maximum(sizes[one] + sizes[other] - common, 1)
-        pairs = (other >= 0).reshape(len(block), -1)  # lists are short at their end: the first is there too
+        pairs = (other >= 0).reshape(len(block), -1)  # the first item precedes the other, so it exists too
         similar = ((common / either).reshape(pairs.shape) * pairs).sum(1)
         count = pairs.sum(1)
         found = np.where(count > 0, 1 - similar / np.maximum(count, 1), np.nan)
@@ -101,13 +114,16 @@ def intra_list_diversity(ranking: Tensor, attributes: csr_array) -> Tensor:
 
 
 def activity_thirds(interactions: Tensor) -> Tensor:
-    """Thirds of the users by training interactions: 0 the third that has least, 2 the third that has most.
+    """Divide the users into thirds by training interactions: 0 for the least active, 2 for the most active.
 
-    Thirds differ by one user at most; equally active users stand in the order of rows. Fewer than three users
-    leave a third empty.
+    The sizes differ by one user at most; equally active users stay in the order of rows. With fewer than
+    three users a third is empty.
 
-    Args: interactions: (U,) of each user.
-    Returns: (U,) int64.
+    Args:
+        interactions: (U,) training interactions of each user.
+
+    Returns:
+        (U,) int64.
     """
     order, thirds = interactions.argsort(stable=True), torch.empty_like(interactions, dtype=torch.int64)
     thirds[order] = torch.arange(len(order)) * 3 // max(len(order), 1)
@@ -115,13 +131,17 @@ def activity_thirds(interactions: Tensor) -> Tensor:
 
 
 def popularity_thirds(item_counts: Tensor) -> Tensor:
-    """Items by the third of training interactions that they hold: 0 head, 1 middle, 2 tail.
+    """Divide the items into head (0), middle (1) and tail (2), a third of the training interactions each.
 
-    Items stand in order of popularity, equal ones by row; an item belongs to the third in which its first
+    Items are sorted by popularity, equal ones by row; an item belongs to the third in which its first
     interaction falls. So the head is few items and the tail is many, those without interactions among them.
 
-    Args: item_counts: (N,) training interactions of each item; where all are 0, all are in the tail.
-    Returns: (N,) int64.
+    Args:
+        item_counts: (N,) training interactions of each item; where all are 0, all are in the tail.
+
+    Returns:
+        (N,) int64.
+
     Source: head and tail as in Anderson, The Long Tail, 2006; equal shares are our choice.
     """
     order, thirds = item_counts.argsort(descending=True, stable=True), torch.empty_like(item_counts).long()
@@ -132,12 +152,17 @@ def popularity_thirds(item_counts: Tensor) -> Tensor:
 
 
 def ndcg_of_items(ranking: Tensor, held_out: ItemLists, members: Tensor, k: int) -> Tensor:
-    """NDCG@k where only the held-out items of one group are relevant, (B,) float64.
+    """Compute NDCG@k where only the held-out items of one group are relevant, (B,) float64.
 
     The lists stay as they are: an item of another group takes its rank and gains nothing. NaN for a user
     without held-out items of the group.
 
-    Args: members: (N,) bool, the items of the group.
+    Args:
+        ranking: (B, K) item rows.
+        held_out: A list of item rows for each of the B users.
+        members: (N,) bool, whether an item is in the group.
+        k: Number of ranks that count.
+
     Source: Järvelin and Kekäläinen, TOIS 2002.
     """
     users, wanted = owners(held_out, len(ranking), len(members)), members[held_out[1].long()]
@@ -148,14 +173,14 @@ def ndcg_of_items(ranking: Tensor, held_out: ItemLists, members: Tensor, k: int)
 
 
 @dataclass(frozen=True)
-class Background:
-    """What the measures take from the training part.
+class TrainingFacts:
+    """What the metrics need to know of the training split.
 
     Attributes:
         information: (N,) float64 bits, see `self_information`.
         popularity: (N,) int64, see `popularity_thirds`.
-        activity: (U,) int64, see `activity_thirds`, of the users who are measured, in their order.
-        attributes: (N, categories) of ones, by attribute whose items have bags of categories.
+        activity: (U,) int64, see `activity_thirds`, of the evaluated users, in their order.
+        attributes: (N, categories) of ones, by name of each item attribute that is a list of categories.
     """
 
     information: Tensor
@@ -164,28 +189,29 @@ class Background:
     attributes: dict[str, csr_array]
 
 
-def background(
+def training_facts(
     item_counts: Tensor, interactions: np.ndarray, users: np.ndarray, features: dict[str, Feature]
-) -> Background:
-    """The background of a measurement.
+) -> TrainingFacts:
+    """Collect what the metrics need to know of the training split.
 
     Args:
         item_counts: (N,) training interactions of each item.
-        interactions: training interactions of each user row.
-        users: rows of the users who are measured.
-        features: of the items; one whose bags all hold one category gives no diversity and is left out.
+        interactions: Training interactions of each user row.
+        users: Rows of the evaluated users.
+        features: Item attributes; one that has exactly one category for each item gives no diversity and is
+            left out.
     """
-    bags = {name: each for name, each in features.items() if (each.bags.lengths() != 1).any()}
-    return Background(
+    lists = {name: each for name, each in features.items() if (each.bags.lengths() != 1).any()}
+    return TrainingFacts(
         self_information(item_counts, int(np.count_nonzero(interactions))),
         popularity_thirds(item_counts),
         activity_thirds(torch.from_numpy(interactions[users])),
-        {name: known_categories(feature) for name, feature in bags.items()},
+        {name: category_matrix(feature) for name, feature in lists.items()},
     )
 
 
-def known_categories(feature: Feature) -> csr_array:
-    """Which categories each item has, (N, size - 1) of ones; the category `unknown` is none."""
+def category_matrix(feature: Feature) -> csr_array:
+    """Return ones where an item has a category, (N, size - 1); the last category, `unknown`, is left out."""
     bags, rows = feature.bags, len(feature.bags.offsets) - 1
     counted = csr_array(
         (np.ones(len(bags.values)), bags.values, bags.offsets), shape=(rows, feature.size), copy=True
@@ -195,49 +221,49 @@ def known_categories(feature: Feature) -> csr_array:
     return counted
 
 
-class Tally:
-    """The measures of one ranker, taken from its lists a chunk of users at a time.
+class BeyondAccuracy:
+    """Accumulates the metrics beyond accuracy of one ranker over chunks of users.
 
     Args:
-        known: background of the measurement.
-        ks: lengths of the list, as in `coverage@10`.
+        facts: See `training_facts`.
+        ks: Lengths of the list, as in `coverage@10`.
     """
 
-    def __init__(self, known: Background, ks: Sequence[int]) -> None:
-        self._known, self._ks = known, ks
-        self._exposures = {k: torch.zeros(len(known.popularity), dtype=torch.int64) for k in ks}
+    def __init__(self, facts: TrainingFacts, ks: Sequence[int]) -> None:
+        self._facts, self._ks = facts, ks
+        self._exposures = {k: torch.zeros(len(facts.popularity), dtype=torch.int64) for k in ks}
         self._sums: dict[str, tuple[float, int]] = {}
 
     def add(self, ranking: Tensor, held_out: ItemLists, first: int) -> None:
-        """Count in the lists of some users.
+        """Add the lists of a chunk of users.
 
         Args:
             ranking: (B, K), K at least the largest of the ks.
-            held_out: a list of at least one item for each of the B users.
-            first: place of the first of them among all users who are measured.
+            held_out: A list of at least one item for each of the B users.
+            first: Position of the chunk's first user among all evaluated users.
         """
-        activity = self._known.activity[first : first + len(ranking)]
+        activity = self._facts.activity[first : first + len(ranking)]
         for k in self._ks:
             top = ranking[:, :k]
             self._exposures[k] += exposure(top, len(self._exposures[k]))
-            self._add(f"novelty@{k}", novelty(top, self._known.information))
-            for name, attributes in self._known.attributes.items():
+            self._add(f"novelty@{k}", novelty(top, self._facts.information))
+            for name, attributes in self._facts.attributes.items():
                 self._add(f"{name}_diversity@{k}", intra_list_diversity(top, attributes))
             gains = ndcg(hits(top, held_out), held_out[0], k)
             for third, name in enumerate(ACTIVITIES):
                 self._add(f"ndcg_{name}@{k}", gains[activity == third])
             for third, name in enumerate(POPULARITIES):
-                members = self._known.popularity == third
+                members = self._facts.popularity == third
                 self._add(f"ndcg_{name}@{k}", ndcg_of_items(top, held_out, members, k))
 
-    def figures(self) -> dict[str, float]:
-        """Each measure over all users to whom it applies; a measure that applies to none is left out."""
-        figures: dict[str, float] = {}
+    def means(self) -> dict[str, float]:
+        """Return coverage, Gini index, and means of the other metrics over the users to whom they apply."""
+        found: dict[str, float] = {}
         for k, exposures in self._exposures.items():
-            figures |= {f"coverage@{k}": coverage(exposures), f"gini@{k}": gini(exposures)}
+            found |= {f"coverage@{k}": coverage(exposures), f"gini@{k}": gini(exposures)}
             of_k = {name: each for name, each in self._sums.items() if name.endswith(f"@{k}")}
-            figures |= {name: total / count for name, (total, count) in of_k.items() if count}
-        return figures
+            found |= {name: total / count for name, (total, count) in of_k.items() if count}
+        return found
 
     def _add(self, name: str, values: Tensor) -> None:
         total, count = self._sums.get(name, (0.0, 0))

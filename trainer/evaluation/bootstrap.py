@@ -1,20 +1,23 @@
-"""Two models on the same users: how far apart they are, and how far chance alone could put them."""
+"""Paired bootstrap: the difference of two models on the same users, with a confidence interval."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-DRAW_BLOCK = 2**22  # users drawn at a time: 32 MiB of rows
+DRAW_BLOCK = 2**22
+"""Users drawn at a time: 32 MiB of rows."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Means of a metric over the same users, and how sure their difference is.
+    """Means of a metric of two models over the same users, and the interval of their difference.
 
     Attributes:
-        first, second: means.
+        first: Mean of the first model.
+        second: Mean of the second model.
         difference: first - second.
-        low, high: ends of the 95% confidence interval of the difference.
+        low: Lower end of the confidence interval of the difference.
+        high: Upper end.
     """
 
     first: float
@@ -31,19 +34,25 @@ def paired_bootstrap(
     confidence: float = 0.95,
     seed: int = 42,
 ) -> dict[str, Difference]:
-    """Difference of the means of two models, with the percentile interval of a paired bootstrap over users.
+    """Compute the difference of two models' means and its percentile interval over resampled users.
 
     A resample draws as many users as there are, with replacement, and takes both models' values of each: what
-    makes a user hard for both cancels out. All metrics share the resamples. The interval tells of the choice
-    of users alone, not of the seed of a training. Time grows with users times resamples.
+    makes a user hard for both cancels out. All metrics share the resamples. The interval covers the choice of
+    users alone, not the seed of a training. Time grows with users times resamples.
 
     Args:
-        first, second: metric -> (U,) value of each user, in the same order.
-        resamples: resampled means.
-        confidence: chance that the interval is to hold the true difference.
-        seed: of the resamples.
-    Returns: metric -> difference. Where no user differs it is exactly 0, and so are both ends.
-    Raises: ValueError if metrics or users differ, or there are no users.
+        first: Metric -> (U,) value of each user under the first model.
+        second: The same of the second model, with users in the same order.
+        resamples: Number of resamples.
+        confidence: Coverage of the interval.
+        seed: Seed of the resamples.
+
+    Returns:
+        Metric -> difference. Where no user differs it is exactly 0, and so are both ends.
+
+    Raises:
+        ValueError: If metrics or users differ, or there are no users.
+
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
     if {name: len(values) for name, values in first.items()} != {
@@ -68,7 +77,7 @@ def paired_bootstrap(
 
 
 def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means over users drawn with replacement, (metrics, resamples), of values (metrics, users)."""
+    """Compute means over users drawn with replacement, (metrics, resamples), of values (metrics, users)."""
     generator, means = np.random.default_rng(seed), np.empty((len(values), resamples))
     users = values.shape[1]
     block = max(DRAW_BLOCK // users, 1)

@@ -1,12 +1,12 @@
-"""Top-k metrics of a sharded model over the full catalogue, beside rankers without a training.
+"""Top-k metrics of a sharded model over the full catalogue, next to those of baselines.
 
 Every rank computes tower vectors; rank 0 receives the item matrix once and the users' vectors a chunk at a
-time, so that its memory is the item matrix and one chunk. The figures do not depend on the world size.
+time, so that its memory is the item matrix and one chunk. The metrics do not depend on the world size.
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,38 +17,32 @@ from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.errors import DataError
-from trainer.evaluation.baselines import popularity_scores, rank_by_scores, rank_randomly
-from trainer.evaluation.beyond_accuracy import Background, Tally, background
-from trainer.evaluation.item_item import check_size, kept_weights, rank_by_history, training_matrix
-from trainer.evaluation.metrics import measure
+from trainer.evaluation.baselines import check_item_limits, make_ranker, popularity_scores
+from trainer.evaluation.beyond_accuracy import BeyondAccuracy, TrainingFacts, training_facts
+from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
-from trainer.model.edlae import cached_towers
 from trainer.model.retriever import TowerPair, candidate_vectors, query_vectors
 
-LOW_RANK = 128
-"""Width of the closed-form two-tower as a baseline, or the catalogue's where that is smaller."""
-
-QUIET_SECONDS, SECONDS_BETWEEN_LINES = 2, 60
-"""How long an evaluation runs before a bar is shown; seconds between lines where there is no terminal."""
-
-Ranker = Callable[[np.ndarray, ItemLists], torch.Tensor]
-"""User rows (B,) and the items that each must not get -> their lists, (B, k)."""
+BAR_DELAY, LINE_INTERVAL = 2, 60
+"""Seconds before a progress bar is shown; seconds between progress lines where there is no terminal."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model is measured.
+    """How a model is evaluated.
 
     Attributes:
-        split: `test` or `validation`.
+        split: Split whose interactions are to be found, `test` or `validation`.
         seen: `mask` leaves items from before the split out of the ranking, `keep` ranks them too.
-        ks: lengths of the ranked lists.
-        chunk: users scored, and items looked up by a rank, at a time.
-        sharded: every rank ranks its own users, and rank 0 measures.
-        seed: of the random ranker.
-        baselines: other rankers to measure: `popularity`, `random`, `item_knn`, `ease`, `low_rank`.
-        beyond: take the measures beyond accuracy as well.
-        per_user: keep the metrics of every user.
+        ks: Lengths of the ranked lists.
+        chunk: Users scored, and items looked up by a rank, at a time.
+        sharded: Whether every rank ranks its own users; rank 0 computes the metrics in either case.
+        seed: Seed of the random baseline.
+        baselines: Names of the baselines to evaluate too.
+        beyond: Whether to compute metrics beyond accuracy.
+        per_user: Whether to return the metrics of every user.
+        option_prefix: What the running command writes before its options of a protocol, for messages:
+            `--evaluation.` for `train`, `--` for `evaluate`.
     """
 
     split: str = "test"
@@ -60,19 +54,22 @@ class Protocol:
     baselines: Sequence[str] = ("popularity", "random")
     beyond: bool = False
     per_user: bool = False
+    option_prefix: str = "--evaluation."
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured by which protocol.
+    """Metrics of a model and of baselines, and the protocol that gave them.
 
     Attributes:
-        split, seen: the part searched for, and `mask` or `keep`.
-        users, items: users measured, and items ranked for each.
-        left_out: items that are retained from an earlier run, which are not ranked.
-        rankers: mean of each metric over users, by ranker: `model`, then the baselines.
-        beyond: measures beyond accuracy by ranker, if they were asked for.
-        per_user: the model's metrics, (users,) each in the order of user rows, if they were asked for.
+        split: Split whose interactions were to be found.
+        seen: `mask` or `keep`.
+        users: Number of evaluated users.
+        items: Number of items ranked for each.
+        rankers: Mean of each metric over users, by ranker: `model`, then the baselines.
+        beyond: Metrics beyond accuracy by ranker, if the protocol asks for them.
+        per_user: The model's metrics, (users,) each in the order of user rows, if the protocol asks for them.
+        left_out: Number of items that are retained from an earlier run and therefore not ranked.
     """
 
     split: str
@@ -88,49 +85,61 @@ class Evaluation:
 def evaluate(
     tower_pairs: Sequence[TowerPair], dataset: Dataset, world: World, protocol: Protocol
 ) -> Evaluation | None:
-    """Measure towers on every user who has held-out items.
+    """Evaluate towers on every user who has held-out items.
 
     Args:
-        served: towers whose vectors stand side by side, on every rank alike; not wrapped for training.
-    Returns: the evaluation on rank 0, None elsewhere.
-    Raises: DataError if the split holds nothing, or the catalogue is too large for a baseline; DivergedError
-        if scores are no numbers.
+        tower_pairs: Towers whose vectors are concatenated, the same on every rank and not wrapped for
+            training.
+        dataset: Interactions and catalogue.
+        world: All ranks.
+        protocol: How to evaluate.
+
+    Returns:
+        The evaluation on rank 0, None elsewhere.
+
+    Raises:
+        ConfigError: If there is no baseline of a name.
+        DataError: If the split is empty, or the catalogue too large for a baseline.
+        DivergedError: If scores are not finite.
     """
     held_out = dataset.held_out(protocol.split)
     seen = dataset.seen(protocol.split) if protocol.seen == "mask" else None
-    users = measured_users(dataset, protocol)
-    # Without the items that are retained from an earlier run, which nobody can be looking for.
+    users = evaluated_users(dataset, protocol)
+    # Without the items that are retained from an earlier run, which nobody can have held out.
     items = _item_vectors(tower_pairs, dataset.evaluated_items, world, protocol)
-    rankers = {name: _ranker(name, dataset, protocol) for name in protocol.baselines if world.is_first}
-    against = _background(dataset, users) if protocol.beyond and world.is_first else None
-    figures: dict[str, _Figures] = {}
-    for start in _shown(range(0, len(users), protocol.chunk), len(users), world.is_first):
+    k = max(protocol.ks)
+    names = protocol.baselines if world.is_first else ()
+    rankers = {name: make_ranker(name, dataset, k, protocol.seed) for name in names}
+    facts = _training_facts(dataset, users) if protocol.beyond and world.is_first else None
+    meters: dict[str, _Meter] = {}
+    for start in _with_progress(range(0, len(users), protocol.chunk), len(users), world.is_first):
         rows = users[start : start + protocol.chunk]
-        ranked = _rank(tower_pairs, items, rows, seen, world, protocol)
+        ranked = _rank_chunk(tower_pairs, items, rows, seen, world, protocol)
         if ranked is None:
             continue
-        exclude, truth = _nothing(len(rows)) if seen is None else _take(seen, rows), _take(held_out, rows)
+        exclude = _empty_lists(len(rows)) if seen is None else _item_lists(seen, rows)
+        truth = _item_lists(held_out, rows)
         lists = {"model": ranked} | {name: ranker(rows, exclude) for name, ranker in rankers.items()}
         for name, ranking in lists.items():
-            figures.setdefault(name, _Figures(protocol, against)).add(ranking, truth, start)
+            meters.setdefault(name, _Meter(protocol, facts)).add(ranking, truth, start)
     if not world.is_first:
         return None
     return Evaluation(
-        protocol.split,
-        protocol.seen,
-        len(users),
-        dataset.evaluated_items,
-        {name: each.means(len(users)) for name, each in figures.items()},
-        {name: each.tally.figures() for name, each in figures.items() if each.tally},
-        figures["model"].per_user() if protocol.per_user else {},
-        dataset.item_count - dataset.evaluated_items,
+        split=protocol.split,
+        seen=protocol.seen,
+        users=len(users),
+        items=dataset.evaluated_items,
+        rankers={name: meter.means(len(users)) for name, meter in meters.items()},
+        beyond={name: meter.beyond.means() for name, meter in meters.items() if meter.beyond},
+        per_user=meters["model"].per_user() if protocol.per_user else {},
+        left_out=dataset.item_count - dataset.evaluated_items,
     )
 
 
 def gathered_vectors(
     tower_pairs: Sequence[TowerPair], users: np.ndarray, item_count: int, world: World, protocol: Protocol
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Query vectors of the users and candidate vectors of the catalogue on rank 0, on CPU; None elsewhere."""
+    """Gather query vectors of the users and candidate vectors of the catalogue on rank 0, on its CPU."""
     items = _item_vectors(tower_pairs, item_count, world, replace(protocol, sharded=False))
     query = world.gather_to_first(
         query_vectors(tower_pairs, users[world.share(len(users))], world.device), world.shares(len(users))
@@ -138,50 +147,55 @@ def gathered_vectors(
     return None if query is None or items is None else (query.cpu(), items.cpu())
 
 
-def measured_users(dataset: Dataset, protocol: Protocol) -> np.ndarray:
-    """Rows of the users to measure, once it is known on every rank that they can be."""
+def evaluated_users(dataset: Dataset, protocol: Protocol) -> np.ndarray:
+    """Return the rows of users with held-out items, after checking that the protocol fits the data.
+
+    Raises:
+        ConfigError: If there is no baseline of a name.
+        DataError: If the split is empty, or the catalogue too large for a baseline.
+    """
     users = np.flatnonzero(dataset.held_out(protocol.split).lengths())
     if not len(users):
         raise DataError(
-            f"{dataset.name}: the {protocol.split} part holds no interactions. Cut one, for instance "
-            f"--data.{protocol.split}_size 0.2, or measure another part with --split"
+            f"{dataset.name}: the {protocol.split} split holds no interactions. Evaluate another one with "
+            f"{protocol.option_prefix}split, or train with --data.{protocol.split}_size 0.2, which cuts one"
         )
-    for name in protocol.baselines:
-        check_size(name, dataset.evaluated_items)
+    check_item_limits(protocol.baselines, dataset.evaluated_items, protocol.option_prefix)
     return users
 
 
-def _shown(starts: range, users: int, active: bool) -> Iterator[int]:
-    """The chunks' first users, with a bar on a terminal and otherwise a line now and then, both on stderr."""
-    begun = said = time.monotonic()
+def _with_progress(starts: range, users: int, active: bool) -> Iterator[int]:
+    """Yield each chunk's first user; show a bar on a terminal and else a line a minute, both on stderr."""
+    begun = shown = time.monotonic()
     on_terminal = active and sys.stderr.isatty()
-    with tqdm(total=users, unit="user", delay=QUIET_SECONDS, disable=not on_terminal, leave=False) as bar:
+    with tqdm(total=users, unit="user", delay=BAR_DELAY, disable=not on_terminal, leave=False) as bar:
         for start in starts:
             now = time.monotonic()
-            if active and not on_terminal and now - said >= SECONDS_BETWEEN_LINES:
+            if active and not on_terminal and now - shown >= LINE_INTERVAL:
                 left = (now - begun) / start * (users - start)
                 print(f"{start:,} of {users:,} users ranked, {left:,.0f} s left", file=sys.stderr, flush=True)
-                said = now
+                shown = now
             yield start
             bar.update(min(starts.step, users - start))
 
 
-class _Figures:
-    """What is kept of one ranker's lists, chunk after chunk."""
+class _Meter:
+    """Accumulates the metrics of one ranker over chunks of users."""
 
-    def __init__(self, protocol: Protocol, against: Background | None) -> None:
+    def __init__(self, protocol: Protocol, facts: TrainingFacts | None) -> None:
         self._protocol = protocol
         self._sums: dict[str, float] = {}
         self._values: dict[str, list[torch.Tensor]] = {}
-        self.tally = Tally(against, protocol.ks) if against else None
+        self.beyond = BeyondAccuracy(facts, protocol.ks) if facts else None
 
     def add(self, ranking: torch.Tensor, held_out: ItemLists, first: int) -> None:
-        for metric, values in measure(hits(ranking, held_out), held_out[0], self._protocol.ks).items():
+        found = hits(ranking, held_out)
+        for metric, values in metrics_by_user(found, held_out[0], self._protocol.ks).items():
             self._sums[metric] = self._sums.get(metric, 0.0) + float(values.sum())
             if self._protocol.per_user:
                 self._values.setdefault(metric, []).append(values)
-        if self.tally:
-            self.tally.add(ranking, held_out, first)
+        if self.beyond:
+            self.beyond.add(ranking, held_out, first)
 
     def means(self, users: int) -> dict[str, float]:
         return {metric: total / users for metric, total in self._sums.items()}
@@ -190,36 +204,12 @@ class _Figures:
         return {metric: torch.cat(values).numpy() for metric, values in self._values.items()}
 
 
-def _ranker(name: str, dataset: Dataset, protocol: Protocol) -> Ranker:
-    """A baseline, learned from the training part."""
-    k, count = max(protocol.ks), dataset.evaluated_items
-    if name == "popularity":
-        scores = popularity_scores(torch.tensor(dataset.train.items), count)
-        return lambda rows, exclude: rank_by_scores(scores, k, exclude)
-    if name == "random":
-        width = min(k, count)  # each place costs a sort
-        return lambda rows, exclude: torch.nn.functional.pad(
-            rank_randomly(torch.from_numpy(rows), count, width, exclude, protocol.seed),
-            (0, k - width),
-            value=-1,
-        )
-    history = training_matrix(dataset.train_by_user(), count)  # before validation: the training part
-    if name == "low_rank":
-        table, vectors = cached_towers(dataset, min(LOW_RANK, count))
-        items = torch.from_numpy(vectors[:count].copy())
-        return lambda rows, exclude: top_k(
-            torch.from_numpy(history[rows] @ table[:count]), items, k, exclude
-        )[1]
-    weights = kept_weights(dataset.folder, name, history)
-    return lambda rows, exclude: rank_by_history(weights, history[rows], k, exclude)
+def _training_facts(dataset: Dataset, users: np.ndarray) -> TrainingFacts:
+    item_counts = popularity_scores(torch.tensor(dataset.train.items), dataset.evaluated_items)
+    return training_facts(item_counts, dataset.train_by_user().lengths(), users, dataset.item_features)
 
 
-def _background(dataset: Dataset, users: np.ndarray) -> Background:
-    counts = popularity_scores(torch.tensor(dataset.train.items), dataset.evaluated_items)
-    return background(counts, dataset.train_by_user().lengths(), users, dataset.item_features)
-
-
-def _rank(
+def _rank_chunk(
     tower_pairs: Sequence[TowerPair],
     items: torch.Tensor | None,
     rows: np.ndarray,
@@ -227,24 +217,24 @@ def _rank(
     world: World,
     protocol: Protocol,
 ) -> torch.Tensor | None:
-    """Best items of the users in `rows`, (len(rows), k), on rank 0; None elsewhere."""
+    """Rank items for the users in `rows`: (len(rows), k) item rows on rank 0, None elsewhere."""
     k, counts, mine = max(protocol.ks), world.shares(len(rows)), rows[world.share(len(rows))]
     vectors = query_vectors(tower_pairs, mine, world.device)
     if protocol.sharded:
         assert items is not None
-        exclude = None if seen is None else _take(seen, mine, world)
+        exclude = None if seen is None else _item_lists(seen, mine, world)
         return _to_cpu(world.gather_to_first(top_k(vectors, items, k, exclude)[1], counts))
     gathered = world.gather_to_first(vectors, counts)
     if gathered is None or items is None:
         return None
-    exclude = None if seen is None else _take(seen, rows, world)
+    exclude = None if seen is None else _item_lists(seen, rows, world)
     return _to_cpu(top_k(gathered, items, k, exclude)[1])
 
 
 def _item_vectors(
     tower_pairs: Sequence[TowerPair], item_count: int, world: World, protocol: Protocol
 ) -> torch.Tensor | None:
-    """Candidate vectors of the catalogue, (items, D), on rank 0; where evaluation is sharded, everywhere."""
+    """Gather the catalogue's candidate vectors, (items, D): on rank 0, or everywhere if `sharded`."""
     matrix, gather = None, world.gather_rows if protocol.sharded else world.gather_to_first
     for start in range(0, item_count, protocol.chunk * world.size):
         rows = np.arange(start, min(start + protocol.chunk * world.size, item_count))
@@ -256,13 +246,14 @@ def _item_vectors(
     return matrix
 
 
-def _take(bags: Ragged, rows: np.ndarray, world: World | None = None) -> ItemLists:
+def _item_lists(bags: Ragged, rows: np.ndarray, world: World | None = None) -> ItemLists:
+    """Take the item lists of some users, on the world's device or else on the CPU."""
     lengths, values = bags.take(rows)
     device = world.device if world else torch.device("cpu")
     return torch.from_numpy(lengths).to(device), torch.from_numpy(values).to(device)
 
 
-def _nothing(users: int) -> ItemLists:
+def _empty_lists(users: int) -> ItemLists:
     return torch.zeros(users, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
 
 

@@ -1,10 +1,13 @@
-"""Item-to-item rankers from the training interactions alone, without a gradient: strong and cheap baselines.
+"""Item-to-item models, fitted to the training interactions without gradients: strong and cheap baselines.
 
 Both give a weight matrix (N, N) float32 whose entry [i, j] is what having item i adds to the score of item j.
-A matrix of N items takes 4 N^2 bytes, and `ease` works on 12 N^2 more: made for catalogues up to ITEM_LIMIT.
+A matrix of N items takes 4 N^2 bytes, and `ease` works on 12 N^2 more, hence the limit on the catalogue in
+`trainer.config.baselines`.
 """
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,26 +17,18 @@ from torch import Tensor
 
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.storage import keep_array
-from trainer.errors import DataError
 from trainer.evaluation.topk import USER_BLOCK, ItemLists, best_columns, owners
 
-ITEM_LIMIT = 20_000
-"""Most items of a catalogue: 1.6 GB of weights, and minutes for `ease` on one core."""
-
-VERSION = 1  # of what is computed; part of the names of kept weights, so that older ones are not taken
-
-# Near the best on validation parts (10% of training) of both ml-100k and ml-1m. NDCG@10 on their test parts:
-# item_knn 0.396 and 0.372, ease 0.438 and 0.437.
-SETTINGS: dict[str, dict[str, float]] = {
-    "item_knn": {"neighbours": 200, "shrinkage": 10.0},
-    "ease": {"penalty": 700.0},
-}
+VERSION = 1
+"""Version of the computation, part of the names of cached weights, so that those of another are not read."""
 
 
 def training_matrix(by_user: Ragged, item_count: int) -> csr_array:
-    """Which items each user has, (users, N) float32 of ones.
+    """Return the users x items matrix of ones where a user has an item, (users, N) float32.
 
-    Args: by_user: items of each user, no item twice.
+    Args:
+        by_user: Items of each user, no item twice.
+        item_count: Items of the catalogue, N.
     """
     ones = np.ones(len(by_user.values), np.float32)
     return csr_array(
@@ -42,25 +37,28 @@ def training_matrix(by_user: Ragged, item_count: int) -> csr_array:
 
 
 def item_knn(history: csr_array, neighbours: int, shrinkage: float) -> np.ndarray:
-    """Cosine of the items' columns, for each item (column) to its nearest neighbours alone.
+    """Compute the cosine similarity of each item (column) to its nearest neighbours.
 
     weight[i, j] = c_ij / (sqrt(c_ii c_jj) + shrinkage) with c = history^T history, if i is one of the
     `neighbours` items of largest weight in column j (of equals, the lower rows), else 0. The diagonal is 0.
-    Shrinkage lowers similarities that rest on few users.
 
-    Args: history: (users, N), non-negative.
-    Returns: (N, N) float32.
-    Raises: DataError if N is above ITEM_LIMIT.
+    Args:
+        history: (users, N), non-negative.
+        neighbours: Items with a weight in each column.
+        shrinkage: Lowers similarities that rest on few users.
+
+    Returns:
+        (N, N) float32.
+
     Source: Sarwar et al., WWW 2001; shrinkage as in Ferrari Dacrema et al., RecSys 2019.
     """
-    check_size("item_knn", history.shape[1])
     together = (history.T @ history).tocoo()
     norms = np.sqrt(together.diagonal())
     divisor = norms[together.row] * norms[together.col] + shrinkage
     together.data = np.divide(together.data, divisor, dtype=np.float32, casting="same_kind")
     weights = together.toarray()
     np.fill_diagonal(weights, 0)
-    # A column that has been cut is never read again, and the matrix was symmetric: its rows are not needed.
+    # In place: a block reads its own columns alone, which no earlier block has changed.
     for start in range(0, len(weights), USER_BLOCK):
         columns = np.arange(start, min(start + USER_BLOCK, len(weights)))
         best, rows = best_columns(torch.from_numpy(weights[:, columns].T.copy()), neighbours)
@@ -70,18 +68,22 @@ def item_knn(history: csr_array, neighbours: int, shrinkage: float) -> np.ndarra
 
 
 def ease(history: csr_array, penalty: float) -> np.ndarray:
-    """The linear item-to-item model of least squared error whose diagonal is zero, in closed form.
+    """Compute the linear item-to-item model of least squared error with a zero diagonal, in closed form.
 
     weight[i, j] = -p_ij / p_jj and 0 on the diagonal, with p = (history^T history + penalty I)^-1.
 
     Args:
         history: (users, N).
         penalty: L2 penalty on the weights, above 0.
-    Returns: (N, N) float32.
-    Raises: DataError if N is above ITEM_LIMIT.
+
+    Returns:
+        (N, N) float32.
+
+    Raises:
+        ValueError: If the penalty leaves the matrix singular.
+
     Source: Steck, WWW 2019.
     """
-    check_size("ease", history.shape[1])
     gram = (history.T @ history).astype(np.float64).toarray(order="F")
     gram[np.diag_indices_from(gram)] += penalty
     # By Cholesky, in place: half the work and a third of the memory of a general inverse.
@@ -97,64 +99,59 @@ def ease(history: csr_array, penalty: float) -> np.ndarray:
 
 
 def rank_by_history(weights: np.ndarray, history: csr_array, k: int, exclude: ItemLists) -> Tensor:
-    """The k items that each user has left with the highest sum of weights from the user's items.
+    """Rank each user's remaining items by the sum of weights from the items that the user has.
 
-    Scores, history @ weights, are made for USER_BLOCK users at a time. Equal scores rank the lower item row
-    first; so does the whole catalogue for a user without history, about whom these rankers know nothing.
+    Scores, history @ weights, are computed for USER_BLOCK users at a time. Equal scores rank the lower item
+    row first; a user without history has scores of zero alone, and so gets items by row.
 
     Args:
         weights: (N, N) float32.
         history: (B, N) float32.
-        exclude: a list of item rows for each of the B users.
-    Returns: (B, k) int64 item rows, best first; -1 where fewer than k are left.
-    Raises: ValueError if `exclude` does not fit.
+        k: Length of the lists.
+        exclude: A list of item rows for each of the B users.
+
+    Returns:
+        (B, k) int64 item rows, best first; -1 where fewer than k remain.
+
+    Raises:
+        ValueError: If `exclude` does not fit.
     """
     count, items = history.shape
     users, values = owners(exclude, count, items), exclude[1].long()
     ranking = torch.full((count, k), -1)
     for start in range(0, count, USER_BLOCK):
-        own = slice(start, start + USER_BLOCK)
-        scores = torch.from_numpy(history[own] @ weights)
+        block = slice(start, start + USER_BLOCK)
+        scores = torch.from_numpy(history[block] @ weights)
         inside = (users >= start) & (users < start + USER_BLOCK)
         scores[users[inside] - start, values[inside]] = -torch.inf
         best, rows = best_columns(scores, k)
-        ranking[own, : rows.shape[1]] = rows.masked_fill(best == -torch.inf, -1)
+        ranking[block, : rows.shape[1]] = rows.masked_fill(best == -torch.inf, -1)
     return ranking
 
 
-def kept_weights(folder: Path, name: str, history: csr_array) -> np.ndarray:
-    """Weights of `item_knn` or `ease` under SETTINGS, read from `folder` or computed and kept there.
+def cached_weights(
+    folder: Path, compute: Callable[..., np.ndarray], history: csr_array, settings: Mapping[str, Any]
+) -> np.ndarray:
+    """Read weights from a file, or compute and write them.
 
-    Args: folder: of the prepared data set that `history` is the training part of; where it cannot be written
-        to, nothing is kept.
-    Returns: (N, N) float32, memory-mapped where it was kept.
+    Args:
+        folder: Folder of the prepared data set; where it cannot be written to, nothing is cached.
+        compute: `item_knn` or `ease`; its name and its settings make the name of the file.
+        history: (users, N), training interactions of that data set.
+        settings: Further arguments of `compute`.
+
+    Returns:
+        (N, N) float32, memory-mapped where it was cached.
     """
-    settings = SETTINGS[name]
-    words = "-".join(f"{key}-{value:g}" for key, value in settings.items())
-    path = folder / f"weights-{VERSION}-{name}-{words}.npy"
+    described = "-".join(f"{key}-{value:g}" for key, value in settings.items())
+    path = folder / f"weights-{VERSION}-{compute.__name__}-{described}.npy"
     try:
         # A plain view of the map: arithmetic on numpy's memmap class is slower.
         weights = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        if len(weights) == history.shape[1]:  # older ones weigh items that are retained from an earlier run
+        if len(weights) == history.shape[1]:  # older versions also weighed items retained from an earlier run
             return weights
     except (OSError, ValueError):
-        pass  # not there, or not whole: made anew
-    if name == "item_knn":
-        weights = item_knn(history, int(settings["neighbours"]), settings["shrinkage"])
-    else:
-        weights = ease(history, settings["penalty"])
+        pass  # missing or truncated: computed again
+    weights = compute(history, **settings)
     keep_array(path, weights)
     return weights
-
-
-def check_size(name: str, item_count: int) -> None:
-    """Refuse a catalogue whose item-to-item weights would not fit.
-
-    Raises: DataError naming the baseline.
-    """
-    if name in SETTINGS and item_count > ITEM_LIMIT:
-        raise DataError(
-            f"baseline {name}: the catalogue has {item_count:,} items, expected at most {ITEM_LIMIT:,}, as "
-            "it weighs every item against every other. Name other baselines: --evaluation.baselines (train), "
-            "--baselines (evaluate)"
-        )

@@ -1,28 +1,22 @@
-"""Results as plain text: a table of rankers and metrics, and a verdict in words."""
+"""Results as plain text: tables of rankers and metrics, and sentences that compare them."""
 
+from trainer.config.baselines import BASELINES
 from trainer.evaluation.bootstrap import Difference
 
 WIDTH = 80
 NAME_WIDTH = 20
 
-INSTEAD = {
-    "popularity": "recommending the most popular items",
-    "random": "a list drawn by lot",
-    "item_knn": "the items most similar to a user's own, found without any training,",
-    "ease": "a linear model in closed form, found without any training,",
-    "low_rank": "the closed-form two-tower, found without any training,",
-}
-"""What would be shown in place of a model that does not beat a baseline."""
-
 
 def results_table(results: dict[str, dict[str, float]], starred: bool = True) -> str:
-    """A row for each ranker, a column for each metric, a block for each k; the best of a column is starred.
+    """Format a row for each ranker, a column for each metric and a block for each k.
 
     Args:
-        results: ranker -> metric (`ndcg@10`) -> value, larger is better. Rows and columns keep their order; a
-            ranker without a metric shows `-`.
-        starred: False where larger is not better.
-    Returns: lines of at most 80 characters, without a final line feed.
+        results: Ranker -> metric (`ndcg@10`) -> value. Rows and columns keep their order; a ranker without a
+            metric shows `-`.
+        starred: Whether the largest value of each column gets a star.
+
+    Returns:
+        Lines of at most 80 characters, without a final line feed.
     """
     metrics = list(dict.fromkeys(metric for values in results.values() for metric in values))
     cutoffs = list(dict.fromkeys(metric.partition("@")[2] for metric in metrics))
@@ -37,43 +31,53 @@ def results_table(results: dict[str, dict[str, float]], starred: bool = True) ->
 
 
 def verdict(
-    results: dict[str, dict[str, float]], metric: str = "ndcg@10", model: str = "model", seen: str = "mask"
+    results: dict[str, dict[str, float]],
+    metric: str = "ndcg@10",
+    model: str = "model",
+    *,
+    seen: str = "mask",
+    option_prefix: str = "--evaluation.",
 ) -> str:
-    """Whether the model is better than the baselines, as far as `results` holds them.
+    """Say whether the model beats each baseline that `results` holds.
 
-    `popularity` and `random` are what any model must beat; `item_knn`, `ease` and `low_rank` need no
-    training, so that a model which loses to them is not worth its training.
+    Any model must beat the baselines that are not personalized. The others need no training, so a model that
+    loses to one of them is not worth its training.
 
     Args:
-        results: ranker -> metric -> value.
-        metric: the metric that decides.
-        model: the ranker that is judged.
+        results: Ranker -> metric -> value.
+        metric: The metric that decides.
+        model: The ranker that is judged.
         seen: `mask` or `keep`, the protocol of the results.
+        option_prefix: What the running command writes before `seen`.
     """
     value = results[model][metric]
-    baselines = {name: results[name][metric] for name in INSTEAD if name in results}
+    baselines = {name: results[name][metric] for name in BASELINES if name in results}
+    below_a_floor = any(
+        value <= other and not BASELINES[name].personalized for name, other in baselines.items()
+    )
     losses = {n: _failure(metric, value, n, other) for n, other in baselines.items() if value <= other}
     wins = [_multiple(value, name, other) for name, other in baselines.items() if value > other]
     sentences = list(losses.values())
-    if not losses or (wins and not losses.keys() & {"popularity", "random"}):
+    if not losses or (wins and not below_a_floor):
         listed = " and ".join([", ".join(wins[:-1]), wins[-1]] if len(wins) > 1 else wins)
         sentences.insert(0, f"{metric} {value:.4f}: {listed}." if wins else f"{metric} {value:.4f}.")
     if seen == "keep":
         sentences.append(
             "This protocol also ranks items that the user already has, so the better a model knows what was "
             "seen, the worse it scores: compare figures with seen items masked instead "
-            "(--evaluation.seen mask)."
+            f"({option_prefix}seen mask)."
         )
     return " ".join(sentences)
 
 
 def comparison(differences: dict[str, Difference], other: str, users: int, metric: str) -> str:
-    """A line for each metric, and what the decisive one says.
+    """Format a line for each metric, and a sentence about one of them.
 
     Args:
-        differences: metric -> this model minus the other.
-        other: the other run's name.
-        metric: the one that is put in words.
+        differences: Metric -> this model minus the other.
+        other: Name of the other run.
+        users: Number of evaluated users.
+        metric: The metric of the sentence.
     """
     width = max(map(len, differences))
     heading = f"{'':{width}}    this   other  difference  95% interval"
@@ -103,7 +107,7 @@ def _significance(found: Difference, users: int, metric: str) -> str:
 
 
 def _column(metric: str, results: dict[str, dict[str, float]], starred: bool) -> list[str]:
-    """Heading and cells of one metric, all of the same width, a star after the best of several values."""
+    """Format the heading and the cells of one metric, all of the same width."""
     values = [ranker.get(metric) for ranker in results.values()]
     best = max(value for value in values if value is not None)
     cells = [metric.partition("@")[0] + " "]
@@ -115,7 +119,7 @@ def _column(metric: str, results: dict[str, dict[str, float]], starred: bool) ->
 
 
 def _blocks(names: list[str], columns: list[list[str]]) -> list[str]:
-    """The columns beside the names, in as many blocks as the width asks for."""
+    """Join names and columns into blocks of lines that are no wider than WIDTH."""
     margin = max(map(len, names))
     blocks, lines = [], [name.ljust(margin) for name in names]
     for column in columns:
@@ -130,7 +134,7 @@ def _failure(metric: str, value: float, name: str, other: float) -> str:
     served = "better" if value < other else "as well"
     return (
         f"This model FAILS to beat {name}: {metric} {value:.4f} against {other:.4f}; "
-        f"{INSTEAD[name]} would serve users {served}."
+        f"{BASELINES[name].instead} would serve users {served}."
     )
 
 

@@ -6,7 +6,6 @@ from types import TracebackType
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
-from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import RunConfig
 from trainer.distributed.world import World
 from trainer.errors import SaveError
@@ -23,15 +22,26 @@ class CheckpointPolicy:
     def __init__(
         self,
         run: Path | None,
-        config: ResolvedConfig,
+        config: RunConfig,
+        *,
         model: nn.Module,
         optimizer: CombinedOptimizer,
+        optimizer_name: str,
         world: World,
     ) -> None:
-        """Save a sharded model in the run folder `run`; None: save nothing."""
-        self._run, self._settings, self._optimizer_name = run, config.run, config.optimizer.name
-        self._model, self._optimizer, self._world = model, optimizer, world
-        self._async = AsyncSaver(world) if run and config.run.save_async else None
+        """Prepare to save a training's checkpoints.
+
+        Args:
+            run: Run folder; None: nothing is saved.
+            config: When to save, and what stays.
+            model: Sharded model.
+            optimizer: Of the model.
+            optimizer_name: Name of the tables' optimizer.
+            world: All ranks.
+        """
+        self._run, self._config, self._world = run, config, world
+        self._model, self._optimizer, self._optimizer_name = model, optimizer, optimizer_name
+        self._async = AsyncSaver(world) if run and config.save_async else None
 
     def __enter__(self) -> "CheckpointPolicy":
         return self
@@ -44,9 +54,9 @@ class CheckpointPolicy:
 
     def is_due(self, history: ValidationHistory, step: int) -> bool:
         """Return whether a checkpoint is due after a step."""
-        every = self._settings.save_every
+        every = self._config.save_every
         by_count = every > 0 and step % every == 0 and step < history.steps
-        is_best = history.is_among_best(step, _best_count(self._settings))
+        is_best = history.is_among_best(step, _best_count(self._config))
         return self._run is not None and (by_count or history.paused_at == step or is_best)
 
     def save(self, history: ValidationHistory, step: int, seconds: float) -> str | None:
@@ -65,7 +75,7 @@ class CheckpointPolicy:
         """
         assert self._run is not None, "without a run folder none is due"
         paused = history.paused_at == step
-        resumable = paused or self._settings.save_every
+        resumable = paused or self._config.save_every
         states = optimizer_state(self._model, self._optimizer, self._optimizer_name) if resumable else None
         failure, progress = self.finish(), history.progress(seconds)
         if self._async and not paused:
@@ -88,20 +98,22 @@ class CheckpointPolicy:
         return None
 
     def _tolerate(self, error: SaveError, paused: bool = False) -> str:
-        if paused or self._settings.on_save_failure == "stop":
+        if paused or self._config.on_save_failure == "stop":
             raise error
         return f"{error}. The training goes on"
 
     def _prune(self) -> None:
         assert self._run is not None
-        prune(self._run, self._settings.keep_last, _best_count(self._settings))
+        prune(self._run, self._config.keep_last, _best_count(self._config))
 
 
 def save_outcome(
     run: Path,
-    config: ResolvedConfig,
+    config: RunConfig,
+    *,
     model: nn.Module,
     optimizer: CombinedOptimizer,
+    optimizer_name: str,
     world: World,
     history: ValidationHistory,
     seconds: float,
@@ -110,9 +122,10 @@ def save_outcome(
 
     Args:
         run: Run folder.
-        config: Configuration of the training.
+        config: Whether the outcome is to be resumable.
         model: Sharded model with the last weights, on every rank alike.
         optimizer: Of the model.
+        optimizer_name: Name of the tables' optimizer.
         world: All ranks.
         history: Validation figures of the whole training.
         seconds: Seconds of training.
@@ -129,8 +142,7 @@ def save_outcome(
         load(folder_of(run, best), model)
         return best
     if not (history.patience and world.on_first(lambda: is_published(run, last))):
-        name = config.optimizer.name
-        states = optimizer_state(model, optimizer, name) if config.run.save_every else None
+        states = optimizer_state(model, optimizer, optimizer_name) if config.save_every else None
         save(run, last, model, world, states, history.progress(seconds))
     return last
 

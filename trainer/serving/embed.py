@@ -1,4 +1,4 @@
-"""What the towers of a run make of its users, its items and of somebody's history."""
+"""Query and candidate vectors from the towers of a run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,54 +11,55 @@ from trainer.batching.tower_inputs import USER_HISTORY
 from trainer.model.retriever import TowerPair, candidate_vectors, query_from_history, query_vectors
 from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.run_folder import TrainedRun, open_run, weight_bytes
-from trainer.serving.vector_cache import Vectors, keep_vectors
+from trainer.serving.vector_cache import Vectors, save_vectors
 
 CPU = torch.device("cpu")
-ROWS_AT_ONCE = 262_144
-LARGEST_KEPT = 2**30
-"""Bytes of tables of which the vectors of all users are kept."""
+BLOCK = 262_144
+"""Rows whose vectors are computed at a time."""
+CACHED_BYTES = 2**30
+"""Most bytes of tables for which the vectors of all users are cached."""
 
 
 def query_and_items(run: Path, saved: SavedCheckpoint, user: int) -> tuple[np.ndarray, np.ndarray]:
-    """Query vector (D,) of a user's row and candidate vectors (items, D) of the catalogue.
+    """Return the query vector (D,) of a user's row and the candidate vectors (items, D) of the catalogue.
 
-    Where the tables are small, the vectors of all users are made and kept.
+    Where the tables are small, the vectors of all users are computed and cached.
     """
     trained = open_run(run, saved)
     items = _item_vectors(trained)
-    if kept := _keep(run, saved, trained, items):
-        return kept.users[user], kept.items
+    if cached := _cache(run, saved, trained, items):
+        return cached.users[user], cached.items
     return query_vectors(trained.tower_pairs, np.array([user]), CPU)[0].numpy(), items.numpy()
 
 
 def query_of_history(
     run: Path, saved: SavedCheckpoint, history: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Query vector (D,) of someone who has the items in these rows, and candidate vectors (items, D).
+    """Return the query vector (D,) of a history of item rows and the candidate vectors (items, D).
 
-    Vectors are kept as `query_and_items` does, where the next history can be answered by them.
+    Vectors are cached as in `query_and_items`, unless the next history needs the towers anyway.
     """
     trained = open_run(run, saved)
     items = _item_vectors(trained)
     if USER_HISTORY not in trained.tower_pairs[0].user_inputs:
-        _keep(run, saved, trained, items)
+        _cache(run, saved, trained, items)
     histories = torch.tensor([len(history)]), torch.tensor(history)
     return query_from_history(trained.tower_pairs, histories, items)[0].numpy(), items.numpy()
 
 
-def _keep(run: Path, saved: SavedCheckpoint, trained: TrainedRun, items: torch.Tensor) -> Vectors | None:
-    """Keep what answers without towers; None: the tables are too large."""
-    if weight_bytes(run) > LARGEST_KEPT:
+def _cache(run: Path, saved: SavedCheckpoint, trained: TrainedRun, items: torch.Tensor) -> Vectors | None:
+    """Compute and cache the vectors of all users and items; None if the tables are too large."""
+    if weight_bytes(run) > CACHED_BYTES:
         return None
     users = _in_blocks(query_vectors, trained.tower_pairs, len(trained.vocabulary.user_ids))
-    # The towers' own vectors of histories of one item: a sum over more is theirs but for its root.
+    # Of histories of one item: those of n items are their sum over the square root of n.
     rows = np.arange(len(items))
     single = [
-        replace(part, user_inputs=dict.fromkeys(part.user_inputs, rows)) for part in trained.tower_pairs[1:]
+        replace(pair, user_inputs=dict.fromkeys(pair.user_inputs, rows)) for pair in trained.tower_pairs[1:]
     ]
     histories = _in_blocks(query_vectors, single, len(items)) if single else items[:, :0]
     vectors = Vectors(users.numpy(), items.numpy(), histories.numpy())
-    keep_vectors(run, saved, vectors)
+    save_vectors(run, saved, vectors)
     return vectors
 
 
@@ -71,10 +72,10 @@ def _in_blocks(
     tower_pairs: Sequence[TowerPair],
     count: int,
 ) -> torch.Tensor:
-    """Vectors of rows 0 to below `count`."""
+    """Compute the vectors of rows 0 to `count` - 1."""
     return torch.cat(
         [
-            vectors(tower_pairs, np.arange(start, min(start + ROWS_AT_ONCE, count)), CPU)
-            for start in range(0, count, ROWS_AT_ONCE)
+            vectors(tower_pairs, np.arange(start, min(start + BLOCK, count)), CPU)
+            for start in range(0, count, BLOCK)
         ]
     )

@@ -1,6 +1,6 @@
-"""The best unseen items of one person, from a run folder alone, in one process.
+"""The best unseen items for one user, from a run folder alone, in one process.
 
-They are found with vectors that are kept, if they are: torch waits until towers are needed.
+Cached vectors answer without torch, which is imported only where towers are needed.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,24 @@ from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run,
 from trainer.serving.vector_cache import Vectors, open_vectors
 
 UNKNOWN_NAMED = 10
+"""Most unknown items that an error lists."""
 
 
 def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.DataFrame:
-    """The k best items of a user, best first; fewer where fewer are left.
+    """Rank the items that a user does not have yet, best first.
 
     Args:
-        run: run folder.
-        user: raw id as text.
-        k: items wanted, from 1 up.
-        keep_seen: rank items that the user already has too.
-    Returns: columns `item` (raw id), `title` (None where there is none), `score`.
-    Raises: UserError for a user who is not in the data; CheckpointError for a folder that is no run.
+        run: Run folder.
+        user: Raw id as text.
+        k: Items wanted, from 1 up; fewer come back where fewer remain.
+        keep_seen: Whether to rank items that the user already has too.
+
+    Returns:
+        Columns `item` (raw id), `title` (None where there is none), `score`.
+
+    Raises:
+        UserError: If the user is not in the data.
+        CheckpointError: If the folder is no run.
     """
     saved, vocabulary = _open(run, k)
     row = vocabulary.user_row(user)
@@ -40,8 +46,8 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.
             f"--user {user}: not among the {len(vocabulary.user_ids):,} users of {run} "
             f"(such as {examples}). Name one of them, or use --history with this user's items"
         )
-    if kept := open_vectors(run, saved):
-        query, vectors = kept.users[row], kept.items
+    if cached := open_vectors(run, saved):
+        query, vectors = cached.users[row], cached.items
     else:
         from trainer.serving.embed import query_and_items
 
@@ -53,22 +59,27 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.
 def recommend_by_history(
     run: Path, history: Sequence[str], k: int = 10, keep_seen: bool = False
 ) -> pd.DataFrame:
-    """The k best items for someone who need not be in the data, best first; fewer where fewer are left.
+    """Rank items for someone who need not be in the data, best first.
 
     Args:
-        run: run folder.
-        history: raw ids as text of the items that this person has, at least one.
-        k, keep_seen: as in `recommend`.
-    Returns: as `recommend` does.
-    Raises: UserError for an item that is not in the data, and for a run that was trained on values;
-        CheckpointError for a folder that is no run.
+        run: Run folder.
+        history: Raw ids as text of the items that this person has, at least one.
+        k: Items wanted, from 1 up; fewer come back where fewer remain.
+        keep_seen: Whether to rank the items of the history too.
+
+    Returns:
+        Columns as those of `recommend`.
+
+    Raises:
+        UserError: If an item is not in the data, or the run was trained on values.
+        CheckpointError: If the folder is no run.
     """
     saved, vocabulary = _open(run, k)
     rows = _item_rows(run, vocabulary, history)
     model = _model_without_values(run, saved)
-    # Whoever is known by a table of histories is looked up, by towers.
-    if not model.history and (kept := open_vectors(run, saved)):
-        query, vectors = _query_of_history(kept, rows, model), kept.items
+    # A query tower with a table of histories has to look the items up.
+    if not model.history and (cached := open_vectors(run, saved)):
+        query, vectors = _query_from_cache(cached, rows, model), cached.items
     else:
         from trainer.serving.embed import query_of_history
 
@@ -77,7 +88,7 @@ def recommend_by_history(
 
 
 def _open(run: Path, k: int) -> tuple[SavedCheckpoint, Vocabulary]:
-    """A run's newest checkpoint and its vocabulary."""
+    """Open a run's newest checkpoint and its vocabulary."""
     if k < 1:
         raise UserError(f"-k {k}: a whole number from 1 up is needed")
     check_is_run(run)
@@ -85,7 +96,7 @@ def _open(run: Path, k: int) -> tuple[SavedCheckpoint, Vocabulary]:
 
 
 def _item_rows(run: Path, vocabulary: Vocabulary, history: Sequence[str]) -> list[int]:
-    """Rows of the items, each once, in the order given."""
+    """Return the rows of the items, each once, in the order given."""
     found = {item: vocabulary.item_row(item) for item in history}
     rows = [row for row in found.values() if row is not None]
     if unknown := [item for item, row in found.items() if row is None]:
@@ -100,9 +111,10 @@ def _item_rows(run: Path, vocabulary: Vocabulary, history: Sequence[str]) -> lis
 
 
 def _model_without_values(run: Path, saved: SavedCheckpoint) -> ModelConfig:
-    """How a run's towers are made.
+    """Return the section `model` of a run's configuration.
 
-    Raises: UserError for a run that was trained on values.
+    Raises:
+        UserError: If the run was trained on values.
     """
     from trainer.config.parser import read_config
 
@@ -110,27 +122,27 @@ def _model_without_values(run: Path, saved: SavedCheckpoint) -> ModelConfig:
     if not loss_spec(config.loss.name).serves_history:
         raise UserError(
             f"--history: {run} was trained with --loss.name {config.loss.name}, which needs ratings, and a "
-            "history has none. Name a user with --user, or a run with --loss.name "
+            "history has none. Name a user with --user, or a run that was trained with --loss.name "
             f"{losses_where(lambda spec: spec.serves_history)}"
         )
     return config.model
 
 
-def _query_of_history(kept: Vectors, rows: Sequence[int], model: ModelConfig) -> np.ndarray:
-    """Query vector (D,) of someone who has the items in these rows, as `query_from_history` makes it."""
+def _query_from_cache(cached: Vectors, rows: Sequence[int], model: ModelConfig) -> np.ndarray:
+    """Return the query vector (D,) of a history of item rows, as `query_from_history` does from towers."""
     from trainer.model.edlae import history_vectors
     from trainer.model.fold_in import fold_in
 
     own = Ragged(np.array([0, len(rows)]), np.array(rows, np.int32))
-    learned = kept.items[:, : kept.items.shape[1] - kept.histories.shape[1]]
+    learned = cached.items[:, : cached.items.shape[1] - cached.histories.shape[1]]
     first = fold_in(own, learned, model.similarity == "cosine", model.item_bias)
-    return np.concatenate([first, history_vectors(own, np.array([0]), kept.histories)], axis=1)[0]
+    return np.concatenate([first, history_vectors(own, np.array([0]), cached.histories)], axis=1)[0]
 
 
 def _best(
     run: Path, vocabulary: Vocabulary, query: np.ndarray, vectors: np.ndarray, k: int, seen: np.ndarray
 ) -> pd.DataFrame:
-    # Not by BLAS, which may add up rows in different orders: items of one vector must have one score.
+    # Not with BLAS, which may sum rows in different orders: items with equal vectors need equal scores.
     scores = np.einsum("id,d->i", vectors, query)
     if not np.isfinite(scores).all():
         raise diverged(str(run), "scores are NaN or infinite")
@@ -142,7 +154,7 @@ def _best(
     return pd.DataFrame(
         {
             "item": ids.take(found).to_pylist(),
-            # As objects: pandas' own type of text would turn None into a float.
+            # As objects: pandas' own string type would turn None into a float.
             "title": pd.Series(
                 titles.take(found).to_pylist() if titles is not None else [None] * len(found), dtype=object
             ),
@@ -152,13 +164,13 @@ def _best(
 
 
 def as_json(person: str | Sequence[str], recommendations: pd.DataFrame) -> dict[str, Any]:
-    """What `recommend --json` prints for a user's id or for the ids of a history."""
+    """Return what `recommend --json` prints for a user's id or for the ids of a history."""
     who = {"user": person} if isinstance(person, str) else {"history": list(person)}
     return who | {"items": recommendations.to_dict("records")}
 
 
 def as_text(recommendations: pd.DataFrame) -> str:
-    """A line an item: rank, raw id, title, score."""
+    """Format a line for each item: rank, raw id, title, score."""
     if recommendations.empty:
         return "No items are left: the user has the whole catalogue. Rank them too with --keep-seen"
     width = recommendations["item"].astype(str).str.len().max()

@@ -1,4 +1,4 @@
-"""The vectors that a run ranks with, kept beside its checkpoints. Nothing here needs towers or torch."""
+"""A cache of the vectors that a run ranks with, next to its checkpoints. Nothing here imports torch."""
 
 import json
 from contextlib import suppress
@@ -11,18 +11,19 @@ from trainer.dataset import storage
 from trainer.runs.checkpoint_store import SavedCheckpoint, file_digest
 
 FOLDER, SUMS = "vectors", "sha256.json"
-VERSION = 2  # of what towers make of weights; vectors of another one are made anew
+VERSION = 2
+"""Version of the computation from weights to vectors; vectors of another one are not read."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What ranks the catalogue: the score of an item for a user is the dot product of their rows.
+    """Vectors of all users and items; the score of an item for a user is the dot product of their rows.
 
     Attributes:
         users: (users, D) float32 query vectors, in the order of the vocabulary.
         items: (items, D) float32 candidate vectors, bias and temperature included.
-        histories: (items, C) float32 closed-form part of the query vector of someone who has one item; it is
-            the last C columns, and C is 0 where there is no such part.
+        histories: (items, C) float32 closed-form columns of the query vector of someone who has one item, the
+            last C of D; C is 0 where the run has none.
     """
 
     users: np.ndarray
@@ -31,7 +32,7 @@ class Vectors:
 
 
 def open_vectors(run: Path, saved: SavedCheckpoint) -> Vectors | None:
-    """Vectors of a checkpoint, memory-mapped; None: they are not kept, or not as they were written."""
+    """Open the vectors of a checkpoint, memory-mapped; None if they are missing or damaged."""
     folder, names = run / FOLDER, _names(saved)
     with suppress(OSError, ValueError):
         if json.loads((folder / SUMS).read_text()) == _sums(folder, names):
@@ -43,8 +44,8 @@ def open_vectors(run: Path, saved: SavedCheckpoint) -> Vectors | None:
     return None
 
 
-def keep_vectors(run: Path, saved: SavedCheckpoint, vectors: Vectors) -> None:
-    """Keep the vectors of a checkpoint in place of an earlier one's; not where they cannot be written."""
+def save_vectors(run: Path, saved: SavedCheckpoint, vectors: Vectors) -> None:
+    """Replace the cached vectors by those of a checkpoint; do nothing where they cannot be written."""
     folder = run / FOLDER
     with suppress(OSError):
         folder.mkdir(exist_ok=True)

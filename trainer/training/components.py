@@ -16,7 +16,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 from trainer.batching.sampler import Batches, BatchPlan
 from trainer.batching.tower_inputs import Inputs, make_inputs
 from trainer.config.losses import loss_spec, losses_where
-from trainer.config.resolved import ResolvedConfig
+from trainer.config.resolved import ResolvedConfig, ResolvedOptimizerConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import Dataset
@@ -101,12 +101,15 @@ def assemble(
     towers = make_all_towers(config, workload, partitions_of(plan))
 
     # DistributedModelParallel, with a fused or a dense optimizer for each table.
+    rates = _learning_rates(config.optimizer, [*user_inputs, *item_inputs], dataset.item_name)
+    if config.model.low_rank:  # closed-form towers are not trained: no gradient reaches their tables
+        rates |= {HISTORY: 0.0, item_table(dataset.item_name): 0.0}
     model, optimizer = shard(
         towers,
         sharding_plan(plan, towers, world.device.type, world.local_size),
         device=world.device,
         optimizer=config.optimizer.name,
-        learning_rates=_learning_rates(config, [*user_inputs, *item_inputs], dataset.item_name),
+        learning_rates=rates,
         dense_learning_rate=config.optimizer.dense_learning_rate,
         weight_decay=config.optimizer.weight_decay,
         communication=config.sharding.communication,
@@ -194,11 +197,11 @@ def _make_plan(config: ResolvedConfig, workload: Workload, world: World) -> Plan
         ) from None
 
 
-def _learning_rates(config: ResolvedConfig, tables: list[str], item_name: str) -> dict[str, float]:
+def _learning_rates(config: ResolvedOptimizerConfig, tables: list[str], item_name: str) -> dict[str, float]:
     """Return the peak learning rate of each table; `item` and `item_bias` stand for the items' own name."""
     given = {
         name.replace("item", item_name, 1) if name in ("item", "item_bias") else name: rate
-        for name, rate in config.optimizer.table_learning_rates.items()
+        for name, rate in config.table_learning_rates.items()
     }
     known = {*tables, f"{item_name}_bias"}
     for name in given:
@@ -206,10 +209,7 @@ def _learning_rates(config: ResolvedConfig, tables: list[str], item_name: str) -
             raise ConfigError(
                 f"--optimizer.table_learning_rates {name}: no such table; this model has {', '.join(tables)}"
             )
-    rates = {table: given.get(table, config.optimizer.learning_rate) for table in tables}
-    # Closed-form towers are not trained: no gradient reaches their tables.
-    closed = {HISTORY: 0.0, item_table(item_name): 0.0} if config.model.low_rank else {}
-    return rates | closed
+    return {table: given.get(table, config.learning_rate) for table in tables}
 
 
 def _initial_values(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from trainer.batching.prefetch import in_advance
@@ -64,7 +65,14 @@ def fit(
     generated = batches(source, last, world.rank, world.size, start)
     with (
         Preemption(world, active=run is not None) as preemption,
-        CheckpointPolicy(run, config, components.model, components.optimizer, world) as checkpoints,
+        CheckpointPolicy(
+            run,
+            config.run,
+            model=components.model,
+            optimizer=components.optimizer,
+            optimizer_name=config.optimizer.name,
+            world=world,
+        ) as checkpoints,
         closing(in_advance(generated, config.batches.ahead, world.device)) as step_batches,
     ):
         if config.sharding.exchange_ahead:
@@ -140,5 +148,8 @@ def validate(
     config: ResolvedConfig, dataset: Dataset, components: TrainingComponents, world: World
 ) -> dict[str, float]:
     """Return the model's figures on the validation split, on every rank, so that all decide alike."""
-    evaluation = evaluate_model(components, dataset, world, protocol(config, "validation", baselines=()))
+    # Seen items are masked, whatever the final evaluation does: with them ranked too, the best weights would
+    # be those that have learned least of the training split.
+    masked = replace(protocol(config, "validation", baselines=()), seen="mask")
+    evaluation = evaluate_model(components, dataset, world, masked)
     return world.on_first(lambda: evaluation.rankers["model"] if evaluation else {})

@@ -141,8 +141,14 @@ def validation_text(history: ValidationHistory) -> str:
     )
 
 
-def evaluation_text(dataset: Dataset, evaluation: Evaluation) -> str:
-    """Return the protocol, the table of metrics, a verdict, and the metrics beyond accuracy."""
+def evaluation_text(dataset: Dataset, evaluation: Evaluation, option_prefix: str = "--evaluation.") -> str:
+    """Return the protocol, the table of metrics, a verdict, and the metrics beyond accuracy.
+
+    Args:
+        dataset: Its name and what its items are called.
+        evaluation: What is shown.
+        option_prefix: What the running command writes before its options of a protocol.
+    """
     seen = "masked" if evaluation.seen == "mask" else "kept"
     protocol = (
         f"{dataset.name}, {evaluation.split} part, {evaluation.users:,} users, "
@@ -153,7 +159,8 @@ def evaluation_text(dataset: Dataset, evaluation: Evaluation) -> str:
             f"\n{evaluation.left_out:,} {dataset.item_name}s kept from an earlier run are left out, as "
             "nobody can be looking for them"
         )
-    summary = verdict(evaluation.rankers, main_metric(evaluation), seen=evaluation.seen)
+    metric = main_metric(evaluation)
+    summary = verdict(evaluation.rankers, metric, seen=evaluation.seen, option_prefix=option_prefix)
     lines = [protocol, results_table(evaluation.rankers), textwrap.fill(summary, 80)]
     if evaluation.beyond:
         lines += ["", beyond_text(evaluation.beyond)]

@@ -66,7 +66,7 @@ def evaluate(
     changed = {name: value for name, value in given.items() if value is not None}
     config = replace(config, evaluation=replace(config.evaluation, **changed), device=device or config.device)
     other = run_config(compare) if compare else None
-    how = replace(protocol(config), beyond=beyond, per_user=other is not None)
+    how = replace(protocol(config), beyond=beyond, per_user=other is not None, option_prefix="--")
     with join_world(config.device, config.backend, config.timeout) as world:
         opened = _open(run, config, world)
         against = _open(compare, other, world) if compare and other else None
@@ -78,7 +78,7 @@ def evaluate(
         return None
     report, text = (
         evaluation_report(run, opened.step, evaluation),
-        evaluation_text(opened.dataset, evaluation),
+        evaluation_text(opened.dataset, evaluation, how.option_prefix),
     )
     if against and second:
         differences = paired_bootstrap(evaluation.per_user, second.per_user, seed=config.run.seed)

@@ -16,7 +16,7 @@ from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
-from trainer.evaluation.item_item import check_size
+from trainer.evaluation.baselines import check_item_limits
 from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
 from trainer.runs.checkpoint_policy import save_outcome
@@ -104,7 +104,14 @@ def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started:
         if history.validations:
             seconds |= {"validate": watch.pauses, "to_99_percent_of_best": history.seconds_to(0.99)}
         step = save_outcome(
-            run, config, components.model, components.optimizer, world, history, watch.seconds
+            run,
+            config.run,
+            model=components.model,
+            optimizer=components.optimizer,
+            optimizer_name=config.optimizer.name,
+            world=world,
+            history=history,
+            seconds=watch.seconds,
         )
         trained = time.perf_counter()
         evaluation = evaluate_model(components, dataset, world, protocol(config))
@@ -125,8 +132,7 @@ def _prepare(config: Config, world: World) -> Dataset:
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
     dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
-    for name in config.evaluation.baselines:
-        check_size(name, dataset.evaluated_items)
+    check_item_limits(config.evaluation.baselines, dataset.evaluated_items)
     check_followed_plan(config, dataset, world)
     return dataset
 

@@ -30,8 +30,8 @@ from trainer.dataset.prepare import prepare_data
 from trainer.dataset.split import SEEDED
 from trainer.distributed.world import World
 from trainer.errors import DataError
-from trainer.evaluation.evaluator import Protocol, gathered_vectors, measured_users
-from trainer.evaluation.metrics import measure
+from trainer.evaluation.evaluator import Protocol, evaluated_users, gathered_vectors
+from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.edlae import history_vectors, training_towers
 from trainer.training.components import assemble, make_batches
@@ -148,7 +148,7 @@ class _Cut:
 
     @classmethod
     def of(cls, dataset: Dataset, protocol: Protocol) -> "_Cut":
-        users = measured_users(dataset, protocol)
+        users = evaluated_users(dataset, protocol)
         users = users[np.linspace(0, len(users) - 1, min(len(users), MOST_USERS)).astype(np.int64)]
         lists = (dataset.seen(protocol.split).take(users), dataset.held_out(protocol.split).take(users))
         seen, held_out = ((torch.from_numpy(lengths), torch.from_numpy(items)) for lengths, items in lists)
@@ -157,7 +157,7 @@ class _Cut:
     def figure(self, vectors: Vectors) -> float:
         """Return the mean NDCG of the users, on one rank."""
         found = hits(top_k(*vectors, self.k, self.seen)[1], self.held_out)
-        return float(measure(found, self.held_out[0], [self.k])[f"ndcg@{self.k}"].mean())
+        return float(metrics_by_user(found, self.held_out[0], [self.k])[f"ndcg@{self.k}"].mean())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A signal that one rank alone hears: all ranks end after the same step, and go on from there."""
+"""A signal that one rank alone receives: all ranks stop after the same step, and resume from there."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ SIGNALLED = 3
 
 
 class Signalled(Losses):
-    """Sends this process a signal after so many steps."""
+    """Sends this process a signal after `SIGNALLED` steps."""
 
     def advance(self) -> None:
         self.losses.append(0.0)
@@ -29,20 +29,20 @@ class Signalled(Losses):
             signal.raise_signal(signal.SIGTERM)
 
 
-def train(world: World, config: Any, folder: Path, run: Path, hearing: int) -> int | None:
-    """Train; rank `hearing` alone is sent a signal."""
+def train(world: World, config: Any, folder: Path, run: Path, receiver: int) -> int | None:
+    """Train; rank `receiver` alone is sent a signal."""
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
-    progress: Any = Signalled() if world.rank == hearing else Losses()
+    progress: Any = Signalled() if world.rank == receiver else Losses()
     history, _ = fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, run)
     return history.paused_at
 
 
-@pytest.mark.parametrize(("size", "hearing"), [(2, 0), (3, 2)])
-def test_all_ranks_pause_after_the_same_step(size, hearing, tmp_path):
+@pytest.mark.parametrize(("size", "receiver"), [(2, 0), (3, 2)])
+def test_all_ranks_pause_after_the_same_step(size, receiver, tmp_path):
     folder = small_dataset(tmp_path)
     config = configured("--run.log_every 100")
-    paused = run_on_ranks(size, train, config, folder, tmp_path / "run", hearing)
+    paused = run_on_ranks(size, train, config, folder, tmp_path / "run", receiver)
     # The others are told beside the next step.
     assert paused == [SIGNALLED + 1] * size
     saved = newest_resumable(tmp_path / "run")
