@@ -1,17 +1,21 @@
-"""Runs the parts of the GPU check, each in a process and with a limit of its own, and reports what they found."""
+"""Runs the parts of the GPU check, each in a process and with a limit of its own, and reports on them."""
 
 import argparse
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+LEAST_SECONDS = 10
+"""With less time left, no part is begun."""
 
 
 @dataclass(frozen=True)
@@ -21,25 +25,27 @@ class Part:
     Attributes:
         shows: What it shows, for the table.
         seconds: After which it is ended.
+        timed: Whether nothing else may run beside it, because it measures time.
         gpus: GPUs that it needs; 0: it has a CPU form.
     """
 
     shows: str
     seconds: int
+    timed: bool = False
     gpus: int = 0
 
 
 PARTS: Mapping[str, Part] = {
-    "environment": Part("versions, driver, card", 60),
+    "environment": Part("versions, driver, card", 60, timed=True),
+    "speed": Part("examples/s beside bare FBGEMM; memory and time beside the plan's", 120, timed=True),
+    "softmax": Part("a softmax step beside its three products", 60, timed=True),
+    "evaluation": Part("ranked users/s beside one product with top-k", 60, timed=True),
+    "anatomy": Part("what a small step spends its time on", 60, timed=True),
     "optimizers": Part("every optimizer and kernel against float64", 90),
-    "tests": Part("the tests that need CUDA", 150),
     "quality": Part("NDCG@10 of two data sets beside the CPU's", 150),
-    "resume": Part("trainings cut and resumed, across devices too", 90),
-    "options": Part("losses under each option beside the plain ones", 120),
-    "speed": Part("examples/s beside bare FBGEMM; memory and time beside the plan's", 120),
-    "softmax": Part("a softmax step beside its three products", 60),
-    "evaluation": Part("ranked users/s beside one product with top-k", 60),
-    "anatomy": Part("what a small step spends its time on", 60),
+    "resume": Part("trainings cut and resumed, across devices too", 120),
+    "options": Part("losses under each option beside the plain ones", 150),
+    "tests": Part("the tests that need CUDA", 180),
     "two_gpus": Part("two ranks lose what one does", 120, gpus=2),
 }
 
@@ -90,7 +96,7 @@ def run(name: str, device: str, folder: Path, seconds: float) -> Outcome:
 
 
 def gpu_count() -> int:
-    """Return how many GPUs torch sees, asked in another process, so that this one takes none of their memory."""
+    """Return how many GPUs torch sees; another process asks, so that this one takes no memory of theirs."""
     code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout or 0)
 
@@ -109,26 +115,36 @@ def write_junit(path: Path, outcomes: Mapping[str, Outcome]) -> None:
     ElementTree.ElementTree(suite).write(path, encoding="unicode")
 
 
-def check(names: Sequence[str], device: str, gpus: int, folder: Path, limit: float) -> dict[str, Outcome]:
-    """Run the parts one after another, and print and write what comes of each at once."""
+def check(
+    names: Sequence[str], device: str, gpus: int, folder: Path, limit: float, jobs: int
+) -> list[Outcome]:
+    """Run the parts, those that measure time one by one and then the others; print and write each at once."""
     outcomes: dict[str, Outcome] = {}
-    began = time.monotonic()
-    for name in names:
+    began, lock = time.monotonic(), threading.Lock()
+
+    def one(name: str) -> None:
         part, left = PARTS[name], limit - (time.monotonic() - began)
         if part.gpus > gpus:
-            outcomes[name] = Outcome("skipped", lines=[f"needs {part.gpus} GPUs, and there are {gpus}"])
-        elif left < 10:
-            outcomes[name] = Outcome("skipped", lines=["no time is left, see --limit"])
+            outcome = Outcome("skipped", lines=[f"needs {part.gpus} GPUs, and there are {gpus}"])
+        elif left < LEAST_SECONDS:
+            outcome = Outcome("skipped", lines=["no time is left, see --limit"])
         else:
-            outcomes[name] = run(name, device, folder, min(part.seconds, left))
-        outcome = outcomes[name]
-        print(f"{name:<12} {outcome.state:<8} {outcome.seconds:6.1f} s  {part.shows}", flush=True)
-        for line in outcome.lines:
-            print(f"    {line}", flush=True)
-        results = {"device": device, "parts": {key: asdict(value) for key, value in outcomes.items()}}
-        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        write_junit(folder / "junit.xml", outcomes)
-    return outcomes
+            outcome = run(name, device, folder, min(part.seconds, left))
+        with lock:
+            outcomes[name] = outcome
+            print(f"{name:<12} {outcome.state:<8} {outcome.seconds:6.1f} s  {part.shows}", flush=True)
+            for line in outcome.lines:
+                print(f"    {line}", flush=True)
+            results = {"device": device, "parts": {key: asdict(value) for key, value in outcomes.items()}}
+            (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+            write_junit(folder / "junit.xml", outcomes)
+
+    for name in names:
+        if PARTS[name].timed:
+            one(name)
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, [name for name in names if not PARTS[name].timed]))
+    return [*outcomes.values()]
 
 
 def main() -> int:
@@ -141,6 +157,12 @@ def main() -> int:
         "--out", type=Path, default=Path("/tmp/shardtower-gpu-check"), help="folder of results"
     )
     parser.add_argument("--limit", type=float, default=480.0, help="seconds for all parts (default: 480)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=max(1, (os.cpu_count() or 1) // 4),
+        help="parts at a time, of those not timed",
+    )
     options = parser.parse_args()
     asked = options.only.split(",") if options.only else list(PARTS)
     skipped = [name for name in options.skip.split(",") if name]
@@ -149,8 +171,9 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     gpus = 0 if options.cpu else gpu_count()
     names = [name for name in asked if name not in skipped]
-    outcomes = check(names, "cuda" if gpus else "cpu", gpus, options.out, options.limit)
-    states = [outcome.state for outcome in outcomes.values()]
+    device = "cuda" if gpus else "cpu"
+    outcomes = check(names, device, gpus, options.out, options.limit, options.jobs)
+    states = [outcome.state for outcome in outcomes]
     print(", ".join(f"{states.count(state)} {state}" for state in ("passed", "failed", "skipped")))
     print(f"Results: {options.out / 'results.json'}, {options.out / 'junit.xml'}")
     return int("failed" in states)

@@ -1,4 +1,4 @@
-"""What the parts of the GPU check use of the project: trainings by the command line, and a model of two tables."""
+"""What the parts of the GPU check use of the project: trainings by commands, and a model of two tables."""
 
 import contextlib
 import io
