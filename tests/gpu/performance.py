@@ -72,7 +72,7 @@ def speed(part: Part) -> None:
                     f"{bags / ours:12,.0f} examples/s, bare FBGEMM {bags / rival:12,.0f} ({rival / ours:.2f})"
                 )
                 part.tell(
-                    f"{held / 1e9:6.2f} GB: {rates}; {100 * share:.0f}% of {hardware.memory_speed:,.0f} GB/s; "
+                    f"{held / 1e9:6.2f} GB: {rates}; {100 * share:.0f}% of the bandwidth; "
                     f"step {1e3 * ours:.3f} ms, estimated {plan.estimated_step_ms:.3f}{memory}",
                     **{
                         f"speed/{users}": {
