@@ -1,8 +1,8 @@
 """Lookups without an exchange, for a CPU rank that has all rows it needs.
 
 It has them if it is the only rank, if all tables are copies, or if a batch uses rows of its own partitions
-only. TorchRec's sharded lookup (permute, split, exchange, wait, split again) is made for tables on other ranks,
-and without any it still takes a few milliseconds: more than the lookups of a small step themselves. Parameters,
+only. TorchRec's sharded lookup (permute, split, exchange, wait, split again) is made for tables on other
+ranks; without any, it still takes a few milliseconds, more than the lookups of a small step do. Parameters,
 optimizers and their state are TorchRec's in either case.
 """
 
