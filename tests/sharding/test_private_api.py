@@ -15,6 +15,7 @@ import trainer
 from trainer.distributed.world import join_world
 from trainer.errors import UserError
 from trainer.sharding import private_api
+from trainer.sharding.version_check import check
 
 TRAINER = Path(trainer.__file__).parent
 BELOW = {"distributed/world.py": ["torch.distributed.distributed_c10d._set_pg_timeout"]}
@@ -23,12 +24,12 @@ BELOW = {"distributed/world.py": ["torch.distributed.distributed_c10d._set_pg_ti
 
 def refused() -> str:
     with pytest.raises(UserError) as error:
-        private_api.check()
+        check(private_api.ATTRIBUTES, private_api.OPERATORS)
     return str(error.value)
 
 
 def test_the_installed_versions_have_everything() -> None:
-    private_api.check()
+    check(private_api.ATTRIBUTES, private_api.OPERATORS)
 
 
 @pytest.mark.parametrize("place", private_api.ATTRIBUTES)

@@ -1,4 +1,4 @@
-"""Batches made in advance: by a thread, while the step before computes, and on a GPU copied by then."""
+"""Prefetching: a thread makes batches, and copies them to the GPU, while earlier steps compute."""
 
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -11,22 +11,24 @@ import torch
 from trainer.batching.batch import Batch
 
 DEFAULT_ON_CUDA = 2
-"""Batches made in advance where nothing else is asked for; a CPU's cores are busy with the step itself."""
+"""Default number of batches made in advance; a CPU's cores are busy with the step itself."""
 
 Made: TypeAlias = tuple[Batch, torch.cuda.Event | None]
-"""A batch on its device, and on a GPU the event after which its copy is whole."""
+"""A batch on its device, and on a GPU the event that its copy ends with."""
 
 
 def in_advance(batches: Iterator[Batch], count: int | None, device: torch.device) -> Generator[Batch]:
-    """The same batches in the same order, on their device.
+    """Yield the same batches in the same order, on their device.
 
-    Close it where the loop may end early: the thread has ended once it is closed.
+    Close the generator if the loop may end early; its thread has ended by then.
 
     Args:
-        batches: on the CPU; from now on used by the thread alone.
-        count: made in advance by a thread; 0: each when it is asked for; None: `DEFAULT_ON_CUDA` on a GPU,
-            otherwise 0.
-    Raises: whatever `batches` raises, where the batch would have come.
+        batches: Batches on the CPU, which only the thread may use from now on.
+        count: Number of batches to make in advance; 0: no thread; None: `DEFAULT_ON_CUDA` on CUDA, else 0.
+        device: Device of this rank.
+
+    Raises:
+        Exception: Whatever `batches` raises, in place of the batch.
     """
     on_gpu = device.type == "cuda"
     if count is None:
@@ -35,7 +37,7 @@ def in_advance(batches: Iterator[Batch], count: int | None, device: torch.device
         yield from (batch.to(device) for batch in batches)
         return
     stream = torch.cuda.Stream(device) if on_gpu else None
-    # A thread begins on the first GPU, and would take memory there.
+    # A new thread is on the first GPU, and would allocate memory there.
     begin = partial(torch.cuda.set_device, device) if on_gpu else None
     with ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=begin) as thread:
         waiting = deque(thread.submit(_make, batches, stream) for _ in range(count))
@@ -48,7 +50,7 @@ def in_advance(batches: Iterator[Batch], count: int | None, device: torch.device
 
 
 def _make(batches: Iterator[Batch], stream: torch.cuda.Stream | None) -> Made | None:
-    """The next batch; None after the last."""
+    """Return the next batch; None after the last."""
     if stream is None:
         batch = next(batches, None)
         return None if batch is None else (batch, None)
@@ -62,7 +64,7 @@ def _make(batches: Iterator[Batch], stream: torch.cuda.Stream | None) -> Made | 
 
 
 def _arrived(made: Made) -> Batch:
-    """The batch, once the stream of the caller waits for its copy."""
+    """Return the batch after making the caller's stream wait for its copy."""
     batch, copied = made
     if copied is not None:
         stream = torch.cuda.current_stream(batch.weights.device)

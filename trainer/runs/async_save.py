@@ -27,7 +27,7 @@ class AsyncSaver:
     def __init__(self, world: World) -> None:
         """Make the thread and its process group; on every rank alike."""
         self._world, self._group = world, world.new_group()
-        # A thread begins on the first GPU, and would take memory there.
+        # A new thread is on the first GPU, and would allocate memory there.
         begin = partial(torch.cuda.set_device, world.device) if world.device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save", initializer=begin)
         self._pending: Future[None] | None = None

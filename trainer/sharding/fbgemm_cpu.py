@@ -1,7 +1,7 @@
-"""Looked-up rows of FBGEMM's tables in a CPU's memory, their gradients and updates, by its kernels alone.
+"""Lookups, gradients and updates of FBGEMM's tables on CPU, by its operators without the module around them.
 
-The modules around the kernels check, count and wrap for devices, caches and bags that are not here, which
-takes several times as long as what a small step needs.
+The module's checks and wrappers are for devices, caches and bags that do not occur here, and take several
+times as long as the operators do in a small step.
 """
 
 from typing import Any
@@ -24,19 +24,19 @@ from trainer.sharding.private_api import (
 
 
 class Rows:
-    """Rows of T tables, one named by each id.
+    """The rows of T tables, each of which is looked up by B ids.
 
     Ids are (T, B) int64, each within its table; vectors and gradients are (B, sum of widths) float32.
 
     Attributes:
-        are_updated: whether `update` does what the tables' own backward pass would.
+        are_updated: Whether `update` does what the tables' own backward pass would do.
     """
 
     def __init__(self, tables: Any) -> None:
-        """Take the rows of FBGEMM's tables, whose values keep their place in memory.
+        """Refer to the rows of FBGEMM's tables, which stay where they are in memory.
 
         Args:
-            tables: FBGEMM's module, of fused tables or of dense ones.
+            tables: FBGEMM's module, of fused or dense tables.
         """
         self._tables, self._offsets = tables, torch.zeros(1, dtype=torch.int64)
         self._weights = host_values(tables)
@@ -45,7 +45,7 @@ class Rows:
         self.are_updated = self._update is not None
 
     def look_up(self, ids: torch.Tensor) -> torch.Tensor:
-        """Rows of all tables side by side.
+        """Return the rows of all tables, concatenated.
 
         Raises:
             RuntimeError: An id is not in its table.
@@ -54,14 +54,14 @@ class Rows:
         return look_up_rows(self._weights, *layout, *self._bags(ids), dtype)
 
     def gradient_of_tables(self, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        """Gradient of all tables' values, flat and one after another, from that of the looked-up rows."""
+        """Return the gradient of all tables' values, flat, from that of the looked-up rows."""
         layout, bags = backward_layout(self._tables), self._bags(ids)
         return gradient_of_dense_tables(gradient.contiguous(), self._weights, *layout, *bags, 0.0)
 
     def update(self, ids: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Have the tables' optimizer update the looked-up rows, and its states, in place.
+        """Update the looked-up rows and their optimizer state in place.
 
-        Gradients of one row are added before the optimizer sees them.
+        Gradients of the same row are added up first.
         """
         assert self._update is not None, "call this only if `are_updated`"
         layout, bags, stochastic_rounding = update_layout(self._tables), self._bags(ids), False
@@ -69,7 +69,7 @@ class Rows:
         self._update(gradient.contiguous(), self._weights, *arguments)
 
     def _bags(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int, None]:
-        """Ids, offsets, pooling and weights of bags of one."""
+        """Return ids, offsets, pooling and weights of bags of one id each."""
         if len(self._offsets) != ids.numel() + 1:
             self._offsets = torch.arange(ids.numel() + 1)
         return ids.reshape(-1), self._offsets, PoolingMode.SUM.value, None

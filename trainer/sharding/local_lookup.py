@@ -1,9 +1,9 @@
-"""Lookups without an exchange, where a rank on a CPU has all rows that it asks for.
+"""Lookups without an exchange, for a CPU rank that has all rows it needs.
 
-It has them as the only rank, as copies, or because a batch asks for rows of its own partitions alone.
-TorchRec's way through a sharded collection (permute, split, exchange, wait, split again) is made for tables
-that lie elsewhere and costs the same few milliseconds where they do not: more than the lookups of a small
-step themselves. Parameters, optimizers and states are TorchRec's own in either case.
+It has them if it is the only rank, if all tables are copies, or if a batch uses rows of its own partitions
+only. TorchRec's sharded lookup (permute, split, exchange, wait, split again) is made for tables on other
+ranks; without any, it still takes a few milliseconds, more than the lookups of a small step do. Parameters,
+optimizers and their state are TorchRec's in either case.
 """
 
 from dataclasses import dataclass
@@ -36,14 +36,15 @@ COPIES = ShardingType.DATA_PARALLEL.value
 
 
 class LocalLookupSharder(EmbeddingBagCollectionSharder):
-    """Makes collections that look up directly where they can."""
+    """TorchRec's sharder, but for collections that look up directly where they can."""
 
     def __init__(self, *args: Any, direct: bool = True, **kwargs: Any) -> None:
-        """Make TorchRec's own sharder, to which this one adds collections of its own.
+        """Make a sharder.
 
         Args:
-            args, kwargs: As TorchRec's own sharder takes them.
-            direct: False: all lookups go TorchRec's way.
+            *args: Arguments of TorchRec's sharder.
+            direct: Whether to look up directly where possible; False: always as TorchRec does.
+            **kwargs: Further arguments of TorchRec's sharder.
         """
         super().__init__(*args, **kwargs)
         self._direct = direct
@@ -56,10 +57,10 @@ class LocalLookupSharder(EmbeddingBagCollectionSharder):
         device: torch.device | None = None,
         module_fqn: str | None = None,
     ) -> ShardedEmbeddingBagCollection:
-        """The module laid over the ranks as TorchRec's own sharder does it."""
+        """Shard a collection over the ranks as TorchRec's sharder does."""
         kinds = {each.sharding_type for each in params.values()}
         on_cpu = device is not None and device.type == "cpu"
-        # Under other plans there are columns to be joined, even on one rank.
+        # Other kinds of sharding have columns to be joined, even on one rank.
         whole = self._direct and on_cpu and kinds <= {COPIES, ShardingType.TABLE_WISE.value}
         kind = _LocalLookupCollection if whole else InputDistCollection
         collection: InputDistCollection = kind(
@@ -77,14 +78,14 @@ class LocalLookupSharder(EmbeddingBagCollectionSharder):
 
 @dataclass(frozen=True)
 class _Group:
-    """Tables of one kernel on this rank.
+    """The tables of one kernel on this rank.
 
     Attributes:
-        config: TorchRec's.
-        kernel: FBGEMM's tables; `dense` if an optimizer of torch's updates them.
-        rows: the same tables' rows.
-        gradient_share: what a gradient counts: TorchRec takes the mean over ranks, where each has a loss of
-            its own.
+        config: TorchRec's configuration of the tables.
+        kernel: FBGEMM's tables.
+        dense: Whether torch's optimizer updates them, after the backward pass.
+        rows: Rows of the same tables.
+        gradient_share: Factor of gradients: TorchRec averages over ranks, each of which has its own loss.
     """
 
     config: GroupedEmbeddingConfig
@@ -95,10 +96,10 @@ class _Group:
 
 
 class _LocalLookupCollection(InputDistCollection):
-    """A sharded collection each of whose tables is in one piece."""
+    """A sharded collection whose tables are whole."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Have the gradients of copies averaged over ranks as soon as they are known, without DDP."""
+        """Shard the collection; hooks, not DDP, average the gradients of copies over ranks."""
         super().__init__(*args, **kwargs)
         unwrap(self)
         group = process_group(self)
@@ -121,13 +122,13 @@ class _LocalLookupCollection(InputDistCollection):
                 weights.register_post_accumulate_grad_hook(partial(_average, group, ranks, buffers))
 
     def init_data_parallel(self) -> None:
-        """Leave out the DDP that TorchRec would wrap copies in; its constructor calls this."""
+        """Leave copies without DDP; TorchRec's constructor calls this to wrap them."""
         leave_unwrapped(self)
 
     def forward(self, *input: KeyedJaggedTensor, **_: Any) -> Any:
-        """Pooled embeddings of each feature as a `KeyedTensor`, (stride, sum of widths).
+        """Return each feature's pooled embeddings as a `KeyedTensor` (stride, sum of widths).
 
-        Features of this rank's own tables alone are looked up here, all of them where those are.
+        They are looked up here if all their tables are on this rank, and otherwise as TorchRec does.
         """
         (features,) = input
         if not self.all_here and len(features.keys()) == feature_count(self):
@@ -141,19 +142,20 @@ class _LocalLookupCollection(InputDistCollection):
 
 
 def _average(group: Any, ranks: int, buffers: SharedBuffers | None, weights: torch.Tensor) -> None:
+    """Replace a gradient by its mean over ranks."""
     assert weights.grad is not None
     if buffers is None:
         dist.all_reduce(weights.grad, group=group)
     else:
         first, second, *others = buffers.exchange(weights.grad)
-        torch.add(first, second, out=weights.grad)  # torch's own sum of them takes three times as long
+        torch.add(first, second, out=weights.grad)  # three times as fast as torch's sum of all
         for other in others:
             weights.grad += other
     weights.grad /= ranks
 
 
 def _pool(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
-    """Sums of the rows that each bag names, the tables of one kernel side by side."""
+    """Return the sums of each bag's rows, the tables of one kernel concatenated."""
     names, keys = group.config.feature_names(), features.keys()
     mine = features if names == keys else features.permute([keys.index(name) for name in names])
     pooled = _sums(group, mine)
@@ -174,15 +176,20 @@ def _sums(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
 
 
 class _LookedUp(torch.autograd.Function):
-    """The rows that ids name; their gradient costs a fraction of that of bags, or of torch's own lookup."""
+    """A lookup in dense tables by bags of one id.
+
+    Its gradient costs a fraction of that of bags, or of torch's own lookup.
+    """
 
     @staticmethod
     def forward(ctx: Any, weights: torch.Tensor, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Rows of all tables side by side, (stride, sum of widths).
+        """Return the rows of all tables, concatenated: (stride, sum of widths).
 
         Args:
-            weights: of all tables, flat and one after another.
-            ids: (tables, stride).
+            ctx: Context of the backward pass.
+            weights: Values of all tables, flat.
+            ids: (tables, stride) int64.
+            rows: Rows of the same tables.
         """
         ctx.save_for_backward(ids)
         ctx.rows = rows
@@ -198,13 +205,17 @@ class _LookedUp(torch.autograd.Function):
 
 
 class _Updated(torch.autograd.Function):
-    """The same for a fused kernel, whose tables are updated in the backward pass."""
+    """The same lookup in fused tables, which are updated in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, placeholder: torch.Tensor, ids: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Rows of all tables side by side, (stride, sum of widths).
+        """Return the rows of all tables, concatenated: (stride, sum of widths).
 
-        Args: placeholder: FBGEMM's own, which needs a gradient, so that there is a backward pass.
+        Args:
+            ctx: Context of the backward pass.
+            placeholder: FBGEMM's tensor that requires a gradient, so that there is a backward pass.
+            ids: (tables, stride) int64.
+            rows: Rows of the same tables.
         """
         ctx.save_for_backward(ids)
         ctx.rows = rows

@@ -1,6 +1,6 @@
-"""A sharded model's weights by table, those of row-partitioned tables put together: what checkpoints hold.
+"""A sharded model's weights by table, partitions joined: what checkpoints hold.
 
-A checkpoint so knows nothing of partitions: it opens in a model that is cut otherwise, or not at all.
+A checkpoint therefore does not depend on partitions: it opens in a model with other ones, or with none.
 """
 
 from collections.abc import Iterator
@@ -21,34 +21,33 @@ from trainer.sharding.private_api import (
 
 
 def table_name(key: str) -> str | None:
-    """Whole table of a key (`query.embeddings.embedding_bags.user:0.weight`: `user`); None if of none."""
+    """Return the table of a key (`user` of `query.embeddings.embedding_bags.user:0.weight`), or None."""
     parts = key.split(".")
     return whole_table(parts[-2]) if "embedding_bags" in parts else None
 
 
 def whole_key(key: str) -> str:
-    """The key of a whole table, of which `key` is a partition's; of anything else the key itself."""
+    """Return the key of the whole table if `key` is a partition's, and otherwise `key`."""
     parts = key.split(".")
     return ".".join([*parts[:-2], whole_table(parts[-2]), parts[-1]]) if table_name(key) else key
 
 
 def whole_state(model: nn.Module) -> dict[str, Any]:
-    """The model's state, with one entry a table, which shares its memory with the model.
+    """Return the model's state with one entry per table, which shares memory with the model.
 
-    Args: model: sharded, on every rank alike, or plain and without partitions.
+    Args:
+        model: Sharded (call this on every rank), or plain and without partitions.
     """
     state: dict[str, Any] = {}
-    cut: dict[str, dict[int, ShardedTensor]] = {}
+    partitions: dict[str, dict[int, ShardedTensor]] = {}
     for key, value in model.state_dict().items():
         parts = key.split(".")
         if table_name(key) is not None and MARK in parts[-2]:
-            cut.setdefault(whole_key(key), {})[partition_number(parts[-2])] = value
-            state[whole_key(key)] = None  # keeps the table's place
+            partitions.setdefault(whole_key(key), {})[partition_number(parts[-2])] = value
+            state[whole_key(key)] = None  # keeps the order of tables
         else:
             state[key] = value
-    return state | {
-        key: _put_together([parts[number] for number in sorted(parts)]) for key, parts in cut.items()
-    }
+    return state | {key: _joined([own[number] for number in sorted(own)]) for key, own in partitions.items()}
 
 
 def local_shards(value: torch.Tensor | ShardedTensor) -> Iterator[tuple[torch.Tensor, int, int]]:
@@ -70,7 +69,7 @@ def full_shape(value: torch.Tensor | ShardedTensor) -> torch.Size:
 
 
 def copied(state: dict[str, Any]) -> dict[str, Any]:
-    """The same state in memory of its own on CPU, which training leaves as it is."""
+    """Return a copy of a state in CPU memory, which training does not change."""
     return {key: _copy(value) for key, value in state.items()}
 
 
@@ -84,27 +83,28 @@ def _copy(value: Any) -> Any:
 
 
 def _on_cpu(shard: ShardMetadata) -> ShardMetadata:
-    """Return the same place in the table, held by the same rank in its host's memory."""
+    """Return the same shard of the same rank, but in CPU memory."""
     assert shard.placement is not None
     place = f"rank:{shard.placement.rank()}/cpu"
     return ShardMetadata(list(shard.shard_offsets), list(shard.shard_sizes), place)
 
 
-def _put_together(parts: list[ShardedTensor]) -> ShardedTensor:
-    """One tensor of the rows of all parts, one below the other, each where it lies."""
+def _joined(partitions: list[ShardedTensor]) -> ShardedTensor:
+    """Return one tensor of the rows of all partitions; nothing is copied."""
     local, everywhere, first_row = [], [], 0
-    for part in parts:
-        everywhere += [_below(shard, first_row) for shard in part.metadata().shards_metadata]
-        local += [Shard(shard.tensor, _below(shard.metadata, first_row)) for shard in part.local_shards()]
-        first_row += part.metadata().size[0]
+    for partition in partitions:
+        everywhere += [_moved_down(shard, first_row) for shard in partition.metadata().shards_metadata]
+        for shard in partition.local_shards():
+            local.append(Shard(shard.tensor, _moved_down(shard.metadata, first_row)))
+        first_row += partition.metadata().size[0]
     metadata = ShardedTensorMetadata(
         shards_metadata=everywhere,
-        size=torch.Size([first_row, parts[0].metadata().size[1]]),
-        tensor_properties=parts[0].metadata().tensor_properties,
+        size=torch.Size([first_row, partitions[0].metadata().size[1]]),
+        tensor_properties=partitions[0].metadata().tensor_properties,
     )
     return sharded_tensor(local, metadata)
 
 
-def _below(shard: ShardMetadata, rows: int) -> ShardMetadata:
+def _moved_down(shard: ShardMetadata, rows: int) -> ShardMetadata:
     row, column = shard.shard_offsets
     return ShardMetadata([row + rows, column], list(shard.shard_sizes), shard.placement)

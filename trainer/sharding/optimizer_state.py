@@ -1,8 +1,8 @@
-"""The optimizers' states by table, whatever kernel keeps them: what a training needs to go on.
+"""The optimizers' state by table, whichever kernel has it: what a resumed training needs.
 
-A fused kernel and a dense optimizer keep the same values under different names and shapes. Here they have one
-name each, lie as their tables do and share their memory with the optimizer, so that a checkpoint of one opens
-in the other. The tables of a closed form, which nothing trains, are left out.
+A fused kernel and a dense optimizer hold the same values under different names and in different shapes. Here
+each has one name, is sharded as its table is and shares memory with the optimizer, so a checkpoint of one
+opens in the other. The closed form's tables are not trained and are left out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,36 +32,37 @@ NAMES = {
     "rowwise_adagrad": {"sum": "sum_of_row", "momentum1": "sum_of_row"},
     "sgd": {},
 }
-"""Our names of a table's states, by optimizer and by torch's name or a fused kernel's."""
+"""Names of a table's states in checkpoints, by optimizer and by the name in torch or in a fused kernel."""
 
 
 def optimizer_state(model: nn.Module, optimizer: CombinedOptimizer, name: str) -> dict[str, Any]:
-    """States of all trained tables and of the dense layers, by name.
+    """Return the states of all trained tables and of the dense layers, by key; call this on every rank.
 
     Args:
-        model, optimizer: from `trainer.sharding.shard`, on every rank alike.
-        name: of the tables' optimizer.
+        model: Sharded model.
+        optimizer: Its optimizer.
+        name: Name of the tables' optimizer.
     """
-    kept = optimizer.state_dict()["state"]
+    states = optimizer.state_dict()["state"]
     found = {
         f"{PREFIX}{key}.{kind}": value
-        for key, state in kept.items()
+        for key, state in states.items()
         if table_name(key) is None
         for kind, value in state.items()
     }
-    parts = _states_of_parts(kept, name)
+    tables = _states_by_table(states, name)
     for key, weights in whole_state(model).items():
-        for kind, tensors in parts.get(key, {}).items():
+        for kind, tensors in tables.get(key, {}).items():
             if isinstance(weights, ShardedTensor):
-                entry, cut = _like(weights, tensors)
-                found[f"{PREFIX}{key}.{kind}{cut}"] = entry
+                entry, suffix = _sharded_like(weights, tensors)
+                found[f"{PREFIX}{key}.{kind}{suffix}"] = entry
             else:
                 found[f"{PREFIX}{key}.{kind}"] = tensors[0]
     return found
 
 
 def create_states(optimizer: CombinedOptimizer) -> None:
-    """Give every dense optimizer its states, which torch makes at the first step; nothing else changes."""
+    """Create the states of dense optimizers, which torch does at the first step; nothing else changes."""
     for _, keyed in optimizer.optimizers:
         if isinstance(keyed, KeyedOptimizerWrapper):
             groups: list[dict[str, Any]] = list(keyed.param_groups)  # type: ignore[arg-type]
@@ -75,7 +76,7 @@ def create_states(optimizer: CombinedOptimizer) -> None:
 
 
 def set_step(optimizer: CombinedOptimizer, step: int) -> None:
-    """Tell the optimizers, dense and fused, how many steps they have made."""
+    """Set the step count of all optimizers, dense and fused."""
     set_fused_step(optimizer, step)
     for _, keyed in optimizer.optimizers:
         if isinstance(keyed, KeyedOptimizerWrapper):
@@ -84,13 +85,13 @@ def set_step(optimizer: CombinedOptimizer, step: int) -> None:
                     state["step"].fill_(step)
 
 
-def _states_of_parts(kept: Mapping[str, Any], name: str) -> dict[str, dict[str, list[torch.Tensor]]]:
-    """This rank's tensors by whole table and our name, in the order of its shards."""
+def _states_by_table(states: Mapping[str, Any], name: str) -> dict[str, dict[str, list[torch.Tensor]]]:
+    """Return this rank's tensors by whole table and name in checkpoints, in the order of its shards."""
     found: dict[str, dict[str, list[torch.Tensor]]] = {}
-    for key in sorted(kept, key=lambda key: (whole_key(key), partition_number(key.split(".")[-2]))):
+    for key in sorted(states, key=lambda key: (whole_key(key), partition_number(key.split(".")[-2]))):
         if table_name(key) is None or key.startswith(UNTRAINED):
             continue
-        for kind, value in kept[key].items():
+        for kind, value in states[key].items():
             own = NAMES[name].get(kind.rpartition(".")[2])
             if own is not None:
                 tensors = found.setdefault(whole_key(key), {}).setdefault(own, [])
@@ -105,10 +106,10 @@ def _local(value: torch.Tensor | ShardedTensor) -> Iterator[torch.Tensor]:
         yield value
 
 
-def _like(weights: ShardedTensor, tensors: list[torch.Tensor]) -> tuple[ShardedTensor, str]:
-    """States that lie as the weights do; and what their name says of a table cut by columns.
+def _sharded_like(weights: ShardedTensor, tensors: list[torch.Tensor]) -> tuple[ShardedTensor, str]:
+    """Return a state sharded as the weights are, and the suffix of its name if that depends on the sharding.
 
-    Of one value a row a shard by columns has its own: as many columns as there are such shards.
+    Each shard by columns has its own value per row: such a state has as many columns as there are shards.
     """
     rows, columns = weights.metadata().size
     shards = weights.metadata().shards_metadata
@@ -136,7 +137,7 @@ def _sharded(
         Shard(tensor.view(shards[place].shard_sizes), shards[place])
         for place, tensor in zip(places, tensors, strict=True)
     ]
-    # Of float16 tables, too, the states are float32.
+    # The states of float16 tables are float32 too.
     properties = replace(weights.metadata().tensor_properties, dtype=torch.float32)
     metadata = ShardedTensorMetadata(shards_metadata=shards, size=size, tensor_properties=properties)
     return sharded_tensor(local, metadata)

@@ -1,4 +1,4 @@
-"""One optimizer for everything that a training changes: made, scheduled, stepped."""
+"""The optimizers of tables and dense layers: how they are made, scheduled and stepped."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -58,10 +58,14 @@ def _updates_in_one_pass(kind: Callable[..., torch.optim.Optimizer], device: tor
 
 
 def set_fused_step(optimizer: CombinedOptimizer, step: int) -> None:
-    """Tell fused kernels of Adam how many steps they have made, before the next one.
+    """Set the step count of fused Adam kernels; call it before each step.
 
-    They correct their means by a count of their own, which evaluations raise too and a checkpoint does not
-    hold.
+    They correct the bias of their means by a counter of their own, which evaluations increase as well and
+    checkpoints do not hold.
+
+    Args:
+        optimizer: From `trainer.sharding.shard`.
+        step: Number of steps made so far.
     """
     for tables in fused_tables(optimizer):
         if tables.optimizer == EmbOptimType.ADAM and not step_is(tables, step):
@@ -71,25 +75,25 @@ def set_fused_step(optimizer: CombinedOptimizer, step: int) -> None:
 def set_learning_rates(optimizer: CombinedOptimizer, factor: float) -> None:
     """Set every learning rate to `factor` times its peak.
 
-    A fused optimizer updates during the backward pass and hands its rate to the kernel in `zero_grad` and
-    `step` alone: call this before `optimizer.zero_grad()` for the rate to hold in that very step.
+    A fused optimizer updates tables in the backward pass and passes its rate to the kernel in `zero_grad` and
+    `step` only: call this before `zero_gradients` for the rate to apply in the same step.
     """
-    for group in _groups(optimizer):
+    for group in parameter_groups(optimizer):
         group["lr"] = group["peak_lr"] * factor
 
 
 def zero_gradients(optimizer: CombinedOptimizer) -> None:
-    """Begin a step: no gradients yet, and fused kernels know their learning rates."""
+    """Begin a step: clear gradients, and pass learning rates to fused kernels."""
     for _, keyed in optimizer.optimizers:
         if not isinstance(keyed, KeyedOptimizerWrapper):
             keyed.zero_grad()
             continue
         for parameter in cast(dict[str, nn.Parameter], keyed.params).values():
-            parameter.grad = None  # to ask for it first, as torch does, would cut it out of its table's
+            parameter.grad = None  # reading it, as torch does first, would slice it out of its table's
 
 
 def update(optimizer: CombinedOptimizer) -> None:
-    """End a step: dense optimizers update their parameters, as fused kernels have done already."""
+    """End a step: update what dense optimizers train; fused kernels have updated their tables already."""
     for _, keyed in optimizer.optimizers:
         if isinstance(keyed, KeyedOptimizerWrapper):
             step_without_wrapper(keyed)
@@ -98,7 +102,11 @@ def update(optimizer: CombinedOptimizer) -> None:
 def clip_gradients(model: nn.Module, largest_norm: float) -> None:
     """Scale the gradients of dense layers down to a common L2 norm of at most `largest_norm`.
 
-    Those of tables stay as they are: a fused kernel has used them before all of them are known.
+    Those of tables are left alone: a fused kernel uses them before all of them are known.
+
+    Args:
+        model: Sharded model after the backward pass.
+        largest_norm: L2 norm over all dense layers.
     """
     dense = [
         value for key, value in model.named_parameters() if not table_name(key) and value.grad is not None
@@ -107,13 +115,13 @@ def clip_gradients(model: nn.Module, largest_norm: float) -> None:
 
 
 def schedule_factor(step: int, steps: int, schedule: str, warmup: float) -> float:
-    """Multiple of the peak learning rate at a step.
+    """Return the factor of the peak learning rate in a step.
 
     Args:
-        step: 0 for the first.
-        steps: of the whole training.
+        step: Number of the step, from 0.
+        steps: Number of steps of the whole training.
         schedule: `constant`, `linear` or `cosine`; the latter two reach zero after the last step.
-        warmup: share of all steps in which the factor rises linearly.
+        warmup: Share of all steps in which the factor rises linearly.
     """
     rising = warmup * steps
     if step < rising:
@@ -124,18 +132,26 @@ def schedule_factor(step: int, steps: int, schedule: str, warmup: float) -> floa
     return 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
 
 
-def _groups(optimizer: CombinedOptimizer) -> list[dict[str, Any]]:
-    return cast(
-        list[dict[str, Any]], optimizer.param_groups
-    )  # declared read-only, but the optimizers read them
+def parameter_groups(optimizer: CombinedOptimizer) -> list[dict[str, Any]]:
+    """Return the parameter groups of all optimizers, to be read and changed."""
+    # TorchRec declares them read-only, but its optimizers read what is changed.
+    return cast(list[dict[str, Any]], optimizer.param_groups)
 
 
-def _keyed(
+def keyed_optimizer(
     parameters: dict[str, nn.Parameter],
     learning_rates: dict[str, float],
     optimizer: Callable[..., torch.optim.Optimizer],
     options: dict[str, Any],
 ) -> KeyedOptimizer:
+    """Make one optimizer of parameters with learning rates of their own.
+
+    Args:
+        parameters: Parameters by key.
+        learning_rates: Peak learning rate by the same keys.
+        optimizer: Makes it from parameter groups and options.
+        options: Further arguments of `optimizer`.
+    """
     by_rate: dict[float, list[nn.Parameter]] = {}
     for key, value in parameters.items():
         by_rate.setdefault(learning_rates[key], []).append(value)

@@ -1,4 +1,4 @@
-"""From towers and plan to a sharded model with its optimizers and its initial values."""
+"""Shards towers as planned, each table with its optimizer."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -13,7 +13,7 @@ from trainer.distributed.quantized_comm import codecs
 from trainer.errors import ConfigError
 from trainer.sharding.local_lookup import LocalLookupSharder
 from trainer.sharding.model_state import table_name
-from trainer.sharding.optimizers import EPSILON, FUSED, _groups, _keyed, dense_optimizer
+from trainer.sharding.optimizers import EPSILON, FUSED, dense_optimizer, keyed_optimizer, parameter_groups
 from trainer.sharding.private_api import (
     DefaultDataParallelWrapper,
     apply_optimizer_in_backward,
@@ -35,27 +35,31 @@ def shard(
     betas: Sequence[float] = (0.9, 0.999),
     lookup: str = "auto",
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
-    """Lay the towers over the ranks as planned, each table with its optimizer.
+    """Shard towers over the ranks as planned, each table with its optimizer.
 
     Args:
-        towers: module with tables on the meta device.
-        plan: see `trainer.planning.plan_check`.
-        device: of this rank.
-        optimizer: of the tables: a name out of `trainer.planning.kernel_support.KERNELS`.
-        learning_rates: peak learning rate of every table, by name.
-        dense_learning_rate: peak learning rate of all other parameters, which are trained with Adam.
+        towers: Module with tables on the meta device.
+        plan: From `trainer.sharding.torchrec_plan`.
+        device: Device of this rank.
+        optimizer: Optimizer of the tables, out of `trainer.planning.kernel_support.OPTIMIZERS`.
+        learning_rates: Peak learning rate of every table, by name.
+        dense_learning_rate: Peak learning rate of all other parameters, which Adam trains.
         weight_decay: L2 penalty on all rows of the tables; 0 with fused kernels.
-        communication: type in which ranks exchange pooled vectors and their gradients, see
+        communication: Type in which ranks exchange pooled vectors and their gradients, see
             `trainer.distributed.quantized_comm`.
-        betas: of the tables' Adam.
+        betas: Decay rates of the tables' Adam.
         lookup: `auto`, or `torchrec` for TorchRec's own lookups everywhere.
-    Returns: the sharded model, its tables without values, and one optimizer for everything.
-    Raises: ConfigError for a weight decay that the kernel would ignore.
+
+    Returns:
+        The sharded model, whose tables have no values yet, and one optimizer for everything.
+
+    Raises:
+        ConfigError: The kernel would ignore the weight decay.
     """
     forget_groups_of_another_world()
     fused = _fused_tables(plan)
     if fused and weight_decay > 0:
-        # FBGEMM takes the setting and, on CPU, drops it without a word; its Adam on CUDA decays otherwise.
+        # FBGEMM accepts the setting, but ignores it on CPU, and its Adam on CUDA decays in another way.
         dense = "--optimizer.name adam" if optimizer == "adam_fused" else "--sharding.kind data_parallel"
         raise ConfigError(
             f"--optimizer.weight_decay {weight_decay}: a fused {optimizer.removesuffix('_fused')} has none. "
@@ -69,8 +73,8 @@ def shard(
             apply_optimizer_in_backward(FUSED[optimizer], [parameter], options)
     sharder = LocalLookupSharder(direct=lookup == "auto", qcomm_codecs_registry=codecs(communication))
     sharders = cast(list[ModuleSharder[nn.Module]], [sharder])
-    # By default the gradients are laid out anew after the first step, and then add up in another order: a
-    # training that goes on would not do to the last bit what an unbroken one does.
+    # By default DDP rebuilds its buckets after the first step and then adds gradients in another order: a
+    # resumed training would differ in the last bit from an uninterrupted one.
     wrapper = DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True)
     model = DistributedModelParallel(
         towers, device=device, plan=plan, sharders=sharders, data_parallel_wrapper=wrapper
@@ -82,16 +86,17 @@ def shard(
     others = {key: value for key, value in trainable.items() if not table_name(key) and value.requires_grad}
     if tables:
         options = settings | ({"betas": tuple(betas)} if optimizer == "adam" else {})
-        optimizers.append(_keyed(tables, rates, dense_optimizer(optimizer, device), options))
+        optimizers.append(keyed_optimizer(tables, rates, dense_optimizer(optimizer, device), options))
     if others:
         rates = dict.fromkeys(others, dense_learning_rate)
-        optimizers.append(_keyed(others, rates, dense_optimizer("adam", device), {}))
+        optimizers.append(keyed_optimizer(others, rates, dense_optimizer("adam", device), {}))
     combined = CombinedOptimizer(optimizers)
-    for group in _groups(combined):
+    for group in parameter_groups(combined):
         group["peak_lr"] = group["lr"]
     return model, combined
 
 
 def _fused_tables(plan: ShardingPlan) -> set[str]:
+    """Return the names of tables that are updated in the backward pass."""
     modules = cast(list[EmbeddingModuleShardingPlan], list(plan.plan.values()))
     return {name for module in modules for name, table in module.items() if table.compute_kernel != "dense"}

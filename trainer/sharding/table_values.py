@@ -1,4 +1,4 @@
-"""Initial values of sharded tables, which depend on the table alone and not on the plan."""
+"""Initial values of sharded tables, which do not depend on the plan."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,12 +13,12 @@ INITIAL_BLOCK_ROWS, INITIAL_BLOCK_VALUES = 65_536, 2**26
 
 
 def fill_tables(model: nn.Module, values: Callable[[str, slice], torch.Tensor]) -> None:
-    """Give every shard on this rank its initial values, which depend on the table alone and not on the plan.
+    """Fill every shard on this rank with the initial values of its rows and columns.
 
     Args:
-        model: sharded or plain.
-        values: (table, rows) -> (len(rows), dim) float32; asked for one block of the table at a time, see
-            `initial_blocks`.
+        model: Sharded or plain.
+        values: From a table and a slice of rows to their values, (len(rows), dim) float32; called for one
+            block of the table at a time, see `initial_blocks`.
     """
     with torch.no_grad():
         for key, weights, (row_offset, column_offset), shape in _local_shards(model):
@@ -34,10 +34,10 @@ def fill_tables(model: nn.Module, values: Callable[[str, slice], torch.Tensor]) 
 
 
 def initial_blocks(rows: int, dim: int) -> Iterator[slice]:
-    """Rows of a table in blocks, the same under any plan; the last may end somewhat behind the table.
+    """Yield the rows of a table in blocks, the same under any plan; the last may end behind the table.
 
     A block has at most `INITIAL_BLOCK_ROWS` rows and 256 MiB of float32, and a multiple of 16 rows: torch
-    draws normal values by 16, so that those of a row do not depend on how many follow.
+    draws normal values in groups of 16, so a row's values do not depend on how many rows follow.
     """
     length = min(INITIAL_BLOCK_ROWS, max(INITIAL_BLOCK_VALUES // dim // 16, 1) * 16)
     for start in range(0, rows, length):
@@ -45,8 +45,8 @@ def initial_blocks(rows: int, dim: int) -> Iterator[slice]:
 
 
 def normal_block(seed: int, table: str, rows: slice, dim: int, std: float) -> torch.Tensor:
-    """Normal values, a pure function of seed, table and first row: (len(rows), dim) float32."""
-    # Of a seed, torch's generator on CPU takes the lower 32 bits: everything has to be hashed into them.
+    """Return normal values (len(rows), dim) float32, a pure function of seed, table and first row."""
+    # torch's CPU generator uses only the lower 32 bits of a seed: everything is hashed into them.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{table}/{rows.start}".encode()))
     return torch.empty(rows.stop - rows.start, dim).normal_(0, std, generator=generator)
 

@@ -1,4 +1,4 @@
-"""A plan in TorchRec's terms."""
+"""Converts a plan into TorchRec's form."""
 
 from collections.abc import Sequence
 
@@ -14,32 +14,33 @@ from trainer.sharding.private_api import EnumerableShardingSpec, ShardMetadata
 
 
 def sharding_plan(plan: Plan, towers: nn.Module, device: str, local_world_size: int) -> ShardingPlan:
-    """The plan in TorchRec's terms.
+    """Convert a plan into TorchRec's form.
 
     Args:
-        towers: whose tables are those of the plan, see `check_plan`.
+        plan: Plan of the towers' tables, see `trainer.planning.plan_check`.
+        towers: Module with these tables.
         device: `cpu` or `cuda`.
-        local_world_size: ranks of each host here, by which its devices are numbered; the plan may have been
+        local_world_size: Number of ranks per host here, by which devices are numbered; the plan may have been
             made for other hosts.
     """
     tables = {table.name: table for table in plan.tables}
     modules: dict[str, EmbeddingModuleShardingPlan] = {}
     for path, config in embedding_configs(towers):
         table = tables[whole_table(config.name)]
-        shards = _shards_of_part(table, config.name, config.num_embeddings)
+        shards = _shards_of(table, config.name, config.num_embeddings)
         modules.setdefault(path, EmbeddingModuleShardingPlan())[config.name] = ParameterSharding(
             sharding_type=sharding_kind(table.sharding).torchrec_name,
             compute_kernel=table.kernel,
             ranks=[shard.rank for shard in shards],
             sharding_spec=_spec(table, shards, device, local_world_size),
-            # A GPU's own dice would make results depend on the plan; on CPU FBGEMM rounds to the nearest.
+            # Random rounding on a GPU would make results depend on the plan; CPUs round to the nearest.
             stochastic_rounding=False,
         )
     return ShardingPlan(dict(modules))
 
 
-def _shards_of_part(table: Table, name: str, rows: int) -> Sequence[Shard]:
-    """Shards of one of TorchRec's tables: all of them, or a partition's own, which begins at its row 0."""
+def _shards_of(table: Table, name: str, rows: int) -> Sequence[Shard]:
+    """Return the shards of a TorchRec table: all of the table, or the one of a partition, from row 0."""
     if not sharding_kind(table.sharding).partitioned:
         return table.shards
     own = table.shards[partition_number(name)]
@@ -50,7 +51,7 @@ def _shards_of_part(table: Table, name: str, rows: int) -> Sequence[Shard]:
 def _spec(
     table: Table, shards: Sequence[Shard], device: str, local_world_size: int
 ) -> EnumerableShardingSpec | None:
-    """Shards in TorchRec's terms; None for copies, which would overlap."""
+    """Return the shards in TorchRec's form; None for copies, which would overlap."""
     if sharding_kind(table.sharding).cut == "copies":
         return None
     return EnumerableShardingSpec(
