@@ -207,10 +207,25 @@ def choose_device(device: str, local_rank: int, local_size: int) -> torch.device
 
 
 def _meeting_place(rank: int, size: int, local_size: int, timeout: timedelta) -> dist.Store:
-    """Where ranks find each other's addresses."""
+    """Where ranks find each other's addresses.
+
+    Raises: ConfigError if the first host is not reached in time.
+    """
+    place = "env://"
+    if size == local_size:
+        # torchrun and gloo go by the host's own name, which need not resolve; ranks of one host need none.
+        place = f"tcp://localhost:{os.environ.get('MASTER_PORT')}"
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if "WORLD_SIZE" not in os.environ:
         return dist.HashStore()
-    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+    try:
+        store, _, _ = next(dist.rendezvous(place, rank, size, timeout=timeout))
+    except dist.DistError as error:
+        raise ConfigError(
+            f"MASTER_ADDR {os.environ.get('MASTER_ADDR')}: rank {rank} cannot meet the others there "
+            f"({str(error).splitlines()[0].rstrip('.')}). Name an address of the first host that all reach: "
+            "torchrun's --local-addr there, or --master-addr where the rendezvous is static"
+        ) from error
     # torchrun starts ranks again beside the store that holds the addresses of the dead ones. Hosts count
     # their restarts each for itself, so that several of them need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
