@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config import Config
+from trainer.continuing import tell_launcher
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.evaluation.evaluate import Evaluation
 from trainer.evaluation.neighbours import check_size
@@ -54,6 +55,8 @@ def train(config: Config) -> Path | None:
         config = follow_plan(config, world.size)
         dataset = _prepared(config, world)
         run = world.on_first(lambda: run_folder(config))
+        if world.local_rank == 0:
+            tell_launcher(run)
         with owned(run, world):
             return _train_in(run, config, dataset, world, started)
 
