@@ -84,19 +84,29 @@ def keep_outcome(
 ) -> int:
     """Leave the best weights, or the last where there is no patience, in the run and in the model.
 
+    Of weights that could not be written on the way, the next best ones take the place.
+
     Args: seconds: of training.
-    Returns: the step that they are of.
+    Returns: the step that they are of, which `course` keeps too.
     Raises: SaveError, on every rank.
     """
-    last = course.validations[-1].step if course.patience else course.steps
-    best = course.best.step if course.patience else last
-    if best != last and world.on_first(lambda: is_published(run, best)):
-        load(folder_of(run, best), parts.model)
-        return best
-    if not (course.patience and world.on_first(lambda: is_published(run, last))):
+    step = course.kept = _to_keep(run, world, course)
+    if not (course.patience and world.on_first(lambda: is_published(run, step))):
         states = states_of(config, parts) if config.run.save_every else None
-        save(run, last, parts.model, world, states, _progressed(course, seconds))
-    return last
+        save(run, step, parts.model, world, states, _progressed(course, seconds))
+    elif step != course.validations[-1].step:
+        load(folder_of(run, step), parts.model)
+    return step
+
+
+def _to_keep(run: Path, world: World, course: Course) -> int:
+    """The last step, or with patience the best one whose weights are still there."""
+    if not course.patience:
+        return course.steps
+    last = course.validations[-1].step
+    best_first = sorted(course.validations, key=lambda each: each.figure, reverse=True)
+    there = (each.step for each in best_first if each.step == last or is_published(run, each.step))
+    return world.on_first(lambda: next(there))
 
 
 def go_on(saved: Saved, config: Config, parts: Parts) -> None:

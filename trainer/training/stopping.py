@@ -81,6 +81,7 @@ class Course:
         epoch_steps: steps of an epoch.
         validations: in the order of steps.
         paused_at: step after which a signal ended the training before its time; None: none did.
+        kept: step whose weights the run has in the end; None: the training has not ended.
     """
 
     metric: str
@@ -89,6 +90,7 @@ class Course:
     epoch_steps: int
     validations: list[Validation] = field(default_factory=list)
     paused_at: int | None = None
+    kept: int | None = None
 
     def add(self, step: int, seconds: float, figure: float) -> None:
         """Keep a figure."""
@@ -116,6 +118,11 @@ class Course:
         """Whether patience was over before the last step."""
         return self.patience_is_over and self.validations[-1].step < self.steps
 
+    @property
+    def best_is_lost(self) -> bool:
+        """Whether patience was to keep the best weights, but they could not be written."""
+        return self.patience > 0 and self.kept not in (None, self.best.step)
+
     def epoch(self, step: int) -> float:
         """Epochs in `step` steps."""
         return step / self.epoch_steps
@@ -137,5 +144,8 @@ class Course:
             "last_step": last.step,
             "last_epoch": self.epoch(last.step),
             "stopped_early": self.stopped_early,
+            "kept_step": self.kept,
+            "kept_epoch": None if self.kept is None else self.epoch(self.kept),
+            "best_could_not_be_written": self.best_is_lost,
         }
         return {"validation": short}

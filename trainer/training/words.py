@@ -115,7 +115,7 @@ def closing_words(dataset: Dataset, evaluation: Evaluation, seconds: dict[str, f
     if course.validations:
         done[-2] += f" (99% of the best after {seconds['to_99_percent_of_best']:.1f} s)"
         done.insert(-1, f"validated in {seconds['validate']:.1f} s")
-        validated = [course_words(course)]
+        validated = [_wrapped(course_words(course))]
     times = _wrapped(f"{', '.join(done).capitalize()}.")
     return "\n".join(["", evaluation_words(dataset, evaluation), *validated, times])
 
@@ -130,11 +130,19 @@ def course_words(course: Course) -> str:
     """When the validation figure was best, whether the training stopped early, and whose weights are kept."""
     best, last = course.best, course.validations[-1]
     stopped = f", stopped at {course.epoch(last.step):g}" if course.stopped_early else ""
-    kept = "" if course.patience or best is last else "; the last weights are kept"
-    return (
+    words = (
         f"Best at epoch {course.epoch(best.step):g} of {course.epoch(course.steps):g}{stopped}: "
-        f"validation {course.metric} {best.figure:.4f}{kept}."
+        f"validation {course.metric} {best.figure:.4f}"
     )
+    if course.best_is_lost:
+        kept = next(each for each in course.validations if each.step == course.kept)
+        words += (
+            f", but these weights could not be written; those of epoch {course.epoch(kept.step):g} "
+            f"({kept.figure:.4f}) are kept"
+        )
+    elif not course.patience and best is not last:
+        words += "; the last weights are kept"
+    return f"{words}."
 
 
 def evaluation_words(dataset: Dataset, evaluation: Evaluation) -> str:
