@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from ranks import run_on_ranks
-from small_training import configured
 
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import configured
 from trainer.data.dataset import open_dataset
 from trainer.data.prepare import prepare_data
 from trainer.training.choose import choose

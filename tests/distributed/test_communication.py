@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from small_training import configured, small_dataset, train_small, whole
+
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import configured, small_dataset, train_small, whole
 
 pytestmark = pytest.mark.distributed
 

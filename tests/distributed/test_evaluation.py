@@ -6,9 +6,9 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from ranks import run_on_ranks
-from small_training import configured, shards, small_dataset, source_of, whole
 
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import configured, shards, small_dataset, source_of, whole
 from trainer.config import BASELINES
 from trainer.data.dataset import open_dataset
 from trainer.evaluation import evaluate as evaluate_module

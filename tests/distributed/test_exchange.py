@@ -5,10 +5,10 @@ from unittest import mock
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from small_training import Losses, configured, shards, small_dataset, source_of, train_small
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import Losses, configured, shards, small_dataset, source_of, train_small
 from trainer.data.dataset import open_dataset
 from trainer.parallel import exchange
 from trainer.training.assembly import assemble

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from ranks import run_on_ranks
-from small_training import Losses, Shard, configured, source_of, whole
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import Losses, Shard, configured, source_of, whole
 from trainer.config import Config
 from trainer.data.dataset import Dataset, open_dataset, prepare
 from trainer.data.source import SourceTables

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from small_training import configured, small_dataset, train_small
 
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import configured, small_dataset, train_small
 from trainer.model.losses import bayesian_personalised_ranking, multi_positive_softmax
 
 pytestmark = pytest.mark.distributed

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from ranks import run_on_ranks
-from small_training import configured, shards, small_dataset, source_of, whole
 from torch import nn
 
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import configured, shards, small_dataset, source_of, whole
 from trainer.data.dataset import open_dataset
 from trainer.parallel.shard import set_learning_rates
 from trainer.training.assembly import assemble

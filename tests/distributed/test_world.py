@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ranks import outcomes_on_ranks, run_on_ranks
 
+from tests.distributed.ranks import outcomes_on_ranks, run_on_ranks
 from trainer.errors import DataError, LostRanksError
 from trainer.parallel.world import World
 

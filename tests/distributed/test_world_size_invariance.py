@@ -4,9 +4,17 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from ranks import run_on_ranks
-from small_training import Losses, configured, shards, small_dataset, source_of, train_small, whole
 
+from tests.distributed.ranks import run_on_ranks
+from tests.distributed.small_training import (
+    Losses,
+    configured,
+    shards,
+    small_dataset,
+    source_of,
+    train_small,
+    whole,
+)
 from trainer.data.dataset import open_dataset
 from trainer.parallel.exchange import ExchangingCollection
 from trainer.training.assembly import assemble
