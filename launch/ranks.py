@@ -3,7 +3,7 @@
 SIGTERM and SIGINT are passed on to the ranks, which finish their step, save and end; a second one ends them
 at once. Bare torchrun passes them on too, but ends with an error, and kills ranks that need more than 30 s.
 
-A rank that is killed cannot say so. The launcher says it, and the command with which the training goes on.
+A rank that is killed cannot say so. The launcher says it, with the command that resumes the training.
 """
 
 import json
@@ -63,7 +63,7 @@ def as_shells_say(code: int) -> int:
 
 
 def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
-    """The rank that made the others fail, and its failure.
+    """Return the rank that made the others fail, and its failure.
 
     torchrun looks at its ranks now and then and notes full seconds. Of ranks that were seen to have failed at
     once, one that was killed comes first.
@@ -77,7 +77,7 @@ def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFail
 
 
 def killed_words(rank: int, number: int, what_next: str) -> str:
-    """The line that says which signal ended a rank, what it means, and what to do."""
+    """Return the line that says which signal ended a rank, what it means, and what to do."""
     names = {each.value: each.name for each in signal.Signals}
     name = f"signal {number} ({names[number]})" if number in names else f"signal {number}"
     parts = [f"rank {rank} was killed by {name}", MEANINGS.get(number, "")]
@@ -85,36 +85,42 @@ def killed_words(rank: int, number: int, what_next: str) -> str:
 
 
 def next_words(note: Path, options: Sequence[str]) -> str:
-    """How a training goes on whose rank was killed; empty where it had no run folder yet, or was none.
+    """Return how a training is resumed whose rank was killed; empty if it had no run folder yet, or was none.
 
     Args:
-        note: file in which the training has told its run folder.
-        options: what each rank was started with, command first.
+        note: File in which the training has told its run folder.
+        options: What each rank was started with, command first.
     """
     if not note.exists():
         return ""
     run = Path(note.read_text())
     if (run / "metrics.json").exists():
         return f"The training was over; its run is {shlex.quote(str(run))}"
-    if not any(
-        json.loads(state.read_text())["resumable"] for state in run.glob("checkpoints/*[0-9]/state.json")
-    ):
+    if not any(is_resumable(checkpoint) for checkpoint in run.glob("checkpoints/*[0-9]")):
         return "Nothing was saved to go on from; --run.save_every 500 saves after every 500 steps"
     launcher = sys.orig_argv[: len(sys.orig_argv) - len(options)]
     return f"Go on with: {shlex.join([*launcher, 'train', '--run.dir', str(run)])}"
 
 
+def is_resumable(checkpoint: Path) -> bool:
+    """Return whether a checkpoint holds optimizer states; whether it is whole shows when it is opened."""
+    try:
+        return json.loads((checkpoint / "state.json").read_text())["resumable"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
 def defaults(given: Namespace) -> list[str]:
-    """Options of torchrun that are better than its own defaults."""
+    """Return options of torchrun that are better than its own defaults."""
     options = ["--signals_to_handle", "SIGHUP,SIGQUIT"]
     if given.local_addr is None and (given.standalone or given.nnodes in ("1", "1:1")):
-        # By default this host goes by its own name, for which ranks wait for ever if it does not resolve.
+        # By default this host goes by its own name; if that does not resolve, ranks wait for ever.
         options += ["--local-addr", "localhost"]
     return options
 
 
 def set_environment(given: Namespace, note: Path) -> None:
-    """What the ranks find in their environment, besides what torchrun puts there."""
+    """Set what the ranks find in their environment, besides what torchrun puts there."""
     # Its ranks meet at a new address each time they are started again, on one host or on several.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ[RUN_NOTE] = str(note)
@@ -124,7 +130,7 @@ def set_environment(given: Namespace, note: Path) -> None:
 
 
 def launch(arguments: list[str]) -> int:
-    """Start the ranks and wait for them; returns the exit code."""
+    """Start the ranks and wait for them; return the exit code."""
     given = get_args_parser().parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="shardtower_") as folder:
         note = Path(folder) / "run"

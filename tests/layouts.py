@@ -7,13 +7,14 @@ from torch import nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
-from trainer.model.partitions import whole_table
-from trainer.parallel.follow import sharding_plan
-from trainer.parallel.hardware import Hardware, named_hardware
-from trainer.parallel.placement import Wish, embedding_configs
-from trainer.parallel.plan import Plan
-from trainer.parallel.planner import make_plan
-from trainer.parallel.shard import shard
+from trainer.model.row_partitions import whole_table
+from trainer.planning.constraints import TableConstraint
+from trainer.planning.hardware import Cluster, Hardware, named_hardware
+from trainer.planning.plan import Plan
+from trainer.planning.planner import make_plan
+from trainer.planning.torchrec_planner import embedding_configs
+from trainer.sharding.shard import shard
+from trainer.sharding.torchrec_plan import sharding_plan
 
 
 def planned(
@@ -24,10 +25,15 @@ def planned(
     hardware: Hardware | str = "cpu",
 ) -> Plan:
     """Plan of towers whose every table is sharded alike and looked up 32 times in a step."""
-    tables = dict.fromkeys(whole_table(config.name) for _, config in embedding_configs(towers))
-    wishes = {table: Wish((sharding,), bags=32) for table in tables}
+    names = [config.name for _, config in embedding_configs(towers)]
+    kinds = {
+        whole_table(name): "row_partitioned" if name != whole_table(name) else sharding for name in names
+    }
+    constraints = {table: TableConstraint((kind,), bags=32) for table, kind in kinds.items()}
     device = named_hardware(hardware) if isinstance(hardware, str) else hardware
-    return make_plan(towers, wishes, optimizer, device, world_size, world_size)
+    return make_plan(
+        towers, constraints, optimizer=optimizer, cluster=Cluster(device, world_size, world_size)
+    )
 
 
 def sharded(
@@ -42,5 +48,13 @@ def sharded(
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Towers laid out as planned in the world that this process is in, and their optimizer."""
     plan = sharding_plan(planned(towers, sharding, world_size, optimizer), towers, "cpu", world_size)
-    device = torch.device("cpu")
-    return shard(towers, plan, device, optimizer, rates, dense_learning_rate, weight_decay, betas=betas)
+    return shard(
+        towers,
+        plan,
+        device=torch.device("cpu"),
+        optimizer=optimizer,
+        learning_rates=rates,
+        dense_learning_rate=dense_learning_rate,
+        weight_decay=weight_decay,
+        betas=betas,
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from trainer.parallel.plan import Plan, RankLoad, Shard, Table
+from trainer.planning.plan import Plan, RankLoad, Shard, Table
 
 GB = 10**9
 

@@ -1,77 +1,38 @@
 """Imports go one way: a module knows only those that stand before it. Sources are read, not run."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+import trainer
+
 TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
-HALL = ("errors", "config", "rules", "options", "continuing")
-ROOMS = {
-    "data": (
-        *("source", "rows", "movielens", "tables", "synthetic", "download"),
-        *("features", "split", "storage", "columns", "encode", "parts", "dataset", "vocabulary"),
-        *("candidates", "history", "inputs", "prepare", "extend", "batch", "batches"),
-    ),
-    "model": ("partitions", "towers", "losses", "low_rank", "fold_in", "served"),
-    "parallel": (
-        *(
-            "memory",
-            "shared_memory",
-            "world",
-            "pause",
-            "words",
-            "hardware",
-            "plan",
-            "traffic",
-            "capacity",
-            "communication",
-        ),
-        *("placement", "planner", "follow", "state", "optimizer_state", "exchange", "kernels"),
-        *("direct", "shard", "ahead", "precision"),
-        *("compare_plans", "bars", "svg", "picture"),
-    ),
-    "evaluation": (
-        "running_best",
-        "topk",
-        "metrics",
-        "baselines",
-        "neighbours",
-        "beyond",
-        "compare",
-        "table",
-        "evaluate",
-    ),
-    "training": (
-        *(
-            "stopping",
-            "published",
-            "reader",
-            "checkpoint",
-            "progress",
-            "by_size",
-            "search",
-            "closed_form",
-            "layout",
-        ),
-        *("initial", "assembly", "records", "background", "saving", "fit", "choose", "runs", "grown"),
-        *("words", "train", "measure"),
-        *("what_if", "what_helps", "plan_words", "plan_command"),
-    ),
-    "serving": ("vectors", "towers", "recommend"),
-}
-"""The modules of each room, in the order in which data passes through them."""
-ENTRANCE = ("cli", "__main__")
-
-IN_ROOMS = tuple(f"{room}.{module}" for room, modules in ROOMS.items() for module in modules)
-MODULES = tuple(f"trainer.{name}" for name in (*HALL, *IN_ROOMS, *ENTRANCE))
+ROOMS = (
+    *("errors", "formatting", "atomic_write"),
+    *("config", "sources", "distributed", "dataset", "batching", "model", "planning", "sharding"),
+    *("evaluation", "inspection", "runs", "training", "serving", "commands", "cli", "__main__"),
+)
+"""Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""
+MOST_FILES, MOST_LINES = 12, 2100
+"""What one room may hold, so that a reader finds their way in it."""
 
 QUICK = (
     "trainer.errors",
-    "trainer.config",
-    "trainer.rules",
-    "trainer.options",
-    "trainer.continuing",
+    "trainer.config.schema",
+    "trainer.config.validation",
+    "trainer.config.parser",
+    "trainer.config.resume",
+    "trainer.commands.arguments",
+    "trainer.commands.train",
+    "trainer.commands.plan",
+    "trainer.commands.prepare",
+    "trainer.commands.evaluate",
+    "trainer.commands.recommend",
     "trainer.cli",
     "trainer.__main__",
 )
@@ -80,12 +41,16 @@ QUICK = (
 SLOW = {"torch", "torchrec", "pandas", "pyarrow"}
 
 
-def test_every_module_imports_only_earlier_ones() -> None:
-    assert out_of_order(TRAINER) == []
+def test_imports_go_down_the_rooms_and_never_up() -> None:
+    assert upward(TRAINER) == []
 
 
-def test_every_module_has_a_place_in_the_order() -> None:
-    assert without_a_place(TRAINER) == []
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle(TRAINER) == []
+
+
+def test_a_room_holds_few_enough_files_to_be_known() -> None:
+    assert crowded(TRAINER) == []
 
 
 def test_the_model_knows_nothing_of_other_ranks() -> None:
@@ -96,46 +61,68 @@ def test_help_waits_for_no_slow_import() -> None:
     assert slow_imports(TRAINER) == []
 
 
-def test_package_files_re_export_nothing() -> None:
-    assert [path for path in TRAINER.rglob("__init__.py") if list(imported(path))] == []
+def test_package_files_of_rooms_re_export_nothing() -> None:
+    assert [path for path in TRAINER.glob("*/__init__.py") if list(imported(path))] == []
+
+
+def test_the_python_api_is_there_and_imports_nothing_before_it_is_used() -> None:
+    code = (
+        "import sys, trainer; print(sorted({*sys.modules} & {'torch', 'pandas', 'yaml'}), *trainer.__all__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=TRAINER.parent, capture_output=True, text=True)
+    assert done.stdout == "[] evaluate parse_config recommend recommend_by_history train\n"
+    assert all(callable(getattr(trainer, name)) for name in trainer.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'fit'; it has evaluate, parse_config"):
+        trainer.fit  # noqa: B018
 
 
 def test_the_checks_catch_what_they_forbid(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
-            "config.py": "from trainer import errors",  # earlier: allowed
-            "errors.py": "from trainer.config import Config",
-            "data/source.py": "def read():\n    from trainer.data.dataset import Dataset",
-            "data/split.py": "from . import dataset",
-            "data/dataset.py": "from trainer.data.source import read",  # earlier: allowed
-            "data/helpers.py": "",
+            "config/parser.py": "from trainer import errors",  # down: allowed
+            "config/schema.py": "",
+            "errors.py": "from trainer.config.schema import Config",
+            "dataset/split.py": "from . import dataset",
+            "dataset/dataset.py": "def read():\n    from trainer.dataset import split",
+            "dataset/storage.py": "from trainer.dataset.dataset import Dataset",  # no circle: allowed
+            "attic/trunk.py": "",
             "model/towers.py": "import torch\ndef size(): return torch.distributed.get_world_size()",
             "model/losses.py": "from torch import distributed",
             "training/train.py": "import trainer.serving.recommend as recommend",
-            "cli.py": "from trainer.data import batches\ndef later():\n    import torch",
-            "data/batches.py": "import pyarrow.compute as pc",
-        },
+            "serving/recommend.py": "",
+            "cli.py": "from trainer.dataset import split\ndef later():\n    import torch",
+        }
+        | {f"runs/file_{number}.py": "" for number in range(MOST_FILES + 1)},
     )
-    assert out_of_order(tmp_path) == [
-        "trainer.data.source imports trainer.data.dataset",
-        "trainer.data.split imports trainer.data.dataset",
-        "trainer.errors imports trainer.config",
+    assert upward(tmp_path) == [
+        "trainer.attic.trunk is in no room",
+        "trainer.errors imports trainer.config.schema",
         "trainer.training.train imports trainer.serving.recommend",
     ]
-    assert without_a_place(tmp_path) == ["trainer.data.helpers"]
+    assert circle(tmp_path) == ["trainer.dataset.dataset", "trainer.dataset.split"]
+    assert crowded(tmp_path) == [f"runs: {MOST_FILES + 1} files, 0 lines"]
     assert distributed_models(tmp_path) == ["trainer.model.losses", "trainer.model.towers"]
-    assert slow_imports(tmp_path) == ["trainer.cli imports trainer.data.batches imports pyarrow"]
 
 
 def test_a_quick_module_may_not_import_torch_itself(tmp_path: Path) -> None:
-    write(tmp_path, {"config.py": "try:\n    import torch\nexcept ImportError:\n    pass"})
-    assert slow_imports(tmp_path) == ["trainer.config imports torch"]
+    write(
+        tmp_path,
+        {
+            "config/schema.py": "try:\n    import torch\nexcept ImportError:\n    pass",
+            "cli.py": "from trainer.dataset import split\ndef later():\n    import torch",
+            "dataset/split.py": "import pyarrow.compute as pc",
+        },
+    )
+    assert slow_imports(tmp_path) == [
+        "trainer.config.schema imports torch",
+        "trainer.cli imports trainer.dataset.split imports pyarrow",
+    ]
 
 
 def write(root: Path, files: dict[str, str]) -> None:
     for name, source in files.items():
-        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(source)
 
 
@@ -146,18 +133,57 @@ def sources(root: Path) -> dict[str, Path]:
     return dict(sorted(names.items()))
 
 
-def out_of_order(root: Path) -> list[str]:
-    known = {module: place for place, module in enumerate(MODULES)}
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def modules_imported(root: Path) -> dict[str, list[str]]:
+    """Modules of the package that each module imports."""
+    found = sources(root)
+    return {
+        module: sorted({name for name in imported(path, module) if name in found and name != module})
+        for module, path in found.items()
+    }
+
+
+def upward(root: Path) -> list[str]:
+    wrong = [f"{module} is in no room" for module in sources(root) if room(module) not in ROOMS]
+    for module, names in modules_imported(root).items():
+        if room(module) in ROOMS:
+            place = ROOMS.index(room(module))
+            wrong += [f"{module} imports {name}" for name in names if room(name) not in ROOMS[: place + 1]]
+    return sorted(wrong)
+
+
+def circle(root: Path) -> list[str]:
+    """Modules that are left when those that import no other one left are taken away, again and again."""
+    left = {module: set(names) for module, names in modules_imported(root).items()}
+    for backwards in (False, True):
+        while True:
+            needed = {name for names in left.values() for name in names} if backwards else set()
+            free = [
+                m for m, names in left.items() if (m not in needed if backwards else not names & left.keys())
+            ]
+            if not free:
+                break
+            for module in free:
+                del left[module]
+    return sorted(left)
+
+
+def crowded(root: Path) -> list[str]:
+    files: dict[str, list[Path]] = {}
+    for module, path in sources(root).items():
+        files.setdefault(room(module), []).append(path)
+    sizes = {
+        name: (len(paths), sum(len(path.read_text().splitlines()) for path in paths))
+        for name, paths in files.items()
+    }
     return [
-        f"{module} imports {name}"
-        for module, path in sources(root).items()
-        for name in sorted(set(imported(path, module)))
-        if name in known and known[name] >= known.get(module, len(known))
+        f"{name}: {count} files, {lines:,} lines"
+        for name, (count, lines) in sizes.items()
+        if count > MOST_FILES or lines > MOST_LINES
     ]
-
-
-def without_a_place(root: Path) -> list[str]:
-    return [module for module in sources(root) if module not in MODULES]
 
 
 def distributed_models(root: Path) -> list[str]:

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainer.cli import main
-from trainer.config import Config
-from trainer.data.dataset import Dataset, open_dataset, prepare
-from trainer.data.source import SourceTables
-from trainer.options import parse_config
-from trainer.training.by_size import by_size, with_fixed_values
+from trainer.config.parser import parse_config
+from trainer.config.resolved import ResolvedConfig
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
+from trainer.dataset.dataset import Dataset, open_dataset, prepare
+from trainer.sources.schema import SourceTables
 
 Pairs = Sequence[tuple[int | str, int | str]]
 """Interactions as (raw user id, raw item id)."""
@@ -112,9 +112,9 @@ QUICK = (
 """Options under which a checkerboard is learned in a fraction of a second."""
 
 
-def configured(data: Dataset, *options: str) -> Config:
+def configured(data: Dataset, *options: str) -> ResolvedConfig:
     """A configuration without gaps for a training on `data`."""
-    config = by_size(parse_config(options), data.user_count, data.item_count, len(data.train))
+    config = with_size_defaults(parse_config(options), data.user_count, data.item_count, len(data.train))
     return with_fixed_values(config)
 
 

@@ -1,1 +1,28 @@
-"""Shardtower: a distributed trainer of two-tower retrieval models on sharded embedding tables."""
+"""Shardtower: a distributed trainer of two-tower retrieval models on sharded embedding tables.
+
+The names below are the Python API; each is imported when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.config.parser import parse_config
+    from trainer.serving.recommend import recommend, recommend_by_history
+    from trainer.training.run_evaluation import evaluate
+    from trainer.training.train import train
+
+_MODULES = {
+    "parse_config": "trainer.config.parser",
+    "train": "trainer.training.train",
+    "evaluate": "trainer.training.run_evaluation",
+    "recommend": "trainer.serving.recommend",
+    "recommend_by_history": "trainer.serving.recommend",
+}
+__all__ = ["evaluate", "parse_config", "recommend", "recommend_by_history", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'trainer' has no attribute '{name}'; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

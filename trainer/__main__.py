@@ -1,8 +1,6 @@
 """`python -m trainer COMMAND`."""
 
-import sys
-
-from trainer.cli import main
+from trainer.cli import run_process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process()

@@ -22,15 +22,23 @@ class SaveError(CheckpointError):
 
 
 class LostRanksError(Exception):
-    """Another rank has ended or is silent; it has said why, or has been killed."""
+    """Another rank has ended, and has reported why or was killed, or it is silent.
+
+    Attributes:
+        silent: Whether a rank is silent, so that none is going to say why.
+    """
+
+    def __init__(self, message: str, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
 
 
 class DivergedError(UserError):
-    """Loss or scores are no longer finite numbers: the training has run away."""
+    """Loss, weights or scores are no longer finite numbers."""
 
 
 def diverged(place: str, fault: str) -> DivergedError:
-    """The error that tells where a training was seen to have run away, and what to do."""
+    """Return the error for numbers that are not finite, with the place where they were seen and a remedy."""
     return DivergedError(
         f"{place}: {fault}, expected a finite number; the model has diverged. "
         "Train again with smaller --optimizer.learning_rate"

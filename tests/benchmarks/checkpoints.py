@@ -24,23 +24,25 @@ import torch
 from tests.benchmarks.plans import BATCH, step_at_random
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of
-from trainer.config import Config
-from trainer.data.dataset import open_dataset
+from trainer.config.schema import Config
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
 from trainer.errors import CheckpointError
 from trainer.model.towers import TwoTowers
-from trainer.parallel.follow import sharding_plan
-from trainer.parallel.hardware import this_cpu
-from trainer.parallel.placement import Wish
-from trainer.parallel.planner import make_plan
-from trainer.parallel.shard import fill_tables, normal_block, shard
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.background import Background
-from trainer.training.checkpoint import entries, read_entry, save
-from trainer.training.fit import fit
-from trainer.training.published import newest
-from trainer.training.saving import go_on, states_of
-from trainer.training.stopping import Progressed
+from trainer.planning.constraints import TableConstraint
+from trainer.planning.hardware import Cluster, this_cpu
+from trainer.planning.planner import make_plan
+from trainer.runs.async_save import AsyncSaver
+from trainer.runs.checkpoint import entries, read_entry, save
+from trainer.runs.checkpoint_store import newest
+from trainer.runs.resume import resume
+from trainer.runs.validation_history import SavedProgress
+from trainer.sharding.optimizer_state import optimizer_state
+from trainer.sharding.shard import shard
+from trainer.sharding.table_values import fill_tables, normal_block
+from trainer.sharding.torchrec_plan import sharding_plan
+from trainer.training.components import assemble
+from trainer.training.loop import fit
 
 PLACES = (
     *((1, "table_wise"), (4, "table_wise"), (2, "column_wise"), (4, "column_wise")),
@@ -70,8 +72,14 @@ def open_and_save(world: World, config: Config, folder: Path, run: Path, again: 
     """Open a run's checkpoint and save it in another folder."""
     parts = assemble(config, open_dataset(folder), world)
     saved = newest(run)
-    go_on(saved, config, parts)
-    save(again, saved.step, parts.model, world, states_of(config, parts))
+    resume(saved, config.optimizer.name, parts.model, parts.optimizer)
+    save(
+        again,
+        saved.step,
+        parts.model,
+        world,
+        optimizer_state(parts.model, parts.optimizer, config.optimizer.name),
+    )
 
 
 def outcome(run: Path, again: Path, work: Any) -> str:
@@ -109,22 +117,31 @@ def opened(folder: Path) -> dict[str, dict[str, str]]:
 def seconds(world: World, run: Path, rows: int, dim: int, way: str) -> float:
     """Of `STEPS` steps on two tables, with a checkpoint after every `EVERY`, until all are written."""
     towers = TwoTowers({"user": rows}, {"item": rows}, dim)
-    wishes = {name: Wish(("table_wise",), BATCH) for name in ("user", "item")}
-    plan = make_plan(towers, wishes, "rowwise_adagrad", this_cpu(), world.size, world.size)
+    wishes = {name: TableConstraint(("table_wise",), BATCH) for name in ("user", "item")}
+    cluster = Cluster(this_cpu(), world.size, world.size)
+    plan = make_plan(towers, wishes, optimizer="rowwise_adagrad", cluster=cluster)
     followed = sharding_plan(plan, towers, "cpu", world.local_size)
     rates = dict.fromkeys(wishes, 0.1)
-    model, optimizer = shard(towers, followed, world.device, "rowwise_adagrad", rates, 0.1, 0)
+    model, optimizer = shard(
+        towers,
+        followed,
+        device=world.device,
+        optimizer="rowwise_adagrad",
+        learning_rates=rates,
+        dense_learning_rate=0.1,
+        weight_decay=0,
+    )
     fill_tables(model, lambda table, block: normal_block(0, table, block, dim, 0.1))
-    generator, background = torch.Generator().manual_seed(world.rank), Background(world)
+    generator, saver = torch.Generator().manual_seed(world.rank), AsyncSaver(world)
     started = time.perf_counter()
     for step in range(1, STEPS + 1):
         step_at_random(model, optimizer, rows, BATCH // world.size, generator)
         if step % EVERY == 0 and way == "waited for":
             save(run, step, model, world)
         elif step % EVERY == 0 and way == "meanwhile":
-            background.finish()
-            background.save(run, step, model, None, Progressed(), lambda: None)
-    background.finish()
+            saver.finish()
+            saver.save(run, step, model, None, SavedProgress(), on_published=lambda: None)
+    saver.finish()
     return time.perf_counter() - started
 
 

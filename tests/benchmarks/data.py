@@ -30,9 +30,9 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from tests.benchmarks.notebook import read_and_map
-from trainer.data.dataset import open_dataset
-from trainer.data.prepare import prepare_data
-from trainer.options import parse_config
+from trainer.config.parser import parse_config
+from trainer.dataset.dataset import open_dataset
+from trainer.dataset.prepare import prepare_data
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("notebook", "csv", "parquet", "start")

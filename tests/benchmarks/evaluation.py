@@ -4,7 +4,7 @@
     python -m tests.benchmarks.evaluation --large [--users 1000000] [--items 100000]
 
 Every rival gets the same vectors, items to leave out and held-out items in one run; what they measure alike
-must agree. `--large` measures untrained towers by `trainer.evaluation.evaluate` on made-up interactions:
+must agree. `--large` measures untrained towers by `trainer.evaluation.evaluator` on made-up interactions:
 seconds, and the most memory that was resident. README.md beside this file says what is fair.
 """
 
@@ -33,18 +33,18 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from tests.benchmarks import notebook
-from trainer.config import DataConfig
-from trainer.data.dataset import open_dataset, prepare
-from trainer.data.prepare import prepare_data
-from trainer.data.synthetic import synthesise
-from trainer.evaluation.evaluate import Protocol, evaluate
+from trainer.config.schema import DataConfig
+from trainer.dataset.dataset import open_dataset, prepare
+from trainer.dataset.prepare import prepare_data
+from trainer.distributed.malloc import keep_freed_memory
+from trainer.distributed.world import join_world
+from trainer.evaluation.evaluator import Protocol, evaluate
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
-from trainer.model.served import Served
+from trainer.model.retriever import TowerPair
 from trainer.model.towers import TwoTowers
-from trainer.parallel.memory import keep_freed_memory
-from trainer.parallel.shard import fill_tables, normal_block
-from trainer.parallel.world import join_world
+from trainer.sharding.table_values import fill_tables, normal_block
+from trainer.sources.synthetic import synthesise
 
 NOTEBOOK_USERS = 100
 PAUSE_SECONDS = 0.3
@@ -52,7 +52,7 @@ PAUSE_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
-class Case:
+class Scenario:
     """Vectors and lists of one comparison."""
 
     name: str
@@ -71,7 +71,7 @@ class Case:
 class Factors(MatrixFactorizationBase):
     """Given vectors as a model of implicit's."""
 
-    def __init__(self, case: Case, threads: int) -> None:
+    def __init__(self, case: Scenario, threads: int) -> None:
         super().__init__(num_threads=threads)
         self.user_factors, self.item_factors = case.query.numpy(), case.items.numpy()
 
@@ -82,19 +82,19 @@ class Factors(MatrixFactorizationBase):
         """Nothing is to be kept."""
 
 
-def movielens(root: Path, dim: int) -> Case:
+def movielens(root: Path, dim: int) -> Scenario:
     """Lists of MovieLens 1M, 20% of the rows held out, and normal vectors."""
     with tempfile.TemporaryDirectory() as cache:
         dataset = open_dataset(prepare_data(DataConfig(name="ml-1m", root=str(root.absolute()), cache=cache)))
         users = np.flatnonzero(dataset.held_out("test").lengths())
         seen, held_out = (
             tuple(map(torch.from_numpy, part.take(users)))
-            for part in (dataset.known("test"), dataset.held_out("test"))
+            for part in (dataset.seen("test"), dataset.held_out("test"))
         )
-    return Case("ml-1m", *normal_vectors(len(users), dataset.item_count, dim), seen, held_out)
+    return Scenario("ml-1m", *normal_vectors(len(users), dataset.item_count, dim), seen, held_out)
 
 
-def made_up(users: int, items: int, dim: int, seen: int, held_out: int) -> Case:
+def made_up(users: int, items: int, dim: int, seen: int, held_out: int) -> Scenario:
     """Normal vectors and lists of items by lot; a list has from half to one and a half times the mean."""
     generator = np.random.default_rng(0)
     lengths = generator.integers([seen // 2, held_out // 2], [seen * 3 // 2, held_out * 3 // 2], (users, 2))
@@ -108,7 +108,7 @@ def made_up(users: int, items: int, dim: int, seen: int, held_out: int) -> Case:
             )
         )
     ]
-    return Case(f"{users:,} x {items:,}", *normal_vectors(users, items, dim), *lists)
+    return Scenario(f"{users:,} x {items:,}", *normal_vectors(users, items, dim), *lists)
 
 
 def normal_vectors(users: int, items: int, dim: int) -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ def normal_vectors(users: int, items: int, dim: int) -> tuple[Tensor, Tensor]:
     return torch.randn(users, dim, generator=generator), torch.randn(items, dim, generator=generator)
 
 
-def contestants(case: Case, k: int, threads: int) -> dict[str, Callable[[], Any]]:
+def contestants(case: Scenario, k: int, threads: int) -> dict[str, Callable[[], Any]]:
     """What is timed, by name."""
     model, train, test = Factors(case, threads), case.matrix(case.seen), case.matrix(case.held_out)
     index = faiss.IndexFlatIP(case.items.shape[1])
@@ -141,7 +141,7 @@ def contestants(case: Case, k: int, threads: int) -> dict[str, Callable[[], Any]
     }
 
 
-def check(case: Case, k: int, timed: dict[str, Callable[[], Any]]) -> None:
+def check(case: Scenario, k: int, timed: dict[str, Callable[[], Any]]) -> None:
     """End where a rival's result is not ours; scores that differ in their last bits may swap neighbours."""
     ours = {name: float(values.mean()) for name, values in timed["ours, evaluation"]().items()}
     theirs = timed["implicit, evaluation"]()
@@ -173,7 +173,7 @@ def rates(users: int, timed: dict[str, Callable[[], Any]], repeats: int, threads
     return {name: users / median(each) for name, each in seconds.items()}
 
 
-def notebook_rate(case: Case, k: int, repeats: int, threads: int) -> float:
+def notebook_rate(case: Scenario, k: int, repeats: int, threads: int) -> float:
     """Users a second of the notebook's evaluator, on the first users; its figures must be ours."""
     towers = notebook.Towers(len(case.query), len(case.items), case.query.shape[1])
     towers.user.weight.data, towers.item.weight.data = case.query, case.items
@@ -191,7 +191,7 @@ def notebook_rate(case: Case, k: int, repeats: int, threads: int) -> float:
     return rate["notebook"]
 
 
-def compare(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
+def compare(case: Scenario, options: argparse.Namespace) -> list[dict[str, Any]]:
     """A line of figures for each number of threads and k."""
     lines = []
     for threads in options.threads:
@@ -252,9 +252,9 @@ def large(users: int, items: int, dim: int, per_user: int) -> dict[str, Any]:
         towers.to_empty(device="cpu")
         fill_tables(towers, lambda table, block: normal_block(0, table, block, dim, 0.1))
         rows = {"user": np.arange(dataset.user_count), "item": np.arange(dataset.item_count)}
-        served = [Served(towers, {"user": rows["user"]}, {"item": rows["item"]})]
+        tower_pairs = [TowerPair(towers, {"user": rows["user"]}, {"item": rows["item"]})]
         before, started = _peak(), time.perf_counter()
-        found = evaluate(served, dataset, world, Protocol(ks=(10, 100), baselines=()))
+        found = evaluate(tower_pairs, dataset, world, Protocol(ks=(10, 100), baselines=()))
         seconds = time.perf_counter() - started
         assert found is not None
         return {

@@ -23,13 +23,13 @@ import torch
 
 from tests.benchmarks.quality import DATA, spread
 from trainer.cli import main as command
-from trainer.config import DataConfig
-from trainer.data.dataset import Dataset, open_dataset
-from trainer.data.prepare import prepare_data
+from trainer.config.schema import DataConfig
+from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.prepare import prepare_data
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
-from trainer.model.served import candidate_vectors, query_from_history, query_vectors
-from trainer.training.runs import TrainedRun, open_run
+from trainer.model.retriever import candidate_vectors, query_from_history, query_vectors
+from trainer.runs.run_folder import TrainedRun, open_run
 
 K, METRIC, CPU = 10, "ndcg@10", torch.device("cpu")
 PEOPLE = {
@@ -86,10 +86,10 @@ class Trained:
         self.users = places(dataset.user_ids, self.run.vocabulary.user_ids)
         self.items = places(dataset.item_ids, self.run.vocabulary.item_ids)
         rows = np.arange(len(self.run.vocabulary.item_ids))
-        self.item_vectors = candidate_vectors(self.run.served, rows, CPU)
+        self.item_vectors = candidate_vectors(self.run.tower_pairs, rows, CPU)
 
     def queries(self, users: np.ndarray) -> torch.Tensor:
-        return query_vectors(self.run.served, self.users[users], CPU)
+        return query_vectors(self.run.tower_pairs, self.users[users], CPU)
 
     def ndcg(self, query: torch.Tensor, truth: ItemLists, exclude: ItemLists) -> float:
         found = hits(self.first(query, exclude), truth)
@@ -125,7 +125,7 @@ def people(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str,
     figures = {"in training": there.ndcg(query, truth, seen)}
     new = Trained(folder / "new", dataset, train.where(~np.isin(train.users, users)), test, options)
     truth, seen = test.lists(users, new.items), train.lists(users, new.items)
-    figures["new"] = new.ndcg(query_from_history(new.run.served, seen, new.item_vectors), truth, seen)
+    figures["new"] = new.ndcg(query_from_history(new.run.tower_pairs, seen, new.item_vectors), truth, seen)
     return figures | {"ratio": figures["new"] / figures["in training"]}
 
 

@@ -23,21 +23,23 @@ from torchrec import KeyedJaggedTensor
 from torchrec.optim.keyed import CombinedOptimizer
 
 from tests.distributed.ranks import run_on_ranks
-from trainer.config import Config
-from trainer.data.dataset import open_dataset
-from trainer.data.prepare import prepare_data
+from trainer.config.parser import parse_config
+from trainer.config.schema import Config
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
+from trainer.dataset.dataset import open_dataset
+from trainer.dataset.prepare import prepare_data
+from trainer.distributed.world import World
 from trainer.model.towers import TwoTowers
-from trainer.options import parse_config
-from trainer.parallel.follow import sharding_plan
-from trainer.parallel.hardware import this_cpu
-from trainer.parallel.placement import Wish
-from trainer.parallel.plan import Plan
-from trainer.parallel.planner import make_plan
-from trainer.parallel.shard import fill_tables, normal_block, shard
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble, make_batches
-from trainer.training.by_size import by_size, with_fixed_values
-from trainer.training.fit import make_loss, rate_factor, set_learning_rates, train_step
+from trainer.planning.constraints import TableConstraint
+from trainer.planning.hardware import Cluster, this_cpu
+from trainer.planning.plan import Plan
+from trainer.planning.planner import make_plan
+from trainer.sharding.shard import shard
+from trainer.sharding.table_values import fill_tables, normal_block
+from trainer.sharding.torchrec_plan import sharding_plan
+from trainer.training.components import assemble, make_batches
+from trainer.training.loop import set_learning_rates
+from trainer.training.step import make_loss, rate_factor, train_step
 
 KINDS = ("table_wise", "column_wise", "row_partitioned", "data_parallel")
 BATCH, WARM_STEPS, STEPS = 4096, 5, 40
@@ -47,16 +49,17 @@ def added_memory(world: World, kind: str, optimizer: str, rows: int, dim: int, d
     """Bytes that the plan of two tables gives this rank, and those that became resident."""
     parts = dict.fromkeys(("user", "item"), world.size) if kind == "row_partitioned" else {}
     towers = TwoTowers({"user": rows}, {"item": rows}, dim, partitions=parts, table_dtype=dtype)
-    wish = Wish(("table_wise" if parts else kind,), BATCH)
+    wish = TableConstraint((kind,), BATCH)
     wishes = {"user": wish, "item": wish}
-    plan = make_plan(towers, wishes, optimizer, this_cpu(), world.size, world.size)
+    cluster = Cluster(this_cpu(), world.size, world.size)
+    plan = make_plan(towers, wishes, optimizer=optimizer, cluster=cluster)
     before = psutil.Process().memory_info().rss
     model, combined = shard(
         towers,
         sharding_plan(plan, towers, "cpu", world.local_size),
-        world.device,
-        optimizer,
-        dict.fromkeys(wishes, 0.1),
+        device=world.device,
+        optimizer=optimizer,
+        learning_rates=dict.fromkeys(wishes, 0.1),
         dense_learning_rate=0.1,
         weight_decay=0,
     )
@@ -108,14 +111,16 @@ def memory(rows: int, dim: int, dtype: str) -> list[dict[str, Any]]:
 def watched_steps(world: World, config: Config, folder: Path) -> tuple[list[float], list[float], float, Plan]:
     """Losses and seconds of each step, loopback bytes of one, and the plan."""
     dataset = open_dataset(folder)
-    config = with_fixed_values(by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)))
+    config = with_fixed_values(
+        with_size_defaults(config, dataset.user_count, dataset.item_count, len(dataset.train))
+    )
     parts = assemble(config, dataset, world)
     source = make_batches(config, dataset, parts)
-    loss_of = make_loss(config, world)
+    loss_of = make_loss(config.loss, world)
     losses, seconds, sent = [], [], 0
     for step in range(1, STEPS + 1):
         batch = source.make(step - 1, world.rank, world.size)
-        set_learning_rates(parts.optimizer, rate_factor(config, step, STEPS))
+        set_learning_rates(parts.optimizer, rate_factor(config.optimizer, step, STEPS))
         world.sum(torch.zeros(1))  # every rank is here
         before, started = _through_loopback(), time.perf_counter()
         loss = train_step(parts.model, parts.optimizer, batch, loss_of, world)

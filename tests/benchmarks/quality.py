@@ -27,9 +27,9 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from tests.benchmarks.rivals import CHOSEN, RIVALS, Vectors, choose
-from trainer.config import DataConfig
-from trainer.data.dataset import Dataset, open_dataset
-from trainer.data.prepare import prepare_data
+from trainer.config.schema import DataConfig
+from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.prepare import prepare_data
 from trainer.evaluation.baselines import popularity_scores, rank_by_scores
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
@@ -64,7 +64,7 @@ def quality(vectors: Vectors, dataset: Dataset, split: str) -> dict[str, float]:
     Whoever has no training interaction is ranked by popularity: none of the rivals says anything of him.
     """
     users = np.flatnonzero(dataset.held_out(split).lengths())
-    seen, held_out = _lists(dataset.known(split), users), _lists(dataset.held_out(split), users)
+    seen, held_out = _lists(dataset.seen(split), users), _lists(dataset.held_out(split), users)
     query, items = (torch.from_numpy(side) for side in vectors)
     _, ranked = top_k(query[users], items, K, seen)
     counts = popularity_scores(torch.tensor(dataset.train.items), dataset.item_count)

@@ -23,15 +23,16 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec import KeyedJaggedTensor
 
 from tests.distributed.ranks import run_on_ranks
+from trainer.distributed.world import World
 from trainer.model.towers import TwoTowers
-from trainer.parallel.capacity import TooLargeError
-from trainer.parallel.follow import sharding_plan
-from trainer.parallel.hardware import this_cpu
-from trainer.parallel.placement import Wish
-from trainer.parallel.planner import make_plan
-from trainer.parallel.shard import fill_tables, normal_block, shard
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
+from trainer.planning.capacity import TooLargeError
+from trainer.planning.constraints import TableConstraint
+from trainer.planning.hardware import Cluster, this_cpu
+from trainer.planning.planner import make_plan
+from trainer.sharding.model_state import whole_state
+from trainer.sharding.shard import shard
+from trainer.sharding.table_values import fill_tables, normal_block
+from trainer.sharding.torchrec_plan import sharding_plan
 
 DIM, BATCH, ITEMS = 64, 8192, 10_000
 WARM_STEPS, STEPS = 10, 50
@@ -44,15 +45,16 @@ def measured(world: World, rows: int, kind: str) -> dict[str, Any]:
     """Figures of one rank: seconds of its start, its bytes, and seconds of a step by kind of ids."""
     parts = {"user": world.size} if kind == "row_partitioned" else {}
     towers = TwoTowers({"user": rows}, {"item": ITEMS}, DIM, partitions=parts)
-    wishes = {name: Wish(("table_wise",), BATCH) for name in ("user", "item")}
+    wishes = {name: TableConstraint(("table_wise",), BATCH) for name in ("user", "item")}
     before, started = psutil.Process().memory_info().rss, time.perf_counter()
-    plan = make_plan(towers, wishes, "rowwise_adagrad", this_cpu(), world.size, world.size)
+    cluster = Cluster(this_cpu(), world.size, world.size)
+    plan = make_plan(towers, wishes, optimizer="rowwise_adagrad", cluster=cluster)
     model, optimizer = shard(
         towers,
         sharding_plan(plan, towers, "cpu", world.local_size),
-        world.device,
-        "rowwise_adagrad",
-        dict.fromkeys(wishes, 0.1),
+        device=world.device,
+        optimizer="rowwise_adagrad",
+        learning_rates=dict.fromkeys(wishes, 0.1),
         dense_learning_rate=0.1,
         weight_decay=0,
     )

@@ -26,9 +26,9 @@ import torch
 from notebook import Examples, Towers, endless_batches, evaluate, train
 from torch import Tensor
 
-from trainer.data.movielens import read_movielens
 from trainer.evaluation.metrics import measure
 from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.sources.movielens import read_movielens
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 1024

@@ -38,15 +38,15 @@ from tests.benchmarks.quality import training_matrix
 from tests.benchmarks.rivals import CHOSEN, als
 from tests.benchmarks.turns import Contender, answer, in_turns, ratio
 from tests.distributed.ranks import run_on_ranks
-from trainer.config import Config
-from trainer.data.dataset import open_dataset
-from trainer.data.prepare import prepare_data
-from trainer.options import parse_config
-from trainer.parallel.shard import set_learning_rates
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble, make_batches
-from trainer.training.by_size import by_size, with_fixed_values
-from trainer.training.fit import make_loss, rate_factor, train_step
+from trainer.config.parser import parse_config
+from trainer.config.schema import Config
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
+from trainer.dataset.dataset import open_dataset
+from trainer.dataset.prepare import prepare_data
+from trainer.distributed.world import World
+from trainer.sharding.optimizers import set_learning_rates
+from trainer.training.components import assemble, make_batches
+from trainer.training.step import make_loss, rate_factor, train_step
 
 BATCHES = {"small": (1_024, 8_192, 65_536), "large": (1_024, 16_384, 65_536)}
 DIMS = (64, 512)
@@ -87,16 +87,18 @@ def be_ours(world: World, pipes: list[Connection], config: Config, folder: Path)
     """Our steps, batch building included, told by a pipe a rank."""
     torch.set_num_threads(1)
     dataset = open_dataset(folder)
-    config = with_fixed_values(by_size(config, dataset.user_count, dataset.item_count, len(dataset.train)))
+    config = with_fixed_values(
+        with_size_defaults(config, dataset.user_count, dataset.item_count, len(dataset.train))
+    )
     parts = assemble(config, dataset, world)
-    source, loss_of = make_batches(config, dataset, parts), make_loss(config, world)
+    source, loss_of = make_batches(config, dataset, parts), make_loss(config.loss, world)
     examples = len(source.rows_of_step(0)) * source.train.items.size / source.row_count
     numbers = iter(range(10**9))
 
     def step() -> None:
         number = next(numbers)
         batch = source.make(number, world.rank, world.size)
-        set_learning_rates(parts.optimizer, rate_factor(config, number + 1, 10**6))
+        set_learning_rates(parts.optimizer, rate_factor(config.optimizer, number + 1, 10**6))
         train_step(parts.model, parts.optimizer, batch, loss_of, world, config.optimizer.clip_gradients)
 
     answer(pipes[world.rank], step, examples)

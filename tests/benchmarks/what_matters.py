@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 
 from tests.benchmarks.quality import DATA, run_ours, spread
-from trainer.config import DataConfig
+from trainer.config.schema import DataConfig
 
 METRIC = "ndcg@10"
 BASE = "--run.choose false --model.temperature 0.25 --model.low_rank 0"

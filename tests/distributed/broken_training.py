@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.distributed.small_training import Losses, source_of
-from trainer.data.dataset import open_dataset
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.fit import fit, measure, protocol
-from trainer.training.published import newest
-from trainer.training.saving import go_on
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
+from trainer.runs.checkpoint_store import newest
+from trainer.runs.resume import resume
+from trainer.sharding.model_state import whole_state
+from trainer.training.components import assemble
+from trainer.training.loop import evaluate_model, fit, protocol
 
 HALF = 4
 """Of 8 steps: 61 users in steps of 16, twice."""
@@ -33,10 +33,10 @@ def end(world: World, config, folder: Path, run: Path | None) -> tuple[dict[str,
     saved = None
     if run is not None:
         saved = newest(run)
-        go_on(saved, config, parts)
+        resume(saved, config.optimizer.name, parts.model, parts.optimizer)
     progress: Any = Losses()
     fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, saved=saved)
-    evaluation = measure(parts, dataset, world, protocol(config, "test", baselines=()))
+    evaluation = evaluate_model(parts, dataset, world, protocol(config, "test", baselines=()))
     weights = {
         key: [shard.tensor.clone() for shard in value.local_shards()]
         if hasattr(value, "local_shards")

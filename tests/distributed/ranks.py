@@ -17,7 +17,7 @@ from unittest import mock
 from torch.distributed import TCPStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torchrec", "trainer.parallel.shard", "trainer.training.train", "pytest"])
+CONTEXT.set_forkserver_preload(["torchrec", "trainer.sharding.shard", "trainer.training.train", "pytest"])
 GRACE_SECONDS = 10
 """How long the other ranks may take to end once one has failed."""
 
@@ -80,15 +80,9 @@ def _collect(receivers: Sequence[Connection], timeout: float) -> list[Any]:
     return outcomes
 
 
-def _be_rank(rank: int, size: int, port: int, sender: Connection, work: Any, arguments: tuple) -> None:
-    import torch
-
-    from trainer.cli import _quiet_libraries
-    from trainer.parallel.world import join_world
-
-    torch.set_num_threads(1)
-    _quiet_libraries()
-    os.environ |= {
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """What a launcher tells one of `size` ranks of this host, of which the parent holds the store."""
+    return {
         "RANK": str(rank),
         "WORLD_SIZE": str(size),
         "LOCAL_RANK": str(rank),
@@ -98,6 +92,17 @@ def _be_rank(rank: int, size: int, port: int, sender: Connection, work: Any, arg
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
+
+
+def _be_rank(rank: int, size: int, port: int, sender: Connection, work: Any, arguments: tuple) -> None:
+    import torch
+
+    from trainer.cli import _quiet_libraries
+    from trainer.distributed.world import join_world
+
+    torch.set_num_threads(1)
+    _quiet_libraries()
+    os.environ |= environment(rank, size, port)
     try:
         with join_world("cpu", timeout_seconds=60) as world:
             outcome = work(world, *arguments)

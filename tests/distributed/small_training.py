@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from trainer.config import Config
-from trainer.data.batches import Batches
-from trainer.data.dataset import open_dataset, prepare
-from trainer.data.source import SourceTables
-from trainer.options import parse_config
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
-from trainer.training.assembly import Parts, assemble, make_batches
-from trainer.training.by_size import by_size, with_fixed_values
-from trainer.training.fit import fit, measure, protocol
+from trainer.batching.sampler import Batches
+from trainer.config.parser import parse_config
+from trainer.config.schema import Config
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
+from trainer.dataset.dataset import open_dataset, prepare
+from trainer.distributed.world import World
+from trainer.sharding.model_state import whole_state
+from trainer.sources.schema import SourceTables
+from trainer.training.components import TrainingComponents, assemble, make_batches
+from trainer.training.loop import evaluate_model, fit, protocol
 
 USERS, ITEMS, TASTES = 61, 43, 4
 
@@ -73,7 +73,7 @@ def configured(*options: str) -> Config:
     short = "--model.dim 16 --batches.size 16 --run.epochs 2 --run.log_every 1 --evaluation.k 5,10"
     fused = "--optimizer.name rowwise_adagrad"
     config = parse_config([word for text in (short, fused, *options) for word in text.split()])
-    return with_fixed_values(by_size(config, USERS, ITEMS, interactions=1000))
+    return with_fixed_values(with_size_defaults(config, USERS, ITEMS, interactions=1000))
 
 
 @dataclass
@@ -125,13 +125,13 @@ def train_small(world: World, config: Config, folder: Path) -> Watched:
     before = shards(parts.model)
     progress: Any = Losses()
     fit(config, dataset, parts, source_of(config, dataset, parts), world, progress)
-    evaluation = measure(parts, dataset, world, protocol(config, "test", baselines=()))
+    evaluation = evaluate_model(parts, dataset, world, protocol(config, "test", baselines=()))
     return Watched(
         progress.losses, before, shards(parts.model), evaluation.rankers["model"] if evaluation else None
     )
 
 
-def source_of(config: Config, dataset: Any, parts: Parts) -> Batches:
+def source_of(config: Config, dataset: Any, parts: TrainingComponents) -> Batches:
     """The batches of a training."""
     return make_batches(config, dataset, parts)
 

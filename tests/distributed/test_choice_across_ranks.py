@@ -6,9 +6,9 @@ import pytest
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured
-from trainer.data.dataset import open_dataset
-from trainer.data.prepare import prepare_data
-from trainer.training.choose import choose
+from trainer.dataset.dataset import open_dataset
+from trainer.dataset.prepare import prepare_data
+from trainer.training.tuning import choose
 
 pytestmark = pytest.mark.distributed
 

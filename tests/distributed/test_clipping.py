@@ -7,11 +7,11 @@ import torch
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, small_dataset, source_of
-from trainer.data.dataset import open_dataset
-from trainer.parallel.state import table_name
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.fit import make_loss, train_step
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
+from trainer.sharding.model_state import table_name
+from trainer.training.components import assemble
+from trainer.training.step import make_loss, train_step
 
 pytestmark = pytest.mark.distributed
 
@@ -22,7 +22,7 @@ def dense_gradient(world: World, folder: Path, largest_norm: float | None) -> to
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
     batch = source_of(config, dataset, parts).make(0, world.rank, world.size)
-    train_step(parts.model, parts.optimizer, batch, make_loss(config, world), world, largest_norm)
+    train_step(parts.model, parts.optimizer, batch, make_loss(config.loss, world), world, largest_norm)
     gradients = [value.grad for key, value in parts.model.named_parameters() if not table_name(key)]
     return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
 

@@ -9,17 +9,17 @@ import torch
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, shards, small_dataset, source_of, whole
-from trainer.config import BASELINES
-from trainer.data.dataset import open_dataset
-from trainer.evaluation import evaluate as evaluate_module
+from trainer.config.schema import BASELINES
+from trainer.dataset.dataset import open_dataset
+from trainer.evaluation import evaluator as evaluate_module
 from trainer.evaluation.baselines import popularity_scores
-from trainer.evaluation.evaluate import Protocol, evaluate
-from trainer.model.served import SideBySide, candidate_vectors, query_vectors
-from trainer.training.assembly import assemble
-from trainer.training.checkpoint import load, save
-from trainer.training.fit import fit, measure, protocol
-from trainer.training.published import newest
-from trainer.training.runs import describe_run, open_run, run_folder
+from trainer.evaluation.evaluator import Protocol, evaluate
+from trainer.model.retriever import CombinedTowers, candidate_vectors, query_vectors
+from trainer.runs.checkpoint import load, save
+from trainer.runs.checkpoint_store import newest
+from trainer.runs.run_folder import describe_run, open_run, run_folder
+from trainer.training.components import assemble
+from trainer.training.loop import evaluate_model, fit, protocol
 
 pytestmark = pytest.mark.distributed
 
@@ -55,7 +55,7 @@ def train_and_save(world, config, folder):
     dataset = open_dataset(folder)
     run = world.on_first(lambda: run_folder(config))
     parts = assemble(config, dataset, world)
-    world.on_first(lambda: describe_run(run, config, dataset, parts))
+    world.on_first(lambda: describe_run(run, config, dataset, parts.plan, parts.tower_pairs))
     source = source_of(config, dataset, parts)
     fit(config, dataset, parts, source, world, Silent())
     save(run, config.run.epochs * source.steps_per_epoch, parts.model, world)
@@ -68,7 +68,7 @@ def scores(parts, dataset, world):
         vectors = []
         for side, count in ((query_vectors, dataset.user_count), (candidate_vectors, dataset.item_count)):
             mine = np.arange(count)[world.share(count)] if world else np.arange(count)
-            rows = side(parts.served, mine, torch.device("cpu"))
+            rows = side(parts.tower_pairs, mine, torch.device("cpu"))
             vectors.append(world.gather_rows(rows, world.shares(count)) if world else rows)
     return vectors[0] @ vectors[1].T
 
@@ -80,7 +80,7 @@ def measured(config, dataset, parts, world):
         for sharded in (False, True):
             for chunk in (7, 4096):
                 figures[seen, sharded, chunk] = evaluate(
-                    parts.served,
+                    parts.tower_pairs,
                     dataset,
                     world,
                     Protocol(
@@ -172,7 +172,7 @@ def test_chunks_and_sharded_scoring_change_no_figure(trained):
 def test_a_checkpoint_of_four_ranks_opens_whole_without_a_process_group(trained, folder):
     config, weights, last_scores, _ = trained
     run = open_run(Path(config.run.dir))
-    state = SideBySide(*(part.towers for part in run.served)).state_dict()
+    state = CombinedTowers(*(part.towers for part in run.tower_pairs)).state_dict()
     torch.testing.assert_close(state, weights, rtol=0, atol=0)
     torch.testing.assert_close(scores(run, open_dataset(folder), None), last_scores, rtol=1e-5, atol=1e-5)
 
@@ -194,7 +194,7 @@ def figures_of_fit(world, config, folder):
             assert "loss" in figures or "validation/ndcg@5" in figures
 
     fit(config, dataset, parts, source_of(config, dataset, parts), world, Names())
-    assert measure(parts, dataset, world, protocol(config, "validation")) is None or world.is_first
+    assert evaluate_model(parts, dataset, world, protocol(config, "validation")) is None or world.is_first
     return records
 
 
@@ -208,5 +208,5 @@ def times_counted(world, config, folder, baselines):
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
     with mock.patch.object(evaluate_module, "popularity_scores", wraps=popularity_scores) as counted:
-        measure(parts, dataset, world, protocol(config, "test", baselines))
+        evaluate_model(parts, dataset, world, protocol(config, "test", baselines))
     return counted.call_count

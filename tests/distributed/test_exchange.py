@@ -9,10 +9,10 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, shards, small_dataset, source_of, train_small
-from trainer.data.dataset import open_dataset
-from trainer.parallel import exchange
-from trainer.training.assembly import assemble
-from trainer.training.fit import fit
+from trainer.dataset.dataset import open_dataset
+from trainer.sharding import input_dist as exchange
+from trainer.training.components import assemble
+from trainer.training.loop import fit
 
 pytestmark = pytest.mark.distributed
 
@@ -67,8 +67,8 @@ def stopped_early(world, config, folder):
     """Figures and weights of a training with evaluations between steps, which ends when they get worse."""
     dataset = open_dataset(folder)
     parts, figures = assemble(config, dataset, world), Figures()
-    course, _ = fit(config, dataset, parts, source_of(config, dataset, parts), world, figures)
-    return course.validations[-1].step, course.steps, figures.losses, shards(parts.model)
+    history, _ = fit(config, dataset, parts, source_of(config, dataset, parts), world, figures)
+    return history.validations[-1].step, history.steps, figures.losses, shards(parts.model)
 
 
 def test_evaluations_between_steps_and_an_early_end_change_nothing(folder):

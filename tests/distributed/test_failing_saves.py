@@ -13,12 +13,12 @@ import pytest
 from tests.distributed.launches import RANKS, end, environment, start
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of
-from trainer.data.dataset import open_dataset
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
 from trainer.errors import SaveError
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.fit import fit
-from trainer.training.published import last_to_go_on_from
+from trainer.runs.checkpoint_store import newest_resumable
+from trainer.training.components import assemble
+from trainer.training.loop import fit
 
 pytestmark = pytest.mark.distributed
 
@@ -80,7 +80,7 @@ def test_all_ranks_end_where_that_is_wanted_and_the_one_before_stays(size, how, 
     run, config = tmp_path / "run", configured("--run.save_every 2 --run.on_save_failure stop", how)
     with pytest.raises(SaveError, match="step-000000004: cannot be saved"):
         run_on_ranks(size, train, config, small_dataset(tmp_path), run)
-    saved = last_to_go_on_from(run)
+    saved = newest_resumable(run)
     assert saved is not None
     assert saved.step == 2
 
@@ -97,8 +97,12 @@ def trained_until_it_stops(
 ) -> tuple[dict[str, Any], dict[int, float], str]:
     """Train at 2 ranks until patience is over.
 
-    Args: unwritable: step in whose checkpoint's place there is something else.
-    Returns: the report, the figure of each validation, and what was printed.
+    Args:
+        folder: Where to train.
+        unwritable: Step in whose checkpoint's place there is something else.
+
+    Returns:
+        The report, the figure of each validation, and what was printed.
     """
     if unwritable:
         (folder / "run" / "checkpoints").mkdir(parents=True)

@@ -9,36 +9,62 @@ import pytest
 
 from tests.distributed.launches import RANKS, end, start
 from trainer import cli
-from trainer.training.published import last_to_go_on_from
+from trainer.runs.checkpoint_store import newest_resumable
 
 pytestmark = pytest.mark.distributed
 
 SLOW_FIRST_RANK = """
-import os, sys, time
+import os, time
 time.sleep(2 if os.environ["RANK"] == "0" else 0)
-from trainer.cli import main
-sys.exit(main(sys.argv[1:]))
+from trainer.cli import run_process
+run_process()
 """
 SLOW_PREPARING = """
-import sys, time
+import time
 from trainer.training import train
 def slow(*_):
     print("preparing", flush=True)
     time.sleep(60)
-train.prepare_with_kept = slow
-from trainer.cli import main
-sys.exit(main(sys.argv[1:]))
+train.prepare_with_retained = slow
+from trainer.cli import run_process
+run_process()
 """
 STUCK_SECOND_RANK = """
-import os, sys, time
-from trainer import cli
-from trainer.training import fit
-step = fit.train_step
+import os, time
+from trainer.cli import run_process
+from trainer.training import loop
+step = loop.train_step
 def stuck(*arguments):
     time.sleep(4 if os.environ["RANK"] == "1" else 0)
     return step(*arguments)
-fit.train_step, cli.FIRST_RANK_SECONDS = stuck, 0
-sys.exit(cli.main(sys.argv[1:]))
+loop.train_step = stuck
+run_process()
+"""
+BROKEN_SECOND_RANK = """
+import os
+from trainer.cli import run_process
+from trainer.training import loop
+step, steps = loop.train_step, iter(range(100))
+def broken(*arguments):
+    if next(steps) == 5 and os.environ["RANK"] == "1":
+        raise KeyError("no such shard")
+    return step(*arguments)
+loop.train_step = broken
+run_process()
+"""
+SILENT_ONCE = """
+import os, signal
+from pathlib import Path
+from trainer.cli import run_process
+from trainer.training import loop
+step, kept, silent = loop.train_step, Path("run/checkpoints/step-000000004"), Path("silent")
+def silent_once(*arguments):
+    if os.environ["RANK"] == "1" and kept.exists() and not silent.exists():
+        silent.touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return step(*arguments)
+loop.train_step = silent_once
+run_process()
 """
 
 
@@ -71,7 +97,7 @@ def test_a_refused_combination_is_said_once_before_data_are_prepared(tmp_path):
     options = "--data.name synthetic --optimizer.name adam --sharding.kind column_wise"
     output, errors = end(start(tmp_path, options))
     (line,) = error_lines(errors)
-    assert line.startswith("error: --optimizer.name adam: not with --sharding.kind column_wise on CPU")
+    assert line.startswith("error: --optimizer.name adam: not with --sharding.kind column_wise, as its")
     assert exit_codes(errors)[0] == 2
     assert output == ""
     assert list(tmp_path.iterdir()) == []
@@ -112,7 +138,7 @@ def test_an_interrupt_pauses_all_ranks(receiver, tmp_path):
     assert output.splitlines()[-1] == "Go on with: python -m trainer train --run.dir run"
     assert errors == ""
     assert not any(rank.is_running() for rank in ranks)
-    assert last_to_go_on_from(tmp_path / "run").step >= 5
+    assert newest_resumable(tmp_path / "run").step >= 5
 
 
 def test_an_interrupt_before_the_first_step_ends_all_ranks(tmp_path):
@@ -132,3 +158,27 @@ def test_ranks_do_not_wait_for_a_silent_one_for_ever(tmp_path):
     lost = r"error: rank 0 has lost the others \(Timed out waiting 2000ms for \w+ operation to complete\)"
     assert re.fullmatch(lost, error_lines(errors)[0])
     assert "Traceback" not in errors
+
+
+def test_a_fault_of_one_rank_ends_all_with_its_traceback_though_the_timeout_is_long(tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN_SECOND_RANK)
+    options = "--data.name synthetic --run.choose false --run.dir run --timeout 1000"
+    training = start(tmp_path, options, "broken.py", launcher=RANKS)
+    _, errors = end(training)
+    assert training.returncode == 1
+    assert errors.count("Traceback") == 1
+    assert "KeyError: 'no such shard'" in errors
+    assert error_lines(errors) == []
+
+
+def test_ranks_are_started_again_after_one_has_fallen_silent(tmp_path):
+    (tmp_path / "silent.py").write_text(SILENT_ONCE)
+    options = "--data.name synthetic --run.choose false --run.dir run --run.save_every 4 --timeout 5"
+    again = (*RANKS, "--max-restarts=1", "--shutdown-timeout=1")
+    training = start(tmp_path, options, "silent.py", launcher=again)
+    output, errors = end(training, seconds=240)
+    assert training.returncode == 0, errors
+    (line,) = error_lines(errors)
+    assert line.startswith("error: rank 0 has lost the others (")
+    assert "Going on after step 4 of" in output
+    assert (tmp_path / "run" / "metrics.json").exists()

@@ -12,17 +12,17 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, Shard, configured, source_of, whole
-from trainer.config import Config
-from trainer.data.dataset import Dataset, open_dataset, prepare
-from trainer.data.source import SourceTables
-from trainer.parallel.optimizer_state import create_states, optimizer_state
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
-from trainer.training.assembly import Parts, assemble
-from trainer.training.checkpoint import save
-from trainer.training.fit import fit
-from trainer.training.grown import Growth, open_origin, take_over
-from trainer.training.runs import describe_run
+from trainer.config.schema import Config
+from trainer.dataset.dataset import Dataset, open_dataset, prepare
+from trainer.distributed.world import World
+from trainer.runs.checkpoint import save
+from trainer.runs.run_folder import describe_run
+from trainer.runs.warm_start import WarmStart, open_origin, take_over
+from trainer.sharding.model_state import whole_state
+from trainer.sharding.optimizer_state import create_states, optimizer_state
+from trainer.sources.schema import SourceTables
+from trainer.training.components import TrainingComponents, assemble
+from trainer.training.loop import fit
 
 pytestmark = pytest.mark.distributed
 
@@ -74,7 +74,7 @@ def world_of(
     return prepare(lambda: source, {}, cache, name=name, test_size=0.2, validation_size=0, **settings)
 
 
-def state_of(parts: Parts, config: Config) -> list[Shard]:
+def state_of(parts: TrainingComponents, config: Config) -> list[Shard]:
     """Copies of this rank's weights and optimizer's states."""
     found = []
     state = whole_state(parts.model) | optimizer_state(parts.model, parts.optimizer, config.optimizer.name)
@@ -94,7 +94,7 @@ def begin(world: World, config: Config, folder: Path, run: Path) -> list[Shard]:
     progress: Any = Losses()
     fit(config, dataset, parts, source_of(config, dataset, parts), world, progress)
     world.on_first(lambda: run.mkdir())
-    world.on_first(lambda: describe_run(run, config, dataset, parts))
+    world.on_first(lambda: describe_run(run, config, dataset, parts.plan, parts.tower_pairs))
     states = optimizer_state(parts.model, parts.optimizer, config.optimizer.name)
     save(run, 8, parts.model, world, states)
     return state_of(parts, config)
@@ -102,14 +102,14 @@ def begin(world: World, config: Config, folder: Path, run: Path) -> list[Shard]:
 
 def begin_again(
     world: World, config: Config, folder: Path, run: Path | None
-) -> tuple[list[Shard], Growth | None]:
+) -> tuple[list[Shard], WarmStart | None]:
     """The state before the first step of a training that begins with a run, or of a fresh one."""
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
     if run is None:
         create_states(parts.optimizer)
         return state_of(parts, config), None
-    growth = take_over(open_origin(run, config, world), config, dataset, parts)
+    growth = take_over(open_origin(run, config, world), config, dataset, parts.model, parts.optimizer)
     return state_of(parts, config), growth
 
 

@@ -17,8 +17,8 @@ import torch
 from tests import worlds
 from tests.distributed.launches import RANKS as LAUNCHER
 from tests.distributed.launches import end, start
-from trainer.training.checkpoint import entries, read_entry
-from trainer.training.published import newest
+from trainer.runs.checkpoint import entries, read_entry
+from trainer.runs.checkpoint_store import newest
 
 pytestmark = pytest.mark.distributed
 

@@ -66,7 +66,7 @@ def shares_and_gradients(world, row_counts, candidate_counts):
     for pairs in local:
         pairs[1] -= mine.start
     gathered = world.gather_rows(own_query, row_counts)
-    losses = multi_positive_softmax(gathered, own_candidates, *local, log_q[mine], counts, world.stacked)
+    losses = multi_positive_softmax(gathered, own_candidates, *local, log_q[mine], counts, world.all_gather)
     losses.sum().backward()
     return losses.detach(), own_query.grad, own_candidates.grad
 
@@ -88,6 +88,49 @@ def test_shares_of_the_candidates_add_up_to_the_loss_of_all(row_counts, candidat
         torch.testing.assert_close(torch.cat([rank[place] for rank in ranks]), expected)
 
 
+LEADS = [50.0, 89.0, 120.0, 500.0]
+
+
+def leads_and_gradients(world, candidate_counts):
+    """Losses and gradients in float32 of rows whose positives are far above all negatives."""
+    query, candidates, positives = far_ahead(torch.float32)
+    first = sum(candidate_counts[: world.rank])
+    mine = slice(first, first + candidate_counts[world.rank])
+    own_candidates = candidates[mine].clone().requires_grad_()
+    local = positives[:, (positives[1] >= mine.start) & (positives[1] < mine.stop)]
+    local[1] -= mine.start
+    counts = torch.ones(len(LEADS), dtype=torch.int64)
+    losses = multi_positive_softmax(query, own_candidates, local, local, None, counts, world.all_gather)
+    losses.sum().backward()
+    return losses.detach(), query.grad, own_candidates.grad
+
+
+def far_ahead(dtype):
+    """One row for each lead over 1,000 negatives of equal score."""
+    query = torch.diag(torch.tensor(LEADS, dtype=dtype)).requires_grad_()
+    candidates = torch.cat([torch.eye(len(LEADS), dtype=dtype), torch.zeros(1000, len(LEADS), dtype=dtype)])
+    return query, candidates, torch.arange(len(LEADS)).expand(2, -1)
+
+
+@pytest.mark.parametrize("candidate_counts", [(2, 1002), (0, 1004), (500, 4, 500)], ids=str)
+def test_far_leads_have_the_gradient_of_double_precision_wherever_candidates_lie(candidate_counts):
+    query, candidates, positives = far_ahead(torch.float64)
+    candidates.requires_grad_()
+    losses = multi_positive_softmax(query, candidates, positives, positives)
+    losses.sum().backward()
+    assert (losses > 0).all()
+    assert losses[-1] < 1e-200
+    ranks = run_on_ranks(len(candidate_counts), leads_and_gradients, candidate_counts)
+    found = [
+        torch.stack([rank[0] for rank in ranks]).sum(0),
+        torch.stack([rank[1] for rank in ranks]).sum(0),
+        torch.cat([rank[2] for rank in ranks]),
+    ]
+    for here, there in zip(found, (losses.detach(), query.grad, candidates.grad), strict=True):
+        # Below 1e-36 a float32 loses digits, and then all of them.
+        torch.testing.assert_close(here.double(), there, rtol=1e-4, atol=1e-36)
+
+
 def test_in_batch_candidates_need_the_correction_by_popularity(tmp_path):
     # Item n is liked in proportion to 1 / (5 + n), so popular items stand in most batches as negatives and,
     # uncorrected, are pushed down (Yi et al., RecSys 2019). Here that costs about a tenth of NDCG.
@@ -96,6 +139,5 @@ def test_in_batch_candidates_need_the_correction_by_popularity(tmp_path):
     ndcg = {}
     for logq in ("true", "false"):
         config = configured(in_batch, f"--run.epochs 15 --run.seed 2 --loss.logq {logq}")
-        config.optimizer.learning_rate = 0.1
         ndcg[logq] = run_on_ranks(2, train_small, config, folder)[0].metrics["ndcg@10"]
     assert ndcg["true"] > 1.04 * ndcg["false"]

@@ -6,10 +6,10 @@ from torch import nn
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, shards, small_dataset, source_of, whole
-from trainer.data.dataset import open_dataset
-from trainer.parallel.shard import set_learning_rates
-from trainer.training.assembly import assemble
-from trainer.training.fit import make_loss, train_step
+from trainer.dataset.dataset import open_dataset
+from trainer.sharding.optimizers import set_learning_rates
+from trainer.training.components import assemble
+from trainer.training.step import make_loss, train_step
 
 pytestmark = pytest.mark.distributed
 
@@ -50,7 +50,7 @@ def weights_of_steps(world, config, folder):
     for step, factor in enumerate(FACTORS):
         set_learning_rates(parts.optimizer, factor)
         batch = source.make(step, world.rank, world.size)
-        train_step(parts.model, parts.optimizer, batch, make_loss(config, world), world)
+        train_step(parts.model, parts.optimizer, batch, make_loss(config.loss, world), world)
         history.append(shards(parts.model))
     return history
 

@@ -9,11 +9,11 @@ import pytest
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of
-from trainer.data.dataset import open_dataset
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.fit import fit
-from trainer.training.published import last_to_go_on_from
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
+from trainer.runs.checkpoint_store import newest_resumable
+from trainer.training.components import assemble
+from trainer.training.loop import fit
 
 pytestmark = pytest.mark.distributed
 
@@ -34,8 +34,8 @@ def train(world: World, config: Any, folder: Path, run: Path, hearing: int) -> i
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
     progress: Any = Signalled() if world.rank == hearing else Losses()
-    course, _ = fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, run)
-    return course.paused_at
+    history, _ = fit(config, dataset, parts, source_of(config, dataset, parts), world, progress, run)
+    return history.paused_at
 
 
 @pytest.mark.parametrize(("size", "hearing"), [(2, 0), (3, 2)])
@@ -45,7 +45,7 @@ def test_all_ranks_pause_after_the_same_step(size, hearing, tmp_path):
     paused = run_on_ranks(size, train, config, folder, tmp_path / "run", hearing)
     # The others are told beside the next step.
     assert paused == [SIGNALLED + 1] * size
-    saved = last_to_go_on_from(tmp_path / "run")
+    saved = newest_resumable(tmp_path / "run")
     assert saved is not None
     assert saved.step == SIGNALLED + 1
     assert json.loads((saved.folder / "state.json").read_text())["resumable"]

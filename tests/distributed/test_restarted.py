@@ -110,8 +110,6 @@ def test_where_no_id_tells_a_launch_from_others_restarts_need_a_run_folder(tmp_p
     )
     assert training.returncode == 2
     (line,) = training.stderr.splitlines()
-    assert line.startswith(
-        "error: --max-restarts 3: without a --rdzv-id ranks that are started again could take"
-    )
-    assert line.endswith("Name the folder: --run.dir DIR")
+    assert line.startswith("error: --max-restarts 3: without a --rdzv-id, restarted ranks could take")
+    assert line.endswith("Name the run folder: --run.dir DIR")
     assert os.listdir(tmp_path) == []

@@ -8,17 +8,17 @@ import torch
 from tests import layouts
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, small_dataset, train_small
-from trainer.data.dataset import open_dataset
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
 from trainer.errors import ConfigError
 from trainer.model.towers import TwoTowers
-from trainer.parallel.plan import Plan, save_plan
-from trainer.parallel.shard import fill_tables
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.checkpoint import load, save
-from trainer.training.layout import follow_plan
-from trainer.training.runs import describe_run, open_run
+from trainer.planning.layout import follow_plan
+from trainer.planning.plan import Plan, save_plan
+from trainer.runs.checkpoint import load, save
+from trainer.runs.run_folder import describe_run, open_run
+from trainer.sharding.model_state import whole_state
+from trainer.sharding.table_values import fill_tables
+from trainer.training.components import assemble
 
 MIXED = (
     "--sharding.kind row_partitioned --sharding.partitions.user 3 --sharding.ranks.user 1,0",
@@ -93,7 +93,7 @@ def test_a_run_saved_in_partitions_opens_whole_in_one_process(optimizer, folder,
     config = configured(*MIXED, f"--optimizer.name {optimizer}")
     run_on_ranks(2, keep_run, config, folder, tmp_path / "run")
     run_on_ranks(1, keep_run, configured(f"--optimizer.name {optimizer}"), folder, tmp_path / "alone")
-    cut, alone = (open_run(tmp_path / name).served[0].towers.state_dict() for name in ("run", "alone"))
+    cut, alone = (open_run(tmp_path / name).tower_pairs[0].towers.state_dict() for name in ("run", "alone"))
     assert cut.keys() == alone.keys()
     for key, values in alone.items():  # initial values, which do not depend on the plan
         assert torch.equal(cut[key], values), key
@@ -105,7 +105,7 @@ def keep_run(world: World, config, folder: Path, run: Path) -> None:
     parts = assemble(config, dataset, world)
     if world.is_first:
         run.mkdir()
-        describe_run(run, config, dataset, parts)
+        describe_run(run, config, dataset, parts.plan, parts.tower_pairs)
     save(run, 1, parts.model, world)
 
 

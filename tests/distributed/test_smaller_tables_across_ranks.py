@@ -9,13 +9,13 @@ import torch
 from tests.distributed.broken_training import begin, end
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of, train_small, whole
-from trainer.data.dataset import open_dataset
-from trainer.parallel.state import whole_state
-from trainer.parallel.world import World
-from trainer.training.assembly import assemble
-from trainer.training.checkpoint import save
-from trainer.training.fit import fit
-from trainer.training.runs import describe_run, open_run
+from trainer.dataset.dataset import open_dataset
+from trainer.distributed.world import World
+from trainer.runs.checkpoint import save
+from trainer.runs.run_folder import describe_run, open_run
+from trainer.sharding.model_state import whole_state
+from trainer.training.components import assemble
+from trainer.training.loop import fit
 
 HALF = "--model.table_dtype float16"
 MORE = f"{HALF} --model.history true --model.hidden 8 --run.log_every 1 --run.save_every 4"
@@ -119,8 +119,10 @@ def test_a_run_of_several_ranks_opens_whole_with_the_same_values(folder, tmp_pat
     ranks = run_on_ranks(2, keep_trained, config, folder, tmp_path / "run")
     opened = {
         f"{part}.{key}": values
-        for part, served in zip(("learned", "closed"), open_run(tmp_path / "run").served, strict=True)
-        for key, values in served.towers.state_dict().items()
+        for part, tower_pairs in zip(
+            ("learned", "closed"), open_run(tmp_path / "run").tower_pairs, strict=True
+        )
+        for key, values in tower_pairs.towers.state_dict().items()
     }
     for key, rows in [entry for rank in ranks for entry in rank]:
         for row, values in rows.items():
@@ -136,7 +138,7 @@ def keep_trained(world: World, config: Any, folder: Path, run: Path) -> list[tup
     fit(config, dataset, parts, source_of(config, dataset, parts), world, progress)
     if world.is_first:
         run.mkdir()
-        describe_run(run, config, dataset, parts)
+        describe_run(run, config, dataset, parts.plan, parts.tower_pairs)
     save(run, 1, parts.model, world)
     return [
         (key, {part.metadata.shard_offsets[0] + row: v.clone() for row, v in enumerate(part.tensor)})

@@ -6,10 +6,10 @@ import pytest
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, small_dataset, source_of
-from trainer.data.dataset import open_dataset
-from trainer.training.assembly import assemble
-from trainer.training.fit import fit, validate
-from trainer.training.saving import keep_outcome
+from trainer.dataset.dataset import open_dataset
+from trainer.runs.checkpoint_policy import save_outcome
+from trainer.training.components import assemble
+from trainer.training.loop import fit, validate
 
 pytestmark = pytest.mark.distributed
 
@@ -45,16 +45,16 @@ def test_all_ranks_stop_at_the_same_step_with_the_same_weights(options, tmp_path
     for size in (1, 2):
         run = tmp_path / f"{size} ranks"
         first, *others = run_on_ranks(size, train_until_it_stops, config, folder, run)
-        course, step, kept = first
-        assert others == [(course, step, kept)] * (size - 1)
-        figures = [figure for _, figure in course]
+        history, step, kept = first
+        assert others == [(history, step, kept)] * (size - 1)
+        figures = [figure for _, figure in history]
         best = figures.index(max(figures))
         assert 0 < best < len(figures) - 1
         assert len(figures) == best + 1 + 2 < 40
         # The model has the weights of the best validation again, and the run has no others.
-        assert (step, kept["ndcg@5"]) == course[best]
+        assert (step, kept["ndcg@5"]) == history[best]
         assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{step:09d}"]
-        courses.append(course)
+        courses.append(history)
     alone, two = courses
     assert [step for step, _ in two] == [step for step, _ in alone]
     assert [figure for _, figure in two] == pytest.approx([figure for _, figure in alone], abs=1e-3)
@@ -77,7 +77,7 @@ def train_until_it_stops(world, config, folder, run):
     parts = assemble(config, dataset, world)
     world.on_first(lambda: Path(run).mkdir(exist_ok=True))
     source = source_of(config, dataset, parts)
-    course, watch = fit(config, dataset, parts, source, world, Silent(), run)
-    step = keep_outcome(run, config, parts, world, course, watch.seconds)
-    figures = [(each.step, each.figure) for each in course.validations]
+    history, watch = fit(config, dataset, parts, source, world, Silent(), run)
+    step = save_outcome(run, config, parts.model, parts.optimizer, world, history, watch.seconds)
+    figures = [(each.step, each.figure) for each in history.validations]
     return figures, step, validate(config, dataset, parts, world)

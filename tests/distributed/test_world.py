@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.distributed.ranks import outcomes_on_ranks, run_on_ranks
+from trainer.distributed.world import World
 from trainer.errors import DataError, LostRanksError
-from trainer.parallel.world import World
 
 pytestmark = pytest.mark.distributed
 
@@ -35,10 +35,10 @@ def test_gathered_rows_and_their_gradient_are_those_of_a_plain_cat(counts):
     assert torch.equal(torch.cat([gradient for _, gradient in results]), whole.grad)
 
 
-def stack_twice(world, dtype, in_memory):
-    world = world if in_memory else replace(world, places=None)
+def gather_often(world, dtype, in_memory):
+    world = world if in_memory else replace(world, buffers=None)
     values = torch.arange(6, dtype=dtype).view(2, 3) + 10 * world.rank
-    return [world.stacked(values * sign).clone() for sign in (1, -1)]
+    return [world.all_gather(values * sign) for sign in (1, -1, 2, -2)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -46,9 +46,9 @@ def stack_twice(world, dtype, in_memory):
 def test_every_rank_has_the_values_of_all_one_after_another(dtype, in_memory):
     values = torch.arange(6, dtype=dtype).view(2, 3)
     expected = torch.stack([values, values + 10, values + 20])
-    for first, second in run_on_ranks(3, stack_twice, dtype, in_memory):
-        assert torch.equal(first, expected)
-        assert torch.equal(second, -expected)
+    for gathered in run_on_ranks(3, gather_often, dtype, in_memory):
+        for sign, values in zip((1, -1, 2, -2), gathered, strict=True):
+            assert torch.equal(values, expected * sign)
 
 
 def gather_first(world, parts):

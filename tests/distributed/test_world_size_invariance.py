@@ -15,10 +15,10 @@ from tests.distributed.small_training import (
     train_small,
     whole,
 )
-from trainer.data.dataset import open_dataset
-from trainer.parallel.exchange import ExchangingCollection
-from trainer.training.assembly import assemble
-from trainer.training.fit import fit
+from trainer.dataset.dataset import open_dataset
+from trainer.sharding.input_dist import InputDistCollection
+from trainer.training.components import assemble
+from trainer.training.loop import fit
 
 pytestmark = pytest.mark.distributed
 
@@ -122,7 +122,7 @@ def steps_with_an_exchange(world, config, folder):
     parts = assemble(config, dataset, world)
     source = source_of(config, dataset, parts)
     with mock.patch.object(
-        ExchangingCollection, "forward", autospec=True, side_effect=ExchangingCollection.forward
+        InputDistCollection, "forward", autospec=True, side_effect=InputDistCollection.forward
     ) as exchange:
         fit(config, dataset, parts, source, world, Losses())
     return exchange.call_count
@@ -149,7 +149,7 @@ def test_two_like_runs_are_equal_to_the_last_bit(size, options, folder):
 @pytest.mark.parametrize("options", ["", f"--loss.name mse {SINGLE}", "--loss.candidates in_batch"])
 def test_a_last_batch_of_fewer_rows_than_ranks_ends_like_on_one_rank(options, folder):
     dataset = open_dataset(folder)
-    rows = np.count_nonzero(dataset.known("train").lengths()) if "mse" not in options else len(dataset.train)
+    rows = np.count_nonzero(dataset.train_by_user().lengths()) if "mse" not in options else len(dataset.train)
     config = configured(options, f"--batches.size {(rows - 1) // 2}")
     (alone,), *others = [run_on_ranks(size, train_small, config, folder) for size in (1, 3, 4)]
     assert len(alone.losses) == 2 * 3  # two full batches and one of one or two rows, twice
@@ -180,7 +180,7 @@ def test_all_ranks_follow_one_plan_though_hosts_differ_in_memory(sharding, folde
 
 def plan_with_memory_of_the_first_rank(world, config, folder):
     memory = 2**40 if world.is_first else 2**10
-    with mock.patch("trainer.parallel.hardware.psutil.virtual_memory", return_value=mock.Mock(total=memory)):
+    with mock.patch("trainer.planning.hardware.psutil.virtual_memory", return_value=mock.Mock(total=memory)):
         return plan_of(world, config, folder)
 
 

@@ -46,7 +46,7 @@ def rank_by_scores(item_scores: Tensor, k: int, exclude: ItemLists) -> Tensor:
 def rank_randomly(
     user_rows: Tensor, item_count: int, k: int, exclude: ItemLists | None = None, seed: int = 0
 ) -> Tensor:
-    """k of the items that each user has left, every ordered choice with the same chance.
+    """K of the items that each user has left, every ordered choice with the same chance.
 
     The draw of a user depends on (seed, user row) and what he excludes, never on who else is in the call. For
     a user with r items left, R of them held out, and k <= r, the expected precision@k is R / r and the

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import diverged
-from trainer.evaluation.running_best import RunningBest, largest_of_groups, padded_width
+from trainer.evaluation.cpu_topk import RunningBest, largest_of_groups, padded_width
 
 ItemLists = tuple[Tensor, Tensor]
 """A list of item rows for each user: lengths (B,) and the concatenated item rows (total,), both integers."""

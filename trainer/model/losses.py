@@ -1,59 +1,101 @@
-"""Losses: pure functions of tensors that return one loss a row, in nats (or squared units for `mse`).
+"""Losses: pure functions of tensors that return one loss a row, in nats (`mse`: squared units of the value).
 
-A *positive* is a (row, candidate) pair that was observed; a *known* pair is one that is no negative: the
-row's positives and whatever else the row's user has in the training part.
+A *positive* is an observed (row, candidate) pair. A *seen* pair is no negative: the row's positives and
+whatever else the row's user has in the training split. What else is to know about each loss stands in
+`trainer.config.losses`.
+
+Names end in the shape of the tensor:
+    B: rows, each with a query vector.
+    C: candidates.
+    D: width of a vector.
+    P: positives of all rows together.
+    K: seen pairs of all rows together.
 """
+# Shapes are capitals.
+# ruff: noqa: N803, N806
 
 import math
 from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import Any, TypeAlias
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from trainer.config.losses import loss_spec
+
 LOG_2 = math.log(2)
-OfAll: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+AllGather: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """From this process's (...) values those of all processes, (processes, ...)."""
 
 
+def loss_function(name: str) -> Callable[..., torch.Tensor]:
+    """Return the function of a loss by its name.
+
+    Raises:
+        ConfigError: If there is no loss of that name.
+    """
+    return resolve_name(loss_spec(name).function)
+
+
 def multi_positive_softmax(
-    query: torch.Tensor,
-    candidates: torch.Tensor,
-    positives: torch.Tensor,
-    known: torch.Tensor,
-    log_q: torch.Tensor | None = None,
-    counts: torch.Tensor | None = None,
-    of_all: OfAll | None = None,
+    query_BD: torch.Tensor,
+    candidates_CD: torch.Tensor,
+    positives_2P: torch.Tensor,
+    seen_2K: torch.Tensor,
+    log_q_C: torch.Tensor | None = None,
+    counts_B: torch.Tensor | None = None,
+    all_gather: AllGather | None = None,
 ) -> torch.Tensor:
-    """Softmax of each positive against the row's negatives, averaged over the row's positives.
+    """Compute the softmax of each positive against its row's negatives, averaged over the row's positives.
 
     The loss of a positive is softplus(logsumexp over negatives of (score - log_q) - score of the positive):
     a row's other positives do not compete with it, and the correction applies to negatives alone, since a
     positive is in its own row's candidate set with certainty.
 
-    The candidate set may be cut into shares, each in another process that has the queries of all rows: then
-    `candidates`, `positives`, `known` and `log_q` are those of the share, and the losses and the gradient of
-    `query` are its summands.
+    The candidates may be split over processes, each of which has the queries of all rows: then `candidates`,
+    `positives`, `seen` and `log_q` are those of this process, and the losses and the gradient of the queries
+    are its summands.
 
     Args:
-        query: (B, D) float32.  candidates: (C, D) float32.
-        positives: (2, P) int64, row < B above candidate < C; every row has at least one.
-        known: (2, K) int64 pairs that are no negatives; holds all positives.
-        log_q: (C,) natural log of the chance that a candidate is in the set; None: no correction.
-        counts: (B,) int64 positives of each row, in all shares; None: those given.
-        of_all: from this share's (...) values those of all shares, (shares, ...); None: there are no others.
-    Returns: (B,) nats.
-    Raises: ValueError if a row has no positive.
+        query_BD: Query vectors, float32.
+        candidates_CD: Candidate vectors, float32.
+        positives_2P: Row above candidate, int64. The loss of a row without any is NaN.
+        seen_2K: Row above candidate of pairs that are no negatives, int64; includes all positives.
+        log_q_C: Natural log of the chance that a candidate is in the set; None: no correction.
+        counts_B: Positives of each row in all processes, int64; None: those given.
+        all_gather: Gathers values of all processes; None: there are no others.
+
+    Returns:
+        Losses of the rows, (B,), in nats.
+
     Source: Yi et al., RecSys 2019 (logQ correction); Liang et al., WWW 2018 (multinomial likelihood);
-        Khrylchenko et al., RecSys 2025 (no correction of the positive); Shoeybi et al., 2019 (shares).
+        Khrylchenko et al., RecSys 2025 (no correction of the positive); Shoeybi et al., 2019 (split
+        candidates).
     """
-    counts = _checked(_positives_by_row(positives[0], len(query)) if counts is None else counts)
-    return _MultiPositiveSoftmax.apply(query, candidates, positives, known, log_q, counts, of_all)
+    if counts_B is None:
+        counts_B = _positives_by_row(positives_2P[0], len(query_BD))
+    return _MultiPositiveSoftmax.apply(
+        query_BD, candidates_CD, positives_2P, seen_2K, log_q_C, counts_B, all_gather
+    )
 
 
 class _MultiPositiveSoftmax(torch.autograd.Function):
-    """The loss with its gradient by hand: B x C scores are written twice, not a dozen times.
+    """The loss with a gradient derived by hand: C x B scores are written twice instead of a dozen times.
+
+    With s the scores, n_b the number of positives of row b, N_b its negatives, sigma the sigmoid:
+
+        w_cb = exp(s_cb - log q_c) for c in N_b, otherwise 0         W_b = sum over c of w_cb
+        g_p  = log W_b - s_p for a positive p of row b               L_b = sum over p of softplus(g_p) / n_b
+
+        dL_b/ds_cb = w_cb / W_b * S_b / n_b   for c in N_b           S_b = sum over p of sigma(g_p)
+        dL_b/ds_p  = -sigma(g_p) / n_b        for a positive p
+
+    Both are S_b / (W_b n_b) times one matrix, which has w_cb at negatives and -W_b sigma(g_p) / S_b at
+    positives. It takes the place of the scores in the forward pass; dL/dquery and dL/dcandidates are its
+    products with the candidates and with the scaled queries. All w and W are divided by the largest w_cb of
+    the row.
 
     Under autocast the products are of its type, and everything between them is as precise as the vectors.
     """
@@ -61,128 +103,169 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query: torch.Tensor,
-        candidates: torch.Tensor,
-        positives: torch.Tensor,
-        known: torch.Tensor,
-        log_q: torch.Tensor | None,
-        counts: torch.Tensor,
-        of_all: OfAll | None,
+        query_BD: torch.Tensor,
+        candidates_CD: torch.Tensor,
+        positives_2P: torch.Tensor,
+        seen_2K: torch.Tensor,
+        log_q_C: torch.Tensor | None,
+        counts_B: torch.Tensor,
+        all_gather: AllGather | None,
     ) -> torch.Tensor:
-        ctx.width, ctx.dtype = query.shape[1], query.dtype
-        device = query.device.type
-        of_factors = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
-        # On CPU products of rows of odd length, as the column of biases makes them, take up to twice as long,
-        # and so does the product that has the shorter side first. Powers of 2 take a third of those of e.
-        query, candidates = (
-            functional.pad(each, (0, -each.shape[1] % 8)).to(of_factors) for each in (query, candidates)
+        ctx.width, ctx.dtype = query_BD.shape[1], query_BD.dtype
+        device = query_BD.device.type
+        factor_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else ctx.dtype
+        # On CPU a product of rows of odd length, such as the bias column makes them, takes up to twice as
+        # long, and so does one with the shorter side first. Powers of 2 take a third of the time of exp.
+        query_BD, candidates_CD = (
+            functional.pad(each, (0, -each.shape[1] % 8)).to(factor_dtype)
+            for each in (query_BD, candidates_CD)
         )
-        scores = (candidates @ query.T).to(ctx.dtype).div_(LOG_2)
-        # Places in all scores, one after another: to index rows and columns takes two to four times as long.
-        rows, places = positives[0], positives[1] * len(query) + positives[0]
-        known_places = places if known is positives else known[1] * len(query) + known[0]
-        of_positives = scores.view(-1).index_select(0, places)
-        if log_q is not None:
-            scores -= (log_q / LOG_2).unsqueeze(1)
-        scores.view(-1).index_fill_(0, known_places, -torch.inf)
-        masses, largest, mass = _masses(scores, of_all)
-        gaps = ((mass.log2() + largest).index_select(0, rows) - of_positives) * LOG_2
-        # Times one factor a row, `masses` are the gradient of the scores, if in place of each positive stands
-        # its share of what pulls the row's positives up, which pushes the row's negatives down.
-        pulls = gaps.sigmoid()
-        pull = torch.zeros_like(mass).index_add_(0, rows, pulls)
-        pull = pull if of_all is None else of_all(pull).sum(0)
-        tiny = torch.finfo(mass.dtype).tiny
-        shares = pulls * (mass / pull.clamp_min(tiny)).index_select(0, rows)
-        masses.view(-1).index_add_(0, places, shares, alpha=-1)
-        ctx.save_for_backward(query, candidates, masses, pull / mass.clamp_min(tiny) / counts)
-        return _mean_by_row(functional.softplus(gaps), rows, counts)
+        scores_CB = (candidates_CD @ query_BD.T).to(ctx.dtype).div_(LOG_2)
+        # Indexing the flattened scores is two to four times as fast as indexing rows and columns.
+        rows_P = positives_2P[0]
+        flat_P = _flat(positives_2P, len(query_BD))
+        flat_K = flat_P if seen_2K is positives_2P else _flat(seen_2K, len(query_BD))
+        positive_scores_P = scores_CB.view(-1).index_select(0, flat_P)
+        if log_q_C is not None:
+            scores_CB -= (log_q_C / LOG_2).unsqueeze(1)
+        scores_CB.view(-1).index_fill_(0, flat_K, -torch.inf)
+        weights_CB, largest_B, total_B = _weights(scores_CB, all_gather)
+        gaps_P = ((total_B.log2() + largest_B).index_select(0, rows_P) - positive_scores_P) * LOG_2
+        slopes_P = gaps_P.sigmoid()
+        slopes_B = torch.zeros_like(total_B).index_add_(0, rows_P, slopes_P)
+        slopes_B = slopes_B if all_gather is None else all_gather(slopes_B).sum(0)
+        # Slopes may be as small as a float can be, and total / slopes would overflow. A power of 2 in both
+        # factors prevents that without rounding; no scaled sum of slopes lies between 0 and `smallest`.
+        limits = torch.finfo(ctx.dtype)
+        scale, smallest = limits.tiny**-0.5, limits.tiny**0.5 * limits.eps
+        ratios_B = total_B / (slopes_B * scale).clamp_min_(smallest)
+        positive_weights_P = (slopes_P * scale) * ratios_B.index_select(0, rows_P)
+        weights_CB.view(-1).index_add_(0, flat_P, positive_weights_P, alpha=-1)
+        factors_B = slopes_B / total_B.clamp_min(limits.tiny) / counts_B
+        ctx.save_for_backward(query_BD, candidates_CD, weights_CB, factors_B)
+        return _mean_by_row(functional.softplus(gaps_P), rows_P, counts_B)
 
     @staticmethod
     @once_differentiable
     def backward(  # type: ignore[override]  # the decorator hides the name of `ctx`
         ctx: Any, *gradients: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
-        query, candidates, masses, factors = ctx.saved_tensors
-        scale = (gradients[0] * factors).unsqueeze(1)
-        of_scores = masses.to(query.dtype)
-        of_query = (of_scores.T @ candidates).to(ctx.dtype) * scale
-        of_candidates = (of_scores @ (query * scale).to(query.dtype)).to(ctx.dtype)
-        return of_query[:, : ctx.width], of_candidates[:, : ctx.width], None, None, None, None, None
+        query_BD, candidates_CD, weights_CB, factors_B = ctx.saved_tensors
+        factors_B1 = (gradients[0] * factors_B).unsqueeze(1)
+        weights_CB = weights_CB.to(query_BD.dtype)
+        query_gradient_BD = (weights_CB.T @ candidates_CD).to(ctx.dtype) * factors_B1
+        candidate_gradient_CD = (weights_CB @ (query_BD * factors_B1).to(query_BD.dtype)).to(ctx.dtype)
+        width = ctx.width
+        return query_gradient_BD[:, :width], candidate_gradient_CD[:, :width], None, None, None, None, None
 
 
 def bayesian_personalised_ranking(
-    query: torch.Tensor,
-    candidates: torch.Tensor,
-    positives: torch.Tensor,
-    known: torch.Tensor,
-    log_q: torch.Tensor | None = None,
+    query_BD: torch.Tensor,
+    candidates_CD: torch.Tensor,
+    positives_2P: torch.Tensor,
+    seen_2K: torch.Tensor,
+    log_q_C: torch.Tensor | None = None,
+    counts_B: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Chance that a negative outranks a positive, over all of the row's negatives at once.
+    """Compute the loss of ranking a positive above a negative, over all of the row's negatives at once.
 
     Rendle's loss draws one negative; this is its expectation over the candidate set, in which a candidate
     that was unlikely to be drawn weighs more. Takes P x C memory: meant for rows of one positive.
 
-    Args, Returns, Raises: as `multi_positive_softmax`.
+    Args:
+        query_BD: Query vectors.
+        candidates_CD: Candidate vectors.
+        positives_2P: As in `multi_positive_softmax`.
+        seen_2K: As in `multi_positive_softmax`.
+        log_q_C: As in `multi_positive_softmax`.
+        counts_B: Positives of each row, int64; None: those given.
+
+    Returns:
+        Losses of the rows, (B,), in nats.
+
     Source: Rendle et al., UAI 2009.
     """
-    scores = (query @ candidates.T).to(query.dtype)  # under autocast the product is less precise
-    rows, _ = positives
-    weights = torch.ones_like(scores) if log_q is None else torch.exp(-log_q).expand_as(scores).clone()
-    weights[tuple(known)] = 0
-    weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-    gaps = scores[rows] - scores[tuple(positives)].unsqueeze(1)
-    losses = (weights[rows] * functional.softplus(gaps)).sum(1)
-    return _mean_by_row(losses, rows, _checked(_positives_by_row(rows, len(query))))
+    scores_BC = (query_BD @ candidates_CD.T).to(query_BD.dtype)  # under autocast the product is less precise
+    rows_P = positives_2P[0]
+    if log_q_C is None:
+        weights_BC = torch.ones_like(scores_BC)
+    else:
+        weights_BC = torch.exp(-log_q_C).expand_as(scores_BC).clone()
+    weights_BC[tuple(seen_2K)] = 0
+    weights_BC = weights_BC / weights_BC.sum(1, keepdim=True).clamp_min(torch.finfo(weights_BC.dtype).tiny)
+    gaps_PC = scores_BC[rows_P] - scores_BC[tuple(positives_2P)].unsqueeze(1)
+    losses_P = (weights_BC[rows_P] * functional.softplus(gaps_PC)).sum(1)
+    if counts_B is None:
+        counts_B = _positives_by_row(rows_P, len(query_BD))
+    return _mean_by_row(losses_P, rows_P, counts_B)
 
 
-def mean_squared_error(query: torch.Tensor, candidates: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Squared difference of score and value.
-
-    Args:
-        query: (B, D).  candidates: (B, D), row i's candidate in row i.  values: (B,).
-    Returns: (B,) squared units of the value.
-    """
-    return ((query * candidates).sum(1) - values) ** 2
-
-
-def binary_cross_entropy(query: torch.Tensor, candidates: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the score as a logit.
+def mean_squared_error(
+    query_BD: torch.Tensor, candidates_BD: torch.Tensor, values_B: torch.Tensor
+) -> torch.Tensor:
+    """Compute the squared difference of score and value.
 
     Args:
-        query: (B, D).  candidates: (B, D), row i's candidate in row i.  labels: (B,) 0 or 1.
-    Returns: (B,) nats.
+        query_BD: Query vectors.
+        candidates_BD: Vector of each row's own item.
+        values_B: Values to fit.
+
+    Returns:
+        Losses of the rows, (B,), in squared units of the value.
     """
-    scores = (query * candidates).sum(1)
-    return functional.binary_cross_entropy_with_logits(scores, labels, reduction="none")
+    return ((query_BD * candidates_BD).sum(1) - values_B) ** 2
 
 
-def _positives_by_row(rows: torch.Tensor, count: int) -> torch.Tensor:
-    return torch.bincount(rows, minlength=count)
+def binary_cross_entropy(
+    query_BD: torch.Tensor, candidates_BD: torch.Tensor, labels_B: torch.Tensor
+) -> torch.Tensor:
+    """Compute the cross entropy of the score as a logit.
 
+    Args:
+        query_BD: Query vectors.
+        candidates_BD: Vector of each row's own item.
+        labels_B: 0 or 1.
 
-def _checked(positives: torch.Tensor) -> torch.Tensor:
-    if len(positives) and int(positives.min()) == 0:
-        raise ValueError(f"row {int(positives.argmin())} of {len(positives)} has no positive")
-    return positives
-
-
-def _masses(scores: torch.Tensor, of_all: OfAll | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Powers of 2 of (C, B) scores above each row's largest, in their place; that score, and their sum.
-
-    With shares of candidates, largest and sum are those of all of them.
+    Returns:
+        Losses of the rows, (B,), in nats.
     """
-    # A row that knows every candidate has no largest one.
-    least = torch.finfo(scores.dtype).min
-    largest = scores.amax(0).clamp_min_(least) if len(scores) else scores.new_full(scores.shape[1:], least)
-    masses = scores.sub_(largest).exp2_()
-    mass = masses.sum(0)
-    if of_all is None:
-        return masses, largest, mass
-    tops, parts = of_all(torch.stack([largest, mass])).unbind(1)
-    top = tops.amax(0)
-    return masses.mul_(torch.exp2(largest - top)), top, (parts * torch.exp2(tops - top)).sum(0)
+    scores_B = (query_BD * candidates_BD).sum(1)
+    return functional.binary_cross_entropy_with_logits(scores_B, labels_B, reduction="none")
 
 
-def _mean_by_row(losses: torch.Tensor, rows: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
-    return losses.new_zeros(len(positives)).index_add(0, rows, losses) / positives
+def _positives_by_row(rows_P: torch.Tensor, rows: int) -> torch.Tensor:
+    # torch.bincount would make the CPU wait for a GPU.
+    return rows_P.new_zeros(rows).index_add_(0, rows_P, torch.ones_like(rows_P))
+
+
+def _flat(pairs_2P: torch.Tensor, rows: int) -> torch.Tensor:
+    """Positions of (row, candidate) pairs in flattened (C, B) scores."""
+    return pairs_2P[1] * rows + pairs_2P[0]
+
+
+def _weights(
+    scores_CB: torch.Tensor, all_gather: AllGather | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Replace scores by 2 ** (score - the row's largest); return these, the largest and their sum.
+
+    With split candidates, largest and sum are over those of all processes.
+    """
+    # A row that has seen every candidate has no largest score.
+    lowest = torch.finfo(scores_CB.dtype).min
+    if len(scores_CB):
+        largest_B = scores_CB.amax(0).clamp_min_(lowest)
+    else:
+        largest_B = scores_CB.new_full(scores_CB.shape[1:], lowest)
+    weights_CB = scores_CB.sub_(largest_B).exp2_()
+    total_B = weights_CB.sum(0)
+    if all_gather is None:
+        return weights_CB, largest_B, total_B
+    # R: processes.
+    largest_RB, total_RB = all_gather(torch.stack([largest_B, total_B])).unbind(1)
+    overall_B = largest_RB.amax(0)
+    total_B = (total_RB * torch.exp2(largest_RB - overall_B)).sum(0)
+    return weights_CB.mul_(torch.exp2(largest_B - overall_B)), overall_B, total_B
+
+
+def _mean_by_row(losses_P: torch.Tensor, rows_P: torch.Tensor, counts_B: torch.Tensor) -> torch.Tensor:
+    return losses_P.new_zeros(len(counts_B)).index_add(0, rows_P, losses_P) / counts_B

@@ -1,7 +1,7 @@
 """The two towers: embedding tables, optional dense layers, and the score as one dot product.
 
 The embedding of a bag of n rows is their sum divided by the square root of n, so that independent rows give
-vectors of one length however many they are; a bag of one is its row, and an empty bag is zero.
+vectors of about the same length however many they are; a bag of one is its row, and an empty bag is zero.
 """
 
 import math
@@ -14,18 +14,18 @@ from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.types import DataType
 
-from trainer.model.partitions import MARK, part_names, split_by_rows, within_part
+from trainer.model.row_partitions import MARK, partition_names, split_by_rows, within_partition
 
 BIAS_DIM = 4
-"""Width of the item bias table, the narrowest that FBGEMM takes; the bias is the mean of a row."""
+"""Width of the item bias table, the narrowest that FBGEMM supports; the bias is the mean of a row."""
 DATA_TYPES = {"float32": DataType.FP32, "float16": DataType.FP16}
-"""Types of table values in TorchRec's terms, those that FBGEMM trains."""
+"""Types of table values that FBGEMM trains, as TorchRec calls them."""
 
 
 class Tower(nn.Module):
-    """Embeddings of the features, summed or side by side, plus dense layers on top where widths are given.
+    """Embeddings of the features, summed or concatenated, plus dense layers on top if widths are given.
 
-    The last dense layer starts at zero, so a tower with dense layers starts as the same tower without them.
+    The last dense layer starts at zero, so that a tower with dense layers starts as the one without them.
     """
 
     def __init__(
@@ -38,87 +38,91 @@ class Tower(nn.Module):
         partitions: Mapping[str, int] | None = None,
         table_dtype: str = "float32",
     ) -> None:
-        """Tables on the meta device; `trainer.parallel.shard` gives them memory and values.
+        """Make tables on the meta device; `trainer.sharding.shard` gives them memory and values.
 
         Args:
-            tables: rows of each feature's table, by the feature's name.
-            dim: width of the output.
-            bias_table: name of the feature whose table holds biases instead, or None.
-            hidden: widths of the dense layers before the output.
+            tables: Rows of each feature's table, by the feature's name.
+            dim: Width of the output.
+            bias_table: Feature whose table holds biases instead, or None.
+            hidden: Widths of the dense layers before the output.
             combine: `sum` (every table is `dim` wide) or `concat` (the features share `dim` evenly).
-            partitions: how many tables a feature's is cut into, by name; see `trainer.model.partitions`.
-            table_dtype: of the tables' values, see `DATA_TYPES`.
+            partitions: Number of row partitions of a feature's table; see `trainer.model.row_partitions`.
+            table_dtype: Type of table values, see `DATA_TYPES`.
         """
         super().__init__()
         self.features = [name for name in tables if name != bias_table]
         self.bias_table = bias_table
-        self.side_by_side = combine == "concat"
-        width = int(dim) // len(self.features) if self.side_by_side else int(dim)
+        self.concatenates = combine == "concat"
+        width = int(dim) // len(self.features) if self.concatenates else int(dim)
         self.widths = {name: BIAS_DIM if name == bias_table else width for name in tables}
-        cut = {name: part_names(name, tables[name], parts) for name, parts in (partitions or {}).items()}
-        self.cut = {name: (len(parts), next(iter(parts.values()))) for name, parts in cut.items()}
+        names = {
+            name: partition_names(name, tables[name], count) for name, count in (partitions or {}).items()
+        }
+        self.partitions = {name: (len(sizes), next(iter(sizes.values()))) for name, sizes in names.items()}
         self.embeddings = EmbeddingBagCollection(
             device=torch.device("meta"),
             tables=[
                 EmbeddingBagConfig(
-                    name=part,
+                    name=partition,
                     num_embeddings=int(size),
                     embedding_dim=self.widths[name],
-                    feature_names=[part],
-                    init_fn=_leave,
+                    feature_names=[partition],
+                    init_fn=_leave_as_is,
                     data_type=DATA_TYPES[table_dtype],
                 )
                 for name, rows in tables.items()
-                for part, size in cut.get(name, {name: rows}).items()
+                for partition, size in names.get(name, {name: rows}).items()
             ],
         )
         self.dense = _dense_layers(len(self.features) * width, hidden, dim) if hidden else None
 
     def forward(
-        self, inputs: KeyedJaggedTensor, part: int | None = None
+        self, inputs: KeyedJaggedTensor, partition: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Vectors (B, dim) and, where there is a bias table, biases (B, 1).
+        """Return vectors, (B, dim), and biases, (B, 1), or None without a bias table.
 
-        Args: part: partition of all cut tables in which every id is; None: they may be in any.
+        Args:
+            inputs: Features, stride B.
+            partition: Partition of all partitioned tables that has every id; None: any.
         """
-        pooled = self._pooled(inputs, part)
+        pooled = self._pooled(inputs, partition)
         keys = inputs.keys()
         lengths = inputs.lengths().view(len(keys), inputs.stride())
-        parts = [_by_root(pooled[name], lengths[keys.index(name)]) for name in self.features]
-        if len(parts) == 1:
-            vectors = parts[0]
+        embedded = [_by_root(pooled[name], lengths[keys.index(name)]) for name in self.features]
+        if len(embedded) == 1:
+            vectors = embedded[0]
         else:
-            vectors = torch.cat(parts, dim=1) if self.side_by_side else torch.stack(parts).sum(0)
+            vectors = torch.cat(embedded, dim=1) if self.concatenates else torch.stack(embedded).sum(0)
         if self.dense is not None:
-            vectors = vectors + self.dense(torch.cat(parts, dim=1))
+            vectors = vectors + self.dense(torch.cat(embedded, dim=1))
         bias = pooled[self.bias_table].mean(1, keepdim=True) if self.bias_table else None
         return vectors, bias
 
-    def lookups(self, inputs: KeyedJaggedTensor, part: int | None = None) -> KeyedJaggedTensor:
-        """What the tables are asked for: the features, those of cut tables by partition."""
-        if part is not None:
-            return within_part(inputs, self.cut, part)
-        return split_by_rows(inputs, self.cut) if self.cut else inputs
+    def lookups(self, inputs: KeyedJaggedTensor, partition: int | None = None) -> KeyedJaggedTensor:
+        """Return the features as the tables take them: those of partitioned tables by partition."""
+        if partition is not None:
+            return within_partition(inputs, self.partitions, partition)
+        return split_by_rows(inputs, self.partitions) if self.partitions else inputs
 
-    def _pooled(self, inputs: KeyedJaggedTensor, part: int | None) -> dict[str, torch.Tensor]:
-        """Sum of each feature's rows, (B, width of its table)."""
-        together = self.embeddings(self.lookups(inputs, part))
+    def _pooled(self, inputs: KeyedJaggedTensor, partition: int | None) -> dict[str, torch.Tensor]:
+        """Return the sum of each feature's rows, (B, width of its table)."""
+        together = self.embeddings(self.lookups(inputs, partition))
         names = together.keys()
-        # To part vectors that stand alone would cost a copy of their gradient.
+        # Splitting a single feature's vectors off would cost a copy of their gradient.
         pooled = {names[0]: together.values()} if len(names) == 1 else together.to_dict()
-        for name, (parts, _) in self.cut.items():
-            numbers = range(parts) if part is None else (part,)
+        for name, (count, _) in self.partitions.items():
+            numbers = range(count) if partition is None else (partition,)
             vectors = [pooled[f"{name}{MARK}{number}"] for number in numbers]
-            pooled[name] = sum(vectors[1:], vectors[0])  # to stack them first would cost a copy
+            pooled[name] = sum(vectors[1:], vectors[0])  # stacking them first would cost a copy
         return pooled
 
 
 class TwoTowers(nn.Module):
-    """Query and candidate tower whose outputs' dot product is the score, bias and temperature included.
+    """Query and candidate tower; the dot product of their outputs is the score, with bias and temperature.
 
-    With unit vectors the query is z = normalize(U) and the candidate normalize(V) / temperature. With a bias
-    the query gains a column of ones and the candidate a column of biases, so that one dot product is still
-    all that training, evaluation and an index need.
+    With cosine similarity the query is normalize(U) and the candidate normalize(V) / temperature. With a bias
+    the query gains a column of ones and the candidate a column of biases, so that one dot product is all that
+    training, evaluation and an index need.
     """
 
     def __init__(
@@ -135,25 +139,26 @@ class TwoTowers(nn.Module):
         partitions: Mapping[str, int] | None = None,
         table_dtype: str = "float32",
     ) -> None:
-        """Towers without values in their tables.
+        """Make towers without values in their tables.
 
         Args:
-            user_tables, item_tables: rows of each feature's table.
-            dim: width of the towers, a multiple of 4.
+            user_tables: Rows of each user feature's table.
+            item_tables: Rows of each item feature's table.
+            dim: Width of the towers, a multiple of 4.
             similarity: `cosine` or `dot`.
-            temperature: divisor of cosine scores, > 0.
-            learn_temperature: make the temperature a parameter.
-            item_bias: name of the item feature that holds biases, or None.
-            hidden: widths of dense layers.
-            combine: `sum` of a tower's features, or `concat`: each takes an equal part of `dim`, which is a
-                multiple of 4.
-            partitions: how many tables a feature's table is cut into, by name of either side.
-            table_dtype: of the values of all tables, `float32` or `float16`; outputs are float32.
+            temperature: Divisor of cosine scores, above 0.
+            learn_temperature: Whether the temperature is a parameter.
+            item_bias: Item feature whose table holds biases, or None.
+            hidden: Widths of dense layers.
+            combine: `sum` of a tower's features, or `concat`: each has an equal share of `dim`, which must be
+                a multiple of 4.
+            partitions: Number of row partitions of a feature's table, for features of either tower.
+            table_dtype: Type of the values of all tables, `float32` or `float16`; outputs are float32.
         """
         super().__init__()
-        cut = partitions or {}
-        users = {name: parts for name, parts in cut.items() if name in user_tables}
-        items = {name: parts for name, parts in cut.items() if name in item_tables}
+        counts = partitions or {}
+        users = {name: count for name, count in counts.items() if name in user_tables}
+        items = {name: count for name, count in counts.items() if name in item_tables}
         self.query = Tower(user_tables, dim, None, hidden or [], combine, users, table_dtype)
         self.candidate = Tower(item_tables, dim, item_bias, hidden or [], combine, items, table_dtype)
         self.unit = similarity == "cosine"
@@ -164,54 +169,63 @@ class TwoTowers(nn.Module):
         else:
             self.register_buffer("log_temperature", log_temperature)
 
-    def queries(self, inputs: KeyedJaggedTensor, part: int | None = None) -> torch.Tensor:
-        """Query vectors, (B, output_dim); `part` as `Tower` has it."""
-        vectors, _ = self.query(inputs, part)
-        vectors = of_length(vectors) if self.unit else vectors
+    def queries(self, inputs: KeyedJaggedTensor, partition: int | None = None) -> torch.Tensor:
+        """Return query vectors, (B, output_dim); `partition` as in `Tower.forward`."""
+        vectors, _ = self.query(inputs, partition)
+        vectors = normalize(vectors) if self.unit else vectors
         if self.output_dim == vectors.shape[1]:
             return vectors
         return torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1)
 
-    def candidates(self, inputs: KeyedJaggedTensor, part: int | None = None) -> torch.Tensor:
-        """Candidate vectors, (C, output_dim); `part` as `Tower` has it."""
-        vectors, bias = self.candidate(inputs, part)
+    def candidates(self, inputs: KeyedJaggedTensor, partition: int | None = None) -> torch.Tensor:
+        """Return candidate vectors, (C, output_dim); `partition` as in `Tower.forward`."""
+        vectors, bias = self.candidate(inputs, partition)
         if self.unit:
-            vectors = of_length(vectors, torch.exp(-self.log_temperature))
+            vectors = normalize(vectors, torch.exp(-self.log_temperature))
         return vectors if bias is None else torch.cat([vectors, bias], dim=1)
 
     def forward(
         self,
         queries: KeyedJaggedTensor,
         candidates: KeyedJaggedTensor,
-        query_part: int | None = None,
-        candidate_part: int | None = None,
+        query_partition: int | None = None,
+        candidate_partition: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Query vectors (B, output_dim) and candidate vectors (C, output_dim) of this rank's share.
+        """Return query vectors, (B, output_dim), and candidate vectors, (C, output_dim), of a batch.
 
-        Args: query_part, candidate_part: as `Tower` has it.
+        Args:
+            queries: Query features, stride B.
+            candidates: Candidate features, stride C.
+            query_partition: Partition that has all ids of the queries; None: any.
+            candidate_partition: Partition that has all ids of the candidates; None: any.
         """
-        return self.queries(queries, query_part), self.candidates(candidates, candidate_part)
+        return self.queries(queries, query_partition), self.candidates(candidates, candidate_partition)
 
 
 def _by_root(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    # Ids are bags of one, and dividing them costs a pass over wide rows. On CUDA asking would cost more.
-    if lengths.device.type == "cpu" and (len(lengths) == 0 or int(lengths.max()) <= 1):
+    # Ids are bags of one, and dividing them costs a pass over wide rows. A GPU would have to be waited for.
+    if lengths.device.type == "cpu" and lengths.numpy().max(initial=0) <= 1:
         return sums
     return sums / lengths.clamp(min=1).sqrt().unsqueeze(1)
 
 
-def of_length(vectors: torch.Tensor, length: torch.Tensor | float = 1.0) -> torch.Tensor:
-    """Rows scaled to one length; a zero row, that of an empty history, stays zero and gets no gradient.
+def normalize(vectors: torch.Tensor, length: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """Scale rows to one length; a zero row, that of an empty history, stays zero and gets no gradient.
 
     Args:
-        vectors: (B, D).
-        length: a number, or a tensor of one.
+        vectors: Rows, (B, D).
+        length: A number, or a tensor of one.
     """
-    return _OfLength.apply(vectors, torch.as_tensor(length, dtype=vectors.dtype))
+    return _Normalize.apply(vectors, torch.as_tensor(length, dtype=vectors.dtype))
 
 
-class _OfLength(torch.autograd.Function):
-    """The same; its gradient by hand takes four passes over wide rows, and torch's seven."""
+class _Normalize(torch.autograd.Function):
+    """The same with a gradient derived by hand, in four passes over wide rows where torch takes seven.
+
+    With y = l x / |x| for a row x, length l and incoming gradient g, and x' = x / |x|:
+
+        dL/dx = l / |x| (g - (g . x') x')        dL/dl = sum over rows of g . x'
+    """
 
     @staticmethod
     def forward(ctx: Any, vectors: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
@@ -228,13 +242,12 @@ class _OfLength(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         vectors, inverse, factors = ctx.saved_tensors
         along = (gradients[0] * vectors).sum(1, keepdim=True) * inverse
-        # What is across the vector turns it, what is along it changes nothing but a length that is trained.
         across = torch.addcmul(gradients[0] * factors, vectors, along * inverse * factors, value=-1)
         return across, along.sum() if ctx.needs_input_grad[1] else None
 
 
-def _leave(weights: torch.Tensor) -> None:
-    """Initial values are given after sharding, so that they do not depend on the plan."""
+def _leave_as_is(weights: torch.Tensor) -> None:
+    """Leave initial values to `fill_tables` after sharding, so that they do not depend on the plan."""
 
 
 def _dense_layers(inputs: int, hidden: list[int], outputs: int) -> nn.Sequential:

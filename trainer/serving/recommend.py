@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trainer.config import ModelConfig
-from trainer.data.features import Ragged
-from trainer.data.vocabulary import Vocabulary, open_vocabulary
+from trainer.config.losses import loss_spec, losses_where
+from trainer.config.schema import ModelConfig
+from trainer.dataset.attributes import Ragged
+from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.errors import UserError, diverged
-from trainer.serving.vectors import Vectors, open_vectors
-from trainer.training.published import CONFIG, Saved, check_is_run, finished_step, newest
+from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run, finished_step, newest
+from trainer.serving.vector_cache import Vectors, open_vectors
 
 UNKNOWN_NAMED = 10
 
@@ -42,10 +43,10 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.
     if kept := open_vectors(run, saved):
         query, vectors = kept.users[row], kept.items
     else:
-        from trainer.serving.towers import query_and_items
+        from trainer.serving.embed import query_and_items
 
         query, vectors = query_and_items(run, saved, row)
-    seen = vocabulary.known.take(np.array([row]))[1]
+    seen = vocabulary.seen.take(np.array([row]))[1]
     return _best(run, vocabulary, query, vectors, k, seen[:0] if keep_seen else seen)
 
 
@@ -69,13 +70,13 @@ def recommend_by_history(
     if not model.history and (kept := open_vectors(run, saved)):
         query, vectors = _query_of_history(kept, rows, model), kept.items
     else:
-        from trainer.serving.towers import query_of_history
+        from trainer.serving.embed import query_of_history
 
         query, vectors = query_of_history(run, saved, rows)
     return _best(run, vocabulary, query, vectors, k, np.array([] if keep_seen else rows, np.int64))
 
 
-def _open(run: Path, k: int) -> tuple[Saved, Vocabulary]:
+def _open(run: Path, k: int) -> tuple[SavedCheckpoint, Vocabulary]:
     """A run's newest checkpoint and its vocabulary."""
     if k < 1:
         raise UserError(f"-k {k}: a whole number from 1 up is needed")
@@ -98,26 +99,27 @@ def _item_rows(run: Path, vocabulary: Vocabulary, history: Sequence[str]) -> lis
     return rows
 
 
-def _model_without_values(run: Path, saved: Saved) -> ModelConfig:
+def _model_without_values(run: Path, saved: SavedCheckpoint) -> ModelConfig:
     """How a run's towers are made.
 
     Raises: UserError for a run that was trained on values.
     """
-    from trainer.options import read_config
+    from trainer.config.parser import read_config
 
     config = read_config(saved.folder / CONFIG)
-    if config.loss.name in ("mse", "bce"):
+    if not loss_spec(config.loss.name).serves_history:
         raise UserError(
             f"--history: {run} was trained with --loss.name {config.loss.name}, which needs ratings, and a "
-            "history has none. Name a user with --user, or a run with --loss.name softmax or bpr"
+            "history has none. Name a user with --user, or a run with --loss.name "
+            f"{losses_where(lambda spec: spec.serves_history)}"
         )
     return config.model
 
 
 def _query_of_history(kept: Vectors, rows: Sequence[int], model: ModelConfig) -> np.ndarray:
     """Query vector (D,) of someone who has the items in these rows, as `query_from_history` makes it."""
+    from trainer.model.edlae import history_vectors
     from trainer.model.fold_in import fold_in
-    from trainer.model.low_rank import history_vectors
 
     own = Ragged(np.array([0, len(rows)]), np.array(rows, np.int32))
     learned = kept.items[:, : kept.items.shape[1] - kept.histories.shape[1]]

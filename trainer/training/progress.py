@@ -1,4 +1,4 @@
-"""What a training says while it runs: a bar or lines, metrics.jsonl, and TensorBoard events."""
+"""Progress of a training: a bar or lines, metrics.jsonl, and TensorBoard events."""
 
 import json
 import sys
@@ -11,17 +11,17 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Records of one run, written by rank 0; silent on other ranks."""
+    """Records of one run, which rank 0 shows and writes; other ranks are silent."""
 
     def __init__(self, run: Path | None, steps: int, active: bool, tensorboard: bool, start: int = 0) -> None:
         """Open the run's records.
 
         Args:
-            run: run folder; None: nothing is recorded.
-            steps: of the whole training.
-            active: whether this rank records.
-            tensorboard: write TensorBoard events as well.
-            start: steps that are done already.
+            run: Run folder; None: nothing is recorded.
+            steps: Steps of the whole training.
+            active: Whether this rank records.
+            tensorboard: Whether to write TensorBoard events.
+            start: Steps that are done already.
         """
         self.active = active
         self.file = (run / "metrics.jsonl").open("a") if active and run else None
@@ -36,7 +36,7 @@ class Progress:
         if active and run and tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-            # What an earlier process wrote of steps that are made again is hidden.
+            # Hides what an earlier process wrote of steps that are trained again.
             purged = start + 1 if start else None
             self.events = SummaryWriter(str(run / "tensorboard"), purge_step=purged)
         self._failed = False
@@ -48,18 +48,18 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
-        with suppress(OSError):  # which has been said
+        with suppress(OSError):  # `record` has shown it
             if self.file is not None:
                 self.file.close()
             if self.events is not None:
                 self.events.close()
 
     def advance(self) -> None:
-        """Count one step."""
+        """Advance the bar by a step."""
         self.bar.update()
 
     def record(self, step: int, text: str, **figures: float) -> None:
-        """Keep figures of a step, and show them as `text`."""
+        """Write figures of a step, and show `text`."""
         if not self.active or self.file is None:
             return
         try:
@@ -82,5 +82,5 @@ class Progress:
 
 
 def resident_mebibytes() -> float:
-    """Resident memory of this process, MiB."""
+    """Return the resident memory of this process, in MiB."""
     return psutil.Process().memory_info().rss / 2**20

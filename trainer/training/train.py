@@ -1,4 +1,4 @@
-"""Train, measure and keep a run, from its configuration to its report."""
+"""A training from its configuration to its report: data, components, loop, checkpoint, evaluation."""
 
 import json
 import time
@@ -6,139 +6,157 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.config import Config
-from trainer.continuing import tell_launcher
-from trainer.data.dataset import Dataset, open_dataset
-from trainer.evaluation.evaluate import Evaluation
-from trainer.evaluation.neighbours import check_size
-from trainer.options import changes
-from trainer.parallel.precision import check_precision
-from trainer.parallel.world import World, join_world
-from trainer.training.assembly import Parts, assemble, check_followed_plan, make_batches
-from trainer.training.by_size import by_size, settled
-from trainer.training.choose import Choice, choose
-from trainer.training.fit import fit, measure, protocol
-from trainer.training.grown import Growth, open_origin, prepare_with_kept, take_over
-from trainer.training.layout import check_sharding, follow_plan
-from trainer.training.progress import Progress
-from trainer.training.published import METRICS, last_to_go_on_from
-from trainer.training.runs import (
-    GROWTH,
+from trainer.atomic_write import write_text
+from trainer.config.effects import check_decided_effects
+from trainer.config.parser import changes
+from trainer.config.resolved import ResolvedConfig
+from trainer.config.resume import tell_launcher
+from trainer.config.schema import Config
+from trainer.config.size_defaults import with_size_defaults
+from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.distributed.determinism import deterministic
+from trainer.distributed.precision import check_precision
+from trainer.distributed.world import World, join_world
+from trainer.evaluation.item_item import check_size
+from trainer.planning.constraints import check_sharding
+from trainer.planning.layout import follow_plan
+from trainer.runs.checkpoint_policy import save_outcome
+from trainer.runs.checkpoint_store import METRICS, newest_resumable
+from trainer.runs.resume import check_resumable, resume
+from trainer.runs.run_folder import (
+    WARM_START,
     check_same_data,
     describe_run,
     drop_later_records,
     evaluation_report,
-    growth_report,
-    owned,
+    locked,
     refuse_finished_run,
     run_folder,
-    write_text,
+    warm_start_report,
 )
-from trainer.training.saving import go_on, keep_outcome
-from trainer.training.words import (
-    choice_words,
-    closing_words,
-    growth_words,
-    opening_words,
-    paused_words,
-    size_words,
+from trainer.runs.warm_start import WarmStart, open_origin, prepare_with_retained, take_over
+from trainer.training.components import TrainingComponents, assemble, check_followed_plan, make_batches
+from trainer.training.loop import evaluate_model, fit, protocol
+from trainer.training.messages import (
+    choice_text,
+    closing_text,
+    opening_text,
+    paused_text,
+    size_text,
+    warm_start_text,
 )
+from trainer.training.progress import Progress
+from trainer.training.tuning import Choice, choose
 
 
 def train(config: Config) -> Path | None:
-    """Train, measure on the held-out part, and leave a run folder; its path on rank 0.
+    """Train, evaluate on the held-out split, and leave a run folder.
 
-    Returns: None where the training has been paused, and on the other ranks.
+    Returns:
+        The run folder on rank 0; None on other ranks, and if the training was paused.
     """
-    with join_world(config.device, config.backend, config.timeout) as world:
+    with (
+        deterministic(config.deterministic and config.device != "cpu"),
+        join_world(config.device, config.backend, config.timeout) as world,
+    ):
         started = time.perf_counter()
         config = follow_plan(config, world.size)
-        dataset = _prepared(config, world)
+        dataset = _prepare(config, world)
         run = world.on_first(lambda: run_folder(config))
         if world.local_rank == 0:
             tell_launcher(run)
-        with owned(run, world):
+        with locked(run, world):
             return _train_in(run, config, dataset, world, started)
 
 
-def _train_in(run: Path, config: Config, dataset: Dataset, world: World, started: float) -> Path | None:
-    """The training in a run folder that is this one's alone."""
-    saved = world.on_first(lambda: last_to_go_on_from(run))
+def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started: float) -> Path | None:
+    """Train in a locked run folder, from its last checkpoint if it holds one."""
+    saved = world.on_first(lambda: newest_resumable(run))
     if saved is not None:
-        world.on_first(lambda: check_same_data(run, dataset))
+        world.on_first(lambda: check_same_data(run, dataset), long=True)
     prepared = time.perf_counter()
-    config, choice = _settle(config, dataset, world)
+    config, choice = _resolve(asked, dataset, world)
     chosen = time.perf_counter()
-    parts = assemble(config, dataset, world, filled=saved is None)
-    growth = _begin_as_before(run, config, dataset, parts, world) if saved is None else None
-    source = make_batches(config, dataset, parts)
-    world.on_first(lambda: describe_run(run, config, dataset, parts))
-    steps, start = settled(config.run.epochs) * source.steps_per_epoch, saved.step if saved else 0
-    if saved:
-        go_on(saved, config, parts)
+
+    components = assemble(config, dataset, world, filled=saved is None)
+    batches = make_batches(config, dataset, components)
+    warm_start = None
+    if saved is not None:
+        world.on_first(lambda: check_resumable(run, saved, config, batches.steps_per_epoch))
+        resume(saved, config.optimizer.name, components.model, components.optimizer)
+    elif config.run.origin is not None:
+        warm_start = _start_warm(run, Path(config.run.origin), config, dataset, components, world)
+    world.on_first(
+        lambda: describe_run(run, config, dataset, components.plan, components.tower_pairs), long=True
+    )
+
+    steps, start = config.run.epochs * batches.steps_per_epoch, saved.step if saved else 0
     world.on_first(lambda: drop_later_records(run, start))
     with Progress(run, steps, world.is_first, config.run.tensorboard, start) as progress:
-        progress.say(opening_words(dataset, parts, source.plan, world, run))
-        if growth:
-            progress.say(growth_words(growth, dataset.item_name))
+        progress.say(opening_text(dataset, components, batches.plan, world, run))
+        if warm_start:
+            progress.say(warm_start_text(warm_start, dataset.item_name))
         if start:
             progress.say(f"Going on after step {start:,} of {steps:,}.")
-        course, watch = fit(config, dataset, parts, source, world, progress, run, saved)
-        if course.paused_at is not None:
-            progress.say(paused_words(run, course))
+        origin_steps = warm_start.steps if warm_start else 0
+        history, watch = fit(config, dataset, components, batches, world, progress, run, saved, origin_steps)
+        if history.paused_at is not None:
+            progress.say(paused_text(run, history))
             return None
         seconds = {"prepare": prepared - started, "choose": chosen - prepared, "train": watch.seconds}
-        if course.validations:
-            seconds |= {"validate": watch.pauses, "to_99_percent_of_best": course.seconds_to(0.99)}
-        step = keep_outcome(run, config, parts, world, course, watch.seconds)
-        evaluation, seconds["evaluate"] = _measured(config, dataset, parts, world)
+        if history.validations:
+            seconds |= {"validate": watch.pauses, "to_99_percent_of_best": history.seconds_to(0.99)}
+        step = save_outcome(
+            run, config, components.model, components.optimizer, world, history, watch.seconds
+        )
+        trained = time.perf_counter()
+        evaluation = evaluate_model(components, dataset, world, protocol(config))
+        seconds["evaluate"] = time.perf_counter() - trained
         if evaluation is not None:
-            report = evaluation_report(run, step, evaluation) | course.report()
-            report |= (choice.report() if choice else {}) | growth_report(run) | {"seconds": seconds}
+            report = evaluation_report(run, step, evaluation) | history.report()
+            report |= (choice.report() if choice else {}) | warm_start_report(run) | {"seconds": seconds}
             write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
-            progress.say(closing_words(dataset, evaluation, seconds, course))
+            progress.say(closing_text(dataset, evaluation, seconds, history))
     return run if world.is_first else None
 
 
-def _measured(
-    config: Config, dataset: Dataset, parts: Parts, world: World
-) -> tuple[Evaluation | None, float]:
-    """The evaluation, on rank 0, and its seconds."""
-    started = time.perf_counter()
-    return measure(parts, dataset, world, protocol(config)), time.perf_counter() - started
-
-
-def _prepared(config: Config, world: World) -> Dataset:
-    """The data set, once it is known that the training can begin and end: preparing may take long."""
-    check_sharding(config, world.device.type)
+def _prepare(config: Config, world: World) -> Dataset:
+    """Prepare the data set, which may take long, after checking that the training can begin and end."""
+    optimizer, dtype = config.optimizer.name, config.model.table_dtype
+    check_sharding(config.sharding, optimizer, dtype, world.device.type)
     check_precision(config.model.precision, world.device.type)
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
-    dataset = open_dataset(world.on_each_host(lambda: prepare_with_kept(config, run)))
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
     for name in config.evaluation.baselines:
-        check_size(name, dataset.item_count)
+        check_size(name, dataset.evaluated_items)
     check_followed_plan(config, dataset, world)
     return dataset
 
 
-def _settle(config: Config, dataset: Dataset, world: World) -> tuple[Config, Choice | None]:
-    """The configuration without gaps, and what was tried to fill them; says so on rank 0."""
-    users = int(np.count_nonzero(dataset.known("train").lengths()))
-    sized = by_size(config, users, dataset.item_count, len(dataset.train))
+def _resolve(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConfig, Choice | None]:
+    """Fill the gaps of a configuration, by the size of the data and by tuning; rank 0 prints how."""
+    users = int(np.count_nonzero(dataset.train_by_user().lengths()))
+    sized = with_size_defaults(config, users, dataset.item_count, len(dataset.train))
+    check_decided_effects(config, sized)
     if world.is_first:
-        print(size_words(changes(config, sized)), flush=True)
-    config, choice = choose(sized, dataset, world)
+        print(size_text(changes(config, sized)), flush=True)
+    resolved, choice = choose(sized, dataset, world)
     if world.is_first and choice:
-        print(choice_words(changes(sized, config), choice), flush=True)
-    return config, choice
+        print(choice_text(changes(sized, resolved), choice), flush=True)
+    return resolved, choice
 
 
-def _begin_as_before(
-    run: Path, config: Config, dataset: Dataset, parts: Parts, world: World
-) -> Growth | None:
-    """Give the model what the run in `run.origin` knows, where one is named, before the first step."""
-    if config.run.origin is None:
-        return None
-    growth = take_over(open_origin(Path(config.run.origin), config, world), config, dataset, parts)
-    world.on_first(lambda: write_text(run / GROWTH, json.dumps(growth.report(), indent=2) + "\n"))
-    return growth
+def _start_warm(
+    run: Path,
+    origin: Path,
+    config: ResolvedConfig,
+    dataset: Dataset,
+    components: TrainingComponents,
+    world: World,
+) -> WarmStart:
+    """Take over what the run in `origin` learned, before the first step."""
+    opened = open_origin(origin, config, world)
+    warm_start = take_over(opened, config, dataset, components.model, components.optimizer)
+    world.on_first(lambda: write_text(run / WARM_START, json.dumps(warm_start.report(), indent=2) + "\n"))
+    return warm_start

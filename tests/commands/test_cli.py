@@ -1,0 +1,216 @@
+"""The commands' outer behaviour: exit codes, one line on error, and quick answers."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import worlds
+from trainer import cli
+from trainer.cli import main
+from trainer.config.parser import read_config
+from trainer.config.schema import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkerboard")
+    return worlds.trained(folder, *worlds.options(folder, *worlds.checkerboard()))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The single line that a faulty command leaves on the standard error stream."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    return output.err.removeprefix("error: ").removesuffix("\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], "trian: no such command. Did you mean train?"),
+        (["zzz"], "zzz: no such command. Commands: train, plan, prepare, evaluate, recommend"),
+        (["--run.epoch", "3"], "--run.epoch: no such option. Did you mean --run.epochs?"),
+        (["train", "--run.epochs", "x"], "--run.epochs x: expected a whole number"),
+        (["prepare", "--data.k_core", "-1"], "--data.k_core -1: a whole number from 0 up is needed"),
+        (["evaluate"], "the following arguments are required: RUN"),
+        (["evaluate", "nowhere"], "nowhere: no run folder (it has no config.yaml)"),
+        (["evaluate", "nowhere", "--k", "5,x"], "'5,x': whole numbers from 1 up are needed"),
+        (["evaluate", "nowhere", "--k", "0"], "'0': whole numbers from 1 up are needed"),
+        (["evaluate", "nowhere", "--seen", "no"], "invalid choice: 'no'"),
+        (["recommend", "nowhere"], "one of the arguments --user --history is required"),
+        (["recommend", "nowhere", "--user", "1", "--history", "2"], "not allowed with argument --user"),
+        (["recommend", "nowhere", "--history", ","], "',': ids of items are needed, as 12,7"),
+        (["recommend", "nowhere", "--history", "1"], "nowhere: no run folder (it has no config.yaml)"),
+        (["recommend", "nowhere", "--history", "1", "-k", "0"], "-k 0: a whole number from 1 up is needed"),
+        (["recommend", "nowhere", "--user", "1"], "nowhere: no run folder (it has no config.yaml)"),
+        (["recommend", "nowhere", "--user", "1", "-k", "0"], "-k 0: a whole number from 1 up is needed"),
+        (["train", "--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(capsys, arguments: list[str], words: str) -> None:
+    assert words in refused(capsys, *arguments)
+
+
+def test_a_missing_data_file_is_named(capsys, tmp_path: Path) -> None:
+    path = tmp_path / "nowhere.parquet"
+    arguments = ["--data.name", "files", "--data.interactions", str(path), "--data.cache", str(tmp_path)]
+    for command in ("train", "prepare"):
+        assert refused(capsys, command, *arguments).startswith(f"--data.interactions {path}: no such file")
+
+
+def test_an_interruption_has_its_own_exit_code_and_no_traceback(capsys, monkeypatch) -> None:
+    def interrupt(arguments: list[str], heading: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.commands.train.run", interrupt)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arguments: list[str], heading: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("trainer.commands.train.run", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["train"])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["train", "--help"], ["prepare", "--help"]])
+def test_help_names_every_command_and_option(capsys, arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {command} " in text for command in cli.COMMANDS)
+    assert "--optimizer.learning_rate" in text
+
+
+@pytest.mark.parametrize("command", ["evaluate", "recommend"])
+def test_every_other_command_has_help_too(capsys, command: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert "RUN" in capsys.readouterr().out
+
+
+def test_the_printed_configuration_is_one_that_can_be_read(capsys, tmp_path: Path) -> None:
+    assert main(["train", "--print_config"]) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert read_config(tmp_path / "printed.yaml") == Config()
+    assert main(["--config", str(tmp_path / "printed.yaml"), "--model.dim", "64", "--print_config"]) == 0
+    (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
+    assert read_config(tmp_path / "again.yaml").model.dim == 64
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--print_config"], ["--run.epoch", "3"], ["evaluate"]])
+def test_help_and_mistakes_answer_without_importing_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys; from trainer.cli import main; main(sys.argv[1:]); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'torchrec', 'pandas', 'pyarrow', 'numpy')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0
+
+
+def test_the_module_ends_with_the_exit_code_and_without_a_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", "--run.epoch", "3"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: --run.epoch: no such option. Did you mean --run.epochs?\n"
+
+
+def test_recommend_prints_a_line_an_item(capsys, run: Path) -> None:
+    capsys.readouterr()
+    assert main(["recommend", str(run), "--user", "1001", "-k", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "2", "3"]
+    assert lines[0].split()[1] == "51"  # the diagonal of the first user
+
+
+def test_recommend_prints_json(capsys, run: Path) -> None:
+    capsys.readouterr()
+    assert main(["recommend", str(run), "--user", "1001", "-k", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["user"] == "1001"
+    assert [sorted(item) for item in found["items"]] == [["item", "score", "title"]] * 3
+    assert found["items"][0]["item"] == 51
+
+
+def test_recommend_takes_a_history_in_place_of_a_user(capsys, run: Path) -> None:
+    capsys.readouterr()
+    assert main(["recommend", str(run), "--history", "53,55,57", "-k", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["history", "items"]
+    assert found["history"] == ["53", "55", "57"]
+    assert [sorted(item) for item in found["items"]] == [["item", "score", "title"]] * 3
+    assert found["items"][0]["item"] == 51  # what is left of the colour
+    assert main(["recommend", str(run), "--history", "53,55,57", "-k", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[1] == "51"
+
+
+def test_unknown_items_of_a_history_are_one_line_that_names_them(capsys, run: Path) -> None:
+    message = refused(capsys, "recommend", str(run), "--history", "53,9,57,x")
+    assert message.startswith(f"--history 9,x: not among the 8 items of {run} (such as ")
+    assert message.endswith("2 of 4 given are known. Leave the others out")
+
+
+def test_an_unknown_user_is_one_line_with_examples(capsys, run: Path) -> None:
+    message = refused(capsys, "recommend", str(run), "--user", "9")
+    assert message.startswith(f"--user 9: not among the 16 users of {run} (such as 1001, 1002, 1003)")
+
+
+def test_evaluate_prints_a_table_or_json(capsys, run: Path) -> None:
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--k", "1,3"]) == 0
+    text = capsys.readouterr().out
+    assert "16 users, 8 items, seen items masked" in text
+    assert main(["evaluate", str(run), "--k", "1,3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"]["recall@1"] == 1
+    assert found["model"]["precision@3"] == pytest.approx(1 / 3)
+
+
+def test_evaluate_says_that_a_part_is_empty(capsys, run: Path) -> None:
+    assert "the validation part holds no interactions" in refused(
+        capsys, "evaluate", str(run), "--split", "validation"
+    )
+
+
+def test_a_disk_that_cannot_be_written_to_is_one_line(monkeypatch, capsys) -> None:
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/plan.json")
+
+    monkeypatch.setattr("trainer.training.train.train", full)
+    assert main(["train", "--data.name", "synthetic"]) == 2
+    expected = (
+        "error: runs/x/plan.json: cannot be written (No space left on device). Make room there, or name "
+    )
+    assert capsys.readouterr().err == f"{expected}another folder\n"
+
+
+def test_a_file_that_may_not_be_read_is_not_called_one_that_cannot_be_written(
+    monkeypatch, capsys, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("user_id,item_id\n")
+
+    def forbidden(_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("trainer.dataset.prepare.prepare_data", forbidden)
+    monkeypatch.setattr(os, "access", lambda place, mode: not (place == str(path) and mode == os.R_OK))
+    assert main(["prepare", "--data.name", "synthetic"]) == 2
+    expected = f"error: {path}: cannot be read (Permission denied). Allow reading it, or name another file\n"
+    assert capsys.readouterr().err == expected

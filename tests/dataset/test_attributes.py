@@ -1,0 +1,86 @@
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from trainer.dataset.attributes import Ragged, align, categorise
+from trainer.errors import DataError
+
+
+def bags(feature):
+    """Each row's codes, as lists."""
+    return [feature.bags.values[a:b].tolist() for a, b in pairwise(feature.bags.offsets)]
+
+
+def test_rows_of_different_lengths_are_taken_in_the_order_asked_for():
+    ragged = Ragged(np.array([0, 2, 2, 5]), np.array([10, 11, 20, 21, 22], np.int32))  # [10 11] [] [20 21 22]
+    lengths, values = ragged.take(np.array([2, 1, 0, 2]))
+    assert lengths.tolist() == [3, 0, 2, 3]
+    assert values.tolist() == [20, 21, 22, 10, 11, 20, 21, 22]
+    assert values.dtype == np.int32
+
+
+def test_taking_no_rows_gives_nothing():
+    lengths, values = Ragged(np.array([0, 1]), np.array([4], np.int32)).take(np.array([], np.int64))
+    assert (len(lengths), len(values)) == (0, 0)
+
+
+def test_strings_are_coded_in_ascending_order_and_null_is_the_last_code():
+    feature = categorise("occupation", pa.chunked_array([["writer", None], ["artist", "writer"]]))
+    assert (feature.name, feature.size) == ("occupation", 3)  # artist 0, writer 1, unknown 2
+    assert bags(feature) == [[1], [2], [0], [1]]
+
+
+def test_integers_are_coded_by_value_not_as_text():
+    feature = categorise("age", pa.chunked_array([[100, 25, 3]]))  # 3 -> 0, 25 -> 1, 100 -> 2
+    assert bags(feature) == [[2], [1], [0]]
+
+
+def test_lists_become_bags():
+    column = pa.chunked_array([[["war", "drama"], []], [None, ["war", None]]], pa.list_(pa.string()))
+    feature = categorise("genres", column)  # drama 0, war 1, unknown 2
+    assert feature.size == 3
+    assert bags(feature) == [[1, 0], [], [2], [1, 2]]
+
+
+def test_lists_of_integers_become_bags():
+    assert bags(categorise("tags", pa.chunked_array([[[30, 4], [4]]]))) == [[1, 0], [0]]
+
+
+def test_a_slice_of_a_column_is_coded_as_such():
+    column = pa.chunked_array([pa.array([["z"], ["b", "a"], None, ["a"]]).slice(1)])
+    assert bags(categorise("genres", column)) == [[1, 0], [2], [0]]
+
+
+def test_a_column_of_nulls_is_all_unknown():
+    feature = categorise("zip", pa.chunked_array([pa.nulls(2, pa.string())]))
+    assert (feature.size, bags(feature)) == (1, [[0], [0]])
+
+
+@pytest.mark.parametrize("values", [[1.5, 2.0], [True, False], [[0.5], [1.5]]])
+def test_a_column_that_is_no_category_gives_no_feature(values):
+    assert categorise("price", pa.chunked_array([values])) is None
+
+
+def test_attributes_follow_the_vocabulary():
+    # Id 5 has no row; the row of 7 is nobody's; the null is the row of unknown users.
+    table = pa.table({"user_id": [7, 2, 9], "age": [70, 20, 90]})
+    aligned = align(pa.array([9, 5, 2, None]), table, "user_id")
+    assert aligned["age"].to_pylist() == [90, None, 20, None]
+
+
+def test_an_id_without_a_row_does_not_find_a_null_id():
+    table = pa.table({"user_id": [7, None], "age": [70, 1]})
+    assert align(pa.array([None, 7]), table, "user_id")["age"].to_pylist() == [None, 70]
+
+
+def test_ids_of_different_types_are_compared_as_text():
+    table = pa.table({"item_id": [7, 2], "title": ["seven", "two"]})
+    assert align(pa.array(["2", "B7"]), table, "item_id")["title"].to_pylist() == ["two", None]
+
+
+def test_an_id_with_two_attribute_rows_is_named():
+    table = pa.table({"user_id": [1, 4, 4, 2], "age": [1, 2, 3, 4]})
+    with pytest.raises(DataError, match="user_id 4 has more than one row"):
+        align(pa.array([1]), table, "user_id")

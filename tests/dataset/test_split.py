@@ -1,0 +1,215 @@
+import math
+
+import numpy as np
+import pytest
+
+from trainer.dataset.split import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    check_split,
+    core,
+    last_of_each_pair,
+    last_of_each_user,
+    latest_rows,
+    random_rows,
+    repeated_pairs,
+    share_of_each_user,
+    split_rows,
+)
+from trainer.errors import DataError
+
+NONE_HELD_OUT = np.zeros(10, bool)
+
+
+def split(rule, users, timestamps=None, held_out=None, test_size=0.5, validation_size=0.0, seed=0):
+    users = np.asarray(users, np.int32)
+    timestamps = None if timestamps is None else np.asarray(timestamps, np.int64)
+    held_out = np.zeros(len(users), bool) if held_out is None else np.asarray(held_out, bool)
+    return split_rows(rule, users, timestamps, held_out, test_size, validation_size, seed)
+
+
+def test_of_equal_pairs_the_latest_stays():
+    # Pair 7 stands at seconds 30, 50 and 40: row 3 stays. Pair 1 stands once.
+    pairs, seconds = np.array([7, 1, 7, 7]), np.array([30, 10, 40, 50])
+    assert last_of_each_pair(pairs, seconds, NONE_HELD_OUT[:4]).tolist() == [False, True, False, True]
+
+
+def test_of_equal_pairs_of_one_second_the_last_in_file_order_stays():
+    pairs, seconds = np.array([7, 7, 5]), np.array([30, 30, 30])
+    assert last_of_each_pair(pairs, seconds, NONE_HELD_OUT[:3]).tolist() == [False, True, True]
+
+
+def test_without_timestamps_the_last_of_equal_pairs_in_file_order_stays():
+    pairs = np.array([7, 5, 7, 5, 7])
+    assert last_of_each_pair(pairs, None, NONE_HELD_OUT[:5]).tolist() == [False, False, False, True, True]
+
+
+def test_a_held_out_pair_stays_rather_than_a_later_training_one():
+    # Row 0 is later than row 1, but row 1 is held out.
+    pairs, seconds, held_out = np.array([7, 7]), np.array([90, 10]), np.array([False, True])
+    assert last_of_each_pair(pairs, seconds, held_out).tolist() == [False, True]
+
+
+def test_duplicates_agree_with_a_dictionary():
+    generator = np.random.default_rng(1)
+    pairs, seconds = generator.integers(0, 300, 1000), generator.integers(0, 5, 1000)
+    held_out = np.arange(1000) >= 700
+    best: dict[int, int] = {}
+    for row in range(1000):
+        rank = (held_out[row], seconds[row])
+        if pairs[row] not in best or rank >= (held_out[best[pairs[row]]], seconds[best[pairs[row]]]):
+            best[pairs[row]] = row
+    assert np.flatnonzero(last_of_each_pair(pairs, seconds, held_out)).tolist() == sorted(best.values())
+
+
+def test_the_core_is_taken_until_nothing_more_falls():
+    # k = 2. Rows: a1 a2 b1 b2 c2 c3. Item 3 has one row: c3 falls; then c has one row: c2 falls.
+    users, items = np.array([0, 0, 1, 1, 2, 2]), np.array([1, 2, 1, 2, 2, 3])
+    assert core(users, items, 2).tolist() == [True, True, True, True, False, False]
+
+
+def test_a_core_may_be_empty():
+    # A chain: a1 b1 b2 c2. a falls, then item 1, then b, then item 2.
+    assert not core(np.array([0, 1, 1, 2]), np.array([1, 1, 2, 2]), 2).any()
+
+
+def test_a_core_of_less_than_two_keeps_all():
+    for k in (0, 1):
+        assert core(np.array([0, 1]), np.array([0, 1]), k).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "seed"), [(10, 0.2, 42), (11, 0.2, 0), (1001, 0.33, 7), (7, 0.01, 1)]
+)
+def test_random_rows_are_those_of_scikit_learn(count, share, seed):
+    selection = pytest.importorskip("sklearn.model_selection")
+    _, expected = selection.train_test_split(range(count), test_size=share, random_state=seed)
+    assert np.flatnonzero(random_rows(count, share, seed)).tolist() == sorted(expected)
+
+
+@pytest.mark.parametrize("scale", [1, 2**60], ids=["small", "too large to be packed"])
+def test_repeated_pairs_are_found_in_file_order(scale):
+    pairs = np.array([3, 1, 2, 1, 3, 5, 3]) * scale
+    assert repeated_pairs(pairs).tolist() == [0, 1, 3, 4, 6]
+    assert repeated_pairs(pairs[:3]).tolist() == []
+    assert repeated_pairs(pairs[:0]).tolist() == []
+
+
+def test_random_validation_is_scikit_learns_split_of_the_training_rows():
+    selection = pytest.importorskip("sklearn.model_selection")
+    training, test = selection.train_test_split(range(100), test_size=0.2, random_state=42)
+    _, validation = selection.train_test_split(sorted(training), test_size=0.1, random_state=42)
+    parts = split("random", [0] * 100, test_size=0.2, validation_size=0.1, seed=42)
+    assert np.flatnonzero(parts == TEST).tolist() == sorted(test)
+    assert np.flatnonzero(parts == VALIDATION).tolist() == sorted(validation)
+
+
+@pytest.mark.parametrize("rule", ["random", "per_user", "given"])
+def test_a_seed_of_the_validation_part_draws_that_part_alone_anew(rule):
+    users, held_out = np.arange(200, dtype=np.int32) // 20, np.arange(200) % 5 == 0
+    own, again, other = (split_rows(rule, users, None, held_out, 0.2, 0.25, 7, seed) for seed in (None, 7, 8))
+    assert again.tolist() == own.tolist()
+    assert (other == TEST).tolist() == (own == TEST).tolist()
+    assert (other == VALIDATION).sum() == (own == VALIDATION).sum() == 40
+    assert (other != own).any()
+
+
+def test_the_last_of_each_user_is_the_latest_then_the_last_in_file_order():
+    # User 0: seconds 5, 9, 9 -> row 3. User 1: 8, 7 -> row 1. User 2 has one row, which stays in training.
+    users, seconds = np.array([0, 1, 0, 0, 2, 1]), np.array([5, 8, 9, 9, 1, 7])
+    assert np.flatnonzero(last_of_each_user(users, seconds)).tolist() == [1, 3]
+
+
+def test_leave_last_out_validates_on_the_last_but_one():
+    # User 0 in time order: rows 2, 0, 1 -> training, validation, test. User 1: row 4, and row 3 to train.
+    parts = split("leave_last_out", [0, 0, 0, 1, 1], [2, 3, 1, 5, 6], validation_size=0.5)
+    assert parts.tolist() == [VALIDATION, TEST, TRAIN, TRAIN, TEST]
+
+
+def test_a_temporal_split_takes_the_latest_rows_and_rounds_up():
+    # ceil(0.4 * 6) = 3 rows: second 9 (row 0), and of the rows of second 5 (1, 3, 4) the last two.
+    assert np.flatnonzero(latest_rows(np.array([9, 5, 1, 5, 5, 2]), 0.4)).tolist() == [0, 3, 4]
+
+
+def test_temporal_validation_lies_between_training_and_test():
+    # Test ceil(0.25 * 8) = 2: seconds 7, 8. Of the other 6, validation ceil(0.3 * 6) = 2: seconds 5, 6.
+    seconds = [8, 1, 7, 2, 6, 3, 5, 4]
+    parts = split("temporal", [0] * 8, seconds, test_size=0.25, validation_size=0.3)
+    assert parts.tolist() == [TEST, TRAIN, TEST, TRAIN, VALIDATION, TRAIN, VALIDATION, TRAIN]
+
+
+def test_each_user_gives_his_share_to_the_nearest_whole_number():
+    # share 0.25: 10 rows -> 2.5 -> 3; 4 rows -> 1; 2 rows -> 0.5 -> 1; 1 row -> 0.25 -> 0.
+    users = np.repeat([0, 1, 2, 3], [10, 4, 2, 1])
+    users = users[np.random.default_rng(0).permutation(17)]
+    chosen = share_of_each_user(users, 0.25, seed=3)
+    assert np.bincount(users[chosen], minlength=4).tolist() == [3, 1, 1, 0]
+
+
+def test_one_row_of_each_user_stays_in_training():
+    # share 0.9: 3 rows -> 2.7 -> 3, but one stays; 1 row -> 0.9 -> 1, but it stays.
+    users = np.array([0, 0, 0, 1])
+    chosen = share_of_each_user(users, 0.9, seed=0)
+    assert np.bincount(users[chosen], minlength=2).tolist() == [2, 0]
+
+
+def test_the_share_of_each_user_is_drawn_evenly_and_by_the_seed():
+    users = np.repeat(np.arange(4000), 4)
+    chosen = share_of_each_user(users, 0.25, seed=5)
+    assert np.array_equal(chosen, share_of_each_user(users, 0.25, seed=5))
+    assert not np.array_equal(chosen, share_of_each_user(users, 0.25, seed=6))
+    # Each of the 4 places is drawn 1000 times, with a standard deviation of sqrt(4000 * 1/4 * 3/4) = 27.
+    assert np.abs(chosen.reshape(4000, 4).sum(axis=0) - 1000).max() < 5 * 27
+
+
+def test_a_given_split_is_the_held_out_file_and_validates_at_random():
+    parts = split("given", [0, 0, 1, 1, 0], held_out=[0, 0, 0, 0, 1], validation_size=0.25, seed=9)
+    assert np.flatnonzero(parts == TEST).tolist() == [4]
+    assert np.flatnonzero(parts == VALIDATION).tolist() == np.flatnonzero(random_rows(4, 0.25, 9)).tolist()
+
+
+@pytest.mark.parametrize("rule", ["leave_last_out", "temporal"])
+def test_a_rule_that_needs_timestamps_says_so(rule):
+    with pytest.raises(DataError, match=r"needs timestamps.*--data.timestamp_column.*--data.split random"):
+        split(rule, [0, 0, 1])
+
+
+@pytest.mark.parametrize("size", [0, 1, -0.2, 1.5, math.nan])
+def test_a_test_size_outside_0_and_1_is_refused(size):
+    with pytest.raises(DataError, match=r"--data.test_size is"):
+        check_split("random", size, 0, 42)
+    check_split("given", size, 0, 42)  # where it is not used it does not matter
+
+
+@pytest.mark.parametrize("size", [1, -0.2, math.nan])
+def test_a_validation_size_outside_0_and_1_is_refused(size):
+    with pytest.raises(DataError, match=r"--data.validation_size is"):
+        check_split("leave_last_out", 0.2, size, 42)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_numpy_cannot_use_is_refused(seed):
+    with pytest.raises(DataError, match=r"--data.split_seed is"):
+        check_split("random", 0.2, 0, seed)
+
+
+def test_a_split_without_training_rows_is_refused():
+    with pytest.raises(DataError, match="leaves no train interactions of 1"):
+        split("random", [0])
+
+
+def test_a_split_without_test_rows_is_refused():
+    with pytest.raises(DataError, match="leaves no test interactions of 2"):
+        split("leave_last_out", [0, 1], [1, 2])
+
+
+def test_a_split_whose_validation_takes_all_training_rows_is_refused():
+    # 2 rows: 1 for the test, and ceil(0.5 * 1) = 1 for validation.
+    with pytest.raises(DataError, match="leaves no train interactions"):
+        split("random", [0, 0], validation_size=0.5)
+
+
+def test_a_split_without_the_validation_rows_asked_for_is_refused():
+    with pytest.raises(DataError, match="leaves no validation interactions"):
+        split("leave_last_out", [0, 0], [1, 2], validation_size=0.5)

@@ -1,0 +1,113 @@
+"""A data set extended by ids that an earlier run trained and its training split lacks."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests import worlds
+from trainer.batching.tower_inputs import item_inputs, user_inputs
+from trainer.dataset.attributes import Feature, Ragged
+from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
+from trainer.errors import DataError
+from trainer.runs.retained_ids import extend
+
+# Of the earlier data user 3 and item 30 are gone; user 2 and item 20 have test interactions alone now.
+BEFORE = ([(1, 10), (2, 20), (3, 30), (3, 10)], [(4, 40)])
+AFTER = ([(5, 50), (1, 10)], [(2, 20)])
+
+
+def attributes(users: dict[int, str], items: dict[int, list[str]]) -> dict[str, pa.Table]:
+    genres = pa.array(list(items.values()), pa.list_(pa.string()))
+    return {
+        "users": pa.table({"user_id": list(users), "work": list(users.values())}),
+        "items": pa.table(
+            {"item_id": list(items), "title": [f"title {item}" for item in items], "genres": genres}
+        ),
+    }
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Dataset:
+    known = attributes({1: "nurse", 2: "clerk", 3: "smith"}, {10: ["war"], 20: [], 30: ["noir", "war"]})
+    return worlds.dataset(tmp_path / "before", *BEFORE, **known)
+
+
+@pytest.fixture
+def after(tmp_path: Path) -> Dataset:
+    known = attributes({1: "nurse", 5: "clerk"}, {10: ["war"], 50: ["drama"]})
+    return worlds.dataset(tmp_path / "after", *AFTER, **known)
+
+
+def kept_by(dataset: Dataset, folder: Path) -> Vocabulary:
+    copy_vocabulary(dataset, folder)
+    return open_vocabulary(folder)
+
+
+def extended(after: Dataset, before: Dataset, folder: Path) -> Dataset:
+    inputs = (
+        user_inputs(before, list(before.user_features)),
+        item_inputs(before, list(before.item_features), bias=True),
+    )
+    return open_dataset(extend(after.folder, kept_by(before, folder), *inputs))
+
+
+def lists(ragged: Ragged) -> list[list[int]]:
+    return [ragged.values[a:b].tolist() for a, b in zip(ragged.offsets[:-1], ragged.offsets[1:], strict=True)]
+
+
+def values(feature: Feature) -> list[list[str]]:
+    names = [*feature.categories.to_pylist(), "unknown"]
+    return [[names[code] for code in codes] for codes in lists(feature.bags)]
+
+
+def test_retained_ids_are_appended_and_look_up_their_own_rows(before, after, tmp_path):
+    data = extended(after, before, tmp_path / "run")
+    # Nobody trained user 4 and item 40: there is nothing to be kept.
+    assert data.user_ids.to_pylist() == [5, 1, 2, 3]
+    assert data.item_ids.to_pylist() == [50, 10, 20, 30]
+    assert (data.user_count, data.item_count) == (4, 4)
+    assert user_inputs(after, ())["user"].tolist() == [0, 1, 3, 3]
+    assert user_inputs(data, ())["user"].tolist() == [0, 1, 2, 3, 4]
+    assert item_inputs(data, (), bias=True)["item_bias"].tolist() == [0, 1, 2, 3]
+    assert (data.report["kept_users"], data.report["kept_items"]) == (1, 1)
+
+
+def test_interactions_stay_and_items_of_a_retained_user_are_seen_and_looked_up(before, after, tmp_path):
+    data = extended(after, before, tmp_path / "run")
+    assert (data.train.users.tolist(), data.train.items.tolist()) == ([0, 1], [0, 1])
+    assert lists(data.train_by_user()) == [[0], [1], [], [], []]
+    assert lists(data.seen("test")) == lists(data.history()) == [[0], [1], [], [1, 3], []]
+    assert lists(data.held_out("test")) == [[], [], [2], [], []]
+
+
+def test_attributes_and_titles_of_retained_ids_come_from_the_earlier_run(before, after, tmp_path):
+    data = extended(after, before, tmp_path / "run")
+    work, genres = data.user_features["work"], data.item_features["genres"]
+    assert work.categories.to_pylist() == ["clerk", "nurse", "smith"]
+    assert values(work) == [["clerk"], ["nurse"], ["unknown"], ["smith"], ["unknown"]]
+    assert genres.categories.to_pylist() == ["drama", "war", "noir"]
+    assert values(genres) == [["drama"], ["war"], ["unknown"], ["noir", "war"]]
+    assert data.titles is not None
+    assert data.titles.to_pylist() == ["title 50", "title 10", None, "title 30"]
+
+
+def test_a_run_that_has_retained_all_extends_the_data_in_the_same_way(before, after, tmp_path):
+    data = extended(after, before, tmp_path / "run")
+    assert extended(after, data, tmp_path / "again").folder == data.folder
+
+
+def test_ids_of_another_type_cannot_be_retained(before, tmp_path):
+    pairs = [(f"u{user}", f"i{item}") for user, item in AFTER[0]]
+    text = worlds.dataset(tmp_path / "text", pairs, [("u9", "i9")])
+    assert extended(text, before, tmp_path / "run").user_ids.to_pylist()[3:] == ["1", "2", "3"]
+    with pytest.raises(DataError, match="user ids were string and are int64 now"):
+        extended(before, text, tmp_path / "text run")
+
+
+def test_attribute_values_of_another_type_cannot_be_retained(before, tmp_path):
+    known = pa.table({"user_id": [1, 5], "work": [1, 2]})
+    numbers = worlds.dataset(tmp_path / "numbers", *AFTER, users=known)
+    with pytest.raises(DataError, match="values of work were string and are int64 now"):
+        extended(numbers, before, tmp_path / "run")

@@ -1,0 +1,70 @@
+"""Initial vectors of the closed form; normal ones and biases are tested with the training."""
+
+import json
+
+import numpy as np
+import torch
+
+from tests import worlds
+from trainer.distributed.world import join_world
+from trainer.model.edlae import history_vectors, training_towers
+from trainer.sharding.model_state import table_name
+from trainer.sharding.table_values import normal_block
+from trainer.training.components import assemble
+from trainer.training.initial_values import START_NORM, normal_values
+
+TRAIN, WITHHELD = worlds.checkerboard(users=32)
+
+
+def test_learned_tables_start_as_the_closed_form_in_length_alone_another(tmp_path) -> None:
+    dataset = worlds.dataset(tmp_path, TRAIN, [*WITHHELD, (7, 51)])  # user 7 has a test item alone
+    options = ("--model.start", "low_rank", "--model.history", "true", "--model.low_rank_penalty", "2")
+    with join_world("cpu") as world:
+        state = assemble(
+            worlds.configured(dataset, *worlds.QUICK, *options), dataset, world
+        ).model.state_dict()
+        tables = {
+            str(table_name(key)): value.local_shards()[0].tensor.clone()
+            for key, value in state.items()
+            if table_name(key)
+        }
+    history, vectors = (torch.from_numpy(table) for table in training_towers(dataset, 8, penalty=2))
+    known = dataset.train_by_user()
+    users = torch.from_numpy(history_vectors(known, np.arange(dataset.user_count), history.numpy()))
+    trained = known.lengths()[:-1] > 0
+    factor = START_NORM / users[trained].norm(dim=1).mean()
+    torch.testing.assert_close(tables["user"], torch.cat([users * factor, torch.zeros(1, 8)]))
+    torch.testing.assert_close(tables["user_history"], history * factor)
+    expected = vectors * START_NORM / vectors.norm(dim=1).mean()
+    torch.testing.assert_close(tables["item"], torch.cat([expected, torch.zeros(1, 8)]))
+    assert tables["user"][~torch.from_numpy(np.append(trained, True))].abs().max() == 0
+
+
+def test_a_training_from_the_closed_form_knows_the_checkerboard_after_one_epoch(tmp_path) -> None:
+    data = [*worlds.options(tmp_path, TRAIN, WITHHELD), "--run.epochs", "1"]
+    start = ["--model.start", "low_rank", "--model.low_rank_penalty", "2"]
+    figures = []
+    for name, options in (("closed", start), ("random", [])):
+        run = worlds.trained(tmp_path / name, *data, *options)
+        figures.append(json.loads((run / "metrics.json").read_text())["model"]["ndcg@10"])
+    assert figures[0] == 1
+    assert figures[1] < 1
+
+
+def test_rows_that_nothing_trains_are_zero_and_others_normal_in_every_block(tmp_path) -> None:
+    train = [(user, item) for user in range(40) for item in range(60) if (user * item) % 7 == 3]
+    dataset = worlds.dataset(tmp_path, train, [(100, 5), (101, 300)])
+    with join_world("cpu") as world:
+        tower_pairs = assemble(worlds.configured(dataset, *worlds.QUICK), dataset, world).tower_pairs[0]
+    found = normal_values(dataset, tower_pairs, 3, 0.1, trains_reserved_item=False)
+    trained = {
+        "user": np.flatnonzero(dataset.train_by_user().lengths()),
+        "item": np.unique(dataset.train.items),
+    }
+    for table, rows in trained.items():
+        for block in (slice(0, 16), slice(16, 48), slice(48, 64)):
+            numbers = np.arange(block.start, block.stop)
+            expected = normal_block(3, table, block, 8, 0.1)
+            expected[torch.from_numpy(np.isin(numbers, rows, invert=True))] = 0
+            assert torch.equal(found[table](block), expected)
+        assert 0 < len(rows) < 64

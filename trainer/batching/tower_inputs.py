@@ -1,0 +1,155 @@
+"""Features of users and items that the towers look up, as TorchRec takes them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torchrec import KeyedJaggedTensor
+
+from trainer.atomic_write import replaced
+from trainer.batching.history_dropout import Bags
+from trainer.config.schema import Config
+from trainer.dataset.attributes import Ragged
+from trainer.dataset.dataset import Dataset
+from trainer.errors import CheckpointError, ConfigError
+
+Inputs: TypeAlias = Mapping[str, np.ndarray | Ragged]
+"""Features of one tower by table: one id a row, (rows,), or a bag of codes a row."""
+
+USER = "user"
+"""Name of the table of user ids."""
+USER_HISTORY = "user_history"
+"""Name of the table for histories, with a row an item."""
+
+
+def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, history: bool = False) -> Inputs:
+    """Return the query features: the user's id, the training items, then attributes; by table.
+
+    A user without training interactions looks up the row reserved for unknown users and has an empty
+    history, unless they are retained from an earlier run.
+    """
+    rows, items = np.arange(dataset.user_count + 1, dtype=np.int32), dataset.history()
+    rows[dataset.train_by_user().lengths() == 0] = dataset.user_count
+    rows[dataset.kept_users] = dataset.kept_users
+    attributes = {f"user_{name}": dataset.user_features[name].bags for name in features}
+    return ({USER: rows} if ids else {}) | ({USER_HISTORY: items} if history else {}) | attributes
+
+
+def item_inputs(dataset: Dataset, features: Sequence[str], bias: bool) -> Inputs:
+    """Return the candidate features: the item's id, then attributes, then the id again for the bias table.
+
+    An item without training interactions looks up row `item_count`, which is reserved for such items: only
+    attributes tell them apart. Items retained from an earlier run have rows of their own.
+    """
+    name, ids = dataset.item_name, np.arange(dataset.item_count, dtype=np.int32)
+    ids[np.bincount(dataset.train.items, minlength=dataset.item_count) == 0] = dataset.item_count
+    ids[dataset.kept_items] = dataset.kept_items
+    attributes = {f"{name}_{feature}": dataset.item_features[feature].bags for feature in features}
+    return {name: ids} | attributes | ({f"{name}_bias": ids} if bias else {})
+
+
+def table_rows(dataset: Dataset, inputs: Inputs) -> dict[str, int]:
+    """Return the number of rows of each feature's table, including reserved ones."""
+    name = dataset.item_name
+    rows = {f"user_{feature.name}": feature.size for feature in dataset.user_features.values()}
+    rows |= {f"{name}_{feature.name}": feature.size for feature in dataset.item_features.values()}
+    rows |= {USER: dataset.user_count + 1, USER_HISTORY: dataset.item_count}
+    rows |= {name: dataset.item_count + 1, f"{name}_bias": dataset.item_count + 1}
+    return {table: rows[table] for table in inputs}
+
+
+def keyed_jagged(
+    inputs: Inputs, rows: np.ndarray, instead: Mapping[str, Bags] | None = None
+) -> KeyedJaggedTensor:
+    """Return the features of the given rows as TorchRec takes them.
+
+    Args:
+        inputs: Features of all rows.
+        rows: Row numbers, (b,) integers.
+        instead: Bags of these b rows that replace those of `inputs`, by feature.
+
+    Returns:
+        Features of stride b, keys in the order of `inputs`.
+    """
+    instead, ones = instead or {}, np.ones(len(rows), np.int32)
+    bags = []
+    for table, column in inputs.items():
+        if table in instead:
+            bags.append(instead[table])
+        else:
+            bags.append(column.take(rows) if isinstance(column, Ragged) else (ones, column[rows]))
+    return KeyedJaggedTensor(
+        keys=list(inputs),
+        values=torch.from_numpy(np.concatenate([ids for _, ids in bags], dtype=np.int64)),
+        lengths=torch.from_numpy(np.concatenate([lengths for lengths, _ in bags], dtype=np.int32)),
+        stride=len(rows),
+        # Otherwise TorchRec sums them up on the device, and the CPU waits for a GPU.
+        length_per_key=[len(ids) for _, ids in bags],
+    )
+
+
+def save_inputs(path: Path, inputs: Inputs) -> None:
+    """Write the features of one tower to a `.npz` file."""
+    arrays: dict[str, np.ndarray] = {}
+    for table, column in inputs.items():
+        if isinstance(column, Ragged):
+            arrays |= {f"{table}.offsets": column.offsets, f"{table}.values": column.values}
+        else:
+            arrays[table] = column
+    with replaced(path) as beside:
+        np.savez(beside, **arrays)  # type: ignore[arg-type]
+
+
+def open_inputs(path: Path) -> Inputs:
+    """Read features that `save_inputs` wrote.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}). Train anew elsewhere") from None
+    tables = dict.fromkeys(name.partition(".")[0] for name in arrays)
+    return {
+        table: arrays[table]
+        if table in arrays
+        else Ragged(arrays[f"{table}.offsets"], arrays[f"{table}.values"])
+        for table in tables
+    }
+
+
+TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
+"""Attributes whose tables would have the name of another one."""
+
+
+def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
+    """Return the features of the query tower and of the candidate tower.
+
+    Raises:
+        ConfigError: If the data set lacks an attribute, or one cannot name a table.
+    """
+    for side, wanted, present in (
+        ("user", config.model.user_features, dataset.user_features),
+        ("item", config.model.item_features, dataset.item_features),
+    ):
+        for name in wanted:
+            if name not in present:
+                has = f"it has {', '.join(present)}" if present else "it has none"
+                raise ConfigError(
+                    f"--model.{side}_features {name}: no such attribute in {dataset.name}; {has}"
+                )
+            if "." in name or ":" in name or name in TAKEN_NAMES[side]:
+                taken = " or ".join(f"`{other}`" for other in TAKEN_NAMES[side])
+                raise ConfigError(
+                    f"--model.{side}_features {name}: cannot name a table (no `.` or `:`, not {taken}). "
+                    "Rename the column"
+                )
+    model = config.model
+    users = user_inputs(dataset, model.user_features, model.user_id, model.history)
+    items = item_inputs(dataset, model.item_features, model.item_bias)
+    return users, items

@@ -1,0 +1,72 @@
+"""Argument parsing that commands share: one-line errors and types of values. Nothing here imports torch."""
+
+import argparse
+from typing import TYPE_CHECKING, NoReturn
+
+from trainer.config.schema import BASELINES
+from trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainer.config.schema import Config
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a ConfigError in place of argparse's usage text and exit."""
+        raise ConfigError(f"{self.prog}: {message}. See {self.prog} --help")
+
+
+def configuration(prog: str, arguments: list[str], heading: str = "") -> "Config | None":
+    """Return the configuration that options ask for; None where they ask for help or for its text.
+
+    Args:
+        prog: Name of the command, as help shows it.
+        arguments: Options of the command.
+        heading: Printed above the help.
+    """
+    from trainer.config.parser import config_text, make_parser
+    from trainer.config.resume import asked_config
+
+    if "--help" in arguments or "-h" in arguments:
+        if heading:
+            print(heading)
+        make_parser(prog).print_help()
+        return None
+    config = asked_config([argument for argument in arguments if argument != "--print_config"])
+    if "--print_config" in arguments:
+        print(config_text(config), end="")
+        return None
+    return config
+
+
+def count(text: str) -> int:
+    """Return a whole number from 1 up."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 up is needed")
+    return int(text)
+
+
+def lengths(text: str) -> list[int]:
+    """Return whole numbers from 1 up that are separated by commas."""
+    found = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 1 up are needed, as 5,10")
+    return found
+
+
+def ids(text: str) -> list[str]:
+    """Return raw ids that are separated by commas."""
+    found = [part for part in text.split(",") if part]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r}: ids of items are needed, as 12,7")
+    return found
+
+
+def baselines(text: str) -> list[str]:
+    """Return names of baselines that are separated by commas; none for an empty text."""
+    names = text.split(",") if text else []
+    if wrong := set(names) - set(BASELINES):
+        raise argparse.ArgumentTypeError(f"{min(wrong)!r}: names out of {', '.join(BASELINES)} are needed")
+    return names

@@ -1,0 +1,45 @@
+"""`evaluate`: measure a run under any protocol, beside other rankers or another run."""
+
+from pathlib import Path
+
+from trainer.commands.arguments import Parser, baselines, lengths
+from trainer.config.schema import BASELINES
+
+
+def run(arguments: list[str], heading: str = "") -> None:
+    """Measure a run under any protocol, beside other rankers or another run."""
+    parser = Parser(prog="python -m trainer evaluate", description=run.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--split", choices=["test", "validation"], help="part to find (default: the run's)")
+    parser.add_argument("--seen", choices=["mask", "keep"], help="leave earlier items out, or rank them too")
+    parser.add_argument("--k", type=lengths, metavar="K,K", help="lengths of the ranked list, as 5,10,20")
+    parser.add_argument(
+        "--baselines", type=baselines, metavar="B,B", help=f"other rankers: {', '.join(BASELINES)}"
+    )
+    parser.add_argument(
+        "--beyond", action="store_true", help="coverage, novelty, diversity, and NDCG by group too"
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="RUN2",
+        help="how far another run of the same data is off, and how sure",
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="device of every rank")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    from trainer.training.run_evaluation import evaluate
+
+    text = evaluate(
+        options.run,
+        options.split,
+        options.seen,
+        options.k,
+        options.device,
+        baselines=options.baselines,
+        beyond=options.beyond,
+        compare=options.compare,
+        as_json=options.json,
+    )
+    if text is not None:
+        print(text)

@@ -1,0 +1,17 @@
+"""`prepare`: fetch, read, clean and split the data, and no more."""
+
+from trainer.commands.arguments import configuration
+
+
+def run(arguments: list[str], heading: str = "") -> None:
+    """Fetch, read, clean and split the data, as `train` does first."""
+    config = configuration("python -m trainer prepare", arguments, heading)
+    if config is None:
+        return
+    from trainer.dataset.dataset import open_dataset
+    from trainer.dataset.prepare import prepare_data
+
+    folder = prepare_data(config.data)
+    if skipped := open_dataset(folder).report["skipped"]:
+        print(f"{skipped:,} rows that cannot be read were skipped")
+    print(f"prepared: {folder}")

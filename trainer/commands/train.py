@@ -1,0 +1,48 @@
+"""`train`: train, measure and keep a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.commands.arguments import configuration
+
+if TYPE_CHECKING:
+    from trainer.config.schema import Config
+
+LARGEST_EXAMPLE = 2**30
+"""Bytes of tables up to which a training ends with recommendations: they are opened whole for it."""
+
+
+def run(arguments: list[str], heading: str = "") -> None:
+    """Train, measure and keep a run (the default command)."""
+    config = configuration("python -m trainer [train]", arguments, heading)
+    if config is None:
+        return
+    config = _resumed(config, arguments)
+    from trainer.training.train import train
+
+    folder = train(config)
+    if folder is not None:
+        _show_an_example(folder)
+
+
+def _resumed(config: "Config", arguments: list[str]) -> "Config":
+    """Return the configuration, or that of the run in its folder, which is then resumed."""
+    from trainer.config.resume import asked_config, continued_config, restarted_run
+
+    if config.run.dir is None and (run := restarted_run()):
+        arguments = [*arguments, "--run.dir", str(run)]
+        config = asked_config(arguments)
+    file = Path(config.run.dir or "") / "config.yaml"
+    return continued_config(file, arguments) if config.run.dir and file.is_file() else config
+
+
+def _show_an_example(run: Path) -> None:
+    """Print ten items for the first user, if the tables are small enough to be opened whole."""
+    from trainer.runs.run_folder import first_user, weight_bytes
+    from trainer.serving.recommend import as_text, recommend
+
+    command = f"python -m trainer recommend {run} --user {first_user(run)}"
+    if weight_bytes(run) > LARGEST_EXAMPLE:
+        print(f"Next: {command}")
+    else:
+        print(f"\n{command}\n{as_text(recommend(run, str(first_user(run))))}")

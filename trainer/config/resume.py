@@ -1,0 +1,160 @@
+"""Which run a training resumes or starts from, and under which configuration."""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trainer.config.parser import changes, parse_config, read_config
+from trainer.config.schema import Config
+from trainer.errors import ConfigError
+
+MAY_CHANGE = (
+    "run.epochs",
+    "run.log_every",
+    "run.tensorboard",
+    "run.save_every",
+    "run.save_async",
+    "run.keep_last",
+    "run.keep_best",
+    "run.on_save_failure",
+    "run.dir",
+    "batches.ahead",
+    "model.precision",
+)
+MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "deterministic", "backend", "timeout")
+RUNS, LAUNCH = Path("runs"), ".launch"
+RUN_NOTE = "SHARDTOWER_RUN_NOTE"
+"""Environment variable that names the file in which launch/ranks.py expects the run folder."""
+PATHS = ("root", "cache", "interactions", "held_out", "users", "items")
+SHAPE = (
+    *("model.dim", "model.similarity", "model.item_bias", "model.user_id", "model.history"),
+    *("model.user_features", "model.item_features", "model.hidden", "model.combine", "loss.name"),
+)
+"""Keys in which two models must agree for one to start from the vectors of the other."""
+
+
+def launch_id() -> str | None:
+    """Return what identifies this launch of torchrun, whose restarts keep it; None if nothing does.
+
+    On one host that is the folder that torchrun makes for each launch. Several hosts share only the id of
+    their rendezvous, which is "none" where a static one was given none.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file and os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE"):
+        return Path(error_file).parents[2].name  # .../ID_RANDOM/attempt_0/0/error.json
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if run_id == "none" else run_id
+
+
+def restarted_run() -> Path | None:
+    """Return the run folder that this launch made before its ranks were restarted, or None.
+
+    Raises:
+        ConfigError: Ranks may be restarted, and could not tell their run from others.
+    """
+    launch, restarts = launch_id(), os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if launch is None and restarts != "0":
+        raise ConfigError(
+            f"--max-restarts {restarts}: without a --rdzv-id, restarted ranks could take another training's "
+            "run for theirs. Name the run folder: --run.dir DIR"
+        )
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return None
+    marks = [mark for mark in RUNS.glob(f"*/{LAUNCH}") if mark.read_text() == launch]
+    return max(marks, key=lambda mark: mark.stat().st_mtime).parent if marks else None
+
+
+def tell_launcher(run: Path) -> None:
+    """Tell launch/ranks.py the run folder, so that it can say how to resume when a rank is killed."""
+    if note := os.environ.get(RUN_NOTE):
+        with suppress(OSError):
+            Path(note).write_text(str(run))
+
+
+def asked_config(arguments: Sequence[str]) -> Config:
+    """Return the configuration that options ask for; with `--from RUN`, that run's where they are silent.
+
+    Raises:
+        ConfigError: RUN is not a run folder.
+    """
+    arguments, origin = _with_origin(arguments)
+    if origin is None:
+        return parse_config(arguments)
+    file = origin / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(
+            f"--from {origin}: no run folder (it has no {file.name}). Name one that `train` wrote"
+        )
+    then, asked = read_config(file), parse_config(arguments, base=file)
+    check_shape(origin, then, asked)
+    if asked.run.dir != then.run.dir or any(each.startswith("--run.dir") for each in arguments):
+        return asked
+    return replace(asked, run=replace(asked.run, dir=None))
+
+
+def check_shape(origin: Path, then: Config, config: Config) -> None:
+    """Refuse a model that cannot start from a run's vectors, because they would mean something else in it.
+
+    Raises:
+        ConfigError: Names the key, with both values.
+    """
+    before = changes(config, then)
+    for key, value in changes(then, config).items():
+        if key in SHAPE:
+            raise ConfigError(
+                f"--{key} {value}: {origin} has {before[key]}, and its vectors are of no use otherwise. "
+                "Leave the option out, or train without --from"
+            )
+
+
+def _with_origin(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Replace `--from RUN` by the key that it sets; also return RUN, if it is given."""
+    found: list[str] = []
+    origin: Path | None = None
+    given = iter(arguments)
+    for argument in given:
+        option, equals, value = argument.partition("=")
+        if option != "--from":
+            found.append(argument)
+            continue
+        value = value if equals else next(given, "")
+        if not value or value.startswith("--"):
+            raise ConfigError("--from: a run folder is needed. Name one that `train` wrote")
+        origin = Path(value)
+        found += ["--run.origin", str(origin.absolute())]
+    return found, origin
+
+
+def continued_config(file: Path, arguments: Sequence[str]) -> Config:
+    """Return the configuration of a run that is resumed under the given options.
+
+    Args:
+        file: The run's own configuration, which holds where the options are silent.
+        arguments: Options as on the command line.
+
+    Raises:
+        ConfigError: An option may not change between start and resume; the message gives both values.
+    """
+    options, _ = _with_origin(arguments)
+    kept, asked = read_config(file), parse_config(options, base=file)
+    settled = changes(asked, kept)
+    for key, value in changes(kept, asked).items():
+        before = settled[key]
+        if key in MAY_CHANGE or key.partition(".")[0] in MAY_CHANGE_SECTIONS or _is_same(key, before, value):
+            continue
+        raise ConfigError(
+            f"--{key} {value}: the run in {file.parent} has {before}, and goes on with it. Leave the option "
+            "out, or name another --run.dir"
+        )
+    return asked
+
+
+def _is_same(key: str, before: Any, value: Any) -> bool:
+    """Return whether two paths of data name the same place."""
+    section, _, name = key.partition(".")
+    if section != "data" or name not in PATHS or None in (before, value):
+        return False
+    return Path(before).absolute() == Path(value).absolute()

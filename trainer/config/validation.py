@@ -1,0 +1,187 @@
+"""The rules for values and combinations of options: each with its key and its error message."""
+
+import math
+from collections.abc import Iterator
+from typing import TypeAlias, get_args, get_type_hints
+
+from trainer.config.losses import loss_spec, losses_where
+from trainer.config.schema import BASELINES, Config, ShardingConfig
+
+Rule: TypeAlias = tuple[str, str, bool]
+"""A key, what it needs, and whether the configuration satisfies that."""
+WIDEST = 16_384
+"""Most columns of a table with which FBGEMM's CPU kernels are known to train; at 32,764 they crash."""
+
+
+def rules(config: Config) -> Iterator[Rule]:
+    """Yield all rules, those for single values first."""
+    yield from _of_sharding(config)
+    for section in (_of_model, _of_run, _of_loss, _of_evaluation, _of_optimizer, _of_data, _of_combinations):
+        yield from section(config)
+
+
+def _of_model(config: Config) -> Iterator[Rule]:
+    model = config.model
+    yield (
+        "model.dim",
+        f"a multiple of 4 from 4 to {WIDEST:,} is needed, as FBGEMM takes no other",
+        model.dim is None or (0 < model.dim <= WIDEST and model.dim % 4 == 0),
+    )
+    yield "model.temperature", "a number above 0 is needed", _above_zero(model.temperature)
+    yield "model.init_std", "a number above 0 is needed", _above_zero(model.init_std)
+    yield "model.low_rank_penalty", "a number above 0 is needed", _above_zero(model.low_rank_penalty)
+    yield (
+        "model.low_rank",
+        f"0 or a multiple of 4 from 4 to {WIDEST:,} is needed, as FBGEMM takes no other",
+        model.low_rank is None or (0 <= model.low_rank <= WIDEST and model.low_rank % 4 == 0),
+    )
+    yield (
+        "model.user_id",
+        "the query tower needs --model.user_id true, --model.history true or --model.user_features",
+        model.user_id or model.history or bool(model.user_features),
+    )
+    yield "model.history_dropout", "a share between 0 and 1 is needed", 0 < model.history_dropout < 1
+    yield "model.item_id_dropout", "a share from 0 to below 1 is needed", 0 <= model.item_id_dropout < 1
+    users, items = model.user_id + model.history + len(model.user_features), 1 + len(model.item_features)
+    shared = 4 * math.lcm(users, items)
+    yield (
+        "model.dim",
+        f"a multiple of {shared} is needed with --model.combine concat, which shares it among {users} "
+        f"features of users and {items} of items, a multiple of 4 for each",
+        model.combine == "sum" or (model.dim or 128) % shared == 0,
+    )
+    yield "model.start", "needs --model.combine sum", model.start == "random" or model.combine == "sum"
+    yield "model.hidden", "widths from 1 up are needed", all(width > 0 for width in model.hidden)
+
+
+def _of_run(config: Config) -> Iterator[Rule]:
+    run = config.run
+    yield "batches.size", "a whole number from 1 up is needed", _above_zero(config.batches.size)
+    yield "batches.ahead", "a whole number from 0 up is needed", (config.batches.ahead or 0) >= 0
+    yield "run.epochs", "a whole number from 1 up is needed", _above_zero(run.epochs)
+    yield "run.log_every", "a whole number from 0 up is needed", run.log_every >= 0
+    yield "run.evaluate_every", "a whole number from 0 up is needed", (run.evaluate_every or 0) >= 0
+    yield "run.patience", "a whole number from 0 up is needed", (run.patience or 0) >= 0
+    yield (
+        "run.patience",
+        "needs evaluations to count, for instance --run.evaluate_every 1 --data.validation_size 0.1",
+        not run.patience or _validates(config),
+    )
+    yield "run.save_every", "a whole number from 0 up is needed", run.save_every >= 0
+    yield "run.keep_last", "a whole number from 1 up is needed", run.keep_last > 0
+    yield "run.keep_best", "a whole number from 0 up is needed", run.keep_best >= 0
+    yield (
+        "run.keep_best",
+        "needs evaluations to compare, for instance --run.evaluate_every 1 --data.validation_size 0.1",
+        not run.keep_best or _validates(config),
+    )
+    yield "timeout", "seconds above 0 are needed", config.timeout > 0
+    yield "run.removed", "needs --from RUN", run.removed == "drop" or run.origin is not None
+    yield "run.seed", "a whole number from 0 to 2147483647 is needed", 0 <= run.seed < 2**31
+
+
+def _of_loss(config: Config) -> Iterator[Rule]:
+    loss = config.loss
+    yield "loss.samples", "a whole number from 1 up is needed", _above_zero(loss.samples)
+    yield "loss.popularity_power", "a number from 0 to 1 is needed", 0 <= loss.popularity_power <= 1
+
+
+def _of_evaluation(config: Config) -> Iterator[Rule]:
+    evaluation = config.evaluation
+    yield (
+        "evaluation.k",
+        "whole numbers from 1 up are needed",
+        bool(evaluation.k) and min(evaluation.k) > 0,
+    )
+    yield (
+        "evaluation.baselines",
+        f"names out of {', '.join(BASELINES)} are needed",
+        set(evaluation.baselines) <= set(BASELINES),
+    )
+    yield "evaluation.chunk", "a whole number from 1 up is needed", evaluation.chunk > 0
+
+
+def _of_optimizer(config: Config) -> Iterator[Rule]:
+    optimizer = config.optimizer
+    yield "optimizer.learning_rate", "a number above 0 is needed", _above_zero(optimizer.learning_rate)
+    yield (
+        "optimizer.dense_learning_rate",
+        "a number above 0 is needed",
+        optimizer.dense_learning_rate > 0,
+    )
+    yield (
+        "optimizer.table_learning_rates",
+        "numbers from 0 up are needed",
+        all(rate >= 0 for rate in optimizer.table_learning_rates.values()),
+    )
+    yield (
+        "optimizer.betas",
+        "two numbers from 0 to below 1 are needed",
+        len(optimizer.betas) == 2 and all(0 <= beta < 1 for beta in optimizer.betas),
+    )
+    yield "optimizer.clip_gradients", "a number above 0 is needed", _above_zero(optimizer.clip_gradients)
+    yield "optimizer.warmup", "a share from 0 to 1 is needed", 0 <= optimizer.warmup <= 1
+    yield "optimizer.weight_decay", "a number from 0 up is needed", optimizer.weight_decay >= 0
+
+
+def _of_data(config: Config) -> Iterator[Rule]:
+    data = config.data
+    yield "data.test_size", "a share between 0 and 1 is needed", 0 < data.test_size < 1
+    yield "data.validation_size", "a share from 0 to below 1 is needed", 0 <= data.validation_size < 1
+    yield "data.split_seed", "a whole number from 0 to 4294967295 is needed", 0 <= data.split_seed < 2**32
+    yield "data.k_core", "a whole number from 0 up is needed", data.k_core >= 0
+
+
+def _of_sharding(config: Config) -> Iterator[Rule]:
+    sharding = config.sharding
+    kinds = get_args(get_type_hints(ShardingConfig)["kind"])
+    for table, kind in sharding.tables.items():
+        yield f"sharding.tables.{table}", f"one of {', '.join(kinds)} is needed", kind in kinds
+    for table, parts in sharding.partitions.items():
+        yield f"sharding.partitions.{table}", "a whole number from 1 up is needed", parts > 0
+    for table, ranks in sharding.ranks.items():
+        needed = "ranks from 0 up are needed, as 0,1"
+        yield f"sharding.ranks.{table}", needed, bool(ranks) and min(ranks) >= 0
+
+
+def _of_combinations(config: Config) -> Iterator[Rule]:
+    data, model, loss, spec = config.data, config.model, config.loss, loss_spec(config.loss.name)
+    ranking = losses_where(lambda other: not other.needs_values)
+    yield (
+        "model.learn_temperature",
+        "needs --model.similarity cosine, as dot products have no temperature",
+        not model.learn_temperature or model.similarity == "cosine",
+    )
+    by_interaction = config.batches.rows == "interaction"
+    yield "loss.name", "needs --batches.rows interaction", spec.user_rows or by_interaction
+    yield (
+        "model.low_rank",
+        f"needs --loss.name {ranking}: beside values, closed-form scores mean nothing",
+        not model.low_rank or not spec.needs_values,
+    )
+    yield "loss.mask_known", "needs --batches.rows interaction", loss.mask_known or by_interaction
+    yield (
+        "run.evaluate_every",
+        "needs a validation part, for instance --data.validation_size 0.1 (the test part is measured once)",
+        not config.run.evaluate_every or data.validation_size > 0,
+    )
+    yield (
+        "evaluation.split",
+        "needs a validation part, for instance --data.validation_size 0.1",
+        config.evaluation.split == "test" or data.validation_size > 0,
+    )
+    yield "data.name", "needs --data.interactions FILE", data.name != "files" or data.interactions is not None
+    yield (
+        "data.split",
+        "needs --data.held_out FILE with --data.name files",
+        data.split != "given" or (data.name == "files" and data.held_out is not None),
+    )
+
+
+def _validates(config: Config) -> bool:
+    every = config.run.evaluate_every
+    return every > 0 if every is not None else config.data.validation_size > 0
+
+
+def _above_zero(value: float | None) -> bool:
+    return value is None or value > 0

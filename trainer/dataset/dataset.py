@@ -1,0 +1,310 @@
+"""Interactions and attributes of a source -> a prepared data set on disk, memory-mapped by all who train.
+
+Preparing streams: record batches are encoded as they come and written out, then cleaned and split a block of
+rows, or of users, at a time. Its peak is about 500 MB of memory besides the vocabulary, and 6 bytes an
+interaction (draws of the random split, masks); a k-core takes 20, a split by time or by user up to 30. The
+prepared form takes up to 28 bytes an interaction on disk, and 28 more while it is made.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from filelock import FileLock
+
+from trainer.dataset import storage
+from trainer.dataset.attributes import Feature, Ragged, align, categorise
+from trainer.dataset.clean import clean
+from trainer.dataset.encode import COLUMNS, encode
+from trainer.dataset.split import PARTS, Rule, check_split
+from trainer.dataset.write_splits import parts_of_rows, write_parts
+from trainer.errors import DataError
+from trainer.sources.schema import SourceTables
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """One part of the data set, in file order; columns are memory-mapped and read-only.
+
+    Attributes:
+        users: (n,) int32 row of the user vocabulary.
+        items: (n,) int32 row of the item vocabulary.
+        values: (n,) float32, or None.
+        timestamps: (n,) int64 seconds, or None.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    values: np.ndarray | None
+    timestamps: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared data set; see `prepare`.
+
+    Attributes:
+        folder: Folder of the prepared data.
+        key: Hash of source and settings, in the folder's name.
+        name: Name of the data set.
+        item_name: What an item is called, e.g. `movie`.
+        user_count: Users in the vocabulary; row `user_count` is reserved for unknown users.
+        item_count: The catalogue: every item of any part.
+        train: Training interactions.
+        validation: Validation interactions; there may be none.
+        test: Test interactions.
+        user_ids: Raw ids of users (int64 or string) in row order: by first appearance.
+        item_ids: Raw ids of items, likewise.
+        titles: (item_count,) strings, null where unknown, or None.
+        user_features: Attributes by name; `user_count + 1` rows, the last one unknown.
+        item_features: Attributes by name; `item_count` rows.
+        report: What was read, dropped and kept.
+        kept_users: (n,) int64 rows that have vectors of their own without training interactions; see
+            `trainer.runs.retained_ids`.
+        kept_items: The same for items.
+    """
+
+    folder: Path
+    key: str
+    name: str
+    item_name: str
+    user_count: int
+    item_count: int
+    train: Interactions
+    validation: Interactions
+    test: Interactions
+    user_ids: pa.Array
+    item_ids: pa.Array
+    titles: pa.Array | None
+    user_features: dict[str, Feature]
+    item_features: dict[str, Feature]
+    report: dict[str, int | float | str]
+    kept_users: np.ndarray
+    kept_items: np.ndarray
+
+    @property
+    def evaluated_items(self) -> int:
+        """Items that evaluations rank, the first rows: not those retained from an earlier run, never hits."""
+        return self.item_count - int(self.report.get("kept_items", 0))
+
+    def train_by_user(self) -> Ragged:
+        """Training items of each user, of the same shape as `seen`."""
+        return self._by_user("train")
+
+    def seen(self, split: str) -> Ragged:
+        """Return the items of each user before `split`: training items, for `test` validation items too.
+
+        Returns:
+            `user_count + 1` rows, item rows ascending within a user; the last row is empty.
+        """
+        return self._by_user("known" if split == "test" else "train")
+
+    def history(self) -> Ragged:
+        """Return the items of each user's history: training items, of a retained user those of then."""
+        return self._by_user("history")
+
+    def _by_user(self, name: str) -> Ragged:
+        own = (self.folder / f"by_user_{name}_offsets.npy").exists()
+        return storage.map_ragged(self.folder, f"by_user_{name if own else 'train'}")
+
+    def held_out(self, split: str) -> Ragged:
+        """Return the items of `split` by user, of the same shape as `seen`."""
+        return storage.map_ragged(self.folder, f"by_user_{split}")
+
+    def user_row(self, raw_id: str | int) -> int | None:
+        """Row of a user, or None; ids from a command line are text, so "1" finds the integer 1."""
+        return row_of(self.user_ids, raw_id)
+
+    def item_row(self, raw_id: str | int) -> int | None:
+        """Row of an item, or None."""
+        return row_of(self.item_ids, raw_id)
+
+
+def prepare(
+    make_source: Callable[[], SourceTables],
+    source_key: dict,
+    cache: Path,
+    *,
+    name: str,
+    min_value: float | None,
+    k_core: int,
+    split: Rule,
+    test_size: float,
+    validation_size: float,
+    split_seed: int,
+    validation_seed: int | None = None,
+) -> Path:
+    """Return the folder of the prepared data set, made if it is not there or not whole.
+
+    Interactions are cleaned in this order: values below `min_value` are dropped; of a (user, item) pair that
+    stands several times the latest row stays (see `split.last_of_each_pair`); then the `k_core` is taken. The
+    rest keeps its file order, is numbered from 0 and split (see `split.split_rows`); a source with a
+    held-out file is split by that file, whatever `split` says. The vocabulary holds the remaining users and
+    items in the order in which the files first name them. Attribute columns which are no categories are left
+    out (see `features.categorise`).
+
+    Args:
+        make_source: Called only if the source has to be read.
+        source_key: What decides the content of the source: paths, sizes, modification times, options.
+        cache: Folder of prepared data sets; processes that prepare the same one at once wait for the first.
+        name: Name of the data set, with which that of the folder begins.
+        min_value: Smallest value of a positive; None: all are.
+        k_core: Least interactions of a user and of an item.
+        split: Rule of the split.
+        test_size: Share of the test split.
+        validation_size: Share of the validation split; 0: none.
+        split_seed: Seed of both.
+        validation_seed: Seed of the validation split alone, by default `split_seed`.
+
+    Raises:
+        DataError: The settings do not suit the source or leave nothing.
+    """
+    check_split(split, test_size, validation_size, split_seed)
+    settings: dict[str, Any] = {"min_value": min_value, "k_core": k_core, "split": split}
+    settings |= {"test_size": test_size, "validation_size": validation_size, "split_seed": split_seed}
+    if validation_seed not in (None, split_seed):  # so that folders keep their names
+        settings["validation_seed"] = validation_seed
+    identity = json.dumps([storage.FORMAT, name, source_key, settings], sort_keys=True, default=str)
+    key = hashlib.sha256(identity.encode()).hexdigest()[:20]
+    folder = cache / f"{name}-{key}"
+    if storage.is_whole(folder):
+        return folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cache / f"{folder.name}.lock").acquire()
+    except OSError as error:
+        raise DataError(
+            f"{cache}: {error.strerror}. Choose a folder for prepared data: --data.cache"
+        ) from error
+    with lock:
+        if not storage.is_whole(folder):
+            with storage.published(folder) as temporary:
+                _build(temporary, make_source(), key, name, settings)
+    return folder
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Memory-map a prepared data set.
+
+    Raises:
+        DataError: A file of it is missing or truncated.
+    """
+    meta = storage.read_meta(folder, "Prepare it anew: start the same command again")
+    user_ids, _ = storage.map_ids(folder, "user")
+    item_ids, titles = storage.map_ids(folder, "item")
+    user_features, item_features = (
+        {
+            name: Feature(
+                name,
+                storage.map_column(folder, f"{side}_categories_{number}"),
+                storage.map_ragged(folder, f"{side}_feature_{number}"),
+            )
+            for number, name in enumerate(meta[f"{side}_features"])
+        }
+        for side in ("user", "item")
+    )
+    train, validation, test = (_map_part(folder, part) for part in PARTS)
+    return Dataset(
+        folder=folder,
+        key=meta["key"],
+        name=meta["name"],
+        item_name=meta["item_name"],
+        user_count=len(user_ids),
+        item_count=len(item_ids),
+        train=train,
+        validation=validation,
+        test=test,
+        user_ids=user_ids,
+        item_ids=item_ids,
+        titles=titles,
+        user_features=user_features,
+        item_features=item_features,
+        report=meta["report"],
+        kept_users=_kept(folder, "user"),
+        kept_items=_kept(folder, "item"),
+    )
+
+
+def _build(folder: Path, source: SourceTables, key: str, name: str, settings: dict) -> None:
+    if settings["split"] == "given" and source.held_out is None:
+        raise DataError(f"{name}: --data.split given needs a file of held-out interactions: --data.held_out")
+    raw = folder / "raw"
+    raw.mkdir()
+    encoded = encode(source, name, raw)
+    stays, dropped = clean(encoded, name, settings["min_value"], settings["k_core"])
+    rule: Rule = settings["split"] if source.held_out is None else "given"
+    parts = parts_of_rows(encoded, stays, rule, settings)
+    del stays
+    report: dict[str, int | float | str] = {"read": len(parts), "skipped": source.bad_rows.skipped, **dropped}
+    report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
+    users, items = write_parts(folder, encoded, parts)
+    del encoded
+    shutil.rmtree(raw)
+    known_users = pa.concat_arrays([users, pa.nulls(1, users.type)])  # the null: the row of unknown users
+    user_features, _ = _write_attributes(folder, "user", known_users, source.users)
+    item_features, titles = _write_attributes(folder, "item", items, source.items)
+    storage.write_ids(folder, "user", users, None)
+    storage.write_ids(folder, "item", items, titles)
+    report |= {"users": len(users), "items": len(items)}
+    meta = {"key": key, "name": name, "item_name": source.item_name, "report": report}
+    storage.write_meta(folder, meta | {"user_features": user_features, "item_features": item_features})
+
+
+def _write_attributes(
+    folder: Path, side: str, ids: pa.Array, table: pa.Table | None
+) -> tuple[list[str], pa.Array | None]:
+    """Write the features of a side's ids; returns their names, and the titles if there are any."""
+    if table is None:
+        return [], None
+    aligned = align(ids, table, f"{side}_id")
+    features: list[str] = []
+    titles = None
+    for name in aligned.column_names:
+        if side == "item" and name == "title":
+            titles = aligned[name].cast(pa.string()).combine_chunks()
+        elif name != f"{side}_id" and (feature := categorise(name, aligned[name])):
+            write_feature(folder, side, len(features), feature)
+            features.append(name)
+    return features, titles
+
+
+def write_feature(folder: Path, side: str, number: int, feature: Feature) -> None:
+    """Save the feature with that number of a side."""
+    storage.write_ragged(folder, f"{side}_feature_{number}", feature.bags)
+    storage.write_column(folder, f"{side}_categories_{number}", feature.categories)
+
+
+def _map_part(folder: Path, part: str) -> Interactions:
+    users, items, values, timestamps = (storage.map_array(folder, f"{part}_{column}") for column in COLUMNS)
+    assert users is not None
+    assert items is not None
+    return Interactions(users, items, values, timestamps)
+
+
+def _kept(folder: Path, side: str) -> np.ndarray:
+    rows = storage.map_array(folder, f"kept_{side}s")
+    return np.empty(0, np.int64) if rows is None else rows
+
+
+def row_of(ids: pa.Array, raw_id: str | int) -> int | None:
+    """Position of a raw id, by a scan of some milliseconds a million ids."""
+    text = str(raw_id)
+    if pa.types.is_int64(ids.type):
+        try:
+            number = pa.scalar(int(text), pa.int64())
+        except (ValueError, OverflowError):
+            return None
+        row = pc.index(ids, number).as_py() if str(number.as_py()) == text else -1
+    else:
+        row = pc.index(ids, pa.scalar(text, ids.type)).as_py()
+    return None if row < 0 else row

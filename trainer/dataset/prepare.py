@@ -1,0 +1,112 @@
+"""From a data configuration to the folder of its prepared form: choose the reader, fetch, prepare once.
+
+Readers are imported when something has to be read, so that a second start is quick.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from trainer.config.schema import DataConfig
+from trainer.dataset.dataset import prepare
+from trainer.errors import DataError
+from trainer.sources.schema import SourceTables
+
+
+def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
+    """Folder of the prepared form, made where it is not there yet.
+
+    Args:
+        data: Data section of the configuration.
+        validation_seed: Seed of the validation split alone, by default `data.split_seed`.
+
+    Raises:
+        DataError: Data are missing or cannot be read.
+    """
+    make_source, key = _source(data)
+    return prepare(
+        make_source,
+        key,
+        cache_folder(data.cache),
+        name=data.name,
+        min_value=data.min_value,
+        k_core=data.k_core,
+        split="given" if data.held_out else data.split,
+        test_size=data.test_size,
+        validation_size=data.validation_size,
+        split_seed=data.split_seed,
+        validation_seed=validation_seed,
+    )
+
+
+def cache_folder(cache: str | None) -> Path:
+    """Folder of prepared data sets: the given one, or the user's cache."""
+    if cache:
+        return Path(cache)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shardtower"
+
+
+def _source(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
+    """Return how to read the raw data, and what identifies them."""
+    if data.name == "synthetic":
+        size = (data.synthetic_users, data.synthetic_items, data.synthetic_interactions, data.synthetic_seed)
+        return lambda: _synthesised(*size), {"synthetic": size}
+    if data.name == "files":
+        return _tables(data)
+    from trainer.sources.download import ensure_movielens
+
+    folder = ensure_movielens(data.name, Path(data.root), data.source)
+    key = {"movielens": data.name, "files": _fingerprint("--data.root", folder), "bad_rows": data.bad_rows}
+    return lambda: _movielens(data.name, folder, data.bad_rows), key
+
+
+def _synthesised(*size: int) -> SourceTables:
+    from trainer.sources.synthetic import synthesise
+
+    return synthesise(*size)
+
+
+def _movielens(name: str, folder: Path, bad_rows: Literal["error", "skip"]) -> SourceTables:
+    from trainer.sources.movielens import read_movielens
+
+    return read_movielens(name, folder, bad_rows)
+
+
+def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
+    """Return the same for tables of the user's own."""
+    paths = {
+        option: Path(path)
+        for option in ("interactions", "held_out", "users", "items")
+        if (path := getattr(data, option)) is not None
+    }
+    columns = {
+        "user_column": data.user_column,
+        "item_column": data.item_column,
+        "value_column": data.value_column,
+        "timestamp_column": data.timestamp_column,
+    }
+    key: dict[str, Any] = {option: _fingerprint(f"--data.{option}", path) for option, path in paths.items()}
+
+    def read() -> SourceTables:
+        from trainer.sources.files import read_tables
+
+        return read_tables(
+            data.format,
+            paths["interactions"],
+            paths.get("held_out"),
+            paths.get("users"),
+            paths.get("items"),
+            bad_rows=data.bad_rows,
+            **columns,
+        )
+
+    return read, key | columns | {"format": data.format, "bad_rows": data.bad_rows}
+
+
+def _fingerprint(option: str, path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a file, or of every file in a folder."""
+    if not path.exists():
+        raise DataError(f"{option} {path}: no such file. Name an existing one")
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -1,0 +1,256 @@
+"""Which interactions stay, and which part each belongs to: pure functions of columns, a result per row."""
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from trainer.errors import DataError
+
+Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given"]
+SEEDED = ("random", "per_user", "given")
+"""Rules by which another seed cuts another validation part."""
+TRAIN, VALIDATION, TEST = 0, 1, 2
+PARTS = ("train", "validation", "test")
+MARKED = 24
+"""Possible pairs a row up to which to mark those that stand takes less time than to sort them."""
+
+
+def repeated_pairs(pairs: np.ndarray) -> np.ndarray:
+    """Return rows whose pair stands several times, ascending.
+
+    Args:
+        pairs: (n,) int64 from 0 up, equal where user and item are.
+    """
+    largest = int(pairs.max(initial=0))
+    if largest < MARKED * len(pairs):
+        stands = np.zeros(largest + 1, bool)
+        stands[pairs] = True
+        if np.count_nonzero(stands) == len(pairs):
+            return np.zeros(0, np.int64)
+    place_bits = len(pairs).bit_length()
+    if largest.bit_length() + place_bits < 64:
+        packed = (pairs << place_bits) | np.arange(len(pairs))  # sorts several times faster than argsort
+        packed.sort()
+        ordered, order = packed >> place_bits, packed
+    else:
+        order = np.argsort(pairs, kind="stable")
+        ordered = pairs[order]
+    same = ordered[1:] == ordered[:-1]
+    repeated = np.zeros(len(pairs), bool)
+    repeated[1:] = same
+    repeated[:-1] |= same
+    return np.sort(order[repeated] & ((1 << place_bits) - 1))
+
+
+def last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray | None, held_out: np.ndarray) -> np.ndarray:
+    """Return which rows stay when each (user, item) pair may stand once.
+
+    Of the rows of a pair a held-out one stays rather than a training one, then the one with the largest
+    timestamp, then the last in file order.
+
+    Args:
+        pairs: (n,) int64, equal where user and item are.
+        timestamps: (n,) int64 seconds, or None.
+        held_out: (n,) bool, whether the row comes from the held-out file.
+
+    Returns:
+        (n,) bool.
+    """
+    stays = np.ones(len(pairs), bool)
+    keys = (pairs,) if timestamps is None else (timestamps, held_out, pairs)
+    order = np.lexsort(keys)  # stable; held-out rows follow training rows in file order anyway
+    ordered = pairs[order]
+    stays[order[:-1][ordered[:-1] == ordered[1:]]] = False
+    return stays
+
+
+def core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
+    """Return which rows stay when users and items with fewer than `k` rows are dropped until none has fewer.
+
+    Args:
+        users: (n,) int32.
+        items: (n,) int32.
+        k: Rows that a user or an item has at least; below 2 every row stays.
+
+    Returns:
+        (n,) bool.
+
+    Source: the k-core of a bipartite graph (Seidman, Social Networks 1983).
+    """
+    stays = np.ones(len(users), bool)
+    remaining = len(users)
+    while k > 1 and remaining:
+        for ids in (users, items):
+            stays &= (np.bincount(ids[stays], minlength=int(ids.max()) + 1) >= k)[ids]
+        before, remaining = remaining, int(np.count_nonzero(stays))
+        if remaining == before:
+            break
+    return stays
+
+
+def random_rows(count: int, share: float, seed: int) -> np.ndarray:
+    """Return a random `share` of rows, rounded up: the very rows of scikit-learn's `train_test_split`.
+
+    Args:
+        count: Number of rows.
+        share: 0 to 1.
+        seed: `random_state` there, 0 to 2**32 - 1.
+
+    Returns:
+        (count,) bool.
+    """
+    rows = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)  # half of what permutation() takes
+    np.random.RandomState(seed).shuffle(rows)
+    chosen = np.zeros(count, bool)
+    chosen[rows[: math.ceil(share * count)]] = True
+    return chosen
+
+
+def last_of_each_user(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
+    """Return the latest row of every user with at least two; of rows of one second the last in file order.
+
+    Args:
+        users: (n,) int32, n > 0.
+        timestamps: (n,) int64 seconds.
+
+    Returns:
+        (n,) bool.
+    """
+    counts = np.bincount(users)
+    latest = np.full(len(counts), np.iinfo(np.int64).min)
+    np.maximum.at(latest, users, timestamps)
+    rows = np.flatnonzero(timestamps == latest[users])
+    last = np.full(len(counts), -1)
+    np.maximum.at(last, users[rows], rows)
+    chosen = np.zeros(len(users), bool)
+    chosen[last[counts > 1]] = True
+    return chosen
+
+
+def latest_rows(timestamps: np.ndarray, share: float) -> np.ndarray:
+    """Return the latest `share` of rows, rounded up; of rows of one second the last in file order.
+
+    Args:
+        timestamps: (n,) int64 seconds.
+        share: 0 to 1.
+
+    Returns:
+        (n,) bool.
+    """
+    count = len(timestamps)
+    chosen = np.zeros(count, bool)
+    chosen[np.argsort(timestamps, kind="stable")[count - math.ceil(share * count) :]] = True
+    return chosen
+
+
+def share_of_each_user(users: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Return a random `share` of each user's rows, to the nearest whole number, but never all of them.
+
+    Args:
+        users: (n,) int32.
+        share: 0 to 1.
+        seed: Seed of the draw.
+
+    Returns:
+        (n,) bool.
+    """
+    draws = np.random.default_rng(seed).integers(0, 2**32, len(users), dtype=np.uint32)
+    order = np.argsort(users.astype(np.int64) << 32 | draws, kind="stable")
+    counts = np.bincount(users)
+    quotas = np.minimum(np.floor(share * counts + 0.5).astype(np.int64), np.maximum(counts - 1, 0))
+    # The first `quota` places of each user's stretch of `order`.
+    shifts = (np.cumsum(counts) - counts) - (np.cumsum(quotas) - quotas)
+    places = np.repeat(shifts, quotas) + np.arange(quotas.sum())
+    chosen = np.zeros(len(users), bool)
+    chosen[order[places]] = True
+    return chosen
+
+
+def check_split(rule: Rule, test_size: float, validation_size: float, seed: int) -> None:
+    """Refuse sizes and seeds that cannot be used, before anything is read.
+
+    Raises:
+        DataError: One cannot be used; the message names the option.
+    """
+    if rule not in ("leave_last_out", "given") and not 0 < test_size < 1:
+        raise DataError(f"--data.test_size is {test_size}, expected a share between 0 and 1, e.g. 0.2")
+    if not 0 <= validation_size < 1:
+        raise DataError(
+            f"--data.validation_size is {validation_size}, expected a share between 0 and 1, or 0 for none"
+        )
+    if not 0 <= seed < 2**32:
+        raise DataError(f"--data.split_seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
+
+
+def split_rows(
+    rule: Rule,
+    users: np.ndarray,
+    timestamps: np.ndarray | None,
+    held_out: np.ndarray,
+    test_size: float,
+    validation_size: float,
+    seed: int,
+    validation_seed: int | None = None,
+) -> np.ndarray:
+    """Return the part of each row: TRAIN, VALIDATION or TEST.
+
+    Validation is cut from the training part by the same rule, under `given` at random; with a
+    `validation_size` of 0 there is none. `leave_last_out` needs no more of a size than that.
+
+    Args:
+        rule: How the test split is chosen.
+        users: (n,) int32, n > 0.
+        timestamps: (n,) int64 seconds, or None.
+        held_out: (n,) bool, the test part of the rule `given`.
+        test_size: Share of rows, 0 to 1.
+        validation_size: Share of the remaining rows, 0 to 1.
+        seed: Seed of the rules `random` and `per_user`.
+        validation_seed: The same for the validation split alone, by default `seed`.
+
+    Returns:
+        (n,) int8.
+
+    Raises:
+        DataError: The rule needs timestamps and there are none, or a part would be empty.
+    """
+    check_split(rule, test_size, validation_size, seed)
+    if rule in ("leave_last_out", "temporal") and timestamps is None:
+        raise DataError(
+            f"--data.split {rule} needs timestamps, and these interactions have none. "
+            "Name their column (--data.timestamp_column) or split at random (--data.split random)"
+        )
+    parts = np.full(len(users), TRAIN, np.int8)
+    parts[held_out if rule == "given" else _choose(rule, users, timestamps, test_size, seed)] = TEST
+    _check_parts(rule, parts, (TRAIN, TEST))
+    if validation_size:
+        training = parts == TRAIN
+        rest = (
+            None if timestamps is None or rule not in ("leave_last_out", "temporal") else timestamps[training]
+        )
+        rule_again = "random" if rule == "given" else rule
+        seed = seed if validation_seed is None else validation_seed
+        chosen = _choose(rule_again, users[training], rest, validation_size, seed)
+        parts[training] = np.where(chosen, np.int8(VALIDATION), np.int8(TRAIN))
+        _check_parts(rule, parts, (TRAIN, VALIDATION))
+    return parts
+
+
+def _choose(
+    rule: Rule, users: np.ndarray, timestamps: np.ndarray | None, share: float, seed: int
+) -> np.ndarray:
+    if rule == "random":
+        return random_rows(len(users), share, seed)
+    if rule == "per_user":
+        return share_of_each_user(users, share, seed)
+    assert timestamps is not None
+    return latest_rows(timestamps, share) if rule == "temporal" else last_of_each_user(users, timestamps)
+
+
+def _check_parts(rule: Rule, parts: np.ndarray, expected: tuple[int, ...]) -> None:
+    for part in expected:
+        if not (parts == part).any():
+            raise DataError(
+                f"--data.split {rule} leaves no {PARTS[part]} interactions of {len(parts):,}. "
+                "Change the sizes, choose another split or use more data"
+            )

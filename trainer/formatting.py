@@ -1,0 +1,36 @@
+"""Counts, bytes, times and ranks as text."""
+
+from collections.abc import Iterable
+
+
+def format_count(count: int, noun: str) -> str:
+    """Return a count and its noun: `1 rank`, `1,024 ranks`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def format_bytes(count: float) -> str:
+    """Return three digits and a unit of powers of 1,000, as devices are sold: `80 GB`, `3.21 MB`, `512 B`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB" if count < 999.5 else f"{count:,.0f} TB"
+
+
+def format_milliseconds(milliseconds: float) -> str:
+    """Return at least three digits, and all before the point: `0.0123 ms`, `1,234 ms`."""
+    shown = f"{milliseconds:,.0f}" if abs(milliseconds) >= 99.95 else f"{milliseconds:.3g}"
+    return f"{shown} ms"
+
+
+def format_ranks(ranks: Iterable[int], most: int = 3) -> str:
+    """Return ranks as ranges: `0-3, 6`, or with more than `most` ranges `0-3, 6 and 12 more`."""
+    ranges: list[list[int]] = []
+    for rank in sorted(ranks):
+        if ranges and rank == ranges[-1][1] + 1:
+            ranges[-1][1] = rank
+        else:
+            ranges.append([rank, rank])
+    shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges[:most])
+    left_out = sum(last - first + 1 for first, last in ranges[most:])
+    return f"{shown} and {left_out:,} more" if left_out else shown

@@ -1,0 +1,74 @@
+"""Builders of the learned and the closed-form towers, and the features of the latter."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from trainer.batching.tower_inputs import Inputs
+from trainer.config.resolved import ResolvedConfig
+from trainer.dataset.dataset import Dataset
+from trainer.model.towers import TwoTowers
+
+HISTORY = "user_low_rank"
+"""Name of the closed-form table for histories."""
+
+
+def item_table(dataset_item_name: str) -> str:
+    """Return the name of the table of closed-form item vectors."""
+    return f"{dataset_item_name}_low_rank"
+
+
+def closed_inputs(dataset: Dataset) -> tuple[Inputs, Inputs]:
+    """Return the features of the closed-form towers: a user's training items, and the item itself."""
+    return (
+        {HISTORY: dataset.history()},
+        {item_table(dataset.item_name): np.arange(dataset.item_count, dtype=np.int32)},
+    )
+
+
+def make_closed_towers(
+    item_name: str,
+    item_count: int,
+    rank: int,
+    partitions: Mapping[str, int] | None = None,
+    table_dtype: str = "float32",
+) -> TwoTowers:
+    """Make towers of a history table and an item table, scored by their dot product."""
+    users, items = {HISTORY: item_count}, {item_table(item_name): item_count}
+    return TwoTowers(users, items, rank, similarity="dot", partitions=partitions, table_dtype=table_dtype)
+
+
+def make_towers(
+    config: ResolvedConfig,
+    user_tables: Mapping[str, int],
+    item_tables: Mapping[str, int],
+    item_name: str,
+    partitions: Mapping[str, int] | None = None,
+    table_dtype: str | None = None,
+) -> TwoTowers:
+    """Make the learned towers, without values in their tables.
+
+    Args:
+        config: Configuration of the training.
+        user_tables: Rows of each user feature's table.
+        item_tables: Rows of each item feature's table.
+        item_name: What the data set calls its items.
+        partitions: Number of row partitions of each partitioned table.
+        table_dtype: Type of table values; None: the configured one.
+    """
+    torch.manual_seed(config.run.seed)  # initial weights of the dense layers
+    model = config.model
+    return TwoTowers(
+        dict(user_tables),
+        dict(item_tables),
+        dim=model.dim,
+        similarity=model.similarity,
+        temperature=model.temperature,
+        learn_temperature=model.learn_temperature,
+        item_bias=f"{item_name}_bias" if model.item_bias else None,
+        hidden=model.hidden,
+        combine=model.combine,
+        partitions=dict(partitions or {}),
+        table_dtype=table_dtype or model.table_dtype,
+    )

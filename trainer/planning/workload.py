@@ -1,0 +1,117 @@
+"""How large the tables of a training are, and how often a step looks them up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainer.batching.tower_inputs import USER_HISTORY, Inputs, table_rows
+from trainer.config.losses import loss_spec
+from trainer.config.resolved import ResolvedConfig, ResolvedLossConfig
+from trainer.dataset.attributes import Ragged
+from trainer.dataset.dataset import Dataset
+from trainer.model.builder import make_closed_towers, make_towers
+from trainer.model.retriever import CombinedTowers
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Rows of every table, and what one step looks up and gathers.
+
+    Attributes:
+        user_tables: Rows of each table of the query tower, by name.
+        item_tables: Rows of each table of the candidate tower, by name.
+        item_name: What the data set calls its items; the name of their table.
+        closed_items: Rows of each table of the closed form.
+        rows: Rows of a step over all ranks.
+        candidates: Items that a step looks up over all ranks.
+        gathered: Vectors of rows or of candidates that every rank needs in full, whatever the plan.
+        pooling: Mean ids per bag, of the tables where it is not 1.
+    """
+
+    user_tables: Mapping[str, int]
+    item_tables: Mapping[str, int]
+    item_name: str
+    closed_items: int
+    rows: int
+    candidates: int
+    gathered: int
+    pooling: Mapping[str, float]
+
+
+def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: Inputs) -> Workload:
+    """Return the workload of a training on a data set.
+
+    Args:
+        config: Configuration of the training.
+        dataset: Prepared data.
+        users: Features of the query tower.
+        items: Features of the candidate tower.
+    """
+    rows = config.batches.size
+    by_user = config.batches.rows == "user"
+    positives = rows * (len(dataset.train) / max(dataset.user_count, 1) if by_user else 1)
+    pooling = {
+        name: float(column.lengths().mean())
+        for name, column in (*users.items(), *items.items())
+        if isinstance(column, Ragged)
+    }
+    if USER_HISTORY in pooling:
+        pooling[USER_HISTORY] *= 1 - config.model.history_dropout
+    candidates, gathered = step_sizes(config.loss, rows, dataset.item_count, positives)
+    return Workload(
+        user_tables=table_rows(dataset, users),
+        item_tables=table_rows(dataset, items),
+        item_name=dataset.item_name,
+        closed_items=dataset.item_count,
+        rows=rows,
+        candidates=candidates,
+        gathered=gathered,
+        pooling=pooling,
+    )
+
+
+def step_sizes(loss: ResolvedLossConfig, rows: int, items: int, positives: float) -> tuple[int, int]:
+    """Return about how many items a step looks up, and how many vectors every rank needs in full.
+
+    Args:
+        loss: Loss section of the configuration.
+        rows: Rows of a step over all ranks.
+        items: Items of the catalogue.
+        positives: Mean number of positives of all rows of a step together.
+    """
+    if loss_spec(loss.name).pointwise:  # a row has one candidate of its own
+        return rows, 0
+    counts = {
+        "catalogue": items,
+        "in_batch": round(positives),
+        "sampled": round(positives) + (loss.samples or 0),
+    }
+    candidates = min(items, counts[loss.candidates])
+    return candidates, rows if rows_are_gathered(loss.name) else candidates
+
+
+def rows_are_gathered(loss: str) -> bool:
+    """Return whether each rank scores its own candidates for the rows of all ranks.
+
+    Otherwise each rank scores its own rows for all candidates. A step mostly has fewer rows than candidates,
+    so gathering rows exchanges fewer vectors and gradients.
+    """
+    return loss_spec(loss).gathers_rows
+
+
+def make_all_towers(
+    config: ResolvedConfig, workload: Workload, partitions: Mapping[str, int]
+) -> CombinedTowers:
+    """Make the learned towers, and the closed-form ones if there are any, on the meta device.
+
+    Args:
+        config: Configuration of the training.
+        workload: Rows of the tables.
+        partitions: Number of partitions of each row-partitioned table.
+    """
+    rank = config.model.low_rank
+    learned = make_towers(config, workload.user_tables, workload.item_tables, workload.item_name, partitions)
+    closed = None
+    if rank:
+        dtype = config.model.table_dtype
+        closed = make_closed_towers(workload.item_name, workload.closed_items, rank, partitions, dtype)
+    return CombinedTowers(learned, closed)

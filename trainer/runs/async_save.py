@@ -1,0 +1,99 @@
+"""Asynchronous checkpoints, which a thread writes during training.
+
+torch's own asynchronous saving does not copy sharded tensors. They are copied here, and torch's synchronous
+saving runs in a thread, with a process group of its own.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.distributed.world import World
+from trainer.errors import SaveError
+from trainer.runs.checkpoint import describe, publish, remove_partial, save_error, write
+from trainer.runs.checkpoint_store import folder_of
+from trainer.runs.validation_history import SavedProgress
+from trainer.sharding.model_state import copied, whole_state
+
+
+class AsyncSaver:
+    """Writes one checkpoint at a time in a thread."""
+
+    def __init__(self, world: World) -> None:
+        """Make the thread and its process group; on every rank alike."""
+        self._world, self._group = world, world.new_group()
+        # A thread begins on the first GPU, and would take memory there.
+        begin = partial(torch.cuda.set_device, world.device) if world.device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save", initializer=begin)
+        self._pending: Future[None] | None = None
+
+    def save(
+        self,
+        run: Path,
+        step: int,
+        model: nn.Module,
+        states: dict[str, Any] | None,
+        progress: SavedProgress,
+        *,
+        on_published: Callable[[], None],
+    ) -> None:
+        """Save as `trainer.runs.checkpoint.save` does, but return once everything is copied.
+
+        Args:
+            run: Run folder.
+            step: Steps that the weights have been trained.
+            model: Sharded model, on every rank alike.
+            states: Optimizer states; None: weights alone.
+            progress: How far the training has come.
+            on_published: Called on rank 0 when the checkpoint is published.
+        """
+        assert self._pending is None, "one at a time"
+        final, description = folder_of(run, step), describe(step, states, progress)
+        state = copied(whole_state(model) | (states or {}))
+        self._world.on_first(lambda: remove_partial(final))
+        self._pending = self._thread.submit(self._write, final, state, description, on_published)
+
+    def finish(self) -> None:
+        """Wait for the pending save, if there is one.
+
+        Raises:
+            SaveError: It could not be written; raised on every rank.
+        """
+        pending, self._pending = self._pending, None
+        error = pending.exception() if pending else None
+        if error is not None and not isinstance(error, SaveError):
+            raise error
+        # Rank 0 alone publishes, but its failure ends the others too.
+        self._world.on_each(lambda: _raise(error))
+
+    def wait(self) -> None:
+        """Wait for the pending save, whether it succeeds or not."""
+        if self._pending:
+            self._pending.exception()
+
+    def _write(
+        self,
+        final: Path,
+        state: dict[str, Any],
+        description: dict[str, Any],
+        on_published: Callable[[], None],
+    ) -> None:
+        try:
+            write(final, state, self._group)
+            if self._world.is_first:
+                publish(final, description)
+                on_published()
+        except SaveError as error:
+            if self._world.is_first:
+                remove_partial(final)
+            raise save_error(final, error) from error
+
+
+def _raise(error: SaveError | None) -> None:
+    if error is not None:
+        raise error

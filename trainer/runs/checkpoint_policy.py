@@ -1,0 +1,148 @@
+"""When a training saves its weights, and which of them it leaves."""
+
+from pathlib import Path
+from types import TracebackType
+
+from torch import nn
+from torchrec.optim.keyed import CombinedOptimizer
+
+from trainer.config.resolved import ResolvedConfig
+from trainer.config.schema import RunConfig
+from trainer.distributed.world import World
+from trainer.errors import SaveError
+from trainer.runs.async_save import AsyncSaver
+from trainer.runs.checkpoint import load, save
+from trainer.runs.checkpoint_store import folder_of, is_published, prune
+from trainer.runs.validation_history import ValidationHistory
+from trainer.sharding.optimizer_state import optimizer_state
+
+
+class CheckpointPolicy:
+    """Writes a training's checkpoints; made and used on every rank alike."""
+
+    def __init__(
+        self,
+        run: Path | None,
+        config: ResolvedConfig,
+        model: nn.Module,
+        optimizer: CombinedOptimizer,
+        world: World,
+    ) -> None:
+        """Save a sharded model in the run folder `run`; None: save nothing."""
+        self._run, self._settings, self._optimizer_name = run, config.run, config.optimizer.name
+        self._model, self._optimizer, self._world = model, optimizer, world
+        self._async = AsyncSaver(world) if run and config.run.save_async else None
+
+    def __enter__(self) -> "CheckpointPolicy":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._async and error is not None:
+            self._async.wait()
+
+    def is_due(self, history: ValidationHistory, step: int) -> bool:
+        """Return whether a checkpoint is due after a step."""
+        every = self._settings.save_every
+        by_count = every > 0 and step % every == 0 and step < history.steps
+        is_best = history.is_among_best(step, _best_count(self._settings))
+        return self._run is not None and (by_count or history.paused_at == step or is_best)
+
+    def save(self, history: ValidationHistory, step: int, seconds: float) -> str | None:
+        """Write a checkpoint, then remove older ones.
+
+        Args:
+            history: Validation figures so far.
+            step: Steps trained.
+            seconds: Seconds of training.
+
+        Returns:
+            A message on why this checkpoint, or the one before, could not be written; None: both are.
+
+        Raises:
+            SaveError: It cannot be written, and the training is to stop then; raised on every rank.
+        """
+        assert self._run is not None, "without a run folder none is due"
+        paused = history.paused_at == step
+        resumable = paused or self._settings.save_every
+        states = optimizer_state(self._model, self._optimizer, self._optimizer_name) if resumable else None
+        failure, progress = self.finish(), history.progress(seconds)
+        if self._async and not paused:
+            self._async.save(self._run, step, self._model, states, progress, on_published=self._prune)
+            return failure
+        try:
+            save(self._run, step, self._model, self._world, states, progress)
+            self._world.on_first(self._prune)
+        except SaveError as error:
+            return self._tolerate(error, paused)
+        return failure
+
+    def finish(self) -> str | None:
+        """Wait for an asynchronous save; returns and raises as `save` does."""
+        try:
+            if self._async:
+                self._async.finish()
+        except SaveError as error:
+            return self._tolerate(error)
+        return None
+
+    def _tolerate(self, error: SaveError, paused: bool = False) -> str:
+        if paused or self._settings.on_save_failure == "stop":
+            raise error
+        return f"{error}. The training goes on"
+
+    def _prune(self) -> None:
+        assert self._run is not None
+        prune(self._run, self._settings.keep_last, _best_count(self._settings))
+
+
+def save_outcome(
+    run: Path,
+    config: ResolvedConfig,
+    model: nn.Module,
+    optimizer: CombinedOptimizer,
+    world: World,
+    history: ValidationHistory,
+    seconds: float,
+) -> int:
+    """Leave the best weights, or without patience the last ones, in the run folder and in the model.
+
+    If the best could not be written on the way, the next best take their place.
+
+    Args:
+        run: Run folder.
+        config: Configuration of the training.
+        model: Sharded model with the last weights, on every rank alike.
+        optimizer: Of the model.
+        world: All ranks.
+        history: Validation figures of the whole training; records which weights are kept.
+        seconds: Seconds of training.
+
+    Returns:
+        The step of these weights.
+
+    Raises:
+        SaveError: They cannot be written; raised on every rank.
+    """
+    step = history.kept = world.on_first(lambda: _step_to_keep(run, history))
+    if not (history.patience and world.on_first(lambda: is_published(run, step))):
+        name = config.optimizer.name
+        states = optimizer_state(model, optimizer, name) if config.run.save_every else None
+        save(run, step, model, world, states, history.progress(seconds))
+    elif step != history.validations[-1].step:
+        load(folder_of(run, step), model)
+    return step
+
+
+def _step_to_keep(run: Path, history: ValidationHistory) -> int:
+    """Return the last step, or with patience the best one whose weights are in the model or were written."""
+    if not history.patience:
+        return history.steps
+    last, best_first = history.validations[-1], sorted(history.validations, key=lambda each: -each.figure)
+    return next(each.step for each in best_first if each is last or is_published(run, each.step))
+
+
+def _best_count(run: RunConfig) -> int:
+    """Return how many of the best checkpoints stay: with patience at least one, the outcome."""
+    return max(run.keep_best, 1) if run.patience else run.keep_best

@@ -1,0 +1,291 @@
+"""Retained ids: users and items that an earlier run trained and the training split lacks.
+
+They are appended to the prepared data without interactions, and look up vectors of their own. Their
+attributes, and the items that a user had, come from the earlier run.
+"""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from filelock import FileLock
+
+from trainer.batching.tower_inputs import USER, Inputs
+from trainer.dataset import storage
+from trainer.dataset.attributes import Feature, Ragged
+from trainer.dataset.dataset import Dataset, open_dataset, write_feature
+from trainer.dataset.split import PARTS
+from trainer.dataset.vocabulary import Vocabulary
+from trainer.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """Users or items of the earlier run, by its own rows.
+
+    Attributes:
+        side: `user` or `item`.
+        table: Their name in tables.
+        ids: Raw ids.
+        trained: (n,) whether a vector was trained for each.
+        inputs: What they look up.
+        categories: Categories of each attribute, in the order of its codes.
+    """
+
+    side: str
+    table: str
+    ids: pa.Array
+    trained: np.ndarray
+    inputs: Inputs
+    categories: dict[str, pa.Array]
+
+
+@dataclass(frozen=True)
+class _Retained:
+    """Users or items that are appended to a data set.
+
+    Attributes:
+        ids: Their raw ids, in the order of the earlier run.
+        earlier_rows: (n,) their rows in the earlier run.
+        rows: (rows of the earlier run,) row of each in the extended data set, -1 if there is none.
+        own_rows: Rows that look up vectors of their own without training: the appended ones, and others.
+        features: Attributes of the extended data set.
+    """
+
+    ids: pa.Array
+    earlier_rows: np.ndarray
+    rows: np.ndarray
+    own_rows: np.ndarray
+    features: list[Feature]
+
+
+def rows_in(vocabulary: pa.Array, ids: pa.Array) -> np.ndarray:
+    """Return the row in `vocabulary` of each id, -1 if there is none; ids of two types compare as text."""
+    if ids.type != vocabulary.type:
+        ids, vocabulary = ids.cast(pa.string()), vocabulary.cast(pa.string())
+    return pc.fill_null(pc.index_in(ids, value_set=vocabulary), -1).to_numpy().astype(np.int64)
+
+
+def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_inputs: Inputs) -> Path:
+    """Return the folder of a data set extended by an earlier run's retained ids; write it if need be.
+
+    Its content and name depend only on what is added: the earlier run, and a run that retained all of it,
+    give the same folder.
+
+    Args:
+        folder: Folder of the prepared data set.
+        vocabulary: Vocabulary of the earlier run.
+        user_inputs: What its users look up.
+        item_inputs: What its items look up.
+
+    Raises:
+        DataError: Ids or attribute values of the run have a type that those of the data set cannot hold.
+    """
+    dataset = open_dataset(folder)
+    user_counts, item_counts = dataset.train_by_user().lengths()[:-1], np.zeros(dataset.item_count, np.int64)
+    np.add.at(item_counts, dataset.train.items, 1)
+    users, items = (
+        _retain(dataset, earlier, counts)
+        for earlier, counts in zip(
+            _earlier(vocabulary, user_inputs, item_inputs), (user_counts, item_counts), strict=True
+        )
+    )
+    histories = _histories(vocabulary.seen, users, items)
+    key = _key(dataset, users, items, histories)
+    extended = folder.with_name(f"{folder.name}-{key[:20]}")
+    with FileLock(folder.with_name(f"{extended.name}.lock")):
+        if not storage.is_whole(extended):
+            with storage.published(extended) as temporary:
+                titles = _titles(dataset, vocabulary, items)
+                _write(temporary, dataset, key, users, items, histories, titles)
+    return extended
+
+
+def _earlier(vocabulary: Vocabulary, user_inputs: Inputs, item_inputs: Inputs) -> tuple[_Earlier, _Earlier]:
+    """Return the users and items of an earlier run."""
+    name = vocabulary.item_name
+    # Without a table of users, their histories stand for them.
+    users: Any = user_inputs.get(USER)
+    trained = vocabulary.seen.lengths() > 0 if users is None else users == np.arange(len(users))
+    items: Any = item_inputs[name]
+    return (
+        _Earlier(
+            side="user",
+            table=USER,
+            ids=vocabulary.user_ids,
+            trained=trained[:-1],
+            inputs=user_inputs,
+            categories=vocabulary.user_categories,
+        ),
+        _Earlier(
+            side="item",
+            table=name,
+            ids=vocabulary.item_ids,
+            trained=items == np.arange(len(items)),
+            inputs=item_inputs,
+            categories=vocabulary.item_categories,
+        ),
+    )
+
+
+def _retain(dataset: Dataset, earlier: _Earlier, counts: np.ndarray) -> _Retained:
+    """Find the ids of one side that were trained and are not in the data set.
+
+    Args:
+        dataset: The data set to be extended.
+        earlier: Users or items of the earlier run.
+        counts: Training interactions of each user or item of the data set.
+    """
+    side, trained = earlier.side, earlier.trained
+    ids_now: pa.Array = getattr(dataset, f"{side}_ids")
+    rows = rows_in(ids_now, earlier.ids)
+    earlier_rows = np.flatnonzero((rows < 0) & trained)
+    ids = _cast(earlier.ids.take(pa.array(earlier_rows)), ids_now.type, f"{side} ids")
+    shared = rows[(rows >= 0) & trained]
+    untrained = np.sort(shared[counts[shared] == 0])
+    rows[earlier_rows] = len(ids_now) + np.arange(len(earlier_rows))
+    features = [
+        _extend_feature(
+            feature,
+            earlier.inputs.get(f"{earlier.table}_{name}"),
+            earlier.categories.get(name),
+            earlier_rows,
+            has_unknown_row=side == "user",
+        )
+        for name, feature in getattr(dataset, f"{side}_features").items()
+    ]
+    return _Retained(ids, earlier_rows, rows, np.append(untrained, rows[earlier_rows]), features)
+
+
+def _extend_feature(
+    feature: Feature,
+    column: Any,
+    categories: pa.Array | None,
+    rows: np.ndarray,
+    *,
+    has_unknown_row: bool,
+) -> Feature:
+    """Append the bags of retained rows to a feature, and categories that only the earlier run has.
+
+    Args:
+        feature: Attribute of the data set.
+        column: The same attribute as the earlier run looks it up, if it does.
+        categories: Its categories in the earlier run.
+        rows: Retained rows of the earlier run.
+        has_unknown_row: Whether the last row is that of unknown users, and stays the last.
+    """
+    lengths, codes, all_categories = np.ones(len(rows), np.int64), None, feature.categories
+    if isinstance(column, Ragged) and categories is not None:
+        codes_now = rows_in(feature.categories, categories)
+        missing = codes_now < 0
+        added = _cast(
+            categories.filter(pa.array(missing)), feature.categories.type, f"values of {feature.name}"
+        )
+        codes_now[missing] = len(feature.categories) + np.arange(len(added))
+        all_categories = pa.concat_arrays([feature.categories, added])
+        lengths, codes_before = column.take(rows)
+        codes = np.append(codes_now, len(all_categories))[codes_before]
+    unknown = len(all_categories)
+    codes = np.full(len(rows), unknown) if codes is None else codes
+    values = np.where(feature.bags.values == feature.size - 1, unknown, feature.bags.values)
+    bags = Ragged(feature.bags.offsets, values.astype(np.int32))
+    added_bags = Ragged(np.append(0, np.cumsum(lengths)), codes.astype(np.int32))
+    return Feature(feature.name, all_categories, _insert_rows(bags, added_bags, has_unknown_row))
+
+
+def _cast(values: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
+    try:
+        return values.cast(kind)
+    except pa.ArrowInvalid:
+        raise DataError(
+            f"--run.removed keep: {name} were {values.type} and are {kind} now. Write them as before, or use "
+            "--run.removed drop"
+        ) from None
+
+
+def _insert_rows(ragged: Ragged, added: Ragged, before_last: bool) -> Ragged:
+    """Insert rows at the end of `ragged`, or before its last row."""
+    row = len(ragged.offsets) - 1 - before_last
+    cut, total = ragged.offsets[row], added.offsets[-1]
+    offsets = [ragged.offsets[:row], added.offsets + cut, ragged.offsets[row + 1 :] + total]
+    values = [ragged.values[:cut], added.values, ragged.values[cut:]]
+    return Ragged(np.concatenate(offsets).astype(np.int64), np.concatenate(values).astype(np.int32))
+
+
+def _histories(seen: Ragged, users: _Retained, items: _Retained) -> Ragged:
+    """Return the items that retained users had, by rows of the extended data set, ascending."""
+    lengths, earlier_items = seen.take(users.earlier_rows)
+    owners, rows = np.repeat(np.arange(len(lengths)), lengths), items.rows[earlier_items]
+    owners, rows = owners[rows >= 0], rows[rows >= 0]
+    order = np.lexsort((rows, owners))
+    counts = np.bincount(owners, minlength=len(lengths))
+    return Ragged(np.append(0, np.cumsum(counts)), rows[order].astype(np.int32))
+
+
+def _key(dataset: Dataset, users: _Retained, items: _Retained, histories: Ragged) -> str:
+    digest = hashlib.sha256(dataset.key.encode())
+    arrays = [histories.offsets, histories.values]
+    for side in (users, items):
+        digest.update("\n".join(map(str, [*side.ids.to_pylist(), ""])).encode())
+        arrays.append(side.own_rows)
+        for feature in side.features:
+            digest.update("\n".join(map(str, [*feature.categories.to_pylist(), ""])).encode())
+            arrays += [feature.bags.offsets, feature.bags.values]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _titles(dataset: Dataset, vocabulary: Vocabulary, items: _Retained) -> pa.Array | None:
+    if dataset.titles is None and vocabulary.titles is None:
+        return None
+    nulls = pa.nulls(dataset.item_count, pa.string())
+    added = pa.nulls(len(items.ids), pa.string())
+    if vocabulary.titles is not None:
+        added = vocabulary.titles.take(pa.array(items.earlier_rows))
+    return pa.concat_arrays([nulls if dataset.titles is None else dataset.titles, added])
+
+
+def _write(
+    folder: Path,
+    dataset: Dataset,
+    key: str,
+    users: _Retained,
+    items: _Retained,
+    histories: Ragged,
+    titles: pa.Array | None,
+) -> None:
+    """Write the files of the extended data set; those of interactions are the same files."""
+    for split in PARTS:
+        for path in dataset.folder.glob(f"{split}_*.npy"):
+            _link(path, folder / path.name)
+        empty = Ragged(np.zeros(len(users.ids) + 1, np.int64), np.empty(0, np.int32))
+        by_user = storage.map_ragged(dataset.folder, f"by_user_{split}")
+        storage.write_ragged(folder, f"by_user_{split}", _insert_rows(by_user, empty, before_last=True))
+    for name, ragged in (("known", dataset.seen("test")), ("history", dataset.history())):
+        storage.write_ragged(folder, f"by_user_{name}", _insert_rows(ragged, histories, before_last=True))
+    storage.write_ids(folder, "user", pa.concat_arrays([dataset.user_ids, users.ids]), None)
+    storage.write_ids(folder, "item", pa.concat_arrays([dataset.item_ids, items.ids]), titles)
+    names = {}
+    for side, retained in (("user", users), ("item", items)):
+        np.save(folder / f"kept_{side}s.npy", retained.own_rows)
+        for number, feature in enumerate(retained.features):
+            write_feature(folder, side, number, feature)
+        names[f"{side}_features"] = [feature.name for feature in retained.features]
+    report = dataset.report | {"kept_users": len(users.ids), "kept_items": len(items.ids)}
+    meta = {"key": key, "name": dataset.name, "item_name": dataset.item_name, "report": report}
+    storage.write_meta(folder, meta | names)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link a file, or copy it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

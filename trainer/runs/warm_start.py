@@ -1,0 +1,304 @@
+"""Warm starts: a training that begins with an earlier run's weights, on data that have changed since.
+
+Rows of tables are matched by raw ids and attribute values. A row that the earlier run never trained counts as
+new, and so do its optimizer states.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+from torchrec.optim.keyed import CombinedOptimizer
+
+from trainer.batching.tower_inputs import USER, USER_HISTORY, Inputs
+from trainer.config.resolved import ResolvedConfig
+from trainer.config.resume import check_shape
+from trainer.config.schema import Config
+from trainer.dataset.dataset import Dataset, Interactions
+from trainer.dataset.prepare import prepare_data
+from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
+from trainer.distributed.world import World
+from trainer.runs.checkpoint import entries, read_entry
+from trainer.runs.checkpoint_store import SavedCheckpoint, finished_step, has_checkpoint, newest
+from trainer.runs.retained_ids import extend, rows_in
+from trainer.runs.run_folder import LEARNED, run_config, run_inputs
+from trainer.sharding.model_state import full_shape, local_shards, table_name, whole_state
+from trainer.sharding.optimizer_state import PREFIX, UNTRAINED, create_states, optimizer_state, set_step
+from trainer.sharding.private_api import ShardedTensor
+
+ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An earlier run that a training begins with.
+
+    Attributes:
+        run: Its folder.
+        config: Its configuration.
+        checkpoint: Its newest checkpoint.
+        vocabulary: What rows of its tables stand for.
+        user_inputs: What its users look up.
+        item_inputs: What its items look up.
+    """
+
+    run: Path
+    config: ResolvedConfig
+    checkpoint: SavedCheckpoint
+    vocabulary: Vocabulary
+    user_inputs: Inputs
+    item_inputs: Inputs
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Steps that its optimizers have taken, including those that it took over itself."""
+        return self.checkpoint.step + self.checkpoint.progress.origin_steps
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Counts of ids of an earlier run and of a data set.
+
+    Attributes:
+        known: Ids of both.
+        new: Ids of the data set alone.
+        dropped: Ids of the earlier run alone, which are dropped.
+        kept: Ids of the earlier run alone, which are retained.
+    """
+
+    known: int
+    new: int
+    dropped: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What a training took over from an earlier run.
+
+    Attributes:
+        run: The earlier run.
+        users: How many of its users are known.
+        items: How many of its items are known.
+        states: Whether optimizer states were taken over.
+        why_not: Why they were not; empty if they were.
+        steps: Optimizer steps that were taken over with them.
+        told: Held-out interactions that the earlier run was trained or validated on.
+        measured: Held-out interactions.
+    """
+
+    run: str
+    users: Matched
+    items: Matched
+    states: bool
+    why_not: str
+    steps: int
+    told: int
+    measured: int
+
+    def report(self) -> dict[str, Any]:
+        """Return the fields as `metrics.json` holds them."""
+        return {"from": asdict(self)}
+
+
+def open_origin(run: Path, config: Config, world: World) -> Origin:
+    """Open an earlier run that a training under `config` can begin with; rank 0 verifies its files.
+
+    Raises:
+        CheckpointError: It is not a run folder, is damaged, or has no checkpoint.
+        ConfigError: The model would have another shape.
+    """
+    before = run_config(run)
+    check_shape(run, before, config)
+    checkpoint = world.on_first(lambda: newest(run, finished_step(run)))
+    return Origin(run, before, checkpoint, open_vocabulary(run), *run_inputs(run, LEARNED))
+
+
+def prepare_with_retained(config: Config, run: Path | None) -> Path:
+    """Return the folder of the prepared data, with ids retained from an earlier run if the options say so.
+
+    Args:
+        config: Configuration of the training.
+        run: Run folder of the training, if it has one. Once that holds a checkpoint, it knows the retained
+            ids itself, and the earlier run may be gone.
+
+    Raises:
+        CheckpointError: The earlier run is at fault.
+        DataError: The data are at fault.
+    """
+    folder = prepare_data(config.data)
+    if config.run.removed == "drop" or config.run.origin is None:
+        return folder
+    source = run if run and has_checkpoint(run) else Path(config.run.origin)
+    newest(source)  # refuses a damaged run
+    return extend(folder, open_vocabulary(source), *run_inputs(source, LEARNED))
+
+
+def take_over(
+    origin: Origin, config: ResolvedConfig, dataset: Dataset, model: nn.Module, optimizer: CombinedOptimizer
+) -> WarmStart:
+    """Copy vectors and optimizer states of known users, items and attribute values from an earlier run.
+
+    Args:
+        origin: The earlier run.
+        config: Configuration of the training that begins.
+        dataset: Its data.
+        model: Its sharded model with initial values, which new rows retain; on every rank alike.
+        optimizer: Its optimizer, before the first step.
+    """
+    users = rows_in(origin.vocabulary.user_ids, dataset.user_ids)
+    items = rows_in(origin.vocabulary.item_ids, dataset.item_ids)
+    rows = _origin_rows(origin, config, dataset, users, items)
+    for key, value in whole_state(model).items():
+        if _is_taken_over(key, origin.config, config):
+            _fill(value, origin, _origin_key(key, origin, dataset), rows.get(str(table_name(key))))
+    why_not = _take_over_states(origin, config, dataset, model, optimizer, _without_retained(rows, dataset))
+    held_out: Interactions = getattr(dataset, config.evaluation.split)
+    return WarmStart(
+        run=str(origin.run),
+        users=_matched(users, origin.vocabulary.user_ids, int(dataset.report.get("kept_users", 0))),
+        items=_matched(items, origin.vocabulary.item_ids, int(dataset.report.get("kept_items", 0))),
+        states=not why_not,
+        why_not=why_not,
+        steps=0 if why_not else origin.optimizer_steps,
+        told=_count_seen(origin.vocabulary, users[held_out.users], items[held_out.items]),
+        measured=len(held_out),
+    )
+
+
+def _take_over_states(
+    origin: Origin,
+    config: ResolvedConfig,
+    dataset: Dataset,
+    model: nn.Module,
+    optimizer: CombinedOptimizer,
+    rows: dict[str, np.ndarray],
+) -> str:
+    """Take over optimizer states and steps, all or none; return the reason against it, or an empty text.
+
+    Adam divides its moments by 1 - beta^step, as they have grown from zero for that many steps. A table has
+    one step for all of its rows: that of the earlier run is right for known rows, and an approximation for
+    new ones, whose moments are zero. With betas of 0.9 and 0.999 new rows move 3.2 times as far in their
+    first step as from step 0, 6.5 times in their tenth, 3.2 times in their hundredth and 1.3 times in their
+    thousandth.
+    """
+    before, now = origin.config.optimizer.name, config.optimizer.name
+    if before != now:
+        return f"{origin.run} was trained with {before}"
+    sizes = entries(origin.checkpoint.folder)
+    if not any(key.startswith(PREFIX) for key in sizes):
+        return f"the last checkpoint of {origin.run} keeps none"
+    create_states(optimizer)
+    states = optimizer_state(model, optimizer, now)
+    keys = {key: _origin_key(key, origin, dataset) for key in states}
+    fits = all(sizes.get(keys[key], [0, 0])[1:] == full_shape(value)[1:] for key, value in states.items())
+    set_step(optimizer, origin.optimizer_steps if fits else 0)
+    for key, value in states.items():
+        for shard, _, _ in local_shards(value):
+            shard.zero_()  # creating states with a weight decay leaves them above zero
+        if fits:
+            table = table_name(key.removeprefix(PREFIX).rpartition(".")[0])
+            _fill(value, origin, keys[key], rows.get(str(table)), zeros_are_new=False)
+    return "" if fits else f"those of {origin.run} have another shape"
+
+
+def _without_retained(rows: dict[str, np.ndarray], dataset: Dataset) -> dict[str, np.ndarray]:
+    """Return `rows` without those of retained ids: zero states leave their untrained vectors in place."""
+    name = dataset.item_name
+    retained = {USER: dataset.kept_users, name: dataset.kept_items, f"{name}_bias": dataset.kept_items}
+    found = dict(rows)
+    for table in retained.keys() & rows.keys():
+        found[table] = rows[table].copy()
+        found[table][retained[table]] = -1
+    return found
+
+
+def _origin_rows(
+    origin: Origin, config: Config, dataset: Dataset, users: np.ndarray, items: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the row in the earlier run of every row of a table, -1 for new ones; by table."""
+    before, name = origin.vocabulary, dataset.item_name
+    items = _trained(items, origin.item_inputs[before.item_name])
+    trains_reserved = [run.model.item_id_dropout > 0 for run in (origin.config, config)]
+    # Where the reserved row of untrained items is trained from now on, it keeps its initial value.
+    reserved_item = -1 if trains_reserved == [False, True] else len(before.item_ids)
+    all_items = np.append(items, reserved_item)
+    rows = {USER_HISTORY: items, name: all_items, f"{name}_bias": all_items}
+    if USER in origin.user_inputs:
+        rows[USER] = np.append(_trained(users, origin.user_inputs[USER]), len(before.user_ids))
+    for side, names, features, categories in (
+        (USER, config.model.user_features, dataset.user_features, before.user_categories),
+        (name, config.model.item_features, dataset.item_features, before.item_categories),
+    ):
+        for feature in names:
+            codes = rows_in(categories[feature], features[feature].categories)
+            rows[f"{side}_{feature}"] = np.append(codes, len(categories[feature]))
+    return rows
+
+
+def _trained(rows: np.ndarray, column: Any) -> np.ndarray:
+    """Return `rows` with -1 for ids whose own row nothing looked up."""
+    own = np.append(column == np.arange(len(column)), False)
+    return np.where(own[rows], rows, -1)
+
+
+def _matched(rows: np.ndarray, before: pa.Array, retained: int) -> Matched:
+    found = int(np.count_nonzero(rows >= 0))
+    return Matched(found - retained, len(rows) - found, len(before) - found, retained)
+
+
+def _is_taken_over(key: str, before: Config, now: Config) -> bool:
+    """Return whether an entry of the model's state is trained in both runs."""
+    if key.endswith("log_temperature"):
+        return before.model.learn_temperature and now.model.learn_temperature
+    return not key.startswith(UNTRAINED)
+
+
+def _origin_key(key: str, origin: Origin, dataset: Dataset) -> str:
+    """Return the key of the same entry in the earlier run, which may have another name for items."""
+    before, now = origin.vocabulary.item_name, dataset.item_name
+    path = key.split(".")
+    if "candidate" in path and "embedding_bags" in path:
+        table = path.index("embedding_bags") + 1
+        path[table] = before + path[table].removeprefix(now)
+    return ".".join(path)
+
+
+def _fill(
+    value: torch.Tensor | ShardedTensor,
+    origin: Origin,
+    key: str,
+    rows: np.ndarray | None,
+    zeros_are_new: bool = True,
+) -> None:
+    """Overwrite this rank's shards of an entry with the earlier run's: known rows or, without `rows`, all."""
+    shards = list(local_shards(value))
+    if not shards:
+        return
+    before = read_entry(origin.checkpoint.folder, key)
+    with torch.no_grad():
+        for shard, first_row, first_column in shards:
+            if rows is None:
+                shard.copy_(before)
+                continue
+            for start in range(0, len(shard), ROWS_AT_ONCE):
+                block = shard[start : start + ROWS_AT_ONCE]
+                sources = torch.from_numpy(rows[first_row + start : first_row + start + len(block)])
+                known = torch.nonzero(sources >= 0).squeeze(1)
+                values = before[sources[known]]
+                if zeros_are_new:  # they were never trained, and a unit vector cannot learn from zero
+                    known, values = known[values.any(1)], values[values.any(1)]
+                if values.dim() > 1:
+                    values = values[:, first_column : first_column + block.shape[1]]
+                block[known.to(block.device)] = values.to(block.device, block.dtype)
+
+
+def _count_seen(before: Vocabulary, users: np.ndarray, items: np.ndarray) -> int:
+    """Return how many of these pairs, by rows of the earlier run, it had before its test split."""
+    both, count = (users >= 0) & (items >= 0), len(before.item_ids)
+    owners = np.repeat(np.arange(len(before.user_ids) + 1), before.seen.lengths())
+    return int(np.isin(users[both] * count + items[both], owners * count + before.seen.values).sum())

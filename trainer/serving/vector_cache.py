@@ -1,0 +1,64 @@
+"""The vectors that a run ranks with, kept beside its checkpoints. Nothing here needs towers or torch."""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainer.dataset import storage
+from trainer.runs.checkpoint_store import SavedCheckpoint, file_digest
+
+FOLDER, SUMS = "vectors", "sha256.json"
+VERSION = 2  # of what towers make of weights; vectors of another one are made anew
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What ranks the catalogue: the score of an item for a user is the dot product of their rows.
+
+    Attributes:
+        users: (users, D) float32 query vectors, in the order of the vocabulary.
+        items: (items, D) float32 candidate vectors, bias and temperature included.
+        histories: (items, C) float32 closed-form part of the query vector of someone who has one item; it is
+            the last C columns, and C is 0 where there is no such part.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    histories: np.ndarray
+
+
+def open_vectors(run: Path, saved: SavedCheckpoint) -> Vectors | None:
+    """Vectors of a checkpoint, memory-mapped; None: they are not kept, or not as they were written."""
+    folder, names = run / FOLDER, _names(saved)
+    with suppress(OSError, ValueError):
+        if json.loads((folder / SUMS).read_text()) == _sums(folder, names):
+            users, items, histories = (storage.map_array(folder, name) for name in names)
+            assert users is not None
+            assert items is not None
+            assert histories is not None
+            return Vectors(users, items, histories)
+    return None
+
+
+def keep_vectors(run: Path, saved: SavedCheckpoint, vectors: Vectors) -> None:
+    """Keep the vectors of a checkpoint in place of an earlier one's; not where they cannot be written."""
+    folder = run / FOLDER
+    with suppress(OSError):
+        folder.mkdir(exist_ok=True)
+        for other in folder.glob("*.npy"):
+            other.unlink()
+        arrays = vectors.users, vectors.items, vectors.histories
+        for name, array in zip(_names(saved), arrays, strict=True):
+            storage.keep_array(folder / f"{name}.npy", array)
+        (folder / SUMS).write_text(json.dumps(_sums(folder, _names(saved))))
+
+
+def _names(saved: SavedCheckpoint) -> list[str]:
+    return [f"{side}-{VERSION}-{saved.digest[:20]}" for side in ("users", "items", "histories")]
+
+
+def _sums(folder: Path, names: list[str]) -> dict[str, str]:
+    return {name: file_digest(folder / f"{name}.npy") for name in names}

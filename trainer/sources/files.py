@@ -1,0 +1,271 @@
+"""Tables of your own: Parquet, CSV and TSV, RecBole's atomic files, LightGCN's text."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainer.errors import DataError
+from trainer.sources.delimited import (
+    LARGEST_ID,
+    TIMESTAMP,
+    Column,
+    ParquetFile,
+    TextFile,
+    checked,
+    read_table,
+)
+from trainer.sources.schema import BadRows, SourceTables
+
+Format = Literal["parquet", "csv", "tsv", "recbole", "lightgcn"]
+MISSING = ("", "nan", "NaN", "null", "NULL", "None")  # what pandas, SQL and Python write for no value
+LARGEST_VALUE = float(np.finfo(np.float32).max)
+
+
+class LightGCNFile(TextFile):
+    """A line a user, `user item item ...`, as one pair an item; a user may stand alone.
+
+    Source: He et al., SIGIR 2020 (the data files of LightGCN).
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(path, "\x1f", ["line"])  # this separator stands in no text: a line is one field
+        self.names = ["user_id", "item_id"]
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield users and items as strings, a pair a row."""
+        line, self.first_row, self.lines = 1, 0, np.zeros(0, np.int64)
+        for block in super().batches(["line"]):
+            words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(block["line"]))
+            starts, flat = words.offsets.to_numpy()[:-1], words.flatten()
+            items = np.ones(len(flat), bool)
+            items[starts] = False
+            counts = words.value_lengths().to_numpy() - 1
+            self.first_row += len(self.lines)
+            self.lines = np.repeat(np.arange(line, line + len(block)), counts)
+            line += len(block)
+            pairs = {"user_id": flat.take(np.repeat(starts, counts)), "item_id": flat.filter(items)}
+            yield pa.RecordBatch.from_pydict({name: pairs[name] for name in names})
+
+    def position(self, row: int) -> int:
+        """Return the line, from 1, of pair `row`, from 0."""
+        return int(self.lines[row - self.first_row])
+
+
+Rows = TextFile | ParquetFile
+
+
+def read_tables(
+    format: Format,
+    interactions: str | Path,
+    held_out: str | Path | None,
+    users: str | Path | None,
+    items: str | Path | None,
+    user_column: str,
+    item_column: str,
+    value_column: str,
+    timestamp_column: str,
+    bad_rows: Literal["error", "skip"],
+) -> SourceTables:
+    """Interactions, perhaps held-out ones, and attributes; columns are found by name.
+
+    Ids of users are int64 if all of them, in all files, are whole numbers up to 2**63 - 1, and strings
+    otherwise; so are ids of items. Parquet says so by its types. Text and unsigned Parquet columns are read
+    once more beforehand to find out, so that no late row contradicts an early one; a text is a whole number
+    in canonical form only (`007` is a string). Missing ids (null, empty, NaN) make bad rows.
+
+    Attributes are integers, strings and lists of them. Fractional numbers, dates and structures are left out.
+    RecBole's `token_seq` is a list, and `title` a string in any case; other text formats have no lists.
+    Of RecBole's ratings, `rating` is the value where `value_column` is not there.
+
+    Raises:
+        DataError: A file or a column is missing, or a row is bad and `bad_rows` is `error`.
+    """
+    bad = BadRows(bad_rows)
+    if format == "lightgcn":
+        user_column, item_column = "user_id", "item_id"
+        if users or items:
+            option = "users" if users else "items"
+            raise DataError(f"--data.{option}: LightGCN text has no attributes. Leave the option out")
+    paths = {"train": interactions, "held_out": held_out, "users": users, "items": items}
+    files = {part: _open(format, Path(path)) for part, path in paths.items() if path}
+    user, item = _id_types(files, {"user": user_column, "item": item_column})
+
+    def stream(part: str) -> Iterator[pa.RecordBatch]:
+        columns = [
+            _id("user", user_column, user, files[part][0]),
+            _id("item", item_column, item, files[part][0]),
+        ]
+        columns += _optional(format, files[part][0], value_column, timestamp_column)
+        return chain.from_iterable(checked(rows, columns, bad) for rows in files[part])
+
+    return SourceTables(
+        stream("train"),
+        stream("held_out") if held_out else None,
+        _attributes(format, files["users"], _id("user", user_column, user, files["users"][0]), bad)
+        if users
+        else None,
+        _attributes(format, files["items"], _id("item", item_column, item, files["items"][0]), bad)
+        if items
+        else None,
+        "item",
+        bad,
+    )
+
+
+def _open(format: Format, path: Path) -> list[Rows]:
+    """Return the file, or the part files of a folder of Parquet, in the order of their names."""
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file. Put it there, or name another")
+    if format == "parquet":
+        paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        paths = [part for part in paths if path == part or not part.name.startswith(("_", "."))]
+        if not paths:
+            raise DataError(f"{path}: the folder holds no *.parquet file. Put the part files there")
+        return [ParquetFile(part) for part in paths]
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, expected a file of format {format}. Name the file")
+    if format == "lightgcn":
+        return [LightGCNFile(path)]
+    return [TextFile(path, "," if format == "csv" else "\t", nulls=MISSING)]
+
+
+def _found(rows: Rows, name: str) -> str | None:
+    """Name in the file, which in RecBole's has its type behind a colon: `user_id:token`."""
+    return next((field for field in rows.names if name in (field, field.partition(":")[0])), None)
+
+
+def _id(side: str, name: str, type: pa.DataType, rows: Rows) -> Column:
+    source = _found(rows, name)
+    if source is None:
+        raise DataError(
+            f"{rows.path}: no column {name!r}, found {', '.join(rows.names)}. "
+            f"Name the column of {side} ids: --data.{side}_column NAME"
+        )
+    rule = f"a whole number up to {LARGEST_ID}" if type == pa.int64() else "an id"
+    return Column(f"{side}_id", source, type, rule)
+
+
+def _id_types(files: dict[str, list[Rows]], names: dict[str, str]) -> Iterator[pa.DataType]:
+    """Of the ids of each side in `names`, which the files of the other side alone do not have."""
+    whole = dict.fromkeys(names, True)
+    for part, group in files.items():
+        sides = [side for side in names if part not in ("users", "items") or part == f"{side}s"]
+        for rows in group:
+            sources = {side: _id(side, names[side], pa.string(), rows).source for side in sides}
+            for side in _not_whole(rows, {side: source for side, source in sources.items() if whole[side]}):
+                whole[side] = False
+    return (pa.int64() if each else pa.string() for each in whole.values())
+
+
+def _not_whole(rows: Rows, sources: dict[str, str]) -> set[str]:
+    """Sides with an id in their column that neither is nor can be an int64."""
+    if isinstance(rows, ParquetFile):
+        return {side for side, source in sources.items() if not _can_be_whole(rows, source)}
+    found: set[str] = set()
+    for batch in rows.batches(list(sources.values())) if sources else ():
+        texts = zip(sources, batch.columns, strict=True)
+        found |= {side for side, ids in texts if side not in found and _as_whole_numbers(ids) is None}
+        if len(found) == len(sources):
+            break
+    return found
+
+
+def _can_be_whole(rows: ParquetFile, source: str) -> bool:
+    type = rows.file.schema_arrow.field(source).type
+    if type == pa.uint64():
+        largest = (pc.max(batch.column(0)).as_py() or 0 for batch in rows.batches([source]))
+        return all(each <= LARGEST_ID for each in largest)
+    return pa.types.is_integer(type) or pa.types.is_floating(type) or not rows.file.metadata.num_rows
+
+
+def _as_whole_numbers(texts: pa.Array) -> pa.Array | None:
+    """As int64; None if one is not a whole number in its one canonical form: as labels, 7 and 007 differ."""
+    given = texts.drop_null()
+    starts = np.frombuffer(given.buffers()[1], np.int32)[given.offset :][: len(given) + 1]
+    characters = np.frombuffer(given.buffers()[2] or b"", np.uint8)
+    try:
+        numbers = texts.cast(pa.int64())  # takes 007, -0 and 0x7 too
+    except pa.ArrowInvalid:
+        return None
+    # A zero in front stands alone; behind a minus there is none.
+    first, lengths = characters[starts[:-1]], np.diff(starts)
+    zero = (first == ord("0")) & (lengths > 1)
+    minus = starts[:-1][first == ord("-")]
+    return None if zero.any() or (characters[minus + 1] == ord("0")).any() else numbers
+
+
+def _optional(format: Format, rows: Rows, value_column: str, timestamp_column: str) -> list[Column]:
+    """Value and timestamp where the file has them; a name that is not the default must be there."""
+    number = Column("value", "value", pa.float32(), "a number", (-LARGEST_VALUE, LARGEST_VALUE))
+    columns = []
+    for column, asked in ((number, value_column), (TIMESTAMP, timestamp_column)):
+        source = _found(rows, asked)
+        if source is None and format == "recbole" and column is number:
+            source = _found(rows, "rating")
+        if source is not None:
+            columns.append(replace(column, source=source))
+        elif asked != column.name:
+            raise DataError(
+                f"{rows.path}: no column {asked!r}, found {', '.join(rows.names)}. "
+                f"Name another, or leave the option out: --data.{column.name}_column NAME"
+            )
+    return columns
+
+
+def _attributes(format: Format, files: list[Rows], key: Column, bad: BadRows) -> pa.Table:
+    columns, declared = [key], {}
+    for source in files[0].names:
+        name, _, declared[name] = source.partition(":") if format == "recbole" else (source, "", "")
+        type = pa.string()
+        if isinstance(files[0], ParquetFile) and name != "title":
+            type = _category_type(files[0].file.schema_arrow.field(source).type)
+        if source != key.source and type is not None:
+            columns.append(Column(name, source, type, required=False))
+    table = pa.concat_tables(read_table(rows, columns, bad) for rows in files)
+    categories = {key.name: table[key.name].combine_chunks()}
+    for column in columns[1:]:
+        values = table[column.name].combine_chunks()
+        if column.name != "title" and (format != "parquet" or column.type == pa.float64()):
+            values = _category(values, declared[column.name])
+        if values is not None:
+            categories[column.name] = values
+    return pa.table(categories)
+
+
+def _category(values: pa.Array, declared: str) -> pa.Array | None:
+    """Texts or fractional numbers as integers, as strings or as lists of strings; None: no categories."""
+    if declared == "token_seq":
+        lists = pc.split_pattern(values, " ")
+        offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().fill_null(0))]).astype(np.int32)
+        return pa.ListArray.from_arrays(offsets, lists.flatten())
+    if declared == "float" or values.type == pa.float64():
+        try:
+            numbers = values.cast(pa.float64())
+            return pc.if_else(pc.is_nan(numbers), None, numbers).cast(pa.int64())  # refuses a fraction
+        except pa.ArrowInvalid:
+            return None
+    if declared == "float_seq":
+        return None
+    whole = _as_whole_numbers(values)
+    return values if whole is None else whole
+
+
+def _category_type(type: pa.DataType) -> pa.DataType | None:
+    """Return what a Parquet column of attributes is read as; None: no category."""
+    if pa.types.is_dictionary(type):
+        return _category_type(type.value_type)
+    if pa.types.is_list(type) or pa.types.is_large_list(type):
+        element = _category_type(type.value_type)
+        return pa.list_(element) if element in (pa.int64(), pa.string()) else None
+    if pa.types.is_integer(type):
+        return pa.int64()
+    if pa.types.is_floating(type):
+        return pa.float64()
+    textual = pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_boolean(type)
+    return pa.string() if textual else None

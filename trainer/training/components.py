@@ -1,0 +1,233 @@
+"""The components of a training, assembled as in TorchRec's training example.
+
+Process group and data set come first, in `trainer.training.train`. Inputs, sharding plan, towers on the meta
+device, `DistributedModelParallel` with its optimizers, initial values and batches follow here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+from torchrec.optim.keyed import CombinedOptimizer
+
+from trainer.batching.sampler import Batches, BatchPlan
+from trainer.batching.tower_inputs import Inputs, make_inputs
+from trainer.config.losses import loss_spec, losses_where
+from trainer.config.resolved import ResolvedConfig
+from trainer.config.schema import Config
+from trainer.config.size_defaults import with_fixed_values, with_size_defaults
+from trainer.dataset.dataset import Dataset
+from trainer.distributed.world import World
+from trainer.errors import ConfigError
+from trainer.model.builder import HISTORY, closed_inputs, item_table
+from trainer.model.edlae import closed_form_files
+from trainer.model.retriever import CombinedTowers, TowerPair
+from trainer.model.towers import TwoTowers
+from trainer.planning.capacity import TooLargeError
+from trainer.planning.hardware import Cluster, hardware_here
+from trainer.planning.layout import blocks_of_ranks, lay_out
+from trainer.planning.plan import Plan
+from trainer.planning.plan_check import partitions_of
+from trainer.planning.workload import Workload, make_all_towers, rows_are_gathered, workload_of
+from trainer.sharding.shard import shard
+from trainer.sharding.table_values import fill_tables
+from trainer.sharding.torchrec_plan import sharding_plan
+from trainer.training.initial_values import (
+    START_NORM,
+    closed_form_start,
+    normal_values,
+    popularity_bias,
+    scaled,
+)
+
+
+@dataclass(frozen=True)
+class TrainingComponents:
+    """A sharded model with its optimizer, plan and inputs.
+
+    Attributes:
+        model: The model, wrapped for training.
+        towers: The learned towers in it, sharded.
+        optimizer: Optimizer of tables and dense layers.
+        plan: The sharding plan.
+        user_block: Users of a rank, see `trainer.batching.sampler.BatchPlan`.
+        item_block: Items of a rank.
+        user_inputs: What users look up in the learned towers.
+        item_inputs: What items look up in the learned towers.
+        tower_pairs: Learned and closed-form towers, whose concatenated vectors rank the catalogue.
+    """
+
+    model: nn.Module
+    towers: TwoTowers
+    optimizer: CombinedOptimizer
+    plan: Plan
+    user_block: int
+    item_block: int
+    user_inputs: Inputs
+    item_inputs: Inputs
+    tower_pairs: list[TowerPair]
+
+
+def assemble(
+    config: ResolvedConfig, dataset: Dataset, world: World, filled: bool = True
+) -> TrainingComponents:
+    """Assemble a sharded model with its optimizer, plan and inputs; on every rank alike.
+
+    Args:
+        config: Configuration of the training.
+        dataset: The data set, which all ranks have mapped.
+        world: The process group.
+        filled: Give tables initial values; False where a checkpoint is loaded next.
+
+    Raises:
+        ConfigError: Options that do not go together, or a plan that does not fit.
+    """
+    if loss_spec(config.loss.name).needs_values and dataset.train.values is None:
+        raise ConfigError(
+            f"--loss.name {config.loss.name}: {dataset.name} has no values (ratings) to fit. "
+            f"Use --loss.name {losses_where(lambda spec: not spec.needs_values)}, or data with values"
+        )
+    # Inputs: which rows of which tables users and items look up.
+    user_inputs, item_inputs = make_inputs(config, dataset)
+
+    # Plan: rank 0 makes it for all, as it depends on memory, in which hosts may differ.
+    workload = workload_of(config, dataset, user_inputs, item_inputs)
+    plan = world.on_first(lambda: _make_plan(config, workload, world))
+
+    # Towers on the meta device, with tables in as many partitions as the plan has.
+    towers = make_all_towers(config, workload, partitions_of(plan))
+
+    # DistributedModelParallel, with a fused or a dense optimizer for each table.
+    model, optimizer = shard(
+        towers,
+        sharding_plan(plan, towers, world.device.type, world.local_size),
+        device=world.device,
+        optimizer=config.optimizer.name,
+        learning_rates=_learning_rates(config, [*user_inputs, *item_inputs], dataset.item_name),
+        dense_learning_rate=config.optimizer.dense_learning_rate,
+        weight_decay=config.optimizer.weight_decay,
+        communication=config.sharding.communication,
+        betas=config.optimizer.betas,
+        lookup=config.sharding.lookup,
+    )
+    sharded = cast(CombinedTowers, model.module)
+    tower_pairs = [TowerPair(sharded.learned, user_inputs, item_inputs)]
+
+    # Initial values, which depend on the table alone and not on the plan.
+    if filled:
+        fill_tables(model, _initial_values(config, dataset, tower_pairs[0], world))
+    if sharded.closed is not None:
+        tower_pairs.append(TowerPair(sharded.closed, *closed_inputs(dataset)))
+
+    user_block, item_block = blocks_of_ranks(
+        config.model,
+        plan,
+        dataset.item_name,
+        lookup=config.sharding.lookup,
+        device=world.device.type,
+    )
+    return TrainingComponents(
+        model=model,
+        towers=sharded.learned,
+        optimizer=optimizer,
+        plan=plan,
+        user_block=user_block,
+        item_block=item_block,
+        user_inputs=user_inputs,
+        item_inputs=item_inputs,
+        tower_pairs=tower_pairs,
+    )
+
+
+def make_batches(config: ResolvedConfig, dataset: Dataset, components: TrainingComponents) -> Batches:
+    """Return the batches of all steps of a training."""
+    loss, batches, model = config.loss, config.batches, config.model
+    plan = BatchPlan(
+        rows=batches.rows,
+        size=batches.size,
+        seed=config.run.seed,
+        candidates="own" if loss_spec(loss.name).pointwise else loss.candidates,
+        samples=loss.samples or 0,
+        popularity_power=loss.popularity_power,
+        logq=loss.logq,
+        mask_known=loss.mask_known,
+        user_weight_power=loss.user_weight_power,
+        history_dropout=model.history_dropout,
+        item_id_dropout=model.item_id_dropout,
+        rows_gathered=rows_are_gathered(loss.name),
+        user_block=components.user_block,
+        item_block=components.item_block,
+    )
+    return Batches(dataset, plan, components.user_inputs, components.item_inputs)
+
+
+def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
+    """Refuse a plan file that does not fit the training, before anything is tuned or written.
+
+    Args:
+        config: See `trainer.planning.layout.follow_plan`; what it leaves open changes no table.
+        dataset: The data set.
+        world: The process group.
+
+    Raises:
+        ConfigError: The plan differs; the message names the first difference. Raised on every rank.
+    """
+    if config.sharding.plan is None:
+        return
+    users = int(np.count_nonzero(dataset.train_by_user().lengths()))
+    filled = with_fixed_values(with_size_defaults(config, users, dataset.item_count, len(dataset.train)))
+    workload = workload_of(filled, dataset, *make_inputs(filled, dataset))
+    world.on_first(lambda: _make_plan(filled, workload, world))
+
+
+def _make_plan(config: ResolvedConfig, workload: Workload, world: World) -> Plan:
+    try:
+        cluster = Cluster(hardware_here(world.device.type), world.size, world.local_size)
+        return lay_out(config, workload, cluster)
+    except TooLargeError as error:
+        raise ConfigError(
+            f"--sharding.kind {config.sharding.kind}: {error}. What would fit says: python -m trainer plan "
+            f"--world-size {world.size}, with the same options"
+        ) from None
+
+
+def _learning_rates(config: ResolvedConfig, tables: list[str], item_name: str) -> dict[str, float]:
+    """Return the peak learning rate of each table; `item` and `item_bias` stand for the items' own name."""
+    given = {
+        name.replace("item", item_name, 1) if name in ("item", "item_bias") else name: rate
+        for name, rate in config.optimizer.table_learning_rates.items()
+    }
+    known = {*tables, f"{item_name}_bias"}
+    for name in given:
+        if name not in known:
+            raise ConfigError(
+                f"--optimizer.table_learning_rates {name}: no such table; this model has {', '.join(tables)}"
+            )
+    rates = {table: given.get(table, config.optimizer.learning_rate) for table in tables}
+    # Closed-form towers are not trained: no gradient reaches their tables.
+    closed = {HISTORY: 0.0, item_table(item_name): 0.0} if config.model.low_rank else {}
+    return rates | closed
+
+
+def _initial_values(
+    config: ResolvedConfig, dataset: Dataset, learned: TowerPair, world: World
+) -> Callable[[str, slice], torch.Tensor]:
+    """Return the initial values of every table, as `fill_tables` takes them."""
+    model, name = config.model, dataset.item_name
+    dim, rank, penalty = model.dim, model.low_rank, model.low_rank_penalty
+    std = START_NORM / dim**0.5 if model.init_std is None else model.init_std
+    trains_reserved_item = model.item_id_dropout > 0
+    blocks = normal_values(dataset, learned, config.run.seed, std, trains_reserved_item)
+    blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item)
+    if model.start == "low_rank":
+        files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty), long=True)
+        blocks |= closed_form_start(dataset, files)
+    if rank:
+        files = world.on_each_host(lambda: closed_form_files(dataset, rank, penalty), long=True)
+        history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
+        blocks[HISTORY] = scaled(history, model.low_rank_weight)
+        blocks[item_table(name)] = scaled(vectors, 1.0)
+    return lambda table, rows: blocks[table](rows)

@@ -1,0 +1,128 @@
+"""Initial values of tables: normal or closed-form vectors, popularity biases, zeros for untrained rows."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainer.batching.tower_inputs import USER, USER_HISTORY
+from trainer.dataset.attributes import Ragged
+from trainer.dataset.dataset import Dataset
+from trainer.model.edlae import history_vectors
+from trainer.model.retriever import TowerPair
+from trainer.model.towers import BIAS_DIM
+from trainer.sharding.table_values import normal_block
+
+Block = Callable[[slice], torch.Tensor]
+"""Rows of a table -> their values; rows beyond its end are zero."""
+START_NORM = 0.3
+"""Mean norm of initial vectors."""
+
+
+def normal_values(
+    dataset: Dataset, learned: TowerPair, seed: int, std: float, trains_reserved_item: bool
+) -> dict[str, Block]:
+    """Return normal vectors for every learned table, with zeros in rows that training never looks up.
+
+    Those are the rows of unknown users and of items without training interactions, and categories that only
+    such users or items have. They are never trained, and unit vectors would give their random values full
+    weight.
+
+    Args:
+        dataset: The data set.
+        learned: The learned towers and their inputs.
+        seed: Seed of the training.
+        std: Standard deviation.
+        trains_reserved_item: Whether the row that untrained items share is trained.
+    """
+    widths = learned.towers.query.widths | learned.towers.candidate.widths
+    used = _used_rows(dataset, learned)
+    if trains_reserved_item:
+        used[dataset.item_name] = np.append(used[dataset.item_name], dataset.item_count)  # still ascending
+
+    def values(table: str, rows: slice) -> torch.Tensor:
+        block = normal_block(seed, table, rows, widths[table], std)
+        # A binary search, as comparing all used rows for each block takes quadratic time.
+        within = slice(*np.searchsorted(used[table], (rows.start, rows.stop)))
+        unused = np.ones(rows.stop - rows.start, dtype=bool)
+        unused[used[table][within] - rows.start] = False
+        block[torch.from_numpy(unused)] = 0
+        return block
+
+    return {table: lambda rows, table=table: values(table, rows) for table in used}
+
+
+def closed_form_start(dataset: Dataset, files: tuple[Path, Path]) -> dict[str, Block]:
+    """Return closed-form vectors in place of normal ones, for users, histories and items.
+
+    Args:
+        dataset: The data set.
+        files: Files of the closed form's history table and item table, as wide as the learned tables.
+    """
+    history, vectors = (np.load(path, mmap_mode="r", allow_pickle=False) for path in files)
+    by_user = dataset.train_by_user()
+    sample = np.flatnonzero(by_user.lengths())[:10_000]
+    factor = _to_start_norm(history_vectors(by_user, sample, history))
+
+    def users(rows: slice) -> torch.Tensor:
+        existing = np.arange(rows.start, min(rows.stop, dataset.user_count))
+        block = torch.zeros(rows.stop - rows.start, history.shape[1])
+        block[: len(existing)] = torch.from_numpy(history_vectors(by_user, existing, history) * factor)
+        return block
+
+    return {
+        USER: users,
+        USER_HISTORY: scaled(history, factor),
+        dataset.item_name: scaled(vectors, _to_start_norm(vectors)),
+    }
+
+
+def scaled(source: np.ndarray, factor: float) -> Block:
+    """Return the rows of an array times a factor."""
+
+    def values(rows: slice) -> torch.Tensor:
+        existing = torch.from_numpy(source[rows] * np.float32(factor))
+        block = torch.zeros(rows.stop - rows.start, source.shape[1])
+        block[: len(existing)] = existing
+        return block
+
+    return values
+
+
+def popularity_bias(dataset: Dataset, prior: float, trains_reserved_item: bool) -> Block:
+    """Return centred log popularity times `prior`, where an item without interactions counts as half of one.
+
+    So does the reserved last row, which all such items share. Where it is trained, it represents items of any
+    popularity, and starts at the mean popularity of items with interactions.
+    """
+    counts = np.bincount(dataset.train.items, minlength=dataset.item_count + 1).astype(np.float64)
+    if trains_reserved_item:
+        counts[-1] = counts[counts > 0].mean()
+    logarithm = np.log(np.maximum(counts, 0.5))
+    bias = (prior * (logarithm - logarithm[:-1].mean())).astype(np.float32)
+    return scaled(np.repeat(bias[:, None], BIAS_DIM, axis=1), 1.0)
+
+
+def _to_start_norm(vectors: np.ndarray) -> float:
+    return START_NORM / max(float(np.linalg.norm(vectors, axis=1).mean()), 1e-30)
+
+
+def _used_rows(dataset: Dataset, learned: TowerPair) -> dict[str, np.ndarray]:
+    """Return the rows of each table that training looks up, ascending."""
+    users = np.flatnonzero(dataset.train_by_user().lengths())
+    items = np.flatnonzero(np.bincount(dataset.train.items, minlength=dataset.item_count))
+    sides: tuple[tuple[Mapping[str, np.ndarray | Ragged], np.ndarray], ...] = (
+        (learned.user_inputs, users),
+        (learned.item_inputs, items),
+    )
+    # Histories, which are as long as the data, hold exactly the trained items.
+    return {
+        table: items if table == USER_HISTORY else np.unique(_looked_up(column, rows))
+        for inputs, rows in sides
+        for table, column in inputs.items()
+    }
+
+
+def _looked_up(column: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray:
+    return column.take(rows)[1] if isinstance(column, Ragged) else column[rows]

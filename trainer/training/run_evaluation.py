@@ -1,0 +1,127 @@
+"""Evaluation of a trained run under any protocol, at any world size, optionally against another run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from trainer.config.resolved import ResolvedConfig
+from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.distributed.world import World, join_world
+from trainer.errors import ConfigError
+from trainer.evaluation.bootstrap import paired_bootstrap
+from trainer.evaluation.evaluator import Evaluation, Protocol
+from trainer.runs.checkpoint import load
+from trainer.runs.checkpoint_store import finished_step, newest
+from trainer.runs.run_folder import check_same_data, evaluation_report, run_config
+from trainer.runs.warm_start import prepare_with_retained
+from trainer.training.components import assemble
+from trainer.training.loop import evaluate_model, protocol
+from trainer.training.messages import comparison_text, evaluation_text
+
+
+def evaluate(
+    run: Path,
+    split: str | None = None,
+    seen: str | None = None,
+    ks: Sequence[int] | None = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    *,
+    baselines: Sequence[str] | None = None,
+    beyond: bool = False,
+    compare: Path | None = None,
+    as_json: bool = False,
+) -> str | None:
+    """Evaluate a run's newest checkpoint.
+
+    Args:
+        run: Run folder.
+        split: `test` or `validation`; here and below, the run's own setting by default.
+        seen: `mask` or `keep`.
+        ks: Lengths of ranked lists.
+        device: Device of every rank.
+        baselines: Rankers to evaluate beside the model.
+        beyond: Whether to add metrics beyond accuracy.
+        compare: Folder of another run, evaluated by the same protocol on the same data.
+        as_json: Whether to return one JSON object instead of tables.
+
+    Returns:
+        Text or JSON; None on ranks other than the first.
+
+    Raises:
+        CheckpointError: A folder is not a run folder, or its data have changed.
+        DataError: The data are gone, or the split is empty.
+        ConfigError: The other run's data or split differ.
+    """
+    config = run_config(run)
+    given: dict[str, Any] = {
+        "split": split,
+        "seen": seen,
+        "k": None if ks is None else list(ks),
+        "baselines": None if baselines is None else list(baselines),
+    }
+    changed = {name: value for name, value in given.items() if value is not None}
+    config = replace(config, evaluation=replace(config.evaluation, **changed), device=device or config.device)
+    other = run_config(compare) if compare else None
+    how = replace(protocol(config), beyond=beyond, per_user=other is not None)
+    with join_world(config.device, config.backend, config.timeout) as world:
+        opened = _open(run, config, world)
+        against = _open(compare, other, world) if compare and other else None
+        if against:
+            world.on_first(lambda: _check_same(opened, against, how.split))
+        evaluation = _evaluate(opened, world, how)
+        second = _evaluate(against, world, replace(how, baselines=(), beyond=False)) if against else None
+    if evaluation is None:
+        return None
+    report, text = (
+        evaluation_report(run, opened.step, evaluation),
+        evaluation_text(opened.dataset, evaluation),
+    )
+    if against and second:
+        differences = paired_bootstrap(evaluation.per_user, second.per_user, seed=config.run.seed)
+        metrics = {name: asdict(each) for name, each in differences.items()}
+        report["compare"] = {"run": str(against.run), "step": against.step, **metrics}
+        text += "\n" + comparison_text(evaluation, differences, against.run)
+    return json.dumps(report) if as_json else text
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run and its data, which are the same as in its training."""
+
+    run: Path
+    config: ResolvedConfig
+    checkpoint: Path
+    step: int
+    dataset: Dataset
+
+
+def _open(run: Path, config: ResolvedConfig, world: World) -> _Opened:
+    saved = newest(run, finished_step(run))
+    dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
+    world.on_first(lambda: check_same_data(run, dataset), long=True)
+    return _Opened(run, config, saved.folder, saved.step, dataset)
+
+
+def _evaluate(opened: _Opened, world: World, how: Protocol) -> Evaluation | None:
+    components = assemble(opened.config, opened.dataset, world, filled=False)
+    load(opened.checkpoint, components.model)
+    return evaluate_model(components, opened.dataset, world, how)
+
+
+def _check_same(opened: _Opened, other: _Opened, split: str) -> None:
+    """Refuse runs whose users cannot be paired, as ids, seen items or held-out items differ."""
+    one, two = opened.dataset, other.dataset
+    same = one.user_ids.equals(two.user_ids) and one.item_ids.equals(two.item_ids)
+    for each in (Dataset.seen, Dataset.held_out):
+        first, second = each(one, split), each(two, split)
+        same = same and np.array_equal(first.offsets, second.offsets)
+        same = same and np.array_equal(first.values, second.values)
+    if not same:
+        raise ConfigError(
+            f"--compare {other.run}: its data or its {split} part differ from those of {opened.run}, "
+            "expected the same, so that users can be paired. Name a run on the same data and split"
+        )

@@ -1,0 +1,332 @@
+"""Tuning on validation splits: the temperature, and the closed form with its weight.
+
+For values that the configuration leaves open, short trainings at several temperatures are compared on a
+validation split, then closed forms of several penalties and widths, then mixtures of the best of both.
+Without a validation split, one is cut from the training split by the same rule; the training proper has all
+of it. On one validation split of small data close values differ by chance, so several are drawn at random.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.config.losses import loss_spec
+from trainer.config.resolved import ResolvedConfig
+from trainer.config.schema import Config
+from trainer.config.size_defaults import (
+    FIXED_TEMPERATURE,
+    FULL_EPOCHS,
+    low_rank_is_open,
+    temperature_is_open,
+    with_fixed_values,
+)
+from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.prepare import prepare_data
+from trainer.dataset.split import SEEDED
+from trainer.distributed.world import World
+from trainer.errors import DataError
+from trainer.evaluation.evaluator import Protocol, gathered_vectors, measured_users
+from trainer.evaluation.metrics import measure
+from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.model.edlae import history_vectors, training_towers
+from trainer.training.components import assemble, make_batches
+from trainer.training.loop import fit
+from trainer.training.progress import Progress
+
+LEAST_INTERACTIONS = 2000
+"""With fewer training interactions, differences on a validation split are chance."""
+VALIDATION_SIZE = 0.1
+CUTS, FEW_INTERACTIONS = 3, 300_000
+"""Number of random validation splits, and the most training interactions with which there are several."""
+MOST_USERS = 5000
+"""Most users evaluated for one figure."""
+TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(10))
+"""First value and ratio of the next."""
+RANKS = (16, 24, 32, 64, 128, 256)
+"""Widths of closed forms, the last one only with more interactions; neighbours of narrow ones differ most."""
+WEIGHTS = (8.0, 32.0, 128.0, 512.0)
+MOST_TRIALS = 6
+TRIAL_SHARE, TRIAL_STEPS = 4, 160
+"""A trial takes a quarter of the epochs, but at least so many steps: enough to order temperatures."""
+
+Vectors = tuple[torch.Tensor, torch.Tensor]
+"""Query vectors of the evaluated users and candidate vectors of the catalogue, for one validation split."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Width and weight of closed-form dims beside the learned ones; both are 0 without any."""
+
+    low_rank: int = 0
+    weight: float = 0.0
+
+
+@dataclass
+class Choice:
+    """The trials of a tuning and their validation NDCG.
+
+    Attributes:
+        metric: Name of the metric.
+        users: Evaluated users of each validation split.
+        temperatures: Figure by value, on the first validation split.
+        penalties: Figure by value at its best width, on the first validation split.
+        widths: Mean figure over validation splits by width of the closed form alone.
+        mixtures: Mean figure over validation splits by mixture.
+    """
+
+    metric: str
+    users: list[int]
+    temperatures: dict[float, float] = field(default_factory=dict)
+    penalties: dict[float, float] = field(default_factory=dict)
+    widths: dict[int, float] = field(default_factory=dict)
+    mixtures: dict[Mixture, float] = field(default_factory=dict)
+
+    def report(self) -> dict[str, Any]:
+        """Return the trials as `metrics.json` holds them."""
+        mixtures = [vars(mixture) | {self.metric: figure} for mixture, figure in self.mixtures.items()]
+        tried = {"temperatures": self.temperatures, "penalties": self.penalties, "widths": self.widths}
+        return {"chosen": {"metric": self.metric, "users": self.users, **tried, "mixtures": mixtures}}
+
+
+def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConfig, Choice | None]:
+    """Choose the best values for what a configuration leaves open; the same on every rank.
+
+    Args:
+        config: Its other gaps are filled, see `with_size_defaults`.
+        dataset: Data set of the training proper.
+        world: All ranks.
+
+    Returns:
+        The configuration without gaps, and the trials; None if there were none.
+    """
+    fixed = with_fixed_values(config)
+    worthwhile = loss_spec(config.loss.name).tunable and len(dataset.train) >= LEAST_INTERACTIONS
+    if not (config.run.choose and worthwhile and (temperature_is_open(config) or low_rank_is_open(config))):
+        return fixed, None
+    try:
+        datasets = [dataset] if config.data.validation_size else _split_again(config, dataset, world)
+    except DataError:  # users have too few interactions for another split by this rule
+        return fixed, None
+    bench = _Bench.of(config, datasets, world)
+    choice = Choice(f"ndcg@{config.evaluation.k[0]}", [len(cut.users) for cut in bench.cuts])
+    learned = _choose_temperature(config, bench, choice)
+    if choice.temperatures:
+        fixed = _with_model(fixed, temperature=peak(choice.temperatures))
+    if low_rank_is_open(config):
+        choice.penalties, choice.widths, choice.mixtures = world.on_first(
+            lambda: _mix(config, bench, [_on_first(vectors) for vectors in learned]), long=True
+        )
+        fixed = _with_mixture(fixed, choice)
+    return fixed, choice
+
+
+def _split_again(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
+    """Cut validation splits from the training split, one or several by seeds; the test split stays."""
+    data = replace(config.data, validation_size=VALIDATION_SIZE)
+    several = dataset.report["split"] in SEEDED and len(dataset.train) <= FEW_INTERACTIONS
+    # Neighbouring temperatures differ by more than chance, and trials are expensive.
+    cuts = CUTS if several and low_rank_is_open(config) else 1
+    seeds = [(data.split_seed + shift) % 2**32 for shift in range(cuts)]
+    cut = [world.on_each_host(lambda seed=seed: prepare_data(data, seed), long=True) for seed in seeds]
+    return [open_dataset(folder) for folder in cut]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A data set with a validation split: the users to evaluate, their seen items and their held-out ones."""
+
+    dataset: Dataset
+    users: np.ndarray
+    seen: ItemLists
+    held_out: ItemLists
+    k: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, protocol: Protocol) -> "_Cut":
+        users = measured_users(dataset, protocol)
+        users = users[np.linspace(0, len(users) - 1, min(len(users), MOST_USERS)).astype(np.int64)]
+        lists = (dataset.seen(protocol.split).take(users), dataset.held_out(protocol.split).take(users))
+        seen, held_out = ((torch.from_numpy(lengths), torch.from_numpy(items)) for lengths, items in lists)
+        return cls(dataset, users, seen, held_out, protocol.ks[0])
+
+    def figure(self, vectors: Vectors) -> float:
+        """Return the mean NDCG of the users, on one rank."""
+        found = hits(top_k(*vectors, self.k, self.seen)[1], self.held_out)
+        return float(measure(found, self.held_out[0], [self.k])[f"ndcg@{self.k}"].mean())
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """One or several validation splits of the same data, on which trials are evaluated."""
+
+    cuts: list[_Cut]
+    world: World
+    protocol: Protocol
+
+    @classmethod
+    def of(cls, config: Config, datasets: Sequence[Dataset], world: World) -> "_Bench":
+        protocol = Protocol("validation", "mask", config.evaluation.k[:1], config.evaluation.chunk)
+        return cls([_Cut.of(dataset, protocol) for dataset in datasets], world, protocol)
+
+    def figure(self, vectors: Sequence[Vectors]) -> float:
+        """Return the mean figure over the splits, given vectors for each, on one rank."""
+        return mean(cut.figure(each) for cut, each in zip(self.cuts, vectors, strict=True))
+
+
+def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[Vectors | None]:
+    """Try temperatures if they are open; return the best one's vectors for each split, on rank 0."""
+    fixed = with_fixed_values(config)
+    first, *others = bench.cuts
+    best: tuple[float, float, Vectors | None] = (-1.0, fixed.model.temperature, None)
+
+    def trial(temperature: float, cut: _Cut) -> Vectors | None:
+        return _trial(_with_model(fixed, temperature=temperature), cut, bench)
+
+    def score(temperature: float) -> float:
+        nonlocal best
+        vectors = trial(temperature, first)
+        figure = bench.world.on_first(lambda: first.figure(_on_first(vectors)), long=True)
+        best = max(best, (figure, temperature, vectors), key=lambda entry: entry[0])
+        return figure
+
+    if temperature_is_open(config):
+        choice.temperatures = climb(score, *TEMPERATURES)
+    else:
+        score(best[1])
+    return [best[2], *(trial(best[1], cut) for cut in others)]
+
+
+def _trial(config: ResolvedConfig, cut: _Cut, bench: _Bench) -> Vectors | None:
+    """Return vectors after a short training of the learned towers alone, on rank 0."""
+    sharding = replace(config.sharding, plan=None)  # a plan file has closed-form tables too
+    config, world = replace(_with_model(config, low_rank=0), sharding=sharding), bench.world
+    components = assemble(config, cut.dataset, world)
+    batches = make_batches(config, cut.dataset, components)
+    full = config.run.epochs
+    least = -(-min(full, FULL_EPOCHS) // TRIAL_SHARE)
+    epochs = min(full, max(least, -(-TRIAL_STEPS // batches.steps_per_epoch)))
+    run = replace(config.run, epochs=epochs, evaluate_every=0, patience=0, log_every=0)
+    with Progress(None, epochs * batches.steps_per_epoch, world.is_first, tensorboard=False) as progress:
+        fit(replace(config, run=run), cut.dataset, components, batches, world, progress)
+    return gathered_vectors(components.tower_pairs, cut.users, cut.dataset.item_count, world, bench.protocol)
+
+
+def _on_first(vectors: Vectors | None) -> Vectors:
+    assert vectors is not None, "rank 0 has the vectors of all ranks"
+    return vectors
+
+
+def _mix(
+    config: Config, bench: _Bench, learned: list[Vectors]
+) -> tuple[dict[float, float], dict[int, float], dict[Mixture, float]]:
+    """Return figures by penalty, by width, and by mixture of learned dims and the best form; on rank 0."""
+    model = config.model
+    penalties, widths, forms = _closed_forms(config, bench)
+    # A width that was asked for is not dropped.
+    mixtures = {Mixture(): bench.figure(learned)} if model.low_rank is None else {}
+    # Widths are compared without learned dims, which would hide their differences.
+    rank = max(widths, key=lambda width: widths[width])
+    form = [_narrow(each, rank) for each in forms]
+    for weight in WEIGHTS if model.low_rank_weight is None else (model.low_rank_weight,):
+        mixtures[Mixture(rank, weight)] = bench.figure(_concatenate(learned, form, weight))
+    return penalties, widths, mixtures
+
+
+def _closed_forms(
+    config: Config, bench: _Bench
+) -> tuple[dict[float, float], dict[int, float], list[Vectors]]:
+    """Return figures by penalty and, at the best one, by width; and the widest forms of each split at it."""
+    model, (first, *others) = config.model, bench.cuts
+    data = first.dataset
+    widths = RANKS[:-1] if len(data.train) <= FEW_INTERACTIONS else RANKS
+    fitting = [rank for rank in widths if rank <= data.item_count] or [RANKS[0]]
+    ranks = fitting if model.low_rank is None else [model.low_rank]
+    forms: dict[float, Vectors] = {}
+
+    def score(penalty: float) -> float:
+        forms[penalty] = _form(first, ranks[-1], penalty)
+        return max(first.figure(_narrow(forms[penalty], rank)) for rank in ranks)
+
+    given = model.low_rank_penalty
+    penalties = climb(score, *PENALTIES) if given is None else {given: score(given)}
+    best = best_of(penalties)
+    chosen = [forms[best], *(_form(cut, ranks[-1], best) for cut in others)]
+    figures = {rank: bench.figure([_narrow(form, rank) for form in chosen]) for rank in ranks}
+    return penalties, figures, chosen
+
+
+def _form(cut: _Cut, rank: int, penalty: float) -> Vectors:
+    """Return vectors of the closed form of a training split."""
+    history, items = training_towers(cut.dataset, rank, penalty)
+    query = history_vectors(cut.dataset.train_by_user(), cut.users, history)
+    return torch.from_numpy(query), torch.from_numpy(items)
+
+
+def _narrow(form: Vectors, rank: int) -> Vectors:
+    query, items = form
+    return query[:, :rank], items[:, :rank]
+
+
+def _concatenate(learned: list[Vectors], forms: list[Vectors], weight: float) -> list[Vectors]:
+    return [
+        (torch.cat([query, form_query * weight], 1), torch.cat([items, form_items], 1))
+        for (query, items), (form_query, form_items) in zip(learned, forms, strict=True)
+    ]
+
+
+def _with_mixture(config: ResolvedConfig, choice: Choice) -> ResolvedConfig:
+    """Set the best mixture in a configuration."""
+    best = max(choice.mixtures, key=lambda mixture: choice.mixtures[mixture])
+    config = _with_model(config, low_rank=best.low_rank)
+    if best.low_rank:
+        penalty = best_of(choice.penalties)
+        config = _with_model(config, low_rank_weight=best.weight, low_rank_penalty=penalty)
+    return config
+
+
+def _with_model(config: ResolvedConfig, **values: Any) -> ResolvedConfig:
+    return replace(config, model=replace(config.model, **values))
+
+
+def climb(score: Callable[[float], float], start: float, ratio: float) -> dict[float, float]:
+    """Score `start` times powers of `ratio` until both neighbours of the best are worse.
+
+    The next value is above or below the best one so far. At most `MOST_TRIALS` values are scored.
+    """
+    scores = {0: score(start)}
+    while len(scores) < MOST_TRIALS:
+        best = max(scores, key=lambda power: scores[power])
+        open_sides = [power for power in (best - 1, best + 1) if power not in scores]
+        if not open_sides:
+            break
+        scores[open_sides[0]] = score(start * ratio ** open_sides[0])
+    return {start * ratio**power: scores[power] for power in sorted(scores)}
+
+
+def best_of(scores: dict[float, float]) -> float:
+    """Return the value with the highest score."""
+    return max(scores, key=lambda value: scores[value])
+
+
+def peak(scores: dict[float, float]) -> float:
+    """Return the vertex of the parabola through the best value and its neighbours, in logarithms.
+
+    Args:
+        scores: Scores of values that form a geometric sequence.
+
+    Returns:
+        The vertex to 3 decimals; the best value itself if it has one neighbour alone.
+    """
+    values = sorted(scores)
+    place = values.index(best_of(scores))
+    if not 0 < place < len(values) - 1:
+        return round(values[place], 3)
+    below, best, above = (scores[values[place + shift]] for shift in (-1, 0, 1))
+    bend = below - 2 * best + above
+    shift = 0.0 if bend >= 0 else (below - above) / (2 * bend)
+    return round(values[place] * (values[place + 1] / values[place]) ** shift, 3)
