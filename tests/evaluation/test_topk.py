@@ -61,6 +61,17 @@ def test_blocks_of_any_size_give_the_same_ranking(monkeypatch, user_block, item_
     assert torch.equal(rows, expected)
 
 
+@pytest.mark.parametrize("scores", [1, 70, 140, 700, 10**6])
+def test_a_gpus_ranking_does_not_depend_on_how_many_scores_are_there_at_a_time(monkeypatch, scores):
+    query, items, excluded = small_world()
+    expected = slowly(query, items, 8, excluded)
+    monkeypatch.setattr(topk, "GPU_SCORES", scores)
+    lengths, left_out = lists(*excluded)
+    users = torch.arange(len(query)).repeat_interleave(lengths)
+    _, rows = topk._SortingRanker(items, 8)(query, users, left_out)
+    assert torch.equal(rows, expected)
+
+
 def test_excluded_items_are_never_returned_and_gaps_are_filled_with_no_item():
     query, items = torch.ones(2, 4), torch.rand(5, 4)
     scores, rows = top_k(query, items, 3, lists([0, 1, 2, 4], [0, 1, 2, 3, 4]))

@@ -67,12 +67,14 @@ class Outcome:
     figures: dict[str, object] = field(default_factory=dict)
 
 
-def run(name: str, device: str, folder: Path, seconds: float) -> Outcome:
-    """Run a part in a process of its own."""
+def run(name: str, device: str, folder: Path, seconds: float, threads: int) -> Outcome:
+    """Run a part in a process of its own, with so many threads."""
     log, report = folder / f"{name}.log", folder / f"{name}.jsonl"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "tests.gpu.parts", name, device, str(folder)]
-    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
+    # Threads of parts side by side would wait for each other's cores.
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     started = time.monotonic()
     with log.open("w") as output:
         try:
@@ -120,7 +122,7 @@ def check(
 ) -> list[Outcome]:
     """Run the parts, those that measure time one by one and then the others; print and write each at once."""
     outcomes: dict[str, Outcome] = {}
-    began, lock = time.monotonic(), threading.Lock()
+    began, lock, cores = time.monotonic(), threading.Lock(), os.cpu_count() or 1
 
     def one(name: str) -> None:
         part, left = PARTS[name], limit - (time.monotonic() - began)
@@ -129,7 +131,8 @@ def check(
         elif left < LEAST_SECONDS:
             outcome = Outcome("skipped", lines=["no time is left, see --limit"])
         else:
-            outcome = run(name, device, folder, min(part.seconds, left))
+            threads = cores if part.timed else max(1, cores // jobs)
+            outcome = run(name, device, folder, min(part.seconds, left), threads)
         with lock:
             outcomes[name] = outcome
             print(f"{name:<12} {outcome.state:<8} {outcome.seconds:6.1f} s  {part.shows}", flush=True)

@@ -8,8 +8,9 @@ import torch
 from torchrec.distributed.batched_embedding_kernel import EmbeddingFusedOptimizer
 from torchrec.optim.keyed import CombinedOptimizer
 
+from trainer.errors import UserError
 from trainer.sharding import optimizers
-from trainer.sharding.optimizer_state import set_step
+from trainer.sharding.optimizer_state import _states_by_table, set_step
 from trainer.sharding.optimizers import dense_optimizer, set_fused_step
 from trainer.sharding.private_api import EmbOptimType
 
@@ -105,3 +106,21 @@ def test_an_optimizer_takes_one_pass_where_the_device_can(name: str, monkeypatch
 
     monkeypatch.setattr(optimizers, "DENSE", {name: only_elsewhere})
     assert dense_optimizer(name, CPU)([weight]).made == name
+
+
+def test_both_moments_of_a_fused_adam_are_saved_by_the_names_that_torchrec_gives_them() -> None:
+    key = "learned.query.embeddings.embedding_bags.user.weight"
+    first, second = torch.ones(3, 4), torch.full((3, 4), 2.0)
+    # As `model.fused_optimizer.state_dict()` has them on a GPU.
+    states = {key: {"user.momentum1": first, "user.exp_avg_sq": second}}
+    found = _states_by_table(states, "adam_fused")
+    assert {name: values[0].tolist() for name, values in found[key].items()} == {
+        "first": first.tolist(),
+        "second": second.tolist(),
+    }
+
+
+def test_a_state_without_a_name_in_checkpoints_is_refused_rather_than_dropped() -> None:
+    states = {"learned.query.embeddings.embedding_bags.user.weight": {"user.momentum3": torch.ones(1)}}
+    with pytest.raises(UserError, match="adagrad has a state momentum3 of learned"):
+        _states_by_table(states, "adagrad")

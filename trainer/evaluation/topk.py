@@ -31,6 +31,8 @@ ItemLists: TypeAlias = tuple[Tensor, Tensor]
 # scores take 27 cache lines: a power of two would map those of all items to a few sets of the cache.
 USER_BLOCK = 432
 ITEM_BLOCK = 4096
+# On a GPU every block costs a dozen launches, and what counts is that there are few: 512 MiB of scores.
+GPU_USER_BLOCK, GPU_SCORES = 4096, 2**27
 
 MARKS = 2**22
 """Pairs of user and item that are marked as held out or not at a time: 4 MiB."""
@@ -49,7 +51,8 @@ def top_k(
 
     A score is a dot product in float32. Equal scores rank the lower item row first. The result for a user
     does not depend on the other users of the call (on CPU, to the last bit). Beyond the arguments and the
-    result, memory is bounded by a few times USER_BLOCK x ITEM_BLOCK scores for each thread.
+    result, memory is bounded by a few times USER_BLOCK x ITEM_BLOCK scores for each thread, on a GPU by a few
+    times GPU_SCORES.
 
     Args:
         query_BD: User vectors.
@@ -77,7 +80,8 @@ def top_k(
     on_cpu = query_BD.device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
     ranker = _CpuRanker(items_ND, k) if on_cpu else _SortingRanker(items_ND, k)
-    blocks, spans = _blocks(users_E, len(query_BD), threads)
+    user_block = USER_BLOCK if on_cpu else GPU_USER_BLOCK
+    blocks, spans = _blocks(users_E, len(query_BD), threads, user_block)
     with _thread_map(min(threads, len(blocks))) as map_blocks:
         ranked = map_blocks(
             ranker,
@@ -166,9 +170,9 @@ def owners(lists: ItemLists, user_count: int, item_count: int) -> Tensor:
     return torch.repeat_interleave(lengths.long(), output_size=len(values))
 
 
-def _blocks(users_E: Tensor, user_count: int, threads: int) -> tuple[list[slice], list[slice]]:
-    """Divide users into blocks that are ranked together, and the ascending `users_E` likewise."""
-    length = min(USER_BLOCK, -(-user_count // threads // USER_MULTIPLE) * USER_MULTIPLE)
+def _blocks(users_E: Tensor, user_count: int, threads: int, most: int) -> tuple[list[slice], list[slice]]:
+    """Divide users into blocks of at most `most` for ranking, and the ascending `users_E` likewise."""
+    length = min(most, -(-user_count // threads // USER_MULTIPLE) * USER_MULTIPLE)
     blocks = [slice(start, min(start + length, user_count)) for start in range(0, user_count, max(length, 1))]
     starts = torch.tensor([block.start for block in blocks], device=users_E.device)
     bounds = [*torch.searchsorted(users_E, starts).tolist(), len(users_E)]
@@ -195,7 +199,7 @@ def _check_finite(scores_BK: Tensor, rows_BK: Tensor, gaps_B: Tensor) -> None:
 
 
 class _SortingRanker:
-    """Ranks a block of users by sorting each block of items together with the best ones before it."""
+    """Ranks a block of users on a GPU: the best of each block of items are sorted into those before it."""
 
     def __init__(self, items_ND: Tensor, k: int) -> None:
         self._items_ND, self._k = items_ND, k
@@ -204,8 +208,9 @@ class _SortingRanker:
         """Return scores and item rows, (B, k) each; pair i of `users_E` and `items_E` is excluded."""
         best_BK = query_BD.new_full((len(query_BD), self._k), -torch.inf)
         rows_BK = torch.full((len(query_BD), self._k), -1, device=query_BD.device)
-        for first in range(0, len(self._items_ND), ITEM_BLOCK):
-            block_ND = self._items_ND[first : first + ITEM_BLOCK]
+        width = max(GPU_SCORES // max(len(query_BD), 1), 1)
+        for first in range(0, len(self._items_ND), width):
+            block_ND = self._items_ND[first : first + width]
             scores_BN = query_BD @ block_ND.T
             inside_E = (items_E >= first) & (items_E < first + len(block_ND))
             cells = users_E[inside_E] * len(block_ND) + items_E[inside_E] - first

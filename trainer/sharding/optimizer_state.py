@@ -22,17 +22,20 @@ from trainer.sharding.private_api import (
     ShardedTensorMetadata,
     ShardMetadata,
     sharded_tensor,
+    unsupported,
 )
 
 PREFIX, UNTRAINED = "optimizer.", "closed."
 NAMES = {
     "adam": {"exp_avg": "first", "exp_avg_sq": "second"},
-    "adam_fused": {"momentum1": "first", "momentum2": "second"},
+    "adam_fused": {"momentum1": "first", "exp_avg_sq": "second"},
     "adagrad": {"sum": "sum", "momentum1": "sum"},
     "rowwise_adagrad": {"sum": "sum_of_row", "momentum1": "sum_of_row"},
     "sgd": {},
 }
 """Names of a table's states in checkpoints, by optimizer and by the name in torch or in a fused kernel."""
+NOT_SAVED = ("step",)
+"""States that a checkpoint's description has instead."""
 
 
 def optimizer_state(model: nn.Module, optimizer: CombinedOptimizer, name: str) -> dict[str, Any]:
@@ -92,10 +95,13 @@ def _states_by_table(states: Mapping[str, Any], name: str) -> dict[str, dict[str
         if table_name(key) is None or key.startswith(UNTRAINED):
             continue
         for kind, value in states[key].items():
-            own = NAMES[name].get(kind.rpartition(".")[2])
-            if own is not None:
-                tensors = found.setdefault(whole_key(key), {}).setdefault(own, [])
-                tensors += _local(value)
+            state = kind.rpartition(".")[2]
+            if state in NOT_SAVED:
+                continue
+            if state not in NAMES[name]:  # dropped in silence, it would begin anew where a training resumes
+                raise unsupported(f"{name} has a state {state} of {key}, which no checkpoint has a name for")
+            tensors = found.setdefault(whole_key(key), {}).setdefault(NAMES[name][state], [])
+            tensors += _local(value)
     return found
 
 
