@@ -97,7 +97,7 @@ def test_a_refused_combination_is_said_once_before_data_are_prepared(tmp_path):
     options = "--data.name synthetic --optimizer.name adam --sharding.kind column_wise"
     output, errors = end(start(tmp_path, options))
     (line,) = error_lines(errors)
-    assert line.startswith("error: --optimizer.name adam: not with --sharding.kind column_wise, as its")
+    assert line.startswith("error: --optimizer.name adam: not with --sharding.kind column_wise, which has no")
     assert exit_codes(errors)[0] == 2
     assert output == ""
     assert list(tmp_path.iterdir()) == []
