@@ -2,18 +2,42 @@
 
 SIGTERM and SIGINT are passed on to the ranks, which finish their step, save and end; a second one ends them
 at once. Bare torchrun passes them on too, but ends with an error, and kills ranks that need more than 30 s.
+
+A rank that is killed cannot say so. The launcher says it, with the command that resumes the training.
 """
 
+import json
 import logging
 import os
+import shlex
 import signal
 import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 import psutil
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.run import determine_local_world_size, get_args_parser, main
+
+MEANINGS = {
+    signal.SIGKILL: "the system sends it when memory runs out",
+    signal.SIGSEGV: "native code has used memory that is not its own, a fault of a library or a driver",
+    signal.SIGBUS: "shared memory (/dev/shm) is full, or a file that was mapped into memory has shrunk",
+    signal.SIGILL: "the processor lacks an instruction that a package was built for",
+    signal.SIGFPE: "native code has divided by zero",
+    signal.SIGABRT: "native code has given up, with its reason above",
+    signal.SIGTERM: "a person or a batch system has sent it to this rank alone",
+    signal.SIGXCPU: "the processor time that `ulimit -t` allows is used up",
+}
+"""What usually stands behind a signal that ends a process."""
+NEVER_A_CONSEQUENCE = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+"""Signals that do not come of another rank's end."""
+RUN_NOTE = "SHARDTOWER_RUN_NOTE"
+"""Names the file in which a training tells its launcher its run folder."""
 
 
 def end_the_ranks(number: int, _: FrameType | None) -> None:
@@ -38,16 +62,95 @@ def as_shells_say(code: int) -> int:
     return 128 - code if code < 0 else code
 
 
+def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """Return the rank that made the others fail, and its failure.
+
+    torchrun looks at its ranks now and then and notes full seconds. Of ranks that were seen to have failed at
+    once, one that was killed comes first.
+    """
+
+    def order(rank: int) -> tuple[int, bool]:
+        return failures[rank].timestamp, -failures[rank].exitcode not in NEVER_A_CONSEQUENCE
+
+    rank = min(failures, key=order)
+    return rank, failures[rank]
+
+
+def killed_words(rank: int, number: int, what_next: str) -> str:
+    """Return the line that says which signal ended a rank, what it means, and what to do."""
+    names = {each.value: each.name for each in signal.Signals}
+    name = f"signal {number} ({names[number]})" if number in names else f"signal {number}"
+    parts = [f"rank {rank} was killed by {name}", MEANINGS.get(number, "")]
+    return ". ".join(filter(None, [": ".join(filter(None, parts)), what_next]))
+
+
+def next_words(note: Path, options: Sequence[str]) -> str:
+    """Return how a training is resumed whose rank was killed; empty if it had no run folder yet, or was none.
+
+    Args:
+        note: File in which the training has told its run folder.
+        options: What each rank was started with, command first.
+    """
+    if not note.exists():
+        return ""
+    run = Path(note.read_text())
+    if (run / "metrics.json").exists():
+        return f"The training was over; its run is {shlex.quote(str(run))}"
+    if not any(is_resumable(checkpoint) for checkpoint in run.glob("checkpoints/*[0-9]")):
+        return "Nothing was saved to go on from; --run.save_every 500 saves after every 500 steps"
+    launcher = sys.orig_argv[: len(sys.orig_argv) - len(options)]
+    return f"Go on with: {shlex.join([*launcher, 'train', '--run.dir', str(run)])}"
+
+
+def is_resumable(checkpoint: Path) -> bool:
+    """Return whether a checkpoint holds optimizer states; whether it is whole shows when it is opened."""
+    try:
+        return json.loads((checkpoint / "state.json").read_text())["resumable"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def defaults(given: Namespace) -> list[str]:
+    """Return options of torchrun that are better than its own defaults."""
+    options = ["--signals_to_handle", "SIGHUP,SIGQUIT"]
+    if given.local_addr is None and (given.standalone or given.nnodes in ("1", "1:1")):
+        # By default this host goes by its own name; if that does not resolve, ranks wait for ever.
+        options += ["--local-addr", "localhost"]
+    return options
+
+
+def set_environment(given: Namespace, note: Path) -> None:
+    """Set what the ranks find in their environment, besides what torchrun puts there."""
+    # Its ranks meet at a new address each time they are started again, on one host or on several.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    os.environ[RUN_NOTE] = str(note)
+    if not os.environ.get("OMP_NUM_THREADS"):
+        ranks, cores = determine_local_world_size(given.nproc_per_node), len(os.sched_getaffinity(0))
+        os.environ["OMP_NUM_THREADS"] = str(max(cores // max(ranks, 1), 1))
+
+
+def launch(arguments: list[str]) -> int:
+    """Start the ranks and wait for them; return the exit code."""
+    given = get_args_parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="shardtower_") as folder:
+        note = Path(folder) / "run"
+        set_environment(given, note)
+        try:
+            main([*defaults(given), *arguments])
+        except ChildFailedError as error:
+            rank, failure = first_failure(error.failures)
+            if failure.exitcode < 0:
+                words = killed_words(rank, -failure.exitcode, next_words(note, given.training_script_args))
+                print(f"error: {words}", file=sys.stderr, flush=True)
+            return as_shells_say(failure.exitcode)
+        except SignalException as error:
+            return 128 + error.sigval
+    return 0
+
+
 if __name__ == "__main__":
     # What the launcher logs of ranks that end or are ended; they have said themselves what was wrong.
     logging.disable(logging.CRITICAL)
-    # Its ranks meet at a new address each time they are started again, on one host or on several.
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end_the_ranks)
-    try:
-        main(["--signals_to_handle", "SIGHUP,SIGQUIT", *sys.argv[1:]])
-    except ChildFailedError as error:
-        sys.exit(as_shells_say(error.get_first_failure()[1].exitcode))
-    except SignalException as error:
-        sys.exit(128 + error.sigval)
+    sys.exit(launch(sys.argv[1:]))

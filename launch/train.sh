@@ -38,10 +38,6 @@ done
 "$python" -m trainer prepare "$@"
 
 choose_ranks
-if [[ -z ${OMP_NUM_THREADS:-} ]]; then
-    share=$(($(nproc) / ranks))
-    export OMP_NUM_THREADS=$((share > 0 ? share : 1))
-fi
 # --standalone takes a free port, so that trainings on one machine do not meet on the default one.
 exec "$python" "$root/launch/ranks.py" --standalone --nproc_per_node="$ranks" \
     --max-restarts="$restarts" -m trainer train "$@"

@@ -1,5 +1,6 @@
 """Evaluation and checkpoints at any world size, against an evaluation written out in numpy."""
 
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -147,7 +148,8 @@ def test_figures_are_those_of_loops_over_the_whole_score_matrix(trained, folder)
 def test_a_checkpoint_of_four_ranks_opens_at_any_world_size_and_sharding(size, sharding, trained, folder):
     config, weights, last_scores, figures = trained
     config = configured(MODEL, f"--run.dir {config.run.dir} --sharding.kind {sharding}")
-    config.run.seed += 1  # other initial weights: what is equal was loaded
+    # Other initial weights: what is equal was loaded.
+    config = replace(config, run=replace(config.run, seed=config.run.seed + 1))
     first, *others = run_on_ranks(size, load_and_measure, config, folder)
     torch.testing.assert_close(whole([first[0], *(rank[0] for rank in others)]), weights, rtol=0, atol=0)
     torch.testing.assert_close(first[1], last_scores, rtol=1e-5, atol=1e-5)

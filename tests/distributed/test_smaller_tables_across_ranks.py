@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.distributed.broken_training import begin, end
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of, train_small, whole
-from tests.distributed.test_resumed import begin, end
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
 from trainer.runs.checkpoint import save

@@ -23,6 +23,9 @@ class Silent:
     def advance(self):
         pass
 
+    def say(self, text):
+        pass
+
     def record(self, step, text, **figures):
         pass
 
@@ -57,10 +60,22 @@ def test_all_ranks_stop_at_the_same_step_with_the_same_weights(options, tmp_path
     assert [figure for _, figure in two] == pytest.approx([figure for _, figure in alone], abs=1e-3)
 
 
+def test_the_next_best_weights_take_the_place_of_those_that_could_not_be_written(tmp_path):
+    folder, config = small_dataset(tmp_path, validation_size=0.3), configured(WORSENING)
+    (figures, best, _), _ = run_on_ranks(2, train_until_it_stops, config, folder, tmp_path / "run")
+    (tmp_path / "full" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "full" / "checkpoints" / f"step-{best:09d}").touch()
+    before = [pair for pair in figures if pair[0] < best]
+    for again, step, kept in run_on_ranks(2, train_until_it_stops, config, folder, tmp_path / "full"):
+        assert again == figures
+        assert (step, kept["ndcg@5"]) == max(before, key=lambda pair: pair[1])
+        assert kept["ndcg@5"] > figures[-1][1]
+
+
 def train_until_it_stops(world, config, folder, run):
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
-    world.on_first(lambda: Path(run).mkdir())
+    world.on_first(lambda: Path(run).mkdir(exist_ok=True))
     source = source_of(config, dataset, parts)
     history, watch = fit(config, dataset, parts, source, world, Silent(), run)
     step = save_outcome(

@@ -247,3 +247,19 @@ def test_a_misspelt_option_starts_no_rank(checkout: Checkout) -> None:
     python.write_text('#!/usr/bin/env bash\necho "$@"\n')
     launch = "launch/ranks.py --standalone --nproc_per_node=4 --max-restarts=0 -m trainer train"
     assert launch in checkout.run("train.sh").stdout
+
+
+MADE = {
+    ".venv/": "launch/setup.sh",
+    "*.egg-info/": "launch/setup.sh",
+    "__pycache__/": "Python",
+    ".pytest_cache/": "launch/test.sh",
+    ".ruff_cache/": ".ci/run",
+    "/data/": "python -m trainer prepare",
+    "/runs/": "python -m trainer train",
+}
+"""What the documented commands leave in a checkout."""
+
+
+def test_git_ignores_what_the_documented_commands_make_and_nothing_else() -> None:
+    assert sorted((ROOT / ".gitignore").read_text().splitlines()) == sorted(MADE)

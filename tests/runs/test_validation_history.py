@@ -98,6 +98,12 @@ def test_a_text_names_the_best_epoch_an_early_stop_and_the_saved_weights() -> No
         "Best at epoch 2 of 4: validation ndcg@5 0.2500; the last weights are kept."
     )
     assert validation_text(history([0.1, 0.25], 0, 2)) == "Best at epoch 2 of 2: validation ndcg@5 0.2500."
+    lost = history([0.1, 0.25, 0.2, 0.15], 2)
+    lost.kept = 3 * 4
+    assert validation_text(lost) == (
+        "Best at epoch 2 of 10, stopped at 4: validation ndcg@5 0.2500, "
+        "but these weights could not be written; those of epoch 3 (0.2000) are kept."
+    )
 
 
 def noise() -> tuple[worlds.Pairs, worlds.Pairs]:
@@ -166,6 +172,9 @@ def test_a_training_that_gets_worse_stops_after_its_patience(stopped: Path) -> N
         "last_step": 15 * (best + 4),
         "last_epoch": best + 4,
         "stopped_early": True,
+        "kept_step": 15 * (best + 1),
+        "kept_epoch": best + 1,
+        "best_could_not_be_written": False,
     }
 
 
@@ -186,7 +195,9 @@ def test_until_it_stops_a_training_is_the_one_that_does_not(tmp_path: Path, data
     # Without patience the last weights are kept, though the best are told.
     report = report_of(whole)
     assert report["step"] == report["validation"]["last_step"] == 300 > report["validation"]["best_step"]
+    assert report["validation"]["kept_step"] == report["step"]
     assert not report["validation"]["stopped_early"]
+    assert not report["validation"]["best_could_not_be_written"]
 
 
 def test_losses_are_recorded_up_to_the_step_at_which_it_stops(stopped: Path) -> None:

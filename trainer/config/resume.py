@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ MAY_CHANGE = (
 )
 MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "deterministic", "backend", "timeout")
 RUNS, LAUNCH = Path("runs"), ".launch"
+RUN_NOTE = "SHARDTOWER_RUN_NOTE"
+"""Environment variable that names the file in which launch/ranks.py expects the run folder."""
 PATHS = ("root", "cache", "interactions", "held_out", "users", "items")
 SHAPE = (
     *("model.dim", "model.similarity", "model.item_bias", "model.user_id", "model.history"),
@@ -34,16 +37,41 @@ SHAPE = (
 
 
 def launch_id() -> str | None:
-    """Return torchrun's id of this launch, which restarts of its ranks keep; None without torchrun."""
-    return os.environ.get("TORCHELASTIC_RUN_ID")
+    """Return what identifies this launch of torchrun, whose restarts keep it; None if nothing does.
+
+    On one host that is the folder that torchrun makes for each launch. Several hosts share only the id of
+    their rendezvous, which is "none" where a static one was given none.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file and os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE"):
+        return Path(error_file).parents[2].name  # .../ID_RANDOM/attempt_0/0/error.json
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if run_id == "none" else run_id
 
 
 def restarted_run() -> Path | None:
-    """Return the run folder that this launch made before its ranks were restarted, or None."""
+    """Return the run folder that this launch made before its ranks were restarted, or None.
+
+    Raises:
+        ConfigError: Ranks may be restarted, and could not tell their run from others.
+    """
+    launch, restarts = launch_id(), os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if launch is None and restarts != "0":
+        raise ConfigError(
+            f"--max-restarts {restarts}: without a --rdzv-id, restarted ranks could take another training's "
+            "run for theirs. Name the run folder: --run.dir DIR"
+        )
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
-    marks = [mark for mark in RUNS.glob(f"*/{LAUNCH}") if mark.read_text() == launch_id()]
+    marks = [mark for mark in RUNS.glob(f"*/{LAUNCH}") if mark.read_text() == launch]
     return max(marks, key=lambda mark: mark.stat().st_mtime).parent if marks else None
+
+
+def tell_launcher(run: Path) -> None:
+    """Tell launch/ranks.py the run folder, so that it can say how to resume when a rank is killed."""
+    if note := os.environ.get(RUN_NOTE):
+        with suppress(OSError):
+            Path(note).write_text(str(run))
 
 
 def asked_config(arguments: Sequence[str]) -> Config:

@@ -1,6 +1,7 @@
 """The process group: who takes part, on which device, and the few collectives that the code uses."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -228,14 +229,38 @@ def choose_device(device: str, local_rank: int, local_size: int) -> torch.device
 
 
 def _store(rank: int, size: int, local_size: int, timeout: timedelta) -> dist.Store:
-    """Return the store in which ranks find each other's addresses."""
+    """Return the store in which ranks find each other's addresses.
+
+    Raises:
+        ConfigError: The first host has a name that this one does not know.
+    """
+    place = "env://"
+    if size == local_size:
+        # torchrun and gloo use the host's own name, which need not resolve; ranks of one host need no name.
+        place = f"tcp://localhost:{os.environ.get('MASTER_PORT')}"
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if "WORLD_SIZE" not in os.environ:
         return dist.HashStore()
-    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+    try:
+        store, _, _ = next(dist.rendezvous(place, rank, size, timeout=timeout))
+    except dist.DistError as error:
+        if size == local_size or _resolves(os.environ["MASTER_ADDR"]):
+            raise
+        raise ConfigError(
+            f"MASTER_ADDR {os.environ['MASTER_ADDR']}: rank {rank} finds no host of this name. Name an address "
+            "that all hosts reach: torchrun's --local-addr on the first host, or --master-addr everywhere"
+        ) from error
     # torchrun starts ranks again beside the store that holds the addresses of the dead ones. Hosts count
     # their restarts each for itself, so that several of them need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"start-{restarts}", store) if size == local_size else store
+
+
+def _resolves(host: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
 
 
 @contextmanager

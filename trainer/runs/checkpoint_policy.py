@@ -120,6 +120,8 @@ def save_outcome(
 ) -> int:
     """Leave the best weights, or without patience the last ones, in the run folder and in the model.
 
+    If the best could not be written on the way, the next best take their place.
+
     Args:
         run: Run folder.
         config: Whether the outcome is to be resumable.
@@ -127,7 +129,7 @@ def save_outcome(
         optimizer: Of the model.
         optimizer_name: Name of the tables' optimizer.
         world: All ranks.
-        history: Validation figures of the whole training.
+        history: Validation figures of the whole training; records which weights are kept.
         seconds: Seconds of training.
 
     Returns:
@@ -136,15 +138,21 @@ def save_outcome(
     Raises:
         SaveError: They cannot be written; raised on every rank.
     """
-    last = history.validations[-1].step if history.patience else history.steps
-    best = history.best.step if history.patience else last
-    if best != last and world.on_first(lambda: is_published(run, best)):
-        load(folder_of(run, best), model)
-        return best
-    if not (history.patience and world.on_first(lambda: is_published(run, last))):
+    step = history.kept = world.on_first(lambda: _step_to_keep(run, history))
+    if not (history.patience and world.on_first(lambda: is_published(run, step))):
         states = optimizer_state(model, optimizer, optimizer_name) if config.save_every else None
-        save(run, last, model, world, states, history.progress(seconds))
-    return last
+        save(run, step, model, world, states, history.progress(seconds))
+    elif step != history.validations[-1].step:
+        load(folder_of(run, step), model)
+    return step
+
+
+def _step_to_keep(run: Path, history: ValidationHistory) -> int:
+    """Return the last step, or with patience the best one whose weights are in the model or were written."""
+    if not history.patience:
+        return history.steps
+    last, best_first = history.validations[-1], sorted(history.validations, key=lambda each: -each.figure)
+    return next(each.step for each in best_first if each is last or is_published(run, each.step))
 
 
 def _best_count(run: RunConfig) -> int:

@@ -85,6 +85,7 @@ class ValidationHistory:
         validations: Evaluations on the validation split, in the order of steps.
         paused_at: Step after which a signal ended the training early; None: none did.
         origin_steps: Optimizer steps that were taken over from an earlier run.
+        kept: Step whose weights the run has at its end; None until then.
     """
 
     metric: str
@@ -94,6 +95,7 @@ class ValidationHistory:
     validations: list[Validation] = field(default_factory=list)
     paused_at: int | None = None
     origin_steps: int = 0
+    kept: int | None = None
 
     def add(self, step: int, seconds: float, figure: float) -> None:
         """Record a figure."""
@@ -125,6 +127,11 @@ class ValidationHistory:
         """Whether patience was over before the last step."""
         return self.patience_is_over and self.validations[-1].step < self.steps
 
+    @property
+    def best_is_lost(self) -> bool:
+        """Whether patience was to keep the best weights, and they could not be written."""
+        return self.patience > 0 and self.kept not in (None, self.best.step)
+
     def epoch(self, step: int) -> float:
         """Return `step` steps in epochs."""
         return step / self.epoch_steps
@@ -146,5 +153,8 @@ class ValidationHistory:
             "last_step": last.step,
             "last_epoch": self.epoch(last.step),
             "stopped_early": self.stopped_early,
+            "kept_step": self.kept,
+            "kept_epoch": None if self.kept is None else self.epoch(self.kept),
+            "best_could_not_be_written": self.best_is_lost,
         }
         return {"validation": summary}

@@ -119,7 +119,7 @@ def closing_text(
     if history.validations:
         done[-2] += f" (99% of the best after {seconds['to_99_percent_of_best']:.1f} s)"
         done.insert(-1, f"validated in {seconds['validate']:.1f} s")
-        validated = [validation_text(history)]
+        validated = [_wrapped(validation_text(history))]
     times = _wrapped(f"{', '.join(done).capitalize()}.")
     return "\n".join(["", evaluation_text(dataset, evaluation), *validated, times])
 
@@ -131,13 +131,19 @@ def paused_text(run: Path, history: ValidationHistory) -> str:
 
 
 def validation_text(history: ValidationHistory) -> str:
-    """Return when the validation figure was best, and whether the training stopped early."""
+    """Return when the validation figure was best, whether the training stopped early, and what is kept."""
     best, last = history.best, history.validations[-1]
     stopped = f", stopped at {history.epoch(last.step):g}" if history.stopped_early else ""
-    kept = "" if history.patience or best is last else "; the last weights are kept"
+    outcome = "" if history.patience or best is last else "; the last weights are kept"
+    if history.best_is_lost:
+        kept = next(each for each in history.validations if each.step == history.kept)
+        outcome = (
+            f", but these weights could not be written; those of epoch {history.epoch(kept.step):g} "
+            f"({kept.figure:.4f}) are kept"
+        )
     return (
         f"Best at epoch {history.epoch(best.step):g} of {history.epoch(history.steps):g}{stopped}: "
-        f"validation {history.metric} {best.figure:.4f}{kept}."
+        f"validation {history.metric} {best.figure:.4f}{outcome}."
     )
 
 

@@ -10,6 +10,7 @@ from trainer.atomic_write import write_text
 from trainer.config.effects import check_decided_effects
 from trainer.config.parser import changes
 from trainer.config.resolved import ResolvedConfig
+from trainer.config.resume import tell_launcher
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
@@ -62,6 +63,8 @@ def train(config: Config) -> Path | None:
         config = follow_plan(config, world.size)
         dataset = _prepare(config, world)
         run = world.on_first(lambda: run_folder(config))
+        if world.local_rank == 0:
+            tell_launcher(run)
         with locked(run, world):
             return _train_in(run, config, dataset, world, started)
 
