@@ -13,9 +13,9 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 def deterministic(active: bool) -> Iterator[None]:
     """Have torch and FBGEMM use only deterministic algorithms on CUDA; those of the CPU always are.
 
-    By default some operators, such as `index_add_`, add floats in the order in which GPU threads arrive. torch
-    refuses an operator without a deterministic form. Enter this before the first matrix product on a GPU, as
-    cuBLAS reads its setting then.
+    By default some operators, such as `index_add_`, add floats in the order in which GPU threads arrive.
+    torch refuses an operator without a deterministic form. Enter this before the first matrix product on a
+    GPU, as cuBLAS reads its setting then.
 
     Args:
         active: False: nothing changes.
