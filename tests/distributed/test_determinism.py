@@ -9,7 +9,7 @@ import torch
 
 from tests import worlds
 from trainer.distributed import determinism
-from trainer.distributed.determinism import CUBLAS, deterministic
+from trainer.distributed.determinism import CUBLAS, all_algorithms, deterministic
 
 
 def test_on_cpu_nothing_changes(tmp_path: Path) -> None:
@@ -38,5 +38,8 @@ def test_on_cuda_the_settings_hold_within_the_training_alone(
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
         assert os.environ[CUBLAS] == (given or ":4096:8")
+        with all_algorithms():  # of an evaluation
+            assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.are_deterministic_algorithms_enabled()
     assert not torch.are_deterministic_algorithms_enabled()
     assert os.environ.get(CUBLAS) == given

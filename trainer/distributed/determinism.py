@@ -11,11 +11,14 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 @contextmanager
 def deterministic(active: bool) -> Iterator[None]:
-    """Have torch and FBGEMM use deterministic algorithms alone on CUDA; those of the CPU always are.
+    """Have torch and FBGEMM use only deterministic algorithms on CUDA; those of the CPU always are.
 
-    Some operators add floats in whatever order threads arrive, as `index_add_` does; others are refused, by
-    torch itself, where there is no deterministic form. Enter it before the first matrix product on a GPU:
-    cuBLAS reads its setting then.
+    By default some operators, such as `index_add_`, add floats in the order in which GPU threads arrive.
+    torch refuses an operator without a deterministic form. Enter this before the first matrix product on a
+    GPU, as cuBLAS reads its setting then.
+
+    Args:
+        active: False: nothing changes.
     """
     if not active or not torch.cuda.is_available():
         yield
@@ -29,3 +32,19 @@ def deterministic(active: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
         if workspace is None:
             del os.environ[CUBLAS]
+
+
+@contextmanager
+def all_algorithms() -> Iterator[None]:
+    """Lift `deterministic` for an evaluation.
+
+    None of its operators adds floats in a random order, but torch refuses one of them, `cumsum` of floats.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if before:
+        torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        if before:
+            torch.use_deterministic_algorithms(True)

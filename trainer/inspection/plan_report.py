@@ -54,7 +54,7 @@ def report_of_scenario(scenario: Scenario, outputs: Outputs) -> str:
         return text
     advice = advice_text(plan, best_change(plan, alternatives(scenario)))
     note = [CLOSED_FORM_NOTE] if closed_form_is_open(scenario.asked) else []
-    return "\n".join([_title(scenario), text, advice, *note])
+    return "\n".join([_title(scenario, plan), text, advice, *note])
 
 
 def report_of_file(path: Path, outputs: Outputs) -> str:
@@ -85,10 +85,12 @@ def _report(plan: Plan, outputs: Outputs, source: str) -> str:
     return comparison_text(compare_plans(plan, other), ("this plan", str(outputs.compare)))
 
 
-def _title(scenario: Scenario) -> str:
-    """Return the facts of the configuration that the plan depends on."""
+def _title(scenario: Scenario, plan: Plan) -> str:
+    """Return the facts of the configuration that the plan depends on, and the kernels of its tables."""
+    kernels = sorted({table.kernel for table in plan.tables})
+    plural = "s" if len(kernels) > 1 else ""
     model, optimizer, workload = scenario.config.model, scenario.config.optimizer, scenario.workload
     return (
         f"A step of {workload.rows:,} rows and {workload.candidates:,} candidates, "
-        f"dim {model.dim}, {optimizer.name}"
+        f"dim {model.dim}, {optimizer.name} ({' and '.join(kernels)} kernel{plural})"
     )

@@ -7,7 +7,7 @@ import torch
 
 from trainer.errors import UserError
 
-KNOWN_TO_WORK = "torch 2.11, 2.12 and 2.13, with torchrec and FBGEMM 1.6, 1.7 and 1.8 in this order"
+KNOWN_TO_WORK = "torch 2.11, 2.12, 2.13, 2.14 with torchrec and FBGEMM 1.6, 1.7, 1.8, 1.9, in this order"
 
 
 class UnsupportedVersionsError(UserError):

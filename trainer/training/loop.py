@@ -9,6 +9,7 @@ from trainer.batching.prefetch import in_advance
 from trainer.batching.sampler import Batches, batches
 from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.dataset import Dataset
+from trainer.distributed.determinism import all_algorithms
 from trainer.distributed.preemption import Preemption
 from trainer.distributed.world import World
 from trainer.evaluation.evaluator import Evaluation, Protocol, evaluate
@@ -141,7 +142,8 @@ def evaluate_model(
     components: TrainingComponents, dataset: Dataset, world: World, how: Protocol
 ) -> Evaluation | None:
     """Evaluate a model; on every rank alike, with a result on rank 0."""
-    return evaluate(components.tower_pairs, dataset, world, how)
+    with all_algorithms():
+        return evaluate(components.tower_pairs, dataset, world, how)
 
 
 def validate(
