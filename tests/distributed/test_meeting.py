@@ -70,7 +70,7 @@ def test_a_rank_that_does_not_know_the_first_host_says_so_in_one_line(tmp_path):
     assert training.returncode == 2
     (line,) = [line for line in training.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith(
-        "error: MASTER_ADDR no-such-host.invalid: rank 1 finds no host of this name. Name an"
+        "error: MASTER_ADDR no-such-host.invalid: rank 1 finds no such host. Name an address"
     )
     assert "--local-addr" in line
     assert "Traceback" not in training.stderr

@@ -247,9 +247,8 @@ def _store(rank: int, size: int, local_size: int, timeout: timedelta) -> dist.St
         if size == local_size or _resolves(os.environ["MASTER_ADDR"]):
             raise
         raise ConfigError(
-            f"MASTER_ADDR {os.environ['MASTER_ADDR']}: rank {rank} finds no host of this name. Name an "
-            "address that all hosts reach: torchrun's --local-addr on the first host, or --master-addr "
-            "everywhere"
+            f"MASTER_ADDR {os.environ['MASTER_ADDR']}: rank {rank} finds no such host. Name an address "
+            "that all hosts reach: torchrun's --local-addr on the first host, or --master-addr everywhere"
         ) from error
     # torchrun starts ranks again beside the store that holds the addresses of the dead ones. Hosts count
     # their restarts each for itself, so that several of them need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
