@@ -30,6 +30,5 @@ def faults(how: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_a_step_finds_the_memory_of_the_one_before_it() -> None:
-    # 64 MiB are 16,384 pages of 4 KiB, or 32 huge ones.
-    assert faults("leave") >= 10 * 32
-    assert faults("keep") < 10
+    # 64 MiB are 16,384 pages of 4 KiB, or 32 huge ones; whatever else the process does is a few.
+    assert faults("keep") < faults("leave") / 4
