@@ -8,7 +8,7 @@ from tests.benchmarks import notebook_steps
 from tests.benchmarks.notebook_steps import CHOICES, STEPS, Measured, cumulative
 from trainer.cli import main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "configs" / "FROM_THE_NOTEBOOK.md"
 TINY = (
     "--data.name synthetic --data.synthetic_users 40 --data.synthetic_items 30 "
