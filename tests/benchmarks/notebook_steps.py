@@ -46,23 +46,22 @@ class Step:
 
 
 STEPS = (
-    # The notebook's configuration is silent on what it has no use for; here that is switched off.
-    Step(
-        "the notebook's recipe",
-        "--run.choose false --model.low_rank 0 --loss.user_weight_power 0 --loss.candidates in_batch "
-        "--loss.logq false",
-    ),
+    Step("the notebook's recipe", "--run.choose false --model.low_rank 0"),
     Step("seen items are left out of the ranking", "--evaluation.seen mask"),
     Step("vectors start small", "--model.init_std null", "--model.init_std 1.0"),
     Step("128 dims", "--model.dim null", "--model.dim 512"),
     Step(
         "a softmax over the batch's items in place of squared error",
-        "--loss.name softmax",
+        "--loss.name softmax --loss.candidates in_batch --loss.logq false",
         "--loss.name mse --batches.rows interaction",
     ),
     Step("cosine", "--model.similarity cosine", "--model.similarity dot"),
     Step("logQ correction", "--loss.logq true"),
-    Step("a row is a user", "--batches.rows user --batches.size null", "--batches.rows interaction"),
+    Step(
+        "a row is a user",
+        "--batches.rows user --batches.size null --loss.user_weight_power 0",
+        "--batches.rows interaction",
+    ),
     Step("the whole catalogue competes", "--loss.candidates auto", "--loss.candidates in_batch"),
     Step("an item bias", "--model.item_bias true --model.popularity_prior 0", "--model.item_bias false"),
     Step("it starts at popularity", "--model.popularity_prior 0.85", "--model.popularity_prior 0"),
