@@ -113,10 +113,10 @@ def _commands_help() -> str:
 
 
 COMMANDS = {
-    "train": "Train, measure and keep a run (the default command).",
+    "train": "Train a model, evaluate it and write a run folder (the default command).",
     "plan": "Show which rank would hold what, whether it fits, and what would be better.",
     "prepare": "Fetch, read, clean and split the data, as `train` does first.",
-    "evaluate": "Measure a run under any protocol, beside other rankers or another run.",
-    "recommend": "The best items for a user, or for someone new with a history, among those not in it.",
+    "evaluate": "Evaluate a run under any protocol, next to baselines or another run.",
+    "recommend": "List the best unseen items for a user, or for a new user with a history.",
 }
 """What each command does, by the name of its module in `trainer.commands`."""

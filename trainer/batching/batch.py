@@ -15,10 +15,10 @@ class Batch:
         queries: Query features, stride b.
         candidates: Candidate features, stride c: this rank's share of the candidate set or, for pointwise
             losses whose candidates are not gathered, the item of each row (c = b).
-        positives: Row above candidate, (2, P) int64, row < B and candidate < C.
+        positives: (2, P) int64: row indices, then candidate indices; row < B and candidate < C.
         positive_counts: Positives of each row on all ranks, (B,) int64; at least 1 unless the loss is
             pointwise.
-        seen: Row above candidate of pairs that are no negatives, (2, K) int64; includes all positives.
+        seen: (2, K) int64 (row, candidate) pairs that are not negatives; includes all positives.
         log_q: Natural log of the chance that a candidate is in the set, (C,) float32, or None.
         weights: Weight of each row's loss, (B,) float32; 1 on average over all rows of an epoch.
         values: Value of each row's interaction, (b,) float32, or None.

@@ -256,7 +256,7 @@ class Batches:
             step=step,
         )
         bags: Bags = np.ones(len(items), np.int64), ids
-        # Its own bias would tell what nobody knows of a new item: its popularity.
+        # Its own bias would reveal its popularity, which is unknown for a new item.
         dropped = {self.item_name: bags, f"{self.item_name}_bias": bags}
         return keyed_jagged(self.item_inputs, items, dropped)
 

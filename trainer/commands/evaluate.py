@@ -1,4 +1,4 @@
-"""`evaluate`: measure a run under any protocol, beside other rankers or another run."""
+"""`evaluate`: evaluate a run under any protocol, next to baselines or another run."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from trainer.config.baselines import BASELINES
 
 
 def run(arguments: list[str], heading: str = "") -> None:
-    """Measure a run under any protocol, beside other rankers or another run."""
+    """Evaluate a run under any protocol, next to baselines or another run."""
     parser = Parser(prog="python -m trainer evaluate", description=run.__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--split", choices=["test", "validation"], help="part to find (default: the run's)")
+    parser.add_argument("--split", choices=["test", "validation"], help="split (default: the run's)")
     parser.add_argument("--seen", choices=["mask", "keep"], help="leave earlier items out, or rank them too")
     parser.add_argument("--k", type=lengths, metavar="K,K", help="lengths of the ranked list, as 5,10,20")
     parser.add_argument(
@@ -23,7 +23,7 @@ def run(arguments: list[str], heading: str = "") -> None:
         "--compare",
         type=Path,
         metavar="RUN2",
-        help="how far another run of the same data is off, and how sure",
+        help="difference from another run on the same data, with its confidence interval",
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="device of every rank")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -29,7 +29,7 @@ def run(arguments: list[str], heading: str = "") -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write JSON for --sharding.plan")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write an SVG picture")
-    parser.add_argument("--compare", type=Path, metavar="FILE", help="set a saved plan beside this one")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="compare this plan with a saved one")
     # As one option, of which the last one given holds.
     arguments = [re.sub(r"^--dim(?=$|=)", "--model.dim", argument) for argument in arguments]
     options, rest = parser.parse_known_args(arguments)

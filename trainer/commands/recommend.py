@@ -1,4 +1,4 @@
-"""`recommend`: the best unseen items of one person."""
+"""`recommend`: list the best unseen items for one user."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from trainer.commands.arguments import Parser, ids
 
 
 def run(arguments: list[str], heading: str = "") -> None:
-    """The best items for a user, or for someone new with a history, among those not in it."""
+    """List the best unseen items for a user, or for a new user with a history."""
     parser = Parser(prog="python -m trainer recommend", description=run.__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     person = parser.add_mutually_exclusive_group(required=True)

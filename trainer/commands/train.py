@@ -1,4 +1,4 @@
-"""`train`: train, measure and keep a run."""
+"""`train`: train a model, evaluate it and write a run folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ LARGEST_EXAMPLE = 2**30
 
 
 def run(arguments: list[str], heading: str = "") -> None:
-    """Train, measure and keep a run (the default command)."""
+    """Train a model, evaluate it and write a run folder (the default command)."""
     config = configuration("python -m trainer [train]", arguments, heading)
     if config is None:
         return

@@ -50,11 +50,11 @@ class DataConfig:
     k_core: int = 0
     """Drop users and items with fewer interactions than this, until none has fewer (0: keep all)."""
     split: Literal["random", "leave_last_out", "temporal", "per_user", "given"] = "random"
-    """What the test part is: random rows, each user's last, the latest rows, random rows of each user."""
+    """Rule of the test split: random rows, each user's last, the latest rows, random rows of each user."""
     test_size: float = 0.2
-    """Share of interactions in the test part (0 to 1; not used by `leave_last_out` and `given`)."""
+    """Share of interactions in the test split (0 to 1; not used by `leave_last_out` and `given`)."""
     validation_size: float = 0.0
-    """Share of the training part that is cut off for validation by the same rule (0: none)."""
+    """Share of the training split to cut off for validation by the same rule (0: none)."""
     split_seed: int = 42
     """Seed of the `random` and `per_user` splits."""
     synthetic_users: int = 1000
@@ -88,11 +88,11 @@ class ModelConfig:
     table_dtype: Literal["float32", "float16"] = "float32"
     """Type of the tables' values, 4 or 2 bytes each; pooled vectors and optimizer state stay float32."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Of a training step's matrix products: dense layers and scores; `tf32` on CUDA alone (Ampere on)."""
+    """Precision of a step's matrix products (dense layers, scores); `tf32` needs CUDA, Ampere or newer."""
     similarity: Literal["cosine", "dot"] = "cosine"
     """Score: dot product of unit vectors divided by the temperature, or of the plain vectors."""
     temperature: float | None = None
-    """Divisor of cosine scores (> 0); smaller is sharper. By default chosen on a validation part."""
+    """Divisor of cosine scores (> 0); smaller is sharper. By default chosen on a validation split."""
     learn_temperature: bool = False
     """Train the temperature as a parameter that starts at `temperature`."""
     item_bias: bool = True
@@ -104,11 +104,11 @@ class ModelConfig:
     start: Literal["random", "low_rank"] = "random"
     """Initial vectors: random, or those of the closed form of width `dim`."""
     low_rank: int | None = None
-    """Width of closed-form dims beside the learned ones (0: none); by default chosen on a validation part."""
+    """Width of closed-form dims (0: none); by default chosen on a validation split."""
     low_rank_weight: float | None = None
     """Weight of the closed-form score, a mean over a user's n items times sqrt(n); by default chosen."""
     low_rank_penalty: float | None = None
-    """Ridge penalty of the closed form (> 0, squared weights); by default chosen on a validation part."""
+    """Ridge penalty of the closed form (> 0, squared weights); by default chosen on a validation split."""
     user_id: bool = True
     """Give each user a row of a table in the query tower."""
     history: bool = False
@@ -124,7 +124,7 @@ class ModelConfig:
     hidden: list[int] = field(default_factory=list)
     """Widths of dense layers per tower, added to the combined embeddings (empty: no dense layers)."""
     combine: Literal["sum", "concat"] = "sum"
-    """A tower's features are added up, each `dim` wide, or stand side by side, each an equal part of it."""
+    """`sum` adds a tower's features, each `dim` wide; `concat` joins them, with equal shares of `dim`."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class OptimizerConfig:
     dense_learning_rate: float = 0.001
     """Peak learning rate of dense layers and of the temperature, which are trained with Adam."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    """How much of its mean gradient, and of its mean squared one, `adam` keeps in a step (0 to below 1)."""
+    """Adam's decay rates (beta 1, beta 2) of the mean and mean squared gradient (0 to below 1)."""
     weight_decay: float = 0.0
     """L2 penalty on all rows of the tables; fused kernels have none (`adam` is dense)."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -192,27 +192,27 @@ class ShardingConfig:
     tables: dict[str, str] = field(default_factory=dict)
     """Sharding by table where it differs: `user`, `item` or a name in `plan.json`."""
     partitions: dict[str, int] = field(default_factory=dict)
-    """Parts of a `row_partitioned` table, by table; by default one a rank."""
+    """Partitions of a `row_partitioned` table, by table; by default one per rank."""
     ranks: dict[str, list[int]] = field(default_factory=dict)
     """Ranks that hold a table's shards, in turn, by table; by default the planner's choice."""
     uvm_caching: bool = False
     """Tables that a GPU cannot hold may live in its host's memory behind a cache (CUDA, fused kernels)."""
     communication: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Type of the pooled vectors and gradients that ranks exchange; nothing to one rank and to copies."""
+    """Type of pooled vectors and gradients that ranks exchange; no effect on one rank or on copies."""
     lookup: Literal["auto", "torchrec"] = "auto"
     """`auto` looks up rows that a rank has itself directly (on CPU); `torchrec` always in TorchRec's way."""
     exchange_ahead: bool = False
     """Send ids to the ranks of their tables while the steps before compute; the results are the same."""
     plan: str | None = None
-    """File of a plan that was saved, to be followed exactly; kinds, partitions and ranks then rest."""
+    """File of a plan that was saved, to be followed exactly; kinds, partitions and ranks are then ignored."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured, on which part, by which protocol."""
+    """What is evaluated, on which split, by which protocol."""
 
     split: Literal["test", "validation"] = "test"
-    """Part whose interactions are to be found."""
+    """Split whose interactions are to be found."""
     seen: Literal["mask", "keep"] = "mask"
     """`keep` ranks a user's earlier items too, `mask` does not; validation during training always masks."""
     k: list[int] = field(default_factory=lambda: [10])
@@ -238,27 +238,27 @@ class RunConfig:
     log_every: int = 50
     """Steps between two records of the loss (0: an epoch)."""
     evaluate_every: int | None = None
-    """Epochs between evaluations on the validation part (0: none); by default 20 of them if there is one."""
+    """Epochs between evaluations on the validation split (0: none); by default 20 of them if there is one."""
     patience: int | None = None
     """Evaluations without a better metric until it stops, best weights kept (0: last); by default 10."""
     save_every: int = 0
-    """Steps between checkpoints from which a training goes on after a crash (0: it begins anew)."""
+    """Steps between checkpoints from which a training resumes after a crash (0: none)."""
     save_async: bool = False
-    """Write them in a thread while the training goes on, which takes a copy of tables and states."""
+    """Write checkpoints in a thread during training; this takes a copy of tables and states."""
     keep_last: int = 2
     """How many of these checkpoints stay, the last ones."""
     keep_best: int = 0
     """How many checkpoints with the best validation figures stay (with patience at least the best)."""
     metric: Literal["ndcg", "recall", "precision", "hit_rate", "mrr", "map"] = "ndcg"
-    """Metric of the validation part that tells which weights are best, at the first `evaluation.k`."""
+    """Validation metric that decides which weights are best, at the first `evaluation.k`."""
     on_save_failure: Literal["continue", "stop"] = "continue"
     """What a training does when a checkpoint on the way cannot be written, as on a full disk."""
     origin: str | None = None
     """Run folder whose vectors known users and items begin with; `--from RUN` sets it."""
     removed: Literal["drop", "keep"] = "drop"
-    """What the training part lacks of `origin` is dropped, or kept: served, and not ranked in evaluations."""
+    """Users and items of `origin` without training data now: `drop`, or `keep` (served, not evaluated)."""
     choose: bool = True
-    """Choose what is null and no size decides on a validation part; otherwise take fixed values."""
+    """Tune null options that the data size does not decide on a validation split; else use fixed values."""
     tensorboard: bool = True
     """Write TensorBoard events into the run folder."""
 

@@ -157,7 +157,7 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
     yield "loss.name", "needs --batches.rows interaction", spec.user_rows or by_interaction
     yield (
         "model.low_rank",
-        f"needs --loss.name {ranking}: beside values, closed-form scores mean nothing",
+        f"needs --loss.name {ranking}: closed-form scores cannot be added to predicted values",
         not model.low_rank or not spec.needs_values,
     )
     yield "loss.mask_known", "needs --batches.rows interaction", loss.mask_known or by_interaction

@@ -81,7 +81,7 @@ def align(ids: pa.Array, table: pa.Table, id_column: str) -> pa.Table:
 
 
 def categorise(name: str, column: pa.ChunkedArray) -> Feature | None:
-    """Codes of an attribute, categories in ascending order (strings by their UTF-8 bytes).
+    """Encode an attribute; its categories are in ascending order (strings by their UTF-8 bytes).
 
     A null, in place of a row or within a list, is the unknown category; an empty list is an empty bag.
 

@@ -1,4 +1,4 @@
-"""Which rows of encoded interactions stay: values, duplicates and cores."""
+"""Filters on encoded interactions: minimum value, duplicates and k-core."""
 
 from collections.abc import Iterator
 
@@ -51,7 +51,7 @@ def clean(
 
 
 def _drop_duplicates(encoded: Encoded, stays: np.ndarray) -> None:
-    """Of the rows of each pair leave one in `stays`, (n,) bool."""
+    """Clear `stays`, (n,) bool, for all but one row of each (user, item) pair."""
     columns, item_count = encoded.columns, len(encoded.ids["item_id"])
     timestamps = columns.get("timestamp")
 

@@ -13,12 +13,12 @@ from typing import BinaryIO
 import numpy as np
 
 BLOCK_ROWS = 1 << 20
-GROUP_ROWS = 1 << 22  # of users that are put together: at most 250 MB
+GROUP_ROWS = 1 << 22  # rows per group of users: at most 250 MB
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A column of `rows` values, which begin `offset` bytes behind the start of a file."""
+    """A column of `rows` values in a file, starting at byte `offset`."""
 
     path: Path
     dtype: type[np.generic]
@@ -44,7 +44,7 @@ class Stored:
 
 
 def blocks(*columns: Stored) -> Iterator[tuple]:
-    """Slices of at most BLOCK_ROWS rows, each with the values of every column there."""
+    """Yield slices of at most BLOCK_ROWS rows, each with the values of every column in it."""
     for first in range(0, len(columns[0]), BLOCK_ROWS):
         last = min(first + BLOCK_ROWS, len(columns[0]))
         yield slice(first, last), *(column.read(first, last) for column in columns)
@@ -75,7 +75,7 @@ def write_items_by_user(
     Args:
         folder: Folder of the arrays.
         name: Beginning of their names.
-        parts: Columns of users and of items, int32, in any order.
+        parts: Pairs of a user column and an item column, int32, in any order.
         user_rows: Rows of the result; users without items have empty ones.
         item_count: More than any item.
     """

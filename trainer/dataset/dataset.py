@@ -1,4 +1,4 @@
-"""Interactions and attributes of a source -> a prepared data set on disk, memory-mapped by all who train.
+"""Prepare the interactions and attributes of a source as a data set on disk, memory-mapped by all ranks.
 
 Preparing streams: record batches are encoded as they come and written out, then cleaned and split a block of
 rows, or of users, at a time. Its peak is about 500 MB of memory besides the vocabulary, and 6 bytes an
@@ -31,7 +31,7 @@ from trainer.sources.schema import SourceTables
 
 @dataclass(frozen=True)
 class Interactions:
-    """One part of the data set, in file order; columns are memory-mapped and read-only.
+    """One split of the data set, in file order; columns are memory-mapped and read-only.
 
     Attributes:
         users: (n,) int32 row of the user vocabulary.
@@ -59,7 +59,7 @@ class Dataset:
         name: Name of the data set.
         item_name: What an item is called, e.g. `movie`.
         user_count: Users in the vocabulary; row `user_count` is reserved for unknown users.
-        item_count: The catalogue: every item of any part.
+        item_count: Items in the catalogue: every item of any split.
         train: Training interactions.
         validation: Validation interactions; there may be none.
         test: Test interactions.
@@ -94,7 +94,7 @@ class Dataset:
 
     @property
     def evaluated_items(self) -> int:
-        """Items that evaluations rank, the first rows: not those retained from an earlier run, never hits."""
+        """Number of items that evaluations rank: all but the last, which an earlier run retained."""
         return self.item_count - int(self.report.get("kept_items", 0))
 
     def train_by_user(self) -> Ragged:
@@ -110,7 +110,7 @@ class Dataset:
         return self._by_user("known" if split == "test" else "train")
 
     def history(self) -> Ragged:
-        """Return the items of each user's history: training items, of a retained user those of then."""
+        """Return each user's history: training items or, for a retained user, those of the earlier run."""
         return self._by_user("history")
 
     def _by_user(self, name: str) -> Ragged:
@@ -122,11 +122,11 @@ class Dataset:
         return storage.map_ragged(self.folder, f"by_user_{split}")
 
     def user_row(self, raw_id: str | int) -> int | None:
-        """Row of a user, or None; ids from a command line are text, so "1" finds the integer 1."""
+        """Return the row of a user, or None. Command-line ids are text, so "1" finds the integer 1."""
         return row_of(self.user_ids, raw_id)
 
     def item_row(self, raw_id: str | int) -> int | None:
-        """Row of an item, or None."""
+        """Return the row of an item, or None."""
         return row_of(self.item_ids, raw_id)
 
 
@@ -151,7 +151,7 @@ def prepare(
     rest keeps its file order, is numbered from 0 and split (see `split.split_rows`); a source with a
     held-out file is split by that file, whatever `split` says. The vocabulary holds the remaining users and
     items in the order in which the files first name them. Attribute columns which are no categories are left
-    out (see `features.categorise`).
+    out (see `attributes.categorise`).
 
     Args:
         make_source: Called only if the source has to be read.
@@ -297,7 +297,7 @@ def _kept(folder: Path, side: str) -> np.ndarray:
 
 
 def row_of(ids: pa.Array, raw_id: str | int) -> int | None:
-    """Position of a raw id, by a scan of some milliseconds a million ids."""
+    """Return the position of a raw id, or None; a scan takes some milliseconds per million ids."""
     text = str(raw_id)
     if pa.types.is_int64(ids.type):
         try:

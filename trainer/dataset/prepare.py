@@ -15,7 +15,7 @@ from trainer.sources.schema import SourceTables
 
 
 def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
-    """Folder of the prepared form, made where it is not there yet.
+    """Return the folder of the prepared data, which is written if it does not exist yet.
 
     Args:
         data: Data section of the configuration.
@@ -41,7 +41,7 @@ def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
 
 
 def cache_folder(cache: str | None) -> Path:
-    """Folder of prepared data sets: the given one, or the user's cache."""
+    """Return the folder of prepared data sets: the given one, or the user's cache."""
     if cache:
         return Path(cache)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shardtower"
@@ -105,7 +105,7 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
 
 
 def _fingerprint(option: str, path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of a file, or of every file in a folder."""
+    """Return name, size and modification time of a file, or of every file in a folder."""
     if not path.exists():
         raise DataError(f"{option} {path}: no such file. Name an existing one")
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

@@ -1,4 +1,4 @@
-"""Which interactions stay, and which part each belongs to: pure functions of columns, a result per row."""
+"""Rules for which interactions to keep and which split each belongs to, as pure functions of columns."""
 
 import math
 from typing import Literal
@@ -9,15 +9,15 @@ from trainer.errors import DataError
 
 Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given"]
 SEEDED = ("random", "per_user", "given")
-"""Rules by which another seed cuts another validation part."""
+"""Rules under which another seed cuts another validation split."""
 TRAIN, VALIDATION, TEST = 0, 1, 2
 PARTS = ("train", "validation", "test")
 MARKED = 24
-"""Possible pairs a row up to which to mark those that stand takes less time than to sort them."""
+"""Most possible pairs per row with which marking the pairs that occur is faster than sorting them."""
 
 
 def repeated_pairs(pairs: np.ndarray) -> np.ndarray:
-    """Return rows whose pair stands several times, ascending.
+    """Return the rows whose pair occurs more than once, ascending.
 
     Args:
         pairs: (n,) int64 from 0 up, equal where user and item are.
@@ -44,10 +44,10 @@ def repeated_pairs(pairs: np.ndarray) -> np.ndarray:
 
 
 def last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray | None, held_out: np.ndarray) -> np.ndarray:
-    """Return which rows stay when each (user, item) pair may stand once.
+    """Return which rows to keep so that each (user, item) pair occurs once.
 
-    Of the rows of a pair a held-out one stays rather than a training one, then the one with the largest
-    timestamp, then the last in file order.
+    Of the rows of a pair, held-out rows take precedence over training rows, then the largest timestamp wins,
+    then the last row in file order.
 
     Args:
         pairs: (n,) int64, equal where user and item are.
@@ -193,16 +193,16 @@ def split_rows(
     seed: int,
     validation_seed: int | None = None,
 ) -> np.ndarray:
-    """Return the part of each row: TRAIN, VALIDATION or TEST.
+    """Return the split of each row: TRAIN, VALIDATION or TEST.
 
-    Validation is cut from the training part by the same rule, under `given` at random; with a
-    `validation_size` of 0 there is none. `leave_last_out` needs no more of a size than that.
+    The validation split is cut from the training split by the same rule (at random under `given`). A
+    `validation_size` of 0 cuts none; with `leave_last_out` any other value cuts each user's last interaction.
 
     Args:
         rule: How the test split is chosen.
         users: (n,) int32, n > 0.
         timestamps: (n,) int64 seconds, or None.
-        held_out: (n,) bool, the test part of the rule `given`.
+        held_out: (n,) bool, the test split of the rule `given`.
         test_size: Share of rows, 0 to 1.
         validation_size: Share of the remaining rows, 0 to 1.
         seed: Seed of the rules `random` and `per_user`.
@@ -212,7 +212,7 @@ def split_rows(
         (n,) int8.
 
     Raises:
-        DataError: The rule needs timestamps and there are none, or a part would be empty.
+        DataError: The rule needs timestamps and there are none, or a split would be empty.
     """
     check_split(rule, test_size, validation_size, seed)
     if rule in ("leave_last_out", "temporal") and timestamps is None:

@@ -1,4 +1,4 @@
-"""Folders of arrays that are whole or not there: written beside, published at once, mapped into memory."""
+"""Folders of memory-mapped arrays, written under a temporary name and published by a rename."""
 
 import json
 import os
@@ -21,8 +21,8 @@ FORMAT = 3  # of the files; part of a prepared data set's key, so that one in an
 def published(folder: Path) -> Iterator[Path]:
     """Give a temporary folder that takes the place of `folder`, or is removed if the block fails.
 
-    What an earlier process left half-written under the temporary name is removed. The caller sees to it that
-    one process at a time publishes `folder`.
+    A partial folder left by an earlier process is removed first. The caller must ensure that only one process
+    at a time publishes `folder`.
     """
     temporary = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -37,7 +37,7 @@ def published(folder: Path) -> Iterator[Path]:
 
 
 def write_meta(folder: Path, meta: dict) -> None:
-    """Write `meta.json`, which makes the folder whole: the sizes of all files in it stand there."""
+    """Write `meta.json`, which marks the folder as complete and records the size of every file in it."""
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
     text = json.dumps({"format": FORMAT, **meta, "files": files}, indent=1)
     (folder / "meta.json").write_text(text, encoding="utf-8")
@@ -81,7 +81,7 @@ def map_array(folder: Path, name: str) -> np.ndarray | None:
 
 
 def keep_array(path: Path, array: np.ndarray) -> None:
-    """Save an array whole beside, then in its place; where that cannot be written, nothing is kept."""
+    """Save an array atomically; do nothing where the folder cannot be written to."""
     with suppress(OSError), replaced(path) as beside, beside.open("wb") as file:
         np.save(file, array, allow_pickle=False)
 
@@ -121,6 +121,6 @@ def map_column(folder: Path, name: str) -> pa.Array:
 
 
 def map_ids(folder: Path, side: str) -> tuple[pa.Array, pa.Array | None]:
-    """Raw ids and titles that `write_ids` saved, memory-mapped."""
+    """Return the raw ids and titles that `write_ids` saved, memory-mapped."""
     batch = pa.ipc.open_file(pa.memory_map(str(folder / f"{side}s.arrow"))).get_batch(0)
     return batch.column("id"), batch.column("title") if "title" in batch.schema.names else None

@@ -1,4 +1,4 @@
-"""What a run keeps of its data set: raw ids, titles, attribute values and who had what."""
+"""The vocabulary that a run keeps: raw ids, titles, attribute values, and each user's seen items."""
 
 import hashlib
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Vocabulary:
         item_ids: Raw ids of items, likewise.
         titles: (items,) strings, null where unknown, or None.
         item_name: What an item is called, e.g. `movie`.
-        seen: Items of each user before the test part (users + 1 rows, the last one empty).
+        seen: Items of each user before the test split (users + 1 rows, the last one empty).
         user_categories: Categories of each user attribute, in the order of its codes, by name.
         item_categories: The same for items.
     """
@@ -36,11 +36,11 @@ class Vocabulary:
     item_categories: dict[str, pa.Array]
 
     def user_row(self, raw_id: str | int) -> int | None:
-        """Row of a user, or None; ids from a command line are text, so "1" finds the integer 1."""
+        """Return the row of a user, or None. Command-line ids are text, so "1" finds the integer 1."""
         return row_of(self.user_ids, raw_id)
 
     def item_row(self, raw_id: str | int) -> int | None:
-        """Row of an item, or None."""
+        """Return the row of an item, or None."""
         return row_of(self.item_ids, raw_id)
 
 
@@ -86,7 +86,7 @@ def open_vocabulary(folder: Path) -> Vocabulary:
 
 
 def vocabulary_digest(folder: Path) -> str | None:
-    """SHA-256 of what the rows of `folder`'s tables stand for, in hexadecimal; None: it has no vocabulary."""
+    """Return the SHA-256 of the vocabulary in `folder`, in hexadecimal; None if it has none."""
     files = sorted((folder / FOLDER).glob("*.arrow"))
     digests = []
     for path in files:

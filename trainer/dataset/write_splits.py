@@ -21,7 +21,7 @@ def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dic
         values = encoded.columns[column].read()
         return values if whole else values[stays]
 
-    # Columns are read for the rules that look at them; of others the length alone matters.
+    # Read only the columns that the rule uses; of the others only the length matters.
     by_time = rule in ("leave_last_out", "temporal") and "timestamp" in encoded.columns
     by_user = rule in ("leave_last_out", "per_user")
     found = split_rows(
@@ -63,7 +63,7 @@ def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.A
 
 
 def _write_columns(folder: Path, encoded: Encoded, parts: np.ndarray, rows_of: dict[str, np.ndarray]) -> None:
-    """Write the columns of each part; ids become what `rows_of` says."""
+    """Write the columns of each split, with ids renumbered by `rows_of`."""
     sizes = [int(np.count_nonzero(parts == number)) for number in range(len(PARTS))]
     with ExitStack() as stack:
         files = [

@@ -1,4 +1,4 @@
-"""How another rank's end or silence shows in this one: in the errors of gloo, of NCCL and of the store."""
+"""Recognises that another rank has ended or hangs, from errors of gloo, NCCL and the store."""
 
 import os
 import re
@@ -35,8 +35,8 @@ NCCL = (
 )
 STORE = ((r"^(?!.*server socket has failed)(?:\[[^]]*\] )?(.*)", r"\1"),)  # all but a port that is in use
 KINDS = ((dist.DistBackendError, NCCL), (dist.DistError, STORE), (RuntimeError, GLOO))
-"""Errors of NCCL, of the store and the network, and of gloo: what the text of those contains that tell of a
-lost rank, and what is said of it. Other errors of these kinds are this rank's own faults."""
+"""By type of error (NCCL; store and network; gloo): patterns of messages that mean a lost rank, and the text
+to show for each. Other errors of these types are faults of this rank."""
 
 SILENCE = re.compile("timed out|timeout|has not sent", re.IGNORECASE)
 MOST_CHARACTERS = 120
@@ -49,7 +49,7 @@ def set_up_nccl() -> None:
 
 
 def lost_reason(error: BaseException) -> str | None:
-    """Return what an error says of another rank that has ended or is silent; None if it is another error."""
+    """Return what an error tells about a rank that has ended or is silent; None for other errors."""
     patterns = next((patterns for kind, patterns in KINDS if isinstance(error, kind)), ())
     for pattern, reason in patterns:
         if found := re.search(pattern, str(error)):
@@ -59,7 +59,7 @@ def lost_reason(error: BaseException) -> str | None:
 
 
 def lost_ranks_error(rank: int, error: BaseException) -> LostRanksError | None:
-    """Return what is to be said of an error if it tells that `rank` has lost the others, or None."""
+    """Return the error to raise if `error` means that `rank` has lost the other ranks, or None."""
     reason = lost_reason(error)
     if reason is None:
         return None

@@ -47,7 +47,7 @@ class Preemption:
         if self._exchange is not None and error is None:
             self._exchange.wait()
         if isinstance(error, RuntimeError) and self._requested_at is not None:
-            # This is no stop on request: a launcher sends SIGTERM to ranks whose peer has died, too.
+            # Not a requested stop: a launcher also sends SIGTERM to ranks whose peer has died.
             signal.raise_signal(self._requested_by)
 
     def stop_requested(self) -> bool:

@@ -143,7 +143,7 @@ class GrowingBuffers:
 
 
 def _most_values(group: Any) -> int:
-    """Number of values of a rank for which a process without other buffers may have room."""
+    """Return the most values per rank that fit a process without other buffers."""
     ranks = dist.get_world_size(group)
     return MOST_BYTES // (2 * ranks * 4) if ranks <= MOST_RANKS else 0
 
@@ -167,7 +167,7 @@ def _create(size: int) -> int | None:
 
 
 def _namespaces() -> tuple[str, ...] | None:
-    """What processes have in common that see each other's process ids and sockets; None if it is unknown."""
+    """Return the host and namespaces that ranks must share to use this memory; None if unknown."""
     try:
         host = Path("/proc/sys/kernel/random/boot_id").read_text()
         return host, os.readlink("/proc/self/ns/pid"), os.readlink("/proc/self/ns/net")
@@ -247,6 +247,6 @@ def _peer_errors(rank: int) -> Iterator[None]:
 
 
 def _timeout(group: Any) -> timedelta:
-    """How long a collective of the group may wait."""
+    """Return how long a collective of the group may wait."""
     whole: Any = dist.group.WORLD if group is None else group
     return whole._get_backend(torch.device("cpu")).options._timeout

@@ -20,7 +20,7 @@ from trainer.errors import ConfigError, UserError
 Result = TypeVar("Result")
 TIMEOUT = timedelta(minutes=30)
 LONG_WORK = timedelta(hours=24)
-"""How long ranks wait for what one does alone and may take long over, such as preparing data."""
+"""How long ranks wait for one rank to finish long work, such as preparing data."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class World:
         return self._together(work, self.rank)
 
     def new_group(self) -> Any:
-        """Make a gloo group of all ranks, for collectives beside those of the others; on every rank alike."""
+        """Make a gloo group of all ranks for collectives that overlap others; call this on every rank."""
         return dist.new_group(backend="gloo", timeout=self.timeout)
 
     def _together(self, work: Callable[[], Any] | None, source: int, long: bool = False) -> Any:

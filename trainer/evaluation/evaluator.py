@@ -105,7 +105,7 @@ def evaluate(
     held_out = dataset.held_out(protocol.split)
     seen = dataset.seen(protocol.split) if protocol.seen == "mask" else None
     users = evaluated_users(dataset, protocol)
-    # Without the items that are retained from an earlier run, which nobody can have held out.
+    # Items retained from an earlier run are left out: no user can have held them out.
     items = _item_vectors(tower_pairs, dataset.evaluated_items, world, protocol)
     k = max(protocol.ks)
     names = protocol.baselines if world.is_first else ()

@@ -21,7 +21,7 @@ from trainer.planning.layout import table_values
 from trainer.planning.plan import Plan
 
 SEARCH_SECONDS = 30
-"""No further change is tried that would probably end later."""
+"""Seconds after which no further change is tried."""
 MAX_NAMED_TABLES = 4
 """Tables that a change names one by one; more of them change together with all others."""
 WORTHWHILE = 0.95

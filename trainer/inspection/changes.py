@@ -78,7 +78,7 @@ def make_change(scenario: Scenario, edits: Edits, world_size: int | None = None)
     asked = _edited(scenario.asked, edits)
     config = without_gaps(asked, scenario.data_size)
     if "optimizer.name" not in edits and config.optimizer.name != optimizer:
-        # The optimizer's default depends on the width, among others; it must not change, too.
+        # The default optimizer depends on the width, among other things; a change must not alter it as well.
         edits = {**edits, "optimizer.name": optimizer}
         asked = _edited(scenario.asked, edits)
         config = without_gaps(asked, scenario.data_size)

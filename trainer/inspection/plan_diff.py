@@ -72,7 +72,7 @@ class TableChange:
 
 @dataclass(frozen=True)
 class PlanComparison:
-    """Two plans side by side.
+    """The differences between two plans.
 
     Attributes:
         before: Totals of the first plan.

@@ -1,7 +1,7 @@
 """Closed-form towers (EDLAE): an item-item regression of reduced rank as a history and an item table.
 
-A query vector is the sum of the history rows of a person's items, so that people who were not in the training
-need no fitting.
+A query vector is the sum of the history rows of a user's items, so that users who were not in the
+training data need no fitting.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Fold-in: query vectors of people who were not in the training, fitted to their histories.
+"""Fold-in: query vectors for users who were not in the training data, fitted to their histories.
 
 Nothing here needs torch, so that `recommend` need not import it.
 """

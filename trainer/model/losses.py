@@ -1,8 +1,7 @@
 """Losses: pure functions of tensors that return one loss a row, in nats (`mse`: squared units of the value).
 
 A *positive* is an observed (row, candidate) pair. A *seen* pair is no negative: the row's positives and
-whatever else the row's user has in the training split. What else is to know about each loss stands in
-`trainer.config.losses`.
+the other training items of the row's user. Facts about each loss are in `trainer.config.losses`.
 
 Names end in the shape of the tensor:
     B: rows, each with a query vector.
@@ -61,8 +60,8 @@ def multi_positive_softmax(
     Args:
         query_BD: Query vectors, float32.
         candidates_CD: Candidate vectors, float32.
-        positives_2P: Row above candidate, int64. The loss of a row without any is NaN.
-        seen_2K: Row above candidate of pairs that are no negatives, int64; includes all positives.
+        positives_2P: Row indices, then candidate indices, int64. A row without positives has a loss of NaN.
+        seen_2K: (row, candidate) pairs that are not negatives, int64; includes all positives.
         log_q_C: Natural log of the chance that a candidate is in the set; None: no correction.
         counts_B: Positives of each row in all processes, int64; None: those given.
         all_gather: Gathers values of all processes; None: there are no others.
@@ -239,7 +238,7 @@ def _positives_by_row(rows_P: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def _flat(pairs_2P: torch.Tensor, rows: int) -> torch.Tensor:
-    """Positions of (row, candidate) pairs in flattened (C, B) scores."""
+    """Return the positions of (row, candidate) pairs in flattened (C, B) scores."""
     return pairs_2P[1] * rows + pairs_2P[0]
 
 

@@ -68,7 +68,7 @@ def candidate_vectors(
 def query_from_history(
     tower_pairs: Sequence[TowerPair], histories: Histories, item_vectors: torch.Tensor
 ) -> torch.Tensor:
-    """Return query vectors of people of whom only a history is known, (B, sum of the towers' widths).
+    """Return query vectors of users who are known only by a history, (B, sum of the towers' widths).
 
     Towers with a table for histories look it up. If the learned ones have user ids alone, a new person has no
     row there, and their vector is fitted instead.
@@ -92,7 +92,7 @@ def query_from_history(
 
 
 def _look_up(pair: TowerPair, table: str, histories: Ragged, device: torch.device) -> torch.Tensor:
-    """Return query vectors of people of whom only the history in `table` is known."""
+    """Return query vectors of users who are known only by the history in `table`."""
     given: dict[str, np.ndarray | Ragged] = {table: histories}
     count = len(histories.offsets) - 1
     for name in pair.user_inputs.keys() - given.keys():

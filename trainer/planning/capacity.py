@@ -21,7 +21,7 @@ class TooLargeError(ConfigError):
     """No placement holds the tables.
 
     Attributes:
-        total: Bytes of all shards at the least.
+        total: Least bytes that all shards take together.
         available: Bytes that tables may take on a rank.
         largest: Name of the table with the largest shard, and bytes of that shard.
     """
@@ -98,7 +98,7 @@ def too_large(options: Sequence[ShardingOption], cluster: Cluster) -> TooLargeEr
 def _by_host_memory(
     options: Sequence[ShardingOption], device: str, host: int
 ) -> tuple[list[ShardingOption], dict[str, int]]:
-    """Return the options that fit in a host, and of the others the largest shard at the least, by table."""
+    """Return the options that fit in a host, and the smallest possible largest shard of each other table."""
     within, beyond = [], dict[str, int]()
     for option in options:
         size = max(_shard_bytes(option, in_host, device))

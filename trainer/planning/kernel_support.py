@@ -32,7 +32,7 @@ OPTIMIZERS = {
 """Optimizers of tables by name.
 
 Fused and dense kernels give the same weights, but for Adam: its means decay and its weights move in every row
-at every step, which FBGEMM does in looked-up rows alone. So that one is an optimizer of its own.
+at every step, whereas FBGEMM updates only looked-up rows. FBGEMM's Adam is therefore a separate optimizer.
 """
 
 

@@ -51,7 +51,7 @@ def check_plan(
 
     Args:
         plan: The plan.
-        sizes: Rows and width of each table of the model, partitions put together.
+        sizes: Rows and width of each table of the model, partitions joined.
         place: File that the plan is from.
         optimizer: Optimizer of the tables.
         cluster: Ranks that there are, and their device.
@@ -183,7 +183,7 @@ NEEDS: dict[str, Callable[[Table, ShardingKind, Cluster], str | None]] = {
     "rows": _rows_need,
     "copies": _copies_need,
 }
-"""What TorchRec takes for granted about shards and these do not have, by cut; None: nothing.
+"""What TorchRec assumes about shards and a table's shards lack, by cut; None if nothing.
 
 Where it is wrong, TorchRec would look up other rows, or none.
 """

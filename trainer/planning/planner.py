@@ -54,7 +54,7 @@ def make_plan(
 
     Args:
         towers: Module with its tables on the meta device; a partitioned table is one table per partition.
-        constraints: Constraint on each table, partitions put together.
+        constraints: Constraint on each table, partitions joined.
         optimizer: Optimizer of the tables.
         cluster: Hardware and ranks.
         exchange: How a step exchanges vectors; None: float32, with nothing gathered.
@@ -124,7 +124,7 @@ def _tables(
     optimizer: str,
     device: str,
 ) -> tuple[Table, ...]:
-    """Return all tables with their shards, partitions put together."""
+    """Return all tables with their shards, partitions joined."""
     placed = {option.name: option for option in options}
     partitions = [(path, config, placed[config.name]) for path, config in embedding_configs(towers)]
     return tuple(

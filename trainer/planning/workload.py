@@ -90,11 +90,7 @@ def step_sizes(loss: ResolvedLossConfig, rows: int, items: int, positives: float
 
 
 def rows_are_gathered(loss: str) -> bool:
-    """Return whether each rank scores its own candidates for the rows of all ranks.
-
-    Otherwise each rank scores its own rows for all candidates. A step mostly has fewer rows than candidates,
-    so gathering rows exchanges fewer vectors and gradients.
-    """
+    """Return whether each rank scores its own candidates for the rows of all ranks; see `LossSpec`."""
     return loss_spec(loss).gathers_rows
 
 

@@ -1,4 +1,4 @@
-"""Digests of a prepared data set's arrays, by which a run knows its data again wherever they lie."""
+"""Digests of a prepared data set's arrays, by which a run recognises its data after they have moved."""
 
 import hashlib
 import json

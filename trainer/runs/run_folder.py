@@ -46,7 +46,7 @@ DIGESTED = {
     "test": "held-out interactions",
     "attributes": "attributes or titles",
 }
-"""What each digest of a run's data is of, as messages name it."""
+"""Name, in messages, of the data that each digest covers."""
 LEARNED, CLOSED = "learned", "closed"
 USER_INPUTS, ITEM_INPUTS = "user_inputs.npz", "item_inputs.npz"
 

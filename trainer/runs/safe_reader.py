@@ -1,4 +1,4 @@
-"""A checkpoint reader that runs no code which someone may have put into a checkpoint.
+"""A checkpoint reader that never runs code embedded in a checkpoint.
 
 torch stores its metadata as a pickle, which can call any function when it is opened, and reads values that
 are not tensors in the same way. This reader accepts metadata of torch's descriptions of tensors alone.

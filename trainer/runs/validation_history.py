@@ -85,7 +85,7 @@ class ValidationHistory:
         validations: Evaluations on the validation split, in the order of steps.
         paused_at: Step after which a signal ended the training early; None: none did.
         origin_steps: Optimizer steps that were taken over from an earlier run.
-        kept: Step whose weights the run has at its end; None until then.
+        kept: Step of the weights that the finished run keeps; None before it is finished.
     """
 
     metric: str

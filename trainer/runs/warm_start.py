@@ -87,7 +87,7 @@ class WarmStart:
         states: Whether optimizer states were taken over.
         why_not: Why they were not; empty if they were.
         steps: Optimizer steps that were taken over with them.
-        told: Held-out interactions that the earlier run was trained or validated on.
+        told: Held-out interactions that the earlier run has already trained or validated on (leakage).
         measured: Held-out interactions.
     """
 
@@ -241,7 +241,7 @@ def _origin_rows(
 
 
 def _trained(rows: np.ndarray, column: Any) -> np.ndarray:
-    """Return `rows` with -1 for ids whose own row nothing looked up."""
+    """Return `rows` with -1 for ids whose own row was never looked up, hence never trained."""
     own = np.append(column == np.arange(len(column)), False)
     return np.where(own[rows], rows, -1)
 

@@ -1,4 +1,4 @@
-"""Ids are sent to the ranks of their tables ahead of the step that looks them up.
+"""Sends ids to the ranks of their tables ahead of the step that looks them up.
 
 A TorchRec step begins by waiting twice: for the number of ids that each rank sends, and for the ids. Neither
 depends on the step before. TorchRec's pipelines overlap them too, but trace the model and run the step

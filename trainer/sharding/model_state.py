@@ -53,7 +53,7 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
 def local_shards(value: torch.Tensor | ShardedTensor) -> Iterator[tuple[torch.Tensor, int, int]]:
     """Yield this rank's shards of an entry of a state, each with its first row and its first column.
 
-    A plain tensor is its own only shard.
+    A plain tensor counts as one shard.
     """
     if not isinstance(value, ShardedTensor):
         yield value, 0, 0

@@ -234,7 +234,7 @@ def lookups_of(collection: ShardedEmbeddingBagCollection) -> list[tuple[Lookup, 
 
 
 def leave_unwrapped(collection: ShardedEmbeddingBagCollection) -> None:
-    """Make the lookups of copies look as if DDP wrapped them, which the constructor takes for granted.
+    """Make the lookups of copies look as if DDP wrapped them, as the constructor expects.
 
     TorchRec calls this from 1.7 on, as `init_data_parallel`; before, it wraps them whatever a subclass does.
     """

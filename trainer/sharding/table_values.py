@@ -34,7 +34,7 @@ def fill_tables(model: nn.Module, values: Callable[[str, slice], torch.Tensor]) 
 
 
 def initial_blocks(rows: int, dim: int) -> Iterator[slice]:
-    """Yield the rows of a table in blocks, the same under any plan; the last may end behind the table.
+    """Yield the rows of a table in blocks, the same under any plan; the last may exceed the table.
 
     A block has at most `INITIAL_BLOCK_ROWS` rows and 256 MiB of float32, and a multiple of 16 rows: torch
     draws normal values in groups of 16, so a row's values do not depend on how many rows follow.
@@ -54,7 +54,7 @@ def normal_block(seed: int, table: str, rows: slice, dim: int, std: float) -> to
 def _local_shards(
     model: nn.Module,
 ) -> Iterator[tuple[str, torch.Tensor, tuple[int, int], tuple[int, int]]]:
-    """Key, local weights, first row and column, and shape of the table, of every shard on this rank."""
+    """Yield key, local weights, first row and column, and table shape of every shard on this rank."""
     for key, value in whole_state(model).items():
         if table_name(key) is None:
             continue

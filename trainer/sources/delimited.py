@@ -45,7 +45,7 @@ class Column:
     required: bool = True
 
     def read(self, raw: pa.Array) -> tuple[pa.Array, pa.Array]:
-        """Converted values, null where they break the rule, and which keep it (boolean, no nulls)."""
+        """Return converted values, null where they break the rule, and a mask of those that keep it."""
         if self.type == pa.string():
             # Through bytes, because the parser leaves it to this conversion to refuse what is not UTF-8.
             values = _convert(raw.cast(pa.binary()) if raw.type == pa.string() else raw, pa.string())
@@ -67,7 +67,7 @@ TIMESTAMP = Column("timestamp", "timestamp", pa.int64(), "a number of seconds", 
 
 
 def _convert(raw: pa.Array, type: pa.DataType) -> pa.Array:
-    """`raw` as `type`, null where a value cannot be converted."""
+    """Return `raw` as `type`, null where a value cannot be converted."""
     if pa.types.is_timestamp(raw.type) or pa.types.is_date(raw.type):
         raw = raw.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     try:
@@ -136,7 +136,7 @@ class TextFile:
             raise DataError(f"{self.path}: {error}. Mend the file") from None
 
     def position(self, row: int) -> int:
-        """Line, from 1, of row `row`, from 0, among those with the right number of fields."""
+        """Return the line, from 1, of row `row`, from 0, among those with the right number of fields."""
         line = row + 1 + (self.given_names is None)
         for number in self.malformed:
             line += number <= line
@@ -176,7 +176,7 @@ class TextFile:
 
 
 def _with_unit_separators() -> Callable[[pa.Buffer], bytes]:
-    """Replaces `::`, which pyarrow cannot split at, in chunks of which one may end between the colons."""
+    """Return a transform that replaces `::`, which pyarrow cannot split at, even across two chunks."""
     held = b""
 
     def transform(chunk: pa.Buffer) -> bytes:
@@ -235,8 +235,8 @@ def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -
     """Return rows whose required columns keep their rules, converted, in file order.
 
     Raises:
-        DataError: A column is missing; under the policy `error`, at the end of the file, when all bad rows
-            are counted. No row behind the block of the first bad one is returned before.
+        DataError: A column is missing. Under the policy `error`, a row is bad: raised at the end of the file,
+            when all bad rows are counted; no rows after the first bad block are returned.
     """
     if absent := [column.source for column in columns if column.source not in rows.names]:
         raise DataError(f"{rows.path}: no column {absent[0]!r}, found {', '.join(rows.names)}. Rename it")
@@ -270,7 +270,7 @@ def _shown(value: pa.Scalar) -> str:
 
 
 def read_table(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -> pa.Table:
-    """`checked` rows as one table, a chunk a column."""
+    """Return `checked` rows as one table with one chunk per column."""
     return pa.Table.from_batches(checked(rows, columns, bad), _schema(columns)).combine_chunks()
 
 

@@ -39,7 +39,7 @@ ATOMIC_HEADERS = {
     "item": "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq",
 }
 TIMEOUT = 5.0  # seconds to connect, and between two pieces of an answer
-ATTEMPTS = 5  # each goes on where the one before was cut off
+ATTEMPTS = 5  # each resumes where the one before was cut off
 PIECE = 1 << 20  # bytes
 
 
@@ -133,10 +133,11 @@ def _published_md5(url: str) -> str:
 
 
 def _download(url: str, part: Path) -> None:
-    """Fetch `url` into `part`, going on behind the bytes that `part` already holds.
+    """Fetch `url` into `part`, resuming after the bytes that `part` already holds.
 
     Raises:
-        OSError: An attempt gets no further, or ATTEMPTS are over; likewise HTTPException.
+        OSError: An attempt makes no progress, or all ATTEMPTS have failed.
+        HTTPException: The same, for a fault in the answer.
     """
     for attempt in range(ATTEMPTS):
         have = part.stat().st_size if part.exists() else 0
@@ -213,7 +214,7 @@ def _publish(name: str, unpacked: Path, folder: Path) -> None:
 
 
 def _from_recbole(name: str, root: Path, requirement: str) -> None:
-    """Official files of ml-100k out of the example that RecBole's wheel ships; nothing is installed.
+    """Extract the files of ml-100k from the example in RecBole's wheel; nothing is installed.
 
     `u.data` and `u.user` are the official files byte for byte. In `u.item` the title, the year of the title
     and the genres are the official ones, but for accents (`Misérables` for `Miserables`, in 9 titles) and

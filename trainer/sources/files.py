@@ -72,7 +72,7 @@ def read_tables(
     timestamp_column: str,
     bad_rows: Literal["error", "skip"],
 ) -> SourceTables:
-    """Interactions, perhaps held-out ones, and attributes; columns are found by name.
+    """Read interactions, optional held-out ones and attributes; columns are found by name.
 
     Ids of users are int64 if all of them, in all files, are whole numbers up to 2**63 - 1, and strings
     otherwise; so are ids of items. Parquet says so by its types. Text and unsigned Parquet columns are read
@@ -136,7 +136,7 @@ def _open(format: Format, path: Path) -> list[Rows]:
 
 
 def _found(rows: Rows, name: str) -> str | None:
-    """Name in the file, which in RecBole's has its type behind a colon: `user_id:token`."""
+    """Return the column's name in the file; RecBole appends its type after a colon: `user_id:token`."""
     return next((field for field in rows.names if name in (field, field.partition(":")[0])), None)
 
 
@@ -152,7 +152,7 @@ def _id(side: str, name: str, type: pa.DataType, rows: Rows) -> Column:
 
 
 def _id_types(files: dict[str, list[Rows]], names: dict[str, str]) -> Iterator[pa.DataType]:
-    """Of the ids of each side in `names`, which the files of the other side alone do not have."""
+    """Yield the type of each side's ids; an attribute file has the ids of its own side only."""
     whole = dict.fromkeys(names, True)
     for part, group in files.items():
         sides = [side for side in names if part not in ("users", "items") or part == f"{side}s"]
@@ -185,7 +185,7 @@ def _can_be_whole(rows: ParquetFile, source: str) -> bool:
 
 
 def _as_whole_numbers(texts: pa.Array) -> pa.Array | None:
-    """As int64; None if one is not a whole number in its one canonical form: as labels, 7 and 007 differ."""
+    """Return texts as int64; None if one is not a canonical whole number (as labels, 7 and 007 differ)."""
     given = texts.drop_null()
     starts = np.frombuffer(given.buffers()[1], np.int32)[given.offset :][: len(given) + 1]
     characters = np.frombuffer(given.buffers()[2] or b"", np.uint8)
@@ -201,7 +201,7 @@ def _as_whole_numbers(texts: pa.Array) -> pa.Array | None:
 
 
 def _optional(format: Format, rows: Rows, value_column: str, timestamp_column: str) -> list[Column]:
-    """Value and timestamp where the file has them; a name that is not the default must be there."""
+    """Return value and timestamp columns where the file has them; a non-default name must exist."""
     number = Column("value", "value", pa.float32(), "a number", (-LARGEST_VALUE, LARGEST_VALUE))
     columns = []
     for column, asked in ((number, value_column), (TIMESTAMP, timestamp_column)):
@@ -239,7 +239,7 @@ def _attributes(format: Format, files: list[Rows], key: Column, bad: BadRows) ->
 
 
 def _category(values: pa.Array, declared: str) -> pa.Array | None:
-    """Texts or fractional numbers as integers, as strings or as lists of strings; None: no categories."""
+    """Convert texts or fractional numbers to integers, strings or lists of strings; None: no categories."""
     if declared == "token_seq":
         lists = pc.split_pattern(values, " ")
         offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().fill_null(0))]).astype(np.int32)

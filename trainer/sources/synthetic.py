@@ -1,8 +1,8 @@
 """Interactions of any size with a structure that two towers can learn and popularity cannot.
 
 Every item belongs to a community, every user to a few of them with weights of their own. A user's
-interactions come mostly from these, there by an item's popularity, which falls off as its rank to a power.
-Attributes tell part of it: genres and release year of an item its community, gender and age of a user the
+interactions come mostly from these communities, where items are drawn by popularity, a power law of rank.
+Attributes reveal some of it: genres and release year of an item its community, gender and age of a user the
 heaviest one. Values grow with the user's weight of the item's community.
 """
 
@@ -85,7 +85,7 @@ def synthesise(users: int, items: int, interactions: int, seed: int) -> SourceTa
 
 
 def _counts(rng: np.random.Generator, users: int, items: int, interactions: int) -> np.ndarray:
-    """(users,) int64 interactions of each user: lognormal, bounded by half of the items if they suffice."""
+    """Return each user's number of interactions, (users,) int64: lognormal, at most half of the items."""
     least = min(LEAST_PER_USER, interactions // users, items)
     activity = rng.lognormal(0.0, 1.0, users)
     counts = least + rng.multinomial(interactions - least * users, activity / activity.sum())
@@ -123,7 +123,7 @@ def _blocks(world: _World) -> Iterator[pa.RecordBatch]:
 
 
 def _distinct_items(rng: np.random.Generator, world: _World, users: np.ndarray) -> np.ndarray:
-    """(n,) item rows, one for each of `users` (ascending), drawn again where a user has the item already."""
+    """Return an item row for each of `users` (ascending), (n,); items that a user already has are redrawn."""
     items = np.zeros(len(users), np.int64)
     again = np.arange(len(users))
     for attempt in range(ROUNDS):
@@ -149,7 +149,7 @@ def _draw(rng: np.random.Generator, world: _World, users: np.ndarray, background
 
 
 def _timestamps(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
-    """(sum of counts,) int64 seconds, increasing within a user: one an hour or so, from 2000 to 2004 on."""
+    """Return timestamps, (sum of counts,) int64 seconds, increasing within a user by about an hour each."""
     gaps = 1 + rng.exponential(3600.0, counts.sum()).astype(np.int64)
     elapsed = np.cumsum(gaps)
     before = np.concatenate([[0], elapsed])[np.cumsum(counts) - counts]

@@ -125,7 +125,7 @@ def new_history(config: ResolvedConfig, epoch_steps: int, earlier: SavedProgress
 def protocol(
     config: ResolvedConfig, split: str | None = None, baselines: Sequence[str] | None = None
 ) -> Protocol:
-    """Return the configured protocol, optionally for another split or beside other baselines."""
+    """Return the configured protocol, optionally for another split or with other baselines."""
     settings = config.evaluation
     return Protocol(
         split or settings.split,

@@ -43,7 +43,7 @@ def evaluate(
         seen: `mask` or `keep`.
         ks: Lengths of ranked lists.
         device: Device of every rank.
-        baselines: Rankers to evaluate beside the model.
+        baselines: Baselines to evaluate next to the model.
         beyond: Whether to add metrics beyond accuracy.
         compare: Folder of another run, evaluated by the same protocol on the same data.
         as_json: Whether to return one JSON object instead of tables.

@@ -39,7 +39,7 @@ from trainer.training.loop import fit
 from trainer.training.progress import Progress
 
 LEAST_INTERACTIONS = 2000
-"""With fewer training interactions, differences on a validation split are chance."""
+"""Fewest training interactions for tuning; with fewer, validation differences are chance."""
 VALIDATION_SIZE = 0.1
 CUTS, FEW_INTERACTIONS = 3, 300_000
 """Number of random validation splits, and the most training interactions with which there are several."""
@@ -60,7 +60,7 @@ Vectors = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Mixture:
-    """Width and weight of closed-form dims beside the learned ones; both are 0 without any."""
+    """Width and weight of closed-form dims next to the learned ones; both are 0 without any."""
 
     low_rank: int = 0
     weight: float = 0.0
