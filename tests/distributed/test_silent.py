@@ -1,6 +1,6 @@
 """Ranks that fall silent, at any moment: the others say so in one line and end, soon after the timeout.
 
-SHARDTOWER_SILENCES=20 tries all places, and so many random moments with each kind of sharding; by default a few
+SHARDTOWER_SILENCES=20 tries all places, and 20 random moments with each kind of sharding; by default a few
 places and one moment.
 """
 

@@ -334,3 +334,12 @@ def test_interactions_of_a_type_that_is_no_id_are_refused(tmp_path):
     parquet.write_table(pa.table({"user_id": [[1]], "item_id": [1]}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"x.parquet:1: user_id is \[1\], expected an id"):
         rows(read("parquet", tmp_path / "x.parquet").interactions)
+
+
+def test_every_format_of_the_schema_has_an_entry() -> None:
+    from typing import get_args, get_type_hints
+
+    from trainer.config.schema import DataConfig
+    from trainer.sources.files import FORMATS
+
+    assert list(FORMATS) == [*get_args(get_type_hints(DataConfig)["format"])]

@@ -57,13 +57,14 @@ def _combines_features(config: Config) -> bool:
     return model.user_id + model.history + len(model.user_features) > 1 or bool(model.item_features)
 
 
-def _validates(config: Config) -> bool:
+def validates(config: Config) -> bool:
+    """Return whether a training evaluates a validation split."""
     every = config.run.evaluate_every
     return every > 0 if every is not None else config.data.validation_size > 0
 
 
 def _saves_on_the_way(config: Config) -> bool:
-    return config.run.save_every > 0 or _validates(config)
+    return config.run.save_every > 0 or validates(config)
 
 
 EFFECTS = (
@@ -167,7 +168,7 @@ EFFECTS = (
     ),
     Effect(
         ("run.metric",),
-        _validates,
+        validates,
         "evaluations to compare, for instance --run.evaluate_every 1 --data.validation_size 0.1",
     ),
 )

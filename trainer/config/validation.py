@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TypeAlias, get_args, get_type_hints
 
 from trainer.config.baselines import BASELINES
+from trainer.config.effects import validates
 from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import Config, ShardingConfig
 
@@ -66,7 +67,7 @@ def _of_run(config: Config) -> Iterator[Rule]:
     yield (
         "run.patience",
         "needs evaluations to count, for instance --run.evaluate_every 1 --data.validation_size 0.1",
-        not run.patience or _validates(config),
+        not run.patience or validates(config),
     )
     yield "run.save_every", "a whole number from 0 up is needed", run.save_every >= 0
     yield "run.keep_last", "a whole number from 1 up is needed", run.keep_last > 0
@@ -74,7 +75,7 @@ def _of_run(config: Config) -> Iterator[Rule]:
     yield (
         "run.keep_best",
         "needs evaluations to compare, for instance --run.evaluate_every 1 --data.validation_size 0.1",
-        not run.keep_best or _validates(config),
+        not run.keep_best or validates(config),
     )
     yield "timeout", "seconds above 0 are needed", config.timeout > 0
     yield "run.removed", "needs --from RUN", run.removed == "drop" or run.origin is not None
@@ -177,11 +178,6 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         "needs --data.held_out FILE with --data.name files",
         data.split != "given" or (data.name == "files" and data.held_out is not None),
     )
-
-
-def _validates(config: Config) -> bool:
-    every = config.run.evaluate_every
-    return every > 0 if every is not None else config.data.validation_size > 0
 
 
 def _above_zero(value: float | None) -> bool:

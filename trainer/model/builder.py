@@ -14,6 +14,11 @@ HISTORY = "user_low_rank"
 """Name of the closed-form table for histories."""
 
 
+def table_of_alias(name: str, item_name: str) -> str:
+    """Return the table that an option names; `item` and `item_bias` stand for the items' own name."""
+    return name.replace("item", item_name, 1) if name in ("item", "item_bias") else name
+
+
 def item_table(dataset_item_name: str) -> str:
     """Return the name of the table of closed-form item vectors."""
     return f"{dataset_item_name}_low_rank"

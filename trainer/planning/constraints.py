@@ -7,7 +7,7 @@ from typing import Any
 from trainer.config.schema import ShardingConfig
 from trainer.config.sharding_kinds import SHARDING_KINDS, sharding_kind
 from trainer.errors import ConfigError
-from trainer.model.builder import HISTORY, item_table
+from trainer.model.builder import HISTORY, item_table, table_of_alias
 from trainer.model.row_partitions import partition_sizes
 from trainer.planning.hardware import Cluster
 from trainer.planning.kernel_support import OPTIMIZERS, check_dtype
@@ -72,7 +72,7 @@ def with_table_names(sharding: ShardingConfig, tables: Collection[str], item_nam
     for key in ("tables", "partitions", "ranks"):
         renamed[key] = {}
         for name, value in getattr(sharding, key).items():
-            own = name.replace("item", item_name, 1) if name in ("item", "item_bias") else name
+            own = table_of_alias(name, item_name)
             if own not in known:
                 raise ConfigError(
                     f"--sharding.{key}.{name}: no such table; this model has {', '.join(tables)}"

@@ -86,12 +86,7 @@ def step_sizes(loss: ResolvedLossConfig, rows: int, items: int, positives: float
         "sampled": round(positives) + (loss.samples or 0),
     }
     candidates = min(items, counts[loss.candidates])
-    return candidates, rows if rows_are_gathered(loss.name) else candidates
-
-
-def rows_are_gathered(loss: str) -> bool:
-    """Return whether each rank scores its own candidates for the rows of all ranks; see `LossSpec`."""
-    return loss_spec(loss).gathers_rows
+    return candidates, rows if loss_spec(loss.name).gathers_rows else candidates
 
 
 def make_all_towers(

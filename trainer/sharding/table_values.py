@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from trainer.sharding.model_state import table_name, whole_state
-from trainer.sharding.private_api import ShardedTensor
+from trainer.sharding.model_state import full_shape, local_shards, table_name, whole_state
 
 INITIAL_BLOCK_ROWS, INITIAL_BLOCK_VALUES = 65_536, 2**26
 
@@ -58,10 +57,6 @@ def _local_shards(
     for key, value in whole_state(model).items():
         if table_name(key) is None:
             continue
-        if isinstance(value, ShardedTensor):
-            size = value.metadata().size
-            for part in value.local_shards():
-                row, column = part.metadata.shard_offsets
-                yield key, part.tensor, (row, column), (size[0], size[1])
-        else:
-            yield key, value, (0, 0), (value.shape[0], value.shape[1])
+        rows, columns = full_shape(value)
+        for weights, row, column in local_shards(value):
+            yield key, weights, (row, column), (rows, columns)

@@ -1,7 +1,7 @@
 """Tables of your own: Parquet, CSV and TSV, RecBole's atomic files, LightGCN's text."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -60,6 +60,35 @@ class LightGCNFile(TextFile):
 Rows = TextFile | ParquetFile
 
 
+@dataclass(frozen=True)
+class FileFormat:
+    """One format of tables.
+
+    Attributes:
+        open: Opens one file.
+        folders: Whether a table may be a folder of part files.
+        attributes: Whether there are tables of attributes.
+        typed: Whether columns have types; otherwise all values are text.
+        types_in_names: Whether a column's name ends with its type, as in `age:token`.
+    """
+
+    open: Callable[[Path], Rows]
+    folders: bool = False
+    attributes: bool = True
+    typed: bool = False
+    types_in_names: bool = False
+
+
+FORMATS: Mapping[Format, FileFormat] = {
+    "parquet": FileFormat(ParquetFile, folders=True, typed=True),
+    "csv": FileFormat(lambda path: TextFile(path, ",", nulls=MISSING)),
+    "tsv": FileFormat(lambda path: TextFile(path, "\t", nulls=MISSING)),
+    "recbole": FileFormat(lambda path: TextFile(path, "\t", nulls=MISSING), types_in_names=True),
+    "lightgcn": FileFormat(LightGCNFile, attributes=False),
+}
+"""Every format by its name in `data.format`; a new one is one entry."""
+
+
 def read_tables(
     format: Format,
     interactions: str | Path,
@@ -87,7 +116,7 @@ def read_tables(
         DataError: A file or a column is missing, or a row is bad and `bad_rows` is `error`.
     """
     bad = BadRows(bad_rows)
-    if format == "lightgcn":
+    if not FORMATS[format].attributes:
         user_column, item_column = "user_id", "item_id"
         if users or items:
             option = "users" if users else "items"
@@ -122,17 +151,15 @@ def _open(format: Format, path: Path) -> list[Rows]:
     """Return the file, or the part files of a folder of Parquet, in the order of their names."""
     if not path.exists():
         raise DataError(f"{path}: there is no such file. Put it there, or name another")
-    if format == "parquet":
-        paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        paths = [part for part in paths if path == part or not part.name.startswith(("_", "."))]
-        if not paths:
-            raise DataError(f"{path}: the folder holds no *.parquet file. Put the part files there")
-        return [ParquetFile(part) for part in paths]
-    if path.is_dir():
+    if not path.is_dir():
+        return [FORMATS[format].open(path)]
+    if not FORMATS[format].folders:
         raise DataError(f"{path}: is a folder, expected a file of format {format}. Name the file")
-    if format == "lightgcn":
-        return [LightGCNFile(path)]
-    return [TextFile(path, "," if format == "csv" else "\t", nulls=MISSING)]
+    paths = sorted(path.rglob(f"*.{format}"))
+    paths = [part for part in paths if not part.name.startswith(("_", "."))]
+    if not paths:
+        raise DataError(f"{path}: the folder holds no *.{format} file. Put the part files there")
+    return [FORMATS[format].open(part) for part in paths]
 
 
 def _found(rows: Rows, name: str) -> str | None:
@@ -206,7 +233,7 @@ def _optional(format: Format, rows: Rows, value_column: str, timestamp_column: s
     columns = []
     for column, asked in ((number, value_column), (TIMESTAMP, timestamp_column)):
         source = _found(rows, asked)
-        if source is None and format == "recbole" and column is number:
+        if source is None and FORMATS[format].types_in_names and column is number:
             source = _found(rows, "rating")
         if source is not None:
             columns.append(replace(column, source=source))
@@ -221,7 +248,9 @@ def _optional(format: Format, rows: Rows, value_column: str, timestamp_column: s
 def _attributes(format: Format, files: list[Rows], key: Column, bad: BadRows) -> pa.Table:
     columns, declared = [key], {}
     for source in files[0].names:
-        name, _, declared[name] = source.partition(":") if format == "recbole" else (source, "", "")
+        name, _, declared[name] = (
+            source.partition(":") if FORMATS[format].types_in_names else (source, "", "")
+        )
         type = pa.string()
         if isinstance(files[0], ParquetFile) and name != "title":
             type = _category_type(files[0].file.schema_arrow.field(source).type)
@@ -231,7 +260,7 @@ def _attributes(format: Format, files: list[Rows], key: Column, bad: BadRows) ->
     categories = {key.name: table[key.name].combine_chunks()}
     for column in columns[1:]:
         values = table[column.name].combine_chunks()
-        if column.name != "title" and (format != "parquet" or column.type == pa.float64()):
+        if column.name != "title" and (not FORMATS[format].typed or column.type == pa.float64()):
             values = _category(values, declared[column.name])
         if values is not None:
             categories[column.name] = values

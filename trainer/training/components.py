@@ -22,7 +22,7 @@ from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.model.builder import HISTORY, closed_inputs, item_table
+from trainer.model.builder import HISTORY, closed_inputs, item_table, table_of_alias
 from trainer.model.edlae import closed_form_files
 from trainer.model.retriever import CombinedTowers, TowerPair
 from trainer.model.towers import TwoTowers
@@ -31,7 +31,7 @@ from trainer.planning.hardware import Cluster, hardware_here
 from trainer.planning.layout import blocks_of_ranks, lay_out
 from trainer.planning.plan import Plan
 from trainer.planning.plan_check import partitions_of
-from trainer.planning.workload import Workload, make_all_towers, rows_are_gathered, workload_of
+from trainer.planning.workload import Workload, make_all_towers, workload_of
 from trainer.sharding.shard import shard
 from trainer.sharding.table_values import fill_tables
 from trainer.sharding.torchrec_plan import sharding_plan
@@ -160,7 +160,7 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, components: TrainingC
         user_weight_power=loss.user_weight_power,
         history_dropout=model.history_dropout,
         item_id_dropout=model.item_id_dropout,
-        rows_gathered=rows_are_gathered(loss.name),
+        rows_gathered=loss_spec(loss.name).gathers_rows,
         user_block=components.user_block,
         item_block=components.item_block,
     )
@@ -199,10 +199,7 @@ def _make_plan(config: ResolvedConfig, workload: Workload, world: World) -> Plan
 
 def _learning_rates(config: ResolvedOptimizerConfig, tables: list[str], item_name: str) -> dict[str, float]:
     """Return the peak learning rate of each table; `item` and `item_bias` stand for the items' own name."""
-    given = {
-        name.replace("item", item_name, 1) if name in ("item", "item_bias") else name: rate
-        for name, rate in config.table_learning_rates.items()
-    }
+    given = {table_of_alias(name, item_name): rate for name, rate in config.table_learning_rates.items()}
     known = {*tables, f"{item_name}_bias"}
     for name in given:
         if name not in known:
