@@ -182,8 +182,8 @@ def test_evaluate_prints_a_table_or_json(capsys, run: Path) -> None:
     assert found["model"]["precision@3"] == pytest.approx(1 / 3)
 
 
-def test_evaluate_says_that_a_part_is_empty(capsys, run: Path) -> None:
-    assert "the validation part holds no interactions" in refused(
+def test_evaluate_says_that_a_split_is_empty(capsys, run: Path) -> None:
+    assert "the validation split holds no interactions" in refused(
         capsys, "evaluate", str(run), "--split", "validation"
     )
 

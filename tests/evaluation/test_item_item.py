@@ -201,8 +201,8 @@ def test_a_failed_writing_leaves_nothing(tmp_path, monkeypatch):
 def test_reference_figures_are_reached(tmp_path, release, compute, settings, expected):
     if not (DATA / release).is_dir():
         pytest.skip(f"{release} is not at hand")
-    config = parse_config(["--data.name", release, "--data.root", str(DATA), "--data.source", "none"])
-    config.data.cache = str(tmp_path)
+    options = ["--data.name", release, "--data.root", str(DATA), "--data.source", "none"]
+    config = parse_config([*options, "--data.cache", str(tmp_path)])
     dataset = open_dataset(prepare_data(config.data))
     history = training_matrix(dataset.seen("test"), dataset.item_count)
     users = np.flatnonzero(dataset.held_out("test").lengths())
