@@ -115,6 +115,7 @@ def trained_until_it_stops(
     return json.loads((folder / "run" / "metrics.json").read_text()), figures, output
 
 
+@pytest.mark.slow
 def test_where_the_best_could_not_be_written_the_report_names_the_weights_that_are_kept(tmp_path):
     (tmp_path / "alone").mkdir()
     (tmp_path / "full").mkdir()

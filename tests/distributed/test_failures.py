@@ -171,7 +171,7 @@ def test_a_fault_of_one_rank_ends_all_with_its_traceback_though_the_timeout_is_l
     assert error_lines(errors) == []
 
 
-@pytest.mark.skipif("SHARDTOWER_SILENCES" not in os.environ, reason="takes a minute: SHARDTOWER_SILENCES=1")
+@pytest.mark.slow
 def test_ranks_are_started_again_after_one_has_fallen_silent(tmp_path):
     (tmp_path / "silent.py").write_text(SILENT_ONCE)
     options = "--data.name synthetic --run.choose false --run.dir run --run.save_every 4 --timeout 5"

@@ -57,7 +57,13 @@ def first_line(command: str, folder: Path, start_of_line: str) -> str:
         kill_all(shell)
 
 
-@pytest.mark.parametrize("given", [["--run.dir", "it's a run"], []], ids=["--run.dir", "runs/"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(["--run.dir", "it's a run"], id="--run.dir"),
+        pytest.param([], id="runs/", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_rank_is_named_with_a_command_that_goes_on_where_it_is_printed(given, tmp_path):
     training = start(tmp_path, [*ENDLESS, "--run.save_every", "20", *given], launcher=RANKS)
     _, errors = kill(training, 1, lambda: any(tmp_path.rglob("step-*0/state.json")))

@@ -37,10 +37,11 @@ needs_another_name = pytest.mark.skipif(not may_be_renamed(), reason="the host m
 @pytest.mark.parametrize(
     ("launcher", "meeting"),
     [
-        (RANKS, STANDALONE),
-        (TORCHRUN, ("--local-addr", "localhost")),
+        pytest.param(RANKS, STANDALONE, id="ranks.py --standalone"),
+        pytest.param(
+            TORCHRUN, ("--local-addr", "localhost"), id="torchrun --local-addr", marks=pytest.mark.slow
+        ),
     ],
-    ids=["ranks.py --standalone", "torchrun --local-addr"],
 )
 def test_ranks_of_a_host_whose_name_does_not_resolve_meet_at_localhost(launcher, meeting, tmp_path):
     training = start(tmp_path, SHORT, launcher=launcher, meeting=meeting, before=NAMELESS)

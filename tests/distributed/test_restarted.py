@@ -69,7 +69,13 @@ def files(run: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("launcher", [RANKS, TORCHRUN], ids=["ranks.py", "torchrun, static"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(RANKS, id="ranks.py", marks=pytest.mark.slow),
+        pytest.param(TORCHRUN, id="torchrun, static"),
+    ],
+)
 def test_a_training_goes_on_in_its_own_run_when_a_rank_was_killed(launcher, older, tmp_path):
     meeting = STANDALONE if launcher is RANKS else static_meeting()
     before = files(older)

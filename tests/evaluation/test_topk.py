@@ -105,9 +105,10 @@ def test_scores_of_a_user_do_not_depend_on_the_chunk_to_the_last_bit(dim, count,
     torch.set_num_threads(threads)
     try:
         for size in (2, 33, 96, 299):
-            chunks = [top_k(chunk, items, 10) for chunk in query.split(size)]
-            assert torch.equal(torch.cat([chunk for chunk, _ in chunks]), scores)
-            assert torch.equal(torch.cat([chunk for _, chunk in chunks]), rows)
+            users = min(20 * size, len(query))
+            chunks = [top_k(chunk, items, 10) for chunk in query[:users].split(size)]
+            assert torch.equal(torch.cat([chunk for chunk, _ in chunks]), scores[:users])
+            assert torch.equal(torch.cat([chunk for _, chunk in chunks]), rows[:users])
     finally:
         torch.set_num_threads(before)
 
