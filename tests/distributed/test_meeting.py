@@ -58,6 +58,7 @@ def test_one_process_on_such_a_host_has_nothing_to_say_of_it(tmp_path):
     assert (training.returncode, training.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_know_the_first_host_says_so_in_one_line(tmp_path):
     somewhere = {"MASTER_ADDR": "no-such-host.invalid", "MASTER_PORT": "29500"}
     second = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}

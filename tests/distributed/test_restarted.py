@@ -88,6 +88,7 @@ def test_a_training_goes_on_in_its_own_run_when_a_rank_was_killed(launcher, olde
     assert {*(tmp_path / "runs").iterdir()} == {older, run}
 
 
+@pytest.mark.slow
 def test_ranks_that_were_killed_before_they_had_a_run_take_no_older_one_for_theirs(older, tmp_path):
     (tmp_path / "killed.py").write_text(KILLED_AT_FIRST)
     before = files(older)
