@@ -200,7 +200,7 @@ class ShardingConfig:
     communication: Literal["float32", "float16", "bfloat16"] = "float32"
     """Type of pooled vectors and gradients that ranks exchange; no effect on one rank or on copies."""
     lookup: Literal["auto", "torchrec"] = "auto"
-    """`auto` looks up rows that a rank has itself directly (on CPU); `torchrec` always in TorchRec's way."""
+    """`auto` looks up rows that a rank has itself directly (on GPUs: with one rank); `torchrec` never."""
     exchange_ahead: bool = False
     """Send ids to the ranks of their tables while the steps before compute; the results are the same."""
     plan: str | None = None

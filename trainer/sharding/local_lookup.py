@@ -1,9 +1,10 @@
-"""Lookups without an exchange, for a CPU rank that has all rows it needs.
+"""Lookups without an exchange, for a rank that has all rows it needs.
 
-It has them if it is the only rank, if all tables are copies, or if a batch uses rows of its own partitions
-only. TorchRec's sharded lookup (permute, split, exchange, wait, split again) is made for tables on other
-ranks; without any, it still takes a few milliseconds, more than the lookups of a small step do. Parameters,
-optimizers and their state are TorchRec's in either case.
+A rank has them if it is the only one. On CPU it also has them if all tables are copies, or if a batch uses
+rows of its own partitions only; ranks on GPUs leave these two to TorchRec. TorchRec's sharded lookup
+(permute, split, exchange, wait, split again) is made for tables on other ranks; without any, it still takes a
+few milliseconds, more than the lookups of a small step do. Parameters, optimizers and their state are
+TorchRec's in either case.
 """
 
 from dataclasses import dataclass
@@ -59,9 +60,9 @@ class LocalLookupSharder(EmbeddingBagCollectionSharder):
     ) -> ShardedEmbeddingBagCollection:
         """Shard a collection over the ranks as TorchRec's sharder does."""
         kinds = {each.sharding_type for each in params.values()}
-        on_cpu = device is not None and device.type == "cpu"
+        able = env.world_size == 1 or _on_cpu(device)
         # Other kinds of sharding have columns to be joined, even on one rank.
-        whole = self._direct and on_cpu and kinds <= {COPIES, ShardingType.TABLE_WISE.value}
+        whole = self._direct and able and kinds <= {COPIES, ShardingType.TABLE_WISE.value}
         kind = _LocalLookupCollection if whole else InputDistCollection
         collection: InputDistCollection = kind(
             module,
@@ -84,14 +85,14 @@ class _Group:
         config: TorchRec's configuration of the tables.
         kernel: FBGEMM's tables.
         dense: Whether torch's optimizer updates them, after the backward pass.
-        rows: Rows of the same tables.
+        rows: Rows of the same tables; None on a GPU, where FBGEMM's module is as fast as its operators.
         gradient_share: Factor of gradients: TorchRec averages over ranks, each of which has its own loss.
     """
 
     config: GroupedEmbeddingConfig
     kernel: Any
     dense: bool
-    rows: Rows
+    rows: Rows | None
     gradient_share: float
 
 
@@ -104,12 +105,13 @@ class _LocalLookupCollection(InputDistCollection):
         unwrap(self)
         group = process_group(self)
         ranks = dist.get_world_size(group)
+        on_cpu = _on_cpu(kwargs.get("device"))
         self._groups = [
             _Group(
                 config,
                 kernel.emb_module,
                 dense=isinstance(kernel, BatchedDenseEmbeddingBag),
-                rows=Rows(kernel.emb_module),
+                rows=Rows(kernel.emb_module) if on_cpu else None,
                 gradient_share=1.0 if copied else 1 / ranks,
             )
             for lookup, copied in lookups_of(self)
@@ -141,6 +143,10 @@ class _LocalLookupCollection(InputDistCollection):
         )
 
 
+def _on_cpu(device: torch.device | None) -> bool:
+    return device is not None and device.type == "cpu"
+
+
 def _average(group: Any, ranks: int, buffers: SharedBuffers | None, weights: torch.Tensor) -> None:
     """Replace a gradient by its mean over ranks."""
     assert weights.grad is not None
@@ -166,7 +172,7 @@ def _pool(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
 
 def _sums(group: _Group, features: KeyedJaggedTensor) -> torch.Tensor:
     kernel, ids, lengths = group.kernel, features.values(), features.lengths()
-    if len(ids) == len(lengths) and (len(ids) == 0 or lengths.numpy().max() == 1):
+    if group.rows is not None and len(ids) == len(lengths) and (len(ids) == 0 or lengths.numpy().max() == 1):
         by_table = ids.view(len(features.keys()), features.stride())
         if group.dense:
             return _LookedUp.apply(kernel.weights, by_table, group.rows)
