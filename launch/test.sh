@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# Runs the tests, after set-up where that is needed.
+# Runs the tests side by side, after set-up where that is needed.
 #
-#   bash launch/test.sh [pytest options]       e.g. -k losses, -m "not distributed"
+#   bash launch/test.sh [pytest options]       e.g. -k losses, -m "not distributed"; -n 0: in one process
+#
+#   OMP_NUM_THREADS   threads of each process (default: 1, as there is a process for each core)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/launch/setup.sh" --test
 cd "$root"
-exec .venv/bin/python -m pytest "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# A file's tests stay in one process, which makes their common worlds once. More than four processes, each with ranks
+# of its own, would take 16 GB.
+exec .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
