@@ -4,6 +4,7 @@ The names below are the Python API; each is imported when it is first used.
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ _MODULES = {
     "recommend_by_history": "trainer.serving.recommend",
 }
 __all__ = ["evaluate", "parse_config", "recommend", "recommend_by_history", "train"]
+
+
+# FBGEMM 1.6 and 1.7 warn in every process that they have no entry for themselves in their table of versions.
+logging.getLogger().addFilter(lambda record: "_fbgemm_torch_compat_table has no entry" not in str(record.msg))
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,10 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from tests import worlds
-from tests.benchmarks import data, quality, rivals
+from tests.benchmarks import data
+
+pytest.importorskip("implicit", reason="implicit, a rival, is not installed")
+from tests.benchmarks import quality, rivals
 
 SETTINGS = {
     "item_knn": {"neighbours": 4, "shrinkage": 0},

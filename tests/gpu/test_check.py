@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def test_the_check_runs_without_a_gpu_and_writes_table_json_and_junit(tmp_path: 
         "--out",
         tmp_path,
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed, 0 failed, 1 skipped" in done.stdout

@@ -15,6 +15,7 @@ import torch
 import torch.distributed.checkpoint as distributed_checkpoint
 from torch import nn
 from torch.distributed import ProcessGroup
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from trainer.dataset.vocabulary import vocabulary_digest
@@ -96,7 +97,7 @@ def write(final: Path, state: dict[str, Any], group: ProcessGroup | None = None)
     try:
         with _quiet():
             distributed_checkpoint.save(state, checkpoint_id=_partial(final), process_group=group)
-    except distributed_checkpoint.api.CheckpointException as error:
+    except CheckpointException as error:
         raise SaveError(_reason(error)) from error
 
 
@@ -141,8 +142,10 @@ def load(checkpoint: Path, model: nn.Module, states: dict[str, Any] | None = Non
     state = whole_state(model) | (states or {})
     try:
         with _quiet():
-            distributed_checkpoint.load(state, storage_reader=SafeReader(checkpoint))
-    except (distributed_checkpoint.api.CheckpointException, ValueError, RuntimeError, OSError) as error:
+            reader = SafeReader(checkpoint)
+            reader.read_metadata()  # before torch 2.13, `load` drops the reason of a refusal
+            distributed_checkpoint.load(state, storage_reader=reader)
+    except (CheckpointException, CheckpointError, ValueError, RuntimeError, OSError) as error:
         if lost_reason(error):
             raise
         raise CheckpointError(
@@ -174,7 +177,7 @@ def read_entry(checkpoint: Path, key: str) -> torch.Tensor:
 
 def _reason(error: BaseException) -> str:
     """Return an error's message, or the first rank's, which a CheckpointException wraps with tracebacks."""
-    if isinstance(error, distributed_checkpoint.api.CheckpointException):
+    if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     return " ".join(str(error).split())[:200] or type(error).__name__
 
