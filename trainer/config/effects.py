@@ -94,6 +94,11 @@ EFFECTS = (
         lambda config: config.data.held_out is None and config.data.split not in ("leave_last_out", "given"),
         "a split by share: --data.split random, temporal or per_user, without --data.held_out",
     ),
+    Effect(
+        ("data.repeats",),
+        lambda config: config.data.held_out is None and config.data.split in ("leave_last_out", "temporal"),
+        "a split by time: --data.split temporal or leave_last_out, without --data.held_out",
+    ),
     Effect(("data.split_seed",), _is_random, "a random split: --data.split random or per_user"),
     Effect(
         (

@@ -55,6 +55,9 @@ class DataConfig:
     """Share of interactions in the test split (0 to 1; not used by `leave_last_out` and `given`)."""
     validation_size: float = 0.0
     """Share of the training split to cut off for validation by the same rule (0: none)."""
+    repeats: Literal["drop", "keep"] = "drop"
+    """What users repeat in the test part of a split by time: left out, or to be found once more.
+    Of a pair that stands several times, such splits train on the first."""
     split_seed: int = 42
     """Seed of the `random` and `per_user` splits."""
     synthetic_users: int = 1000

@@ -172,6 +172,11 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         "needs a validation part, for instance --data.validation_size 0.1",
         config.evaluation.split == "test" or data.validation_size > 0,
     )
+    yield (
+        "data.repeats",
+        "needs --evaluation.seen keep: what a user has already cannot be found while it is masked",
+        data.repeats == "drop" or config.evaluation.seen == "keep",
+    )
     yield "data.name", "needs --data.interactions FILE", data.name != "files" or data.interactions is not None
     yield (
         "data.split",

@@ -37,6 +37,7 @@ def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
         validation_size=data.validation_size,
         split_seed=data.split_seed,
         validation_seed=validation_seed,
+        repeats=data.repeats,
     )
 
 

@@ -1,6 +1,7 @@
 """Rules for which interactions to keep and which split each belongs to, as pure functions of columns."""
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy as np
 from trainer.errors import DataError
 
 Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given"]
+BY_TIME = ("leave_last_out", "temporal")
+"""Rules whose test split is later than the training split."""
 SEEDED = ("random", "per_user", "given")
 """Rules under which another seed cuts another validation split."""
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -63,6 +66,64 @@ def last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray | None, held_out
     ordered = pairs[order]
     stays[order[:-1][ordered[:-1] == ordered[1:]]] = False
     return stays
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """(User, item) pairs that stand more than once, each with its first and its last row.
+
+    Attributes:
+        first: (n,) int64 rows; by time, then by file order.
+        last: (n,) int64 rows.
+    """
+
+    first: np.ndarray
+    last: np.ndarray
+
+
+def first_and_last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray) -> Repeats:
+    """Return the first and the last row of each pair by time; of rows of one second by file order.
+
+    Args:
+        pairs: (n,) int64, n > 0, equal where user and item are.
+        timestamps: (n,) int64 seconds.
+    """
+    order = np.lexsort((timestamps, pairs))
+    ordered = pairs[order]
+    begins = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    return Repeats(order[begins], order[np.append(begins[1:], len(order)) - 1])
+
+
+def repeated_in_test(
+    rule: Rule, parts: np.ndarray, users: np.ndarray, timestamps: np.ndarray, repeats: Repeats
+) -> np.ndarray:
+    """Return the rows that lie in the time of the test split and repeat a pair from before it.
+
+    That time begins with the first test row: of all users under `temporal`, of each user under
+    `leave_last_out`. Of rows of one second, later ones in file order are later.
+
+    Args:
+        rule: A rule of `BY_TIME`.
+        parts: (n,) split of each row, negative where it was dropped.
+        users: (n,) int32.
+        timestamps: (n,) int64 seconds.
+        repeats: Pairs with several of these rows, of which at most the first has a split.
+
+    Returns:
+        (m,) int64 rows, at most one of each pair.
+    """
+    test = np.flatnonzero(parts == TEST)
+    begins = np.full(int(users.max()) + 1, np.iinfo(np.int64).max)
+    rows = begins.copy()
+    if rule == "temporal":
+        begins[:] = timestamps[test].min()
+        rows[:] = test[timestamps[test] == begins[0]].min()
+    else:
+        begins[users[test]], rows[users[test]] = timestamps[test], test
+    before = (parts[repeats.first] == TRAIN) | (parts[repeats.first] == VALIDATION)
+    last = repeats.last[before]
+    moments, begin, row = timestamps[last], begins[users[last]], rows[users[last]]
+    return last[(moments > begin) | ((moments == begin) & (last > row))]
 
 
 def core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from trainer.dataset.columns import blocks, saved, stored, write_items_by_user
 from trainer.dataset.encode import Encoded
-from trainer.dataset.split import PARTS, Rule, split_rows
+from trainer.dataset.split import BY_TIME, PARTS, TEST, Repeats, Rule, repeated_in_test, split_rows
 
 
 def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dict) -> np.ndarray:
@@ -39,6 +39,32 @@ def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dic
     parts = np.full(len(stays), -1, np.int8)
     parts[stays] = found
     return parts
+
+
+def count_repeats(
+    encoded: Encoded, parts: np.ndarray, rule: Rule, repeats: Repeats, keep: bool
+) -> dict[str, int]:
+    """Count what users repeat in the time of the test split; with `keep`, put it into that split.
+
+    Args:
+        encoded: All interactions.
+        parts: (n,) int8, the split of every row, which is changed with `keep`.
+        rule: How the test split is chosen; only one of `BY_TIME` has a time.
+        repeats: Pairs that stand several times.
+        keep: Whether repeats count.
+
+    Returns:
+        Where the rule goes by time, `repeats_kept` or `repeats_dropped`.
+    """
+    if rule not in BY_TIME:
+        return {}
+    found = np.zeros(0, np.int64)
+    if len(repeats.first):
+        users, timestamps = (encoded.columns[column].read() for column in ("user_id", "timestamp"))
+        found = repeated_in_test(rule, parts, users, timestamps, repeats)
+    if keep:
+        parts[found] = TEST
+    return {"repeats_kept" if keep else "repeats_dropped": len(found)}
 
 
 def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.Array, pa.Array]:

@@ -10,6 +10,7 @@ from trainer.distributed.world import World
 from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.results_table import comparison, results_table, verdict
+from trainer.inspection.dataset_summary import repeats_text
 from trainer.runs.validation_history import ValidationHistory
 from trainer.runs.warm_start import WarmStart
 from trainer.training.components import TrainingComponents
@@ -67,6 +68,8 @@ def opening_text(
     lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}")]
     if dataset.report["skipped"]:
         lines.insert(0, f"{dataset.report['skipped']:,} rows that cannot be read were skipped.")
+    if repeats := repeats_text(dataset):
+        lines.insert(1, _wrapped(repeats))
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")
     if warning := correction_text(plan):
@@ -101,8 +104,8 @@ def warm_start_text(warm_start: WarmStart, item_name: str) -> str:
         lines.append(
             _wrapped(
                 f"Warning: {warm_start.told:,} of the {warm_start.measured:,} interactions to be found are "
-                "among those that this run was trained on, so that the figures flatter; a part that is later "
-                "in time, or given, has none of them."
+                "among those that this run was trained on, so that the figures flatter. Hold out only what is "
+                "later than its data: --data.split temporal with a smaller --data.test_size, or --data.held_out."
             )
         )
     return "\n".join(lines)
