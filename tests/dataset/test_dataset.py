@@ -187,7 +187,8 @@ def test_cleaning_counts_what_each_rule_drops(tmp_path):
     dataset = ready(tmp_path, source, min_value=3, k_core=2)
     assert dataset.report == {
         "read": 8, "skipped": 4, "below_min_value": 2, "duplicates": 1, "outside_k_core": 1,
-        "repeats_dropped": 0, "split": "leave_last_out", "train": 2, "validation": 0, "test": 2, "users": 2, "items": 2,
+        "repeats_dropped": 0, "split": "leave_last_out", "train": 2, "validation": 0, "test": 2,
+        "users": 2, "items": 2,
     }  # fmt: skip
     assert raw(dataset, dataset.train) == [(1, 10), (2, 10)]
     assert raw(dataset, dataset.test) == [(1, 12), (2, 12)]
@@ -196,8 +197,8 @@ def test_cleaning_counts_what_each_rule_drops(tmp_path):
     assert (dataset.user_ids.to_pylist(), dataset.item_ids.to_pylist()) == ([1, 2], [10, 12])
 
 
-# A shop: what users 1, 2 and 3 buy at seconds 1 to 10; 1 and 2 buy item 10 again at seconds 8 and 9, and 1 item
-# 11 at second 5.
+# A shop: what users 1, 2 and 3 buy at seconds 1 to 10. Users 1 and 2 buy item 10 again at seconds 8 and 9,
+# and user 1 item 11 at second 5.
 SHOP = [
     (1, 10, 1, 1), (2, 10, 1, 2), (1, 11, 1, 3), (3, 12, 1, 4), (1, 11, 1, 5), (2, 12, 1, 6), (3, 13, 1, 7),
     (1, 10, 1, 8), (2, 10, 1, 9), (3, 14, 1, 10),

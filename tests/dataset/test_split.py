@@ -61,8 +61,8 @@ def test_the_first_and_the_last_row_of_each_pair_are_those_in_time_then_in_file_
 
 
 def test_the_time_of_the_test_part_begins_for_all_at_once_or_for_each_user():
-    # Rows 0 and 1 train; row 2, of user 0, and row 3, of user 1, are to be found. Rows 4, 5 and 6 repeat rows 0,
-    # 1 and 2. Row 5 is of the second in which the whole test part begins, but before that of user 1.
+    # Rows 0 and 1 train; row 2, of user 0, and row 3, of user 1, are to be found. Rows 4, 5 and 6 repeat rows
+    # 0, 1 and 2. Row 5 is of the second in which the whole test part begins, but before that of user 1.
     users, seconds = np.array([0, 1, 0, 1, 0, 1, 0]), np.array([1, 2, 5, 8, 7, 5, 9])
     parts = np.array([TRAIN, TRAIN, TEST, TEST, -1, -1, -1])
     repeats = Repeats(np.array([0, 1, 2]), np.array([4, 5, 6]))

@@ -149,8 +149,9 @@ def prepare(
 
     Interactions are cleaned in this order: values below `min_value` are dropped; of a (user, item) pair that
     stands several times the latest row stays (see `split.last_of_each_pair`), or the first in splits by time,
-    which must not know the future; then the `k_core` is taken. The rest keeps its file order, is numbered from 0 and split (see `split.split_rows`); a source with a
-    held-out file is split by that file, whatever `split` says. The vocabulary holds the remaining users and
+    which must not know the future; then the `k_core` is taken. The rest keeps its file order, is numbered
+    from 0 and split (see `split.split_rows`); a source with a held-out file is split by that file, whatever
+    `split` says but for `none`, which trains on both files. The vocabulary holds the remaining users and
     items in the order in which the files first name them. Attribute columns which are no categories are left
     out (see `attributes.categorise`).
 
@@ -246,8 +247,9 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     raw = folder / "raw"
     raw.mkdir()
     encoded = encode(source, name, raw)
-    rule: Rule = settings["split"] if source.held_out is None else "given"
-    stays, dropped, repeats = clean(encoded, name, settings["min_value"], settings["k_core"], rule in BY_TIME)
+    rule: Rule = settings["split"] if source.held_out is None or settings["split"] == "none" else "given"
+    by_time = rule in (*BY_TIME, "none")
+    stays, dropped, repeats = clean(encoded, name, settings["min_value"], settings["k_core"], by_time)
     parts = parts_of_rows(encoded, stays, rule, settings)
     repeated = count_repeats(encoded, parts, rule, repeats, settings.get("repeats") == "keep")
     dropped["duplicates"] -= int(np.count_nonzero(parts >= 0)) - int(np.count_nonzero(stays))

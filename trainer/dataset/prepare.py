@@ -32,7 +32,7 @@ def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
         name=data.name,
         min_value=data.min_value,
         k_core=data.k_core,
-        split="given" if data.held_out else data.split,
+        split="given" if data.held_out and data.split != "none" else data.split,
         test_size=data.test_size,
         validation_size=data.validation_size,
         split_seed=data.split_seed,

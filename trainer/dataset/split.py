@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.errors import DataError
 
-Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given"]
+Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given", "none"]
 BY_TIME = ("leave_last_out", "temporal")
 """Rules whose test split is later than the training split."""
 SEEDED = ("random", "per_user", "given")
@@ -234,7 +234,7 @@ def check_split(rule: Rule, test_size: float, validation_size: float, seed: int)
     Raises:
         DataError: One cannot be used; the message names the option.
     """
-    if rule not in ("leave_last_out", "given") and not 0 < test_size < 1:
+    if rule not in ("leave_last_out", "given", "none") and not 0 < test_size < 1:
         raise DataError(f"--data.test_size is {test_size}, expected a share between 0 and 1, e.g. 0.2")
     if not 0 <= validation_size < 1:
         raise DataError(
@@ -242,6 +242,17 @@ def check_split(rule: Rule, test_size: float, validation_size: float, seed: int)
         )
     if not 0 <= seed < 2**32:
         raise DataError(f"--data.split_seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
+
+
+def validation_rule(rule: Rule, has_timestamps: bool) -> Rule:
+    """Return the rule by which a validation split is cut from the training split of another rule.
+
+    Without a test split, that is each user's last interaction where it can be told, since a model that is
+    trained on everything is asked for the next one.
+    """
+    if rule == "none":
+        return "leave_last_out" if has_timestamps else "random"
+    return "random" if rule == "given" else rule
 
 
 def split_rows(
@@ -256,8 +267,8 @@ def split_rows(
 ) -> np.ndarray:
     """Return the split of each row: TRAIN, VALIDATION or TEST.
 
-    The validation split is cut from the training split by the same rule (at random under `given`). A
-    `validation_size` of 0 cuts none; with `leave_last_out` any other value cuts each user's last interaction.
+    The validation split is cut from the training split by `validation_rule`. A `validation_size` of 0 cuts
+    none; with `leave_last_out` any other value cuts each user's last interaction.
 
     Args:
         rule: How the test split is chosen.
@@ -276,20 +287,19 @@ def split_rows(
         DataError: The rule needs timestamps and there are none, or a split would be empty.
     """
     check_split(rule, test_size, validation_size, seed)
-    if rule in ("leave_last_out", "temporal") and timestamps is None:
+    if rule in BY_TIME and timestamps is None:
         raise DataError(
             f"--data.split {rule} needs timestamps, and these interactions have none. "
             "Name their column (--data.timestamp_column) or split at random (--data.split random)"
         )
     parts = np.full(len(users), TRAIN, np.int8)
-    parts[held_out if rule == "given" else _choose(rule, users, timestamps, test_size, seed)] = TEST
-    _check_parts(rule, parts, (TRAIN, TEST))
+    if rule != "none":
+        parts[held_out if rule == "given" else _choose(rule, users, timestamps, test_size, seed)] = TEST
+        _check_parts(rule, parts, (TRAIN, TEST))
     if validation_size:
         training = parts == TRAIN
-        rest = (
-            None if timestamps is None or rule not in ("leave_last_out", "temporal") else timestamps[training]
-        )
-        rule_again = "random" if rule == "given" else rule
+        rule_again = validation_rule(rule, timestamps is not None)
+        rest = None if timestamps is None or rule_again not in BY_TIME else timestamps[training]
         seed = seed if validation_seed is None else validation_seed
         chosen = _choose(rule_again, users[training], rest, validation_size, seed)
         parts[training] = np.where(chosen, np.int8(VALIDATION), np.int8(TRAIN))

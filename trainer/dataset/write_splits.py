@@ -22,8 +22,8 @@ def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dic
         return values if whole else values[stays]
 
     # Read only the columns that the rule uses; of the others only the length matters.
-    by_time = rule in ("leave_last_out", "temporal") and "timestamp" in encoded.columns
-    by_user = rule in ("leave_last_out", "per_user")
+    by_time = rule in (*BY_TIME, "none") and "timestamp" in encoded.columns
+    by_user = rule in ("leave_last_out", "per_user", "none")
     found = split_rows(
         rule,
         read("user_id") if by_user else np.zeros(np.count_nonzero(stays), np.int32),

@@ -66,6 +66,9 @@ def evaluate(
     changed = {name: value for name, value in given.items() if value is not None}
     config = replace(config, evaluation=replace(config.evaluation, **changed), device=device or config.device)
     other = run_config(compare) if compare else None
+    for folder, its in ((run, config), (compare, other)):
+        if folder and its:
+            _check_measurable(folder, its)
     how = replace(protocol(config), beyond=beyond, per_user=other is not None, option_prefix="--")
     with join_world(config.device, config.backend, config.timeout) as world:
         opened = _open(run, config, world)
@@ -86,6 +89,24 @@ def evaluate(
         report["compare"] = {"run": str(against.run), "step": against.step, **metrics}
         text += "\n" + comparison_text(evaluation, differences, against.run)
     return json.dumps(report) if as_json else text
+
+
+def _check_measurable(run: Path, config: ResolvedConfig) -> None:
+    """Refuse a run without a test split, and a protocol by which its test split cannot be found.
+
+    Raises:
+        ConfigError: The run holds nothing out, or repeats are to be found and are masked.
+    """
+    if config.data.split == "none":
+        raise ConfigError(
+            f"{run}: has no test part, as it was trained on every interaction (--data.split none). Evaluate "
+            "the run that its settings were measured with, or train one with --data.split random or temporal"
+        )
+    if config.data.repeats == "keep" and config.evaluation.seen == "mask":
+        raise ConfigError(
+            f"--seen mask: the test part of {run} holds what users had before (--data.repeats keep), which "
+            "cannot be found while it is masked. Use --seen keep"
+        )
 
 
 @dataclass(frozen=True)
