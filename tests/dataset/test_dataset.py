@@ -188,6 +188,7 @@ def test_cleaning_counts_what_each_rule_drops(tmp_path):
     assert dataset.report == {
         "read": 8, "skipped": 4, "below_min_value": 2, "duplicates": 1, "outside_k_core": 1,
         "repeats_dropped": 0, "split": "leave_last_out", "train": 2, "validation": 0, "test": 2,
+        "held_out_users": 2, "known_users": 2, "held_out_items": 1, "known_items": 0,
         "users": 2, "items": 2,
     }  # fmt: skip
     assert raw(dataset, dataset.train) == [(1, 10), (2, 10)]
@@ -261,11 +262,11 @@ def test_what_is_trained_on_is_what_a_reader_of_the_log_knew_at_the_cut(tmp_path
 
 
 def test_a_held_out_file_is_the_test_part_whatever_the_split(tmp_path):
-    source = SourceTables(batches(ROWS[:4]), held_out=batches([(8, 50, 1, 1), (9, 20, 1, 1)]))
+    source = SourceTables(batches(ROWS[:4]), held_out=batches([(8, 50, 1, 1), (9, 20, 1, 1), (8, 40, 1, 1)]))
     dataset = ready(tmp_path, source, split="random")
     # (9, 20) stands in both files and stays in the held-out one, though it is older there.
     assert raw(dataset, dataset.train) == [(9, 40), (7, 30), (9, 30)]
-    assert raw(dataset, dataset.test) == [(8, 50), (9, 20)]
+    assert raw(dataset, dataset.test) == [(8, 50), (9, 20), (8, 40)]
     assert (dataset.report["split"], dataset.report["duplicates"]) == ("given", 1)
     assert dataset.user_ids.to_pylist() == [9, 7, 8]
     assert dataset.item_ids.to_pylist() == [40, 20, 30, 50]

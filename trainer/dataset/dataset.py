@@ -24,7 +24,7 @@ from trainer.dataset.attributes import Feature, Ragged, align, categorise
 from trainer.dataset.clean import clean
 from trainer.dataset.encode import COLUMNS, encode
 from trainer.dataset.split import BY_TIME, PARTS, Rule, check_split
-from trainer.dataset.write_splits import count_repeats, parts_of_rows, write_parts
+from trainer.dataset.write_splits import count_known, count_repeats, parts_of_rows, write_parts
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
 
@@ -260,6 +260,8 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     users, items = write_parts(folder, encoded, parts)
     del encoded
     shutil.rmtree(raw)
+    ids, tables = {"user": users, "item": items}, {"user": source.users, "item": source.items}
+    report |= count_known(folder, name, rule, ids, tables)
     known_users = pa.concat_arrays([users, pa.nulls(1, users.type)])  # the null: the row of unknown users
     user_features, _ = _write_attributes(folder, "user", known_users, source.users)
     item_features, titles = _write_attributes(folder, "item", items, source.items)

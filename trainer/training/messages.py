@@ -11,11 +11,14 @@ from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.results_table import comparison, results_table, verdict
 from trainer.formatting import format_count
-from trainer.inspection.dataset_summary import repeats_text
+from trainer.inspection.dataset_summary import known_text, repeats_text
 from trainer.runs.validation_history import ValidationHistory
 from trainer.runs.warm_start import WarmStart
 from trainer.training.components import TrainingComponents
 from trainer.training.tuning import Choice, Mixture
+
+LITTLE_KNOWN = 0.5
+"""Known share of held-out users or items below which a training says how many are known."""
 
 
 def size_text(decided: dict[str, Any]) -> str:
@@ -68,8 +71,9 @@ def opening_text(
     )
     ranks = f"{world.size} rank{'s' if world.size > 1 else ''} on {world.device.type}"
     lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}")]
-    if repeats := repeats_text(dataset):
-        lines.insert(1, _wrapped(repeats))
+    for text in (known_text(dataset, LITTLE_KNOWN), repeats_text(dataset)):
+        if text:
+            lines.insert(1, _wrapped(text))
     if dataset.report["skipped"]:
         lines.insert(0, f"{dataset.report['skipped']:,} rows that cannot be read were skipped.")
     if idle:
