@@ -151,8 +151,8 @@ def count_known(
         if rule == "given" and not (held_out & found).any():
             there, here = (_examples(ids[side].filter(pa.array(mask))) for mask in (held_out, known))
             raise DataError(
-                f"{name}: none of the {np.count_nonzero(held_out):,} {side}s of --data.held_out is trained on: "
-                f"ids are such as {there} there, and {here} in --data.interactions. Write ids alike in both"
+                f"{name}: none of the {np.count_nonzero(held_out):,} {side}s of --data.held_out is trained "
+                f"on: ids are such as {there} there, and {here} in --data.interactions. Write them alike"
             )
         report |= {f"held_out_{side}s": int(np.count_nonzero(held_out))}
         report |= {f"known_{side}s": int(np.count_nonzero(held_out & known))}

@@ -24,6 +24,7 @@ from trainer.dataset.vocabulary import News, Vocabulary, news_of, open_vocabular
 from trainer.distributed.world import World
 from trainer.runs.checkpoint import entries, read_entry
 from trainer.runs.checkpoint_store import SavedCheckpoint, finished_step, has_checkpoint, newest
+from trainer.runs.data_digest import standing_form
 from trainer.runs.retained_ids import extend, rows_in
 from trainer.runs.run_folder import LEARNED, run_config, run_inputs
 from trainer.sharding.model_state import full_shape, local_shards, table_name, whole_state
@@ -133,7 +134,11 @@ def prepare_with_retained(config: Config, run: Path | None) -> Path:
         CheckpointError: The earlier run is at fault.
         DataError: The data are at fault.
     """
-    folder = prepare_data(config.data)
+    if run and (form := standing_form(run, config.data)):
+        return form
+    origin = Path(config.run.origin) if config.run.origin else None
+    folder = standing_form(origin, config.data, retained=False) if origin else None
+    folder = folder or prepare_data(config.data)
     if config.run.removed == "drop" or config.run.origin is None:
         return folder
     source = run if run and has_checkpoint(run) else Path(config.run.origin)
