@@ -62,7 +62,7 @@ class Dataset:
         item_count: Items in the catalogue: every item of any split.
         train: Training interactions.
         validation: Validation interactions; there may be none.
-        test: Test interactions.
+        test: Test interactions; under `none` there are none.
         user_ids: Raw ids of users (int64 or string) in row order: by first appearance.
         item_ids: Raw ids of items, likewise.
         titles: (item_count,) strings, null where unknown, or None.
