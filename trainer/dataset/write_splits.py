@@ -13,6 +13,9 @@ from trainer.dataset.split import BY_TIME, PARTS, TEST, Repeats, Rule, repeated_
 from trainer.dataset.storage import map_ragged
 from trainer.errors import DataError
 
+FEWEST_UNKNOWN = 10
+"""Fewest held-out ids of which it is no chance that training knows none: they are spelled otherwise."""
+
 
 def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dict) -> np.ndarray:
     """Return the split of every row, (n,) int8, -1 where it was dropped."""
@@ -148,7 +151,8 @@ def count_known(
                     f"files, or leave out --data.{side}s"
                 )
             found = known | described
-        if rule == "given" and not (held_out & found).any():
+        many = np.count_nonzero(held_out) >= FEWEST_UNKNOWN
+        if rule == "given" and many and not (held_out & found).any():
             there, here = (_examples(ids[side].filter(pa.array(mask))) for mask in (held_out, known))
             raise DataError(
                 f"{name}: none of the {np.count_nonzero(held_out):,} {side}s of --data.held_out is trained "
