@@ -31,6 +31,11 @@ CASES: dict[str, tuple[str, str, str]] = {
         "--data.name files --data.interactions f",
     ),
     "data.test_size": ("0.3", "--data.split leave_last_out", "--data.split temporal"),
+    "data.repeats": (
+        "keep",
+        "--data.split random --evaluation.seen keep",
+        "--data.split temporal --evaluation.seen keep",
+    ),
     "data.split_seed": ("7", "--data.split temporal", "--data.split per_user"),
     "data.synthetic_users": ("50", "--data.name ml-1m", "--data.name synthetic"),
     "data.synthetic_items": ("50", "--data.name ml-1m", "--data.name synthetic"),

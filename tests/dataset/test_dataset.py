@@ -130,6 +130,24 @@ def test_blocks_and_groups_leave_the_same_bytes(tmp_path, monkeypatch):
     pieces = ready(tmp_path / "pieces", SourceTables(batches(rows)), **settings)
     assert whole.report == pieces.report
     assert whole.report["duplicates"] > 0
+    same_bytes(whole, pieces)
+
+
+@pytest.mark.parametrize("split", ["temporal", "leave_last_out"])
+def test_blocks_and_groups_repeat_the_same_pairs(tmp_path, monkeypatch, split):
+    generator = np.random.default_rng(0)
+    rows = [(int(u), int(i), 1, int(t)) for u, i, t in generator.integers(0, 40, (3000, 3))]
+    settings = {"split": split, "repeats": "keep", "k_core": 4}
+    whole = ready(tmp_path / "whole", SourceTables(batches(rows, size=100)), **settings)
+    for name, least in (("BLOCK_ROWS", 64), ("GROUP_ROWS", 100)):
+        monkeypatch.setattr(columns, name, least)
+    pieces = ready(tmp_path / "pieces", SourceTables(batches(rows, size=100)), **settings)
+    assert whole.report == pieces.report
+    assert whole.report["repeats_kept"] > 0
+    same_bytes(whole, pieces)
+
+
+def same_bytes(whole, pieces):
     files = sorted(path.name for path in whole.folder.iterdir())
     assert files == sorted(path.name for path in pieces.folder.iterdir())
     for name in files:
@@ -156,8 +174,8 @@ def test_empty_batches_are_no_trouble(tmp_path):
 
 def test_cleaning_counts_what_each_rule_drops(tmp_path):
     rows = [
-        (1, 10, 5, 1),  # older than the next row of the same pair
-        (1, 10, 4, 2),
+        (1, 10, 5, 1),
+        (1, 10, 4, 2),  # repeats the pair before
         (1, 11, 1, 3),  # below 3
         (2, 10, 5, 4),
         (1, 12, 5, 5),
@@ -169,21 +187,86 @@ def test_cleaning_counts_what_each_rule_drops(tmp_path):
     dataset = ready(tmp_path, source, min_value=3, k_core=2)
     assert dataset.report == {
         "read": 8, "skipped": 4, "below_min_value": 2, "duplicates": 1, "outside_k_core": 1,
-        "split": "leave_last_out", "train": 2, "validation": 0, "test": 2, "users": 2, "items": 2,
+        "repeats_dropped": 0, "split": "leave_last_out", "train": 2, "validation": 0, "test": 2,
+        "held_out_users": 2, "known_users": 2, "held_out_items": 1, "known_items": 0,
+        "users": 2, "items": 2,
     }  # fmt: skip
     assert raw(dataset, dataset.train) == [(1, 10), (2, 10)]
     assert raw(dataset, dataset.test) == [(1, 12), (2, 12)]
-    assert dataset.train.timestamps.tolist() == [2, 4]
+    assert dataset.train.timestamps.tolist() == [1, 4]
     # User 3 and item 11 have left the vocabulary.
     assert (dataset.user_ids.to_pylist(), dataset.item_ids.to_pylist()) == ([1, 2], [10, 12])
 
 
+# A shop: what users 1, 2 and 3 buy at seconds 1 to 10. Users 1 and 2 buy item 10 again at seconds 8 and 9,
+# and user 1 item 11 at second 5.
+SHOP = [
+    (1, 10, 1, 1), (2, 10, 1, 2), (1, 11, 1, 3), (3, 12, 1, 4), (1, 11, 1, 5), (2, 12, 1, 6), (3, 13, 1, 7),
+    (1, 10, 1, 8), (2, 10, 1, 9), (3, 14, 1, 10),
+]  # fmt: skip
+
+
+def test_a_split_by_time_trains_on_what_stood_before_whatever_is_repeated_later(tmp_path):
+    dataset = ready(tmp_path, SourceTables(batches(SHOP)), split="temporal", test_size=0.25)
+    # Of 7 pairs the latest ceil(0.25 x 7) = 2 are to be found, those of seconds 7 and 10.
+    assert raw(dataset, dataset.train) == [(1, 10), (2, 10), (1, 11), (3, 12), (2, 12)]
+    assert dataset.train.timestamps.tolist() == [1, 2, 3, 4, 6]
+    assert raw(dataset, dataset.test) == [(3, 13), (3, 14)]
+    assert (dataset.report["duplicates"], dataset.report["repeats_dropped"]) == (3, 2)
+
+
+def test_repeats_that_are_kept_are_added_to_the_test_part_alone(tmp_path):
+    settings = {"split": "temporal", "test_size": 0.25, "validation_size": 0.2}
+    dropped = ready(tmp_path, SourceTables(batches(SHOP)), **settings)
+    kept = ready(tmp_path, SourceTables(batches(SHOP)), repeats="keep", **settings)
+    # What is repeated at second 5 lies before the test part and does not count.
+    assert raw(kept, kept.test) == [(3, 13), (1, 10), (2, 10), (3, 14)]
+    assert kept.test.timestamps.tolist() == [7, 8, 9, 10]
+    assert raw(kept, kept.train) == raw(dropped, dropped.train)
+    assert raw(kept, kept.validation) == raw(dropped, dropped.validation) == [(2, 12)]
+    assert (kept.report["duplicates"], kept.report["repeats_kept"]) == (1, 2)
+
+
+def test_the_last_item_of_a_user_is_the_last_that_they_did_not_have(tmp_path):
+    dropped = ready(tmp_path, SourceTables(batches(SHOP)))
+    # User 1 has 10 and then 11, and at seconds 5 and 8 both again; user 2 has 10, 12, and 10 again.
+    assert raw(dropped, dropped.train) == [(1, 10), (2, 10), (3, 12), (3, 13)]
+    assert raw(dropped, dropped.test) == [(1, 11), (2, 12), (3, 14)]
+    assert dropped.report["repeats_dropped"] == 2
+    kept = ready(tmp_path, SourceTables(batches(SHOP)), repeats="keep")
+    assert raw(kept, kept.train) == raw(dropped, dropped.train)
+    assert raw(kept, kept.test) == [(1, 11), (2, 12), (1, 10), (2, 10), (3, 14)]
+
+
+def test_without_a_split_by_time_the_last_row_of_a_pair_counts(tmp_path):
+    dataset = ready(tmp_path, SourceTables(batches(SHOP)), split="per_user")
+    seconds = np.concatenate([dataset.train.timestamps, dataset.test.timestamps])
+    assert sorted(seconds.tolist()) == [4, 5, 6, 7, 8, 9, 10]
+    assert not [name for name in dataset.report if name.startswith("repeats")]
+
+
+def test_what_is_trained_on_is_what_a_reader_of_the_log_knew_at_the_cut(tmp_path):
+    generator = np.random.default_rng(3)
+    rows = [(int(u), int(i), 1, int(t)) for u, i, t in generator.integers(0, 40, (3000, 3))]
+    dataset = ready(tmp_path, SourceTables(batches(rows, size=100)), split="temporal", test_size=0.3)
+    known: dict[tuple[int, int], int] = {}
+    for user, item, _, second in sorted(rows, key=lambda row: row[3]):  # stable: then in file order
+        known.setdefault((user, item), second)
+    pairs = list(known)
+    cut = len(pairs) - int(np.ceil(0.3 * len(pairs)))
+    assert set(raw(dataset, dataset.train)) == set(pairs[:cut])
+    assert set(raw(dataset, dataset.test)) == set(pairs[cut:])
+    assert dict(zip(raw(dataset, dataset.train), dataset.train.timestamps, strict=True)) == {
+        pair: known[pair] for pair in pairs[:cut]
+    }
+
+
 def test_a_held_out_file_is_the_test_part_whatever_the_split(tmp_path):
-    source = SourceTables(batches(ROWS[:4]), held_out=batches([(8, 50, 1, 1), (9, 20, 1, 1)]))
+    source = SourceTables(batches(ROWS[:4]), held_out=batches([(8, 50, 1, 1), (9, 20, 1, 1), (8, 40, 1, 1)]))
     dataset = ready(tmp_path, source, split="random")
     # (9, 20) stands in both files and stays in the held-out one, though it is older there.
     assert raw(dataset, dataset.train) == [(9, 40), (7, 30), (9, 30)]
-    assert raw(dataset, dataset.test) == [(8, 50), (9, 20)]
+    assert raw(dataset, dataset.test) == [(8, 50), (9, 20), (8, 40)]
     assert (dataset.report["split"], dataset.report["duplicates"]) == ("given", 1)
     assert dataset.user_ids.to_pylist() == [9, 7, 8]
     assert dataset.item_ids.to_pylist() == [40, 20, 30, 50]

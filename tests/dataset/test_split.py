@@ -7,12 +7,15 @@ from trainer.dataset.split import (
     TEST,
     TRAIN,
     VALIDATION,
+    Repeats,
     check_split,
     core,
+    first_and_last_of_each_pair,
     last_of_each_pair,
     last_of_each_user,
     latest_rows,
     random_rows,
+    repeated_in_test,
     repeated_pairs,
     share_of_each_user,
     split_rows,
@@ -49,6 +52,22 @@ def test_a_held_out_pair_stays_rather_than_a_later_training_one():
     # Row 0 is later than row 1, but row 1 is held out.
     pairs, seconds, held_out = np.array([7, 7]), np.array([90, 10]), np.array([False, True])
     assert last_of_each_pair(pairs, seconds, held_out).tolist() == [False, True]
+
+
+def test_the_first_and_the_last_row_of_each_pair_are_those_in_time_then_in_file_order():
+    # Pair 7 in time order: rows 1, 0, 3; pair 5 stands twice in one second, in rows 2 and 4.
+    found = first_and_last_of_each_pair(np.array([7, 7, 5, 7, 5]), np.array([20, 10, 30, 40, 30]))
+    assert list(zip(found.first.tolist(), found.last.tolist(), strict=True)) == [(2, 4), (1, 3)]
+
+
+def test_the_time_of_the_test_part_begins_for_all_at_once_or_for_each_user():
+    # Rows 0 and 1 train; row 2, of user 0, and row 3, of user 1, are to be found. Rows 4, 5 and 6 repeat rows
+    # 0, 1 and 2. Row 5 is of the second in which the whole test part begins, but before that of user 1.
+    users, seconds = np.array([0, 1, 0, 1, 0, 1, 0]), np.array([1, 2, 5, 8, 7, 5, 9])
+    parts = np.array([TRAIN, TRAIN, TEST, TEST, -1, -1, -1])
+    repeats = Repeats(np.array([0, 1, 2]), np.array([4, 5, 6]))
+    assert repeated_in_test("temporal", parts, users, seconds, repeats).tolist() == [4, 5]
+    assert repeated_in_test("leave_last_out", parts, users, seconds, repeats).tolist() == [4]
 
 
 def test_duplicates_agree_with_a_dictionary():

@@ -8,7 +8,14 @@ from trainer.config.baselines import BASELINES
 
 def run(arguments: list[str], heading: str = "") -> None:
     """Evaluate a run under any protocol, next to baselines or another run."""
-    parser = Parser(prog="python -m trainer evaluate", description=run.__doc__)
+    parser = Parser(
+        prog="python -m trainer evaluate",
+        usage="%(prog)s RUN [options] [--section.key VALUE ...]",
+        description=run.__doc__,
+        epilog="Of the configuration it takes evaluation.*, sharding.*, backend and timeout, and for data "
+        "that have moved data.root, data.cache, data.interactions, data.held_out, data.users and data.items.",
+        allow_abbrev=False,
+    )
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--split", choices=["test", "validation"], help="split (default: the run's)")
     parser.add_argument("--seen", choices=["mask", "keep"], help="leave earlier items out, or rank them too")
@@ -27,7 +34,7 @@ def run(arguments: list[str], heading: str = "") -> None:
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="device of every rank")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
     from trainer.training.run_evaluation import evaluate
 
     text = evaluate(
@@ -40,6 +47,7 @@ def run(arguments: list[str], heading: str = "") -> None:
         beyond=options.beyond,
         compare=options.compare,
         as_json=options.json,
+        options=rest,
     )
     if text is not None:
         print(text)

@@ -1,17 +1,24 @@
-"""`prepare`: fetch, read, clean and split the data, and no more."""
+"""`prepare`: fetch, read, clean and split the data, and say what was understood."""
+
+import json
 
 from trainer.commands.arguments import configuration
 
+JSON = "--json"
+
 
 def run(arguments: list[str], heading: str = "") -> None:
-    """Fetch, read, clean and split the data, as `train` does first."""
-    config = configuration("python -m trainer prepare", arguments, heading)
+    """Fetch, read, clean and split the data, as `train` does first, and say what was understood."""
+    as_json = JSON in arguments
+    if as_json:
+        arguments = [argument for argument in arguments if argument != JSON]
+    note = f"  {JSON:<12}Print what was understood as one JSON object (`prepare` alone).\n"
+    config = configuration("python -m trainer prepare", arguments, heading and f"{heading}\n{note}")
     if config is None:
         return
     from trainer.dataset.dataset import open_dataset
     from trainer.dataset.prepare import prepare_data
+    from trainer.inspection.dataset_summary import summary, summary_text
 
-    folder = prepare_data(config.data)
-    if skipped := open_dataset(folder).report["skipped"]:
-        print(f"{skipped:,} rows that cannot be read were skipped")
-    print(f"prepared: {folder}")
+    dataset = open_dataset(prepare_data(config.data))
+    print(json.dumps(summary(dataset)) if as_json else summary_text(dataset))

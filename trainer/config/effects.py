@@ -35,7 +35,7 @@ class Effect:
 def _is_random(config: Config) -> bool:
     """Whether a seed decides which rows a split takes: those of the test or of the validation split."""
     data = config.data
-    if data.held_out is not None or data.split == "given":
+    if data.held_out is not None or data.split in ("given", "none"):
         return data.validation_size > 0 or config.run.choose
     return data.split in ("random", "per_user")
 
@@ -86,13 +86,20 @@ EFFECTS = (
     ),
     Effect(
         ("data.split",),
-        lambda config: config.data.held_out is None or config.data.split == "given",
+        lambda config: config.data.held_out is None or config.data.split in ("given", "none"),
         "data without --data.held_out, which is the test split",
     ),
     Effect(
         ("data.test_size",),
-        lambda config: config.data.held_out is None and config.data.split not in ("leave_last_out", "given"),
+        lambda config: (
+            config.data.held_out is None and config.data.split in ("random", "temporal", "per_user")
+        ),
         "a split by share: --data.split random, temporal or per_user, without --data.held_out",
+    ),
+    Effect(
+        ("data.repeats",),
+        lambda config: config.data.held_out is None and config.data.split in ("leave_last_out", "temporal"),
+        "a split by time: --data.split temporal or leave_last_out, without --data.held_out",
     ),
     Effect(("data.split_seed",), _is_random, "a random split: --data.split random or per_user"),
     Effect(

@@ -164,7 +164,11 @@ def _given_keys(arguments: Sequence[str]) -> set[str]:
     names = [argument[2:].removesuffix("+") for argument in arguments if argument.startswith("--")]
     for place, path in _config_files(arguments):
         _check_file(place, path)
-        names += _paths(yaml.safe_load(path.read_text()), known)
+        content = yaml.safe_load(path.read_text())
+        # With every section in it, it is a run's own or one that --print_config wrote: it names all options,
+        # so that none of them was asked for, and options given beside it may leave some without effect.
+        if not {entry.name for entry in fields(Config)} <= content.keys():
+            names += _paths(content, known)
     return {name if name in known else name.rpartition(".")[0] for name in names}
 
 

@@ -25,10 +25,15 @@ MAY_CHANGE = (
     "model.precision",
 )
 MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "deterministic", "backend", "timeout")
+PATHS = ("root", "cache", "interactions", "held_out", "users", "items")
+EVALUATED_WITH = (
+    *(f"data.{name}" for name in (*PATHS, "source")),
+    *("evaluation", "sharding", "device", "backend", "timeout"),
+)
+"""Keys and sections that an evaluation may set: where data lie, the protocol, how ranks share tables."""
 RUNS, LAUNCH = Path("runs"), ".launch"
 RUN_NOTE = "SHARDTOWER_RUN_NOTE"
 """Environment variable that names the file in which launch/ranks.py expects the run folder."""
-PATHS = ("root", "cache", "interactions", "held_out", "users", "items")
 SHAPE = (
     *("model.dim", "model.similarity", "model.item_bias", "model.user_id", "model.history"),
     *("model.user_features", "model.item_features", "model.hidden", "model.combine", "loss.name"),
@@ -150,6 +155,27 @@ def continued_config(file: Path, arguments: Sequence[str]) -> Config:
             "out, or name another --run.dir"
         )
     return asked
+
+
+def evaluated_config(file: Path, arguments: Sequence[str]) -> Config:
+    """Return the configuration of a run that is evaluated under the given options.
+
+    Args:
+        file: The run's own configuration, which holds where the options are silent.
+        arguments: Options as on the command line.
+
+    Raises:
+        ConfigError: An option is none of `EVALUATED_WITH`.
+    """
+    for argument in arguments:
+        key = argument.removeprefix("--").partition("=")[0]
+        if not argument.startswith("--") or key in EVALUATED_WITH or key.partition(".")[0] in EVALUATED_WITH:
+            continue
+        raise ConfigError(
+            f"{argument}: an evaluation has no such option. See python -m trainer evaluate --help, or leave "
+            "it out"
+        )
+    return parse_config(arguments, base=file)
 
 
 def _is_same(key: str, before: Any, value: Any) -> bool:

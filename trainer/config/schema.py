@@ -49,12 +49,16 @@ class DataConfig:
     """Interactions with a smaller value are no positives and are dropped, in every split."""
     k_core: int = 0
     """Drop users and items with fewer interactions than this, until none has fewer (0: keep all)."""
-    split: Literal["random", "leave_last_out", "temporal", "per_user", "given"] = "random"
-    """Rule of the test split: random rows, each user's last, the latest rows, random rows of each user."""
+    split: Literal["random", "leave_last_out", "temporal", "per_user", "given", "none"] = "random"
+    """Rule of the test split: random rows, each user's last, the latest rows, random rows of each user.
+    `none` trains on every row, for serving, and measures nothing."""
     test_size: float = 0.2
-    """Share of interactions in the test split (0 to 1; not used by `leave_last_out` and `given`)."""
+    """Share of interactions in the test split (0 to 1; not used by `leave_last_out`, `given` and `none`)."""
     validation_size: float = 0.0
     """Share of the training split to cut off for validation by the same rule (0: none)."""
+    repeats: Literal["drop", "keep"] = "drop"
+    """What users repeat in the test part of a split by time: left out, or to be found once more.
+    Of a pair that stands several times, such splits train on the first."""
     split_seed: int = 42
     """Seed of the `random` and `per_user` splits."""
     synthetic_users: int = 1000

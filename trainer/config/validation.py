@@ -130,6 +130,17 @@ def _of_data(config: Config) -> Iterator[Rule]:
     data = config.data
     yield "data.test_size", "a share between 0 and 1 is needed", 0 < data.test_size < 1
     yield "data.validation_size", "a share from 0 to below 1 is needed", 0 <= data.validation_size < 1
+    yield (
+        "data.validation_size",
+        "--data.split none trains on every row. Leave it out or, where it comes from a configuration, add "
+        "--data.validation_size 0 --run.evaluate_every 0 --run.patience 0 --run.keep_best 0",
+        data.split != "none" or not data.validation_size,
+    )
+    yield (
+        "evaluation.split",
+        "--data.split none trains on every row and measures nothing. Leave one of the two out",
+        data.split != "none" or config.evaluation.split == "test",
+    )
     yield "data.split_seed", "a whole number from 0 to 4294967295 is needed", 0 <= data.split_seed < 2**32
     yield "data.k_core", "a whole number from 0 up is needed", data.k_core >= 0
 
@@ -171,6 +182,11 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         "evaluation.split",
         "needs a validation part, for instance --data.validation_size 0.1",
         config.evaluation.split == "test" or data.validation_size > 0,
+    )
+    yield (
+        "data.repeats",
+        "needs --evaluation.seen keep: what a user has already cannot be found while it is masked",
+        data.repeats == "drop" or config.evaluation.seen == "keep",
     )
     yield "data.name", "needs --data.interactions FILE", data.name != "files" or data.interactions is not None
     yield (

@@ -6,23 +6,37 @@ import numpy as np
 
 from trainer.dataset.columns import blocks, grouped_by_user
 from trainer.dataset.encode import Encoded
-from trainer.dataset.split import core, last_of_each_pair, repeated_pairs
+from trainer.dataset.split import (
+    Repeats,
+    core,
+    first_and_last_of_each_pair,
+    last_of_each_pair,
+    repeated_pairs,
+)
 from trainer.errors import DataError
 
 
 def clean(
-    encoded: Encoded, name: str, min_value: float | None, k_core: int
-) -> tuple[np.ndarray, dict[str, int | float | str]]:
+    encoded: Encoded, name: str, min_value: float | None, k_core: int, keep_first: bool = False
+) -> tuple[np.ndarray, dict[str, int], Repeats]:
     """Return which rows stay, and how many each rule dropped: `min_value`, then duplicates, then `k_core`.
 
+    Args:
+        encoded: All interactions.
+        name: Name of the data set, for messages.
+        min_value: Smallest value that stays; None: all do.
+        k_core: See `split.core`.
+        keep_first: Of a pair that stands several times, keep the first row in time and not the last.
+
     Returns:
-        (n,) bool, and the counts `below_min_value`, `duplicates` and `outside_k_core`.
+        (n,) bool; the counts `below_min_value`, `duplicates` and `outside_k_core`; and with `keep_first` the
+        pairs that stand several times, whose first rows stay.
 
     Raises:
         DataError: Nothing stays, or there is a `min_value` and no values.
     """
     stays = np.ones(len(encoded), bool)
-    report: dict[str, int | float | str] = {}
+    report: dict[str, int] = {}
     remaining = len(stays)
 
     def dropped(rule: str, option: str) -> None:
@@ -41,17 +55,18 @@ def clean(
         for rows, values in blocks(encoded.columns["value"]):
             stays[rows] = values >= min_value
     dropped("below_min_value", f"--data.min_value {min_value}")
-    _drop_duplicates(encoded, stays)
+    repeats = _drop_duplicates(encoded, stays, keep_first)
     dropped("duplicates", "the rule against duplicates")
     if k_core > 1:
         users, items = (encoded.columns[column].read()[stays] for column in ("user_id", "item_id"))
         stays[stays] = core(users, items, k_core)
     dropped("outside_k_core", f"--data.k_core {k_core}")
-    return stays, report
+    within = stays[repeats.first]
+    return stays, report, Repeats(repeats.first[within], repeats.last[within])
 
 
-def _drop_duplicates(encoded: Encoded, stays: np.ndarray) -> None:
-    """Clear `stays`, (n,) bool, for all but one row of each (user, item) pair."""
+def _drop_duplicates(encoded: Encoded, stays: np.ndarray, keep_first: bool) -> Repeats:
+    """Clear `stays`, (n,) bool, for all but one row of each (user, item) pair; see `clean`."""
     columns, item_count = encoded.columns, len(encoded.ids["item_id"])
     timestamps = columns.get("timestamp")
 
@@ -63,13 +78,23 @@ def _drop_duplicates(encoded: Encoded, stays: np.ndarray) -> None:
             yield users, items, rows.start + chosen
 
     counts, folder = encoded.counts("user_id", stays), columns["user_id"].path.parent
+    firsts, lasts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for first, (users, items, rows) in grouped_by_user(kept(), counts, folder):
         pairs = users.astype(np.int64)  # in place, since there may be many
         pairs -= first
         pairs *= item_count
         pairs += items
         repeated = repeated_pairs(pairs)
-        if len(repeated):
-            rows = rows[repeated]
-            moments = None if timestamps is None else timestamps.take(rows)
-            stays[rows] = last_of_each_pair(pairs[repeated], moments, rows >= encoded.training_rows)
+        if not len(repeated):
+            continue
+        rows, pairs = rows[repeated], pairs[repeated]
+        moments = None if timestamps is None else timestamps.take(rows)
+        if keep_first and moments is not None:
+            ends = first_and_last_of_each_pair(pairs, moments)
+            firsts.append(rows[ends.first])
+            lasts.append(rows[ends.last])
+            stays[rows] = False
+            stays[firsts[-1]] = True
+        else:
+            stays[rows] = last_of_each_pair(pairs, moments, rows >= encoded.training_rows)
+    return Repeats(np.concatenate(firsts), np.concatenate(lasts))

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,8 @@ from trainer.dataset import storage
 from trainer.dataset.attributes import Feature, Ragged, align, categorise
 from trainer.dataset.clean import clean
 from trainer.dataset.encode import COLUMNS, encode
-from trainer.dataset.split import PARTS, Rule, check_split
-from trainer.dataset.write_splits import parts_of_rows, write_parts
+from trainer.dataset.split import BY_TIME, PARTS, Rule, check_split
+from trainer.dataset.write_splits import count_known, count_repeats, parts_of_rows, write_parts
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
 
@@ -62,7 +62,7 @@ class Dataset:
         item_count: Items in the catalogue: every item of any split.
         train: Training interactions.
         validation: Validation interactions; there may be none.
-        test: Test interactions.
+        test: Test interactions; under `none` there are none.
         user_ids: Raw ids of users (int64 or string) in row order: by first appearance.
         item_ids: Raw ids of items, likewise.
         titles: (item_count,) strings, null where unknown, or None.
@@ -143,13 +143,15 @@ def prepare(
     validation_size: float,
     split_seed: int,
     validation_seed: int | None = None,
+    repeats: Literal["drop", "keep"] = "drop",
 ) -> Path:
     """Return the folder of the prepared data set, made if it is not there or not whole.
 
     Interactions are cleaned in this order: values below `min_value` are dropped; of a (user, item) pair that
-    stands several times the latest row stays (see `split.last_of_each_pair`); then the `k_core` is taken. The
-    rest keeps its file order, is numbered from 0 and split (see `split.split_rows`); a source with a
-    held-out file is split by that file, whatever `split` says. The vocabulary holds the remaining users and
+    stands several times the latest row stays (see `split.last_of_each_pair`), or the first in splits by time,
+    which must not know the future; then the `k_core` is taken. The rest keeps its file order, is numbered
+    from 0 and split (see `split.split_rows`); a source with a held-out file is split by that file, whatever
+    `split` says but for `none`, which trains on both files. The vocabulary holds the remaining users and
     items in the order in which the files first name them. Attribute columns which are no categories are left
     out (see `attributes.categorise`).
 
@@ -165,6 +167,8 @@ def prepare(
         validation_size: Share of the validation split; 0: none.
         split_seed: Seed of both.
         validation_seed: Seed of the validation split alone, by default `split_seed`.
+        repeats: Whether a pair from before the test split counts when it stands there again, in splits by
+            time: `drop` leaves it out, `keep` adds it. The other splits are the same.
 
     Raises:
         DataError: The settings do not suit the source or leave nothing.
@@ -174,6 +178,8 @@ def prepare(
     settings |= {"test_size": test_size, "validation_size": validation_size, "split_seed": split_seed}
     if validation_seed not in (None, split_seed):  # so that folders keep their names
         settings["validation_seed"] = validation_seed
+    if split in BY_TIME:  # likewise
+        settings["repeats"] = repeats
     identity = json.dumps([storage.FORMAT, name, source_key, settings], sort_keys=True, default=str)
     key = hashlib.sha256(identity.encode()).hexdigest()[:20]
     folder = cache / f"{name}-{key}"
@@ -241,15 +247,21 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     raw = folder / "raw"
     raw.mkdir()
     encoded = encode(source, name, raw)
-    stays, dropped = clean(encoded, name, settings["min_value"], settings["k_core"])
-    rule: Rule = settings["split"] if source.held_out is None else "given"
+    rule: Rule = settings["split"] if source.held_out is None or settings["split"] == "none" else "given"
+    by_time = rule in (*BY_TIME, "none")
+    stays, dropped, repeats = clean(encoded, name, settings["min_value"], settings["k_core"], by_time)
     parts = parts_of_rows(encoded, stays, rule, settings)
-    del stays
+    repeated = count_repeats(encoded, parts, rule, repeats, settings.get("repeats") == "keep")
+    dropped["duplicates"] -= int(np.count_nonzero(parts >= 0)) - int(np.count_nonzero(stays))
+    del stays, repeats
     report: dict[str, int | float | str] = {"read": len(parts), "skipped": source.bad_rows.skipped, **dropped}
+    report |= repeated
     report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
     users, items = write_parts(folder, encoded, parts)
     del encoded
     shutil.rmtree(raw)
+    ids, tables = {"user": users, "item": items}, {"user": source.users, "item": source.items}
+    report |= count_known(folder, name, rule, ids, tables)
     known_users = pa.concat_arrays([users, pa.nulls(1, users.type)])  # the null: the row of unknown users
     user_features, _ = _write_attributes(folder, "user", known_users, source.users)
     item_features, titles = _write_attributes(folder, "item", items, source.items)

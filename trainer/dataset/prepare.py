@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config.schema import DataConfig
+from trainer.dataset import storage
 from trainer.dataset.dataset import prepare
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
@@ -32,11 +33,12 @@ def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
         name=data.name,
         min_value=data.min_value,
         k_core=data.k_core,
-        split="given" if data.held_out else data.split,
+        split="given" if data.held_out and data.split != "none" else data.split,
         test_size=data.test_size,
         validation_size=data.validation_size,
         split_seed=data.split_seed,
         validation_seed=validation_seed,
+        repeats=data.repeats,
     )
 
 
@@ -110,3 +112,20 @@ def _fingerprint(option: str, path: Path) -> list[tuple[str, int, int]]:
         raise DataError(f"{option} {path}: no such file. Name an existing one")
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def find_prepared(data: DataConfig, key: str) -> Path | None:
+    """Return the prepared form with a key, if it stands in the folder of prepared data; else None."""
+    for folder in cache_folder(data.cache).glob(f"{data.name}-*{key[:20]}"):
+        if storage.is_whole(folder) and storage.read_meta(folder, "")["key"] == key:
+            return folder
+    return None
+
+
+def raw_data_are_there(data: DataConfig) -> bool:
+    """Return whether all files that a preparation would read are where the configuration says."""
+    if data.name == "synthetic":
+        return True
+    paths = (data.interactions, data.held_out, data.users, data.items)
+    files = paths if data.name == "files" else (Path(data.root) / data.name,)
+    return all(Path(path).exists() for path in files if path is not None)

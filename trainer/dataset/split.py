@@ -1,13 +1,16 @@
 """Rules for which interactions to keep and which split each belongs to, as pure functions of columns."""
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from trainer.errors import DataError
 
-Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given"]
+Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given", "none"]
+BY_TIME = ("leave_last_out", "temporal")
+"""Rules whose test split is later than the training split."""
 SEEDED = ("random", "per_user", "given")
 """Rules under which another seed cuts another validation split."""
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -63,6 +66,64 @@ def last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray | None, held_out
     ordered = pairs[order]
     stays[order[:-1][ordered[:-1] == ordered[1:]]] = False
     return stays
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """(User, item) pairs that stand more than once, each with its first and its last row.
+
+    Attributes:
+        first: (n,) int64 rows; by time, then by file order.
+        last: (n,) int64 rows.
+    """
+
+    first: np.ndarray
+    last: np.ndarray
+
+
+def first_and_last_of_each_pair(pairs: np.ndarray, timestamps: np.ndarray) -> Repeats:
+    """Return the first and the last row of each pair by time; of rows of one second by file order.
+
+    Args:
+        pairs: (n,) int64, n > 0, equal where user and item are.
+        timestamps: (n,) int64 seconds.
+    """
+    order = np.lexsort((timestamps, pairs))
+    ordered = pairs[order]
+    begins = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    return Repeats(order[begins], order[np.append(begins[1:], len(order)) - 1])
+
+
+def repeated_in_test(
+    rule: Rule, parts: np.ndarray, users: np.ndarray, timestamps: np.ndarray, repeats: Repeats
+) -> np.ndarray:
+    """Return the rows that lie in the time of the test split and repeat a pair from before it.
+
+    That time begins with the first test row: of all users under `temporal`, of each user under
+    `leave_last_out`. Of rows of one second, later ones in file order are later.
+
+    Args:
+        rule: A rule of `BY_TIME`.
+        parts: (n,) split of each row, negative where it was dropped.
+        users: (n,) int32.
+        timestamps: (n,) int64 seconds.
+        repeats: Pairs with several of these rows, of which at most the first has a split.
+
+    Returns:
+        (m,) int64 rows, at most one of each pair.
+    """
+    test = np.flatnonzero(parts == TEST)
+    begins = np.full(int(users.max()) + 1, np.iinfo(np.int64).max)
+    rows = begins.copy()
+    if rule == "temporal":
+        begins[:] = timestamps[test].min()
+        rows[:] = test[timestamps[test] == begins[0]].min()
+    else:
+        begins[users[test]], rows[users[test]] = timestamps[test], test
+    before = (parts[repeats.first] == TRAIN) | (parts[repeats.first] == VALIDATION)
+    last = repeats.last[before]
+    moments, begin, row = timestamps[last], begins[users[last]], rows[users[last]]
+    return last[(moments > begin) | ((moments == begin) & (last > row))]
 
 
 def core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
@@ -173,7 +234,7 @@ def check_split(rule: Rule, test_size: float, validation_size: float, seed: int)
     Raises:
         DataError: One cannot be used; the message names the option.
     """
-    if rule not in ("leave_last_out", "given") and not 0 < test_size < 1:
+    if rule not in ("leave_last_out", "given", "none") and not 0 < test_size < 1:
         raise DataError(f"--data.test_size is {test_size}, expected a share between 0 and 1, e.g. 0.2")
     if not 0 <= validation_size < 1:
         raise DataError(
@@ -181,6 +242,17 @@ def check_split(rule: Rule, test_size: float, validation_size: float, seed: int)
         )
     if not 0 <= seed < 2**32:
         raise DataError(f"--data.split_seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
+
+
+def validation_rule(rule: Rule, has_timestamps: bool) -> Rule:
+    """Return the rule by which a validation split is cut from the training split of another rule.
+
+    Without a test split, that is each user's last interaction where it can be told, since a model that is
+    trained on everything is asked for the next one.
+    """
+    if rule == "none":
+        return "leave_last_out" if has_timestamps else "random"
+    return "random" if rule == "given" else rule
 
 
 def split_rows(
@@ -195,8 +267,8 @@ def split_rows(
 ) -> np.ndarray:
     """Return the split of each row: TRAIN, VALIDATION or TEST.
 
-    The validation split is cut from the training split by the same rule (at random under `given`). A
-    `validation_size` of 0 cuts none; with `leave_last_out` any other value cuts each user's last interaction.
+    The validation split is cut from the training split by `validation_rule`. A `validation_size` of 0 cuts
+    none; with `leave_last_out` any other value cuts each user's last interaction.
 
     Args:
         rule: How the test split is chosen.
@@ -215,20 +287,19 @@ def split_rows(
         DataError: The rule needs timestamps and there are none, or a split would be empty.
     """
     check_split(rule, test_size, validation_size, seed)
-    if rule in ("leave_last_out", "temporal") and timestamps is None:
+    if rule in BY_TIME and timestamps is None:
         raise DataError(
             f"--data.split {rule} needs timestamps, and these interactions have none. "
             "Name their column (--data.timestamp_column) or split at random (--data.split random)"
         )
     parts = np.full(len(users), TRAIN, np.int8)
-    parts[held_out if rule == "given" else _choose(rule, users, timestamps, test_size, seed)] = TEST
-    _check_parts(rule, parts, (TRAIN, TEST))
+    if rule != "none":
+        parts[held_out if rule == "given" else _choose(rule, users, timestamps, test_size, seed)] = TEST
+        _check_parts(rule, parts, (TRAIN, TEST))
     if validation_size:
         training = parts == TRAIN
-        rest = (
-            None if timestamps is None or rule not in ("leave_last_out", "temporal") else timestamps[training]
-        )
-        rule_again = "random" if rule == "given" else rule
+        rule_again = validation_rule(rule, timestamps is not None)
+        rest = None if timestamps is None or rule_again not in BY_TIME else timestamps[training]
         seed = seed if validation_seed is None else validation_seed
         chosen = _choose(rule_again, users[training], rest, validation_size, seed)
         parts[training] = np.where(chosen, np.int8(VALIDATION), np.int8(TRAIN))

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from trainer.dataset import storage
@@ -42,6 +43,30 @@ class Vocabulary:
     def item_row(self, raw_id: str | int) -> int | None:
         """Return the row of an item, or None."""
         return row_of(self.item_ids, raw_id)
+
+    def had(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Return whether each pair of rows, -1 for unknown ones, stood before the test split: (n,) bool."""
+        known = (users >= 0) & (items >= 0)
+        return known & stand_in(self.seen, len(self.item_ids), users, items)
+
+
+@dataclass(frozen=True)
+class News:
+    """What a data set holds that an earlier run has neither trained nor validated on.
+
+    Attributes:
+        interactions: New training interactions.
+        users: Users who have training interactions now and had none.
+        items: The same for items.
+        held_out: New interactions of the validation and test splits.
+        trained: All training interactions, new or not.
+    """
+
+    interactions: int
+    users: int
+    items: int
+    held_out: int
+    trained: int
 
 
 def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
@@ -93,3 +118,43 @@ def vocabulary_digest(folder: Path) -> str | None:
         with path.open("rb") as file:
             digests.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
     return hashlib.sha256("\n".join(digests).encode()).hexdigest() if files else None
+
+
+def news_of(before: Vocabulary, dataset: Dataset, users: np.ndarray, items: np.ndarray) -> News:
+    """Count what a data set holds beyond what an earlier run was trained on.
+
+    Args:
+        before: Vocabulary of the earlier run.
+        dataset: The data set.
+        users: (users of the data set,) int64 row of each in the earlier run, or -1.
+        items: The same for items.
+    """
+    old_users = np.append(before.seen.lengths()[:-1] > 0, False)[users]  # -1 is the last one
+    old_items = np.append(np.bincount(before.seen.values, minlength=len(before.item_ids)) > 0, False)[items]
+    train = dataset.train
+    new, *held_out = (
+        int(np.count_nonzero(~before.had(users[each.users], items[each.items])))
+        for each in (train, dataset.validation, dataset.test)
+    )
+    return News(
+        interactions=new,
+        users=len(np.unique(train.users[~old_users[train.users]])),
+        items=len(np.unique(train.items[~old_items[train.items]])),
+        held_out=sum(held_out),
+        trained=len(train),
+    )
+
+
+def stand_in(lists: Ragged, item_count: int, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Return whether each (user, item) pair stands in lists of items by user, (n,) bool.
+
+    Args:
+        lists: Items of each user, ascending within a user and below `item_count`.
+        item_count: Number of items.
+        users: (n,) rows of `lists`.
+        items: (n,) items.
+    """
+    owners = np.repeat(np.arange(len(lists.offsets) - 1), lists.lengths())
+    listed = owners * item_count + lists.values
+    pairs = users.astype(np.int64) * item_count + items
+    return np.append(listed, -1)[np.searchsorted(listed, pairs)] == pairs

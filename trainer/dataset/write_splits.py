@@ -5,10 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from trainer.dataset.columns import blocks, saved, stored, write_items_by_user
+from trainer.dataset.columns import BLOCK_ROWS, blocks, saved, stored, write_items_by_user
 from trainer.dataset.encode import Encoded
-from trainer.dataset.split import PARTS, Rule, split_rows
+from trainer.dataset.split import BY_TIME, PARTS, TEST, Repeats, Rule, repeated_in_test, split_rows
+from trainer.dataset.storage import map_ragged
+from trainer.errors import DataError
+
+FEWEST_UNKNOWN = 10
+"""Fewest held-out ids of which it is no chance that training knows none: they are spelled otherwise."""
 
 
 def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dict) -> np.ndarray:
@@ -22,8 +28,8 @@ def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dic
         return values if whole else values[stays]
 
     # Read only the columns that the rule uses; of the others only the length matters.
-    by_time = rule in ("leave_last_out", "temporal") and "timestamp" in encoded.columns
-    by_user = rule in ("leave_last_out", "per_user")
+    by_time = rule in (*BY_TIME, "none") and "timestamp" in encoded.columns
+    by_user = rule in ("leave_last_out", "per_user", "none")
     found = split_rows(
         rule,
         read("user_id") if by_user else np.zeros(np.count_nonzero(stays), np.int32),
@@ -39,6 +45,32 @@ def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dic
     parts = np.full(len(stays), -1, np.int8)
     parts[stays] = found
     return parts
+
+
+def count_repeats(
+    encoded: Encoded, parts: np.ndarray, rule: Rule, repeats: Repeats, keep: bool
+) -> dict[str, int]:
+    """Count what users repeat in the time of the test split; with `keep`, put it into that split.
+
+    Args:
+        encoded: All interactions.
+        parts: (n,) int8, the split of every row, which is changed with `keep`.
+        rule: How the test split is chosen; only one of `BY_TIME` has a time.
+        repeats: Pairs that stand several times.
+        keep: Whether repeats count.
+
+    Returns:
+        Where the rule goes by time, `repeats_kept` or `repeats_dropped`.
+    """
+    if rule not in BY_TIME:
+        return {}
+    found = np.zeros(0, np.int64)
+    if len(repeats.first):
+        users, timestamps = (encoded.columns[column].read() for column in ("user_id", "timestamp"))
+        found = repeated_in_test(rule, parts, users, timestamps, repeats)
+    if keep:
+        parts[found] = TEST
+    return {"repeats_kept" if keep else "repeats_dropped": len(found)}
 
 
 def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.Array, pa.Array]:
@@ -80,3 +112,71 @@ def _write_columns(folder: Path, encoded: Encoded, parts: np.ndarray, rows_of: d
                 chosen = np.flatnonzero(parts[rows] == number)
                 for file, values in zip(of_part, named.values(), strict=True):
                     values[chosen].tofile(file)
+
+
+def count_known(
+    folder: Path, name: str, rule: Rule, ids: dict[str, pa.Array], tables: dict[str, pa.Table | None]
+) -> dict[str, int]:
+    """Count the held-out ids that training knows, and the ids that have a row of attributes.
+
+    Args:
+        folder: Where `write_parts` has written.
+        name: Name of the data set, for messages.
+        rule: How the test split was chosen.
+        ids: Raw ids of `user` and `item`.
+        tables: Attributes of `user` and `item`, or None.
+
+    Returns:
+        For users, and for items alike, `held_out_users`, `known_users` and, where there are attributes,
+        `users_with_attributes`.
+
+    Raises:
+        DataError: No id has a row of attributes, or a held-out file has no id that training or attributes
+            know: then ids are written in different ways.
+    """
+    report: dict[str, int] = {}
+    (known_users, known_items), (test_users, test_items) = (
+        _ids_of_split(folder, split, len(ids["item"])) for split in ("train", "test")
+    )
+    for side, known, held_out in (("user", known_users, test_users), ("item", known_items, test_items)):
+        table, found = tables[side], known
+        if table is not None:
+            keys = table[f"{side}_id"]
+            described = _stand_in(ids[side], keys)
+            report[f"{side}s_with_attributes"] = int(np.count_nonzero(described))
+            if not described.any():
+                raise DataError(
+                    f"{name}: none of the {len(ids[side]):,} {side}s has a row of attributes, whose ids are "
+                    f"such as {_examples(keys)}, in place of {_examples(ids[side])}. Write ids alike in both "
+                    f"files, or leave out --data.{side}s"
+                )
+            found = known | described
+        many = np.count_nonzero(held_out) >= FEWEST_UNKNOWN
+        if rule == "given" and many and not (held_out & found).any():
+            there, here = (_examples(ids[side].filter(pa.array(mask))) for mask in (held_out, known))
+            raise DataError(
+                f"{name}: none of the {np.count_nonzero(held_out):,} {side}s of --data.held_out is trained "
+                f"on: ids are such as {there} there, and {here} in --data.interactions. Write them alike"
+            )
+        report |= {f"held_out_{side}s": int(np.count_nonzero(held_out))}
+        report |= {f"known_{side}s": int(np.count_nonzero(held_out & known))}
+    return report
+
+
+def _ids_of_split(folder: Path, split: str, item_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which users and which items have interactions in a split, (users,) and (items,) bool."""
+    by_user, items = map_ragged(folder, f"by_user_{split}"), np.zeros(item_count, bool)
+    for start in range(0, len(by_user.values), BLOCK_ROWS):
+        items[by_user.values[start : start + BLOCK_ROWS]] = True
+    return by_user.lengths()[:-1] > 0, items
+
+
+def _stand_in(ids: pa.Array, keys: pa.ChunkedArray) -> np.ndarray:
+    """Return whether each id is among the keys, (n,) bool; those of two types are compared as text."""
+    if keys.type != ids.type:
+        keys, ids = keys.cast(pa.string()), ids.cast(pa.string())
+    return pc.is_in(ids, value_set=keys.combine_chunks()).to_numpy(zero_copy_only=False)
+
+
+def _examples(ids: pa.Array | pa.ChunkedArray) -> str:
+    return ", ".join(map(repr, ids[:2].to_pylist()))

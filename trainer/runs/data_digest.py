@@ -1,16 +1,26 @@
-"""Digests of a prepared data set's arrays, by which a run recognises its data after they have moved."""
+"""A run's data after they have moved: digests to recognise them by, and the prepared form that stands."""
 
 import hashlib
 import json
 from contextlib import suppress
-from typing import TypeAlias
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from trainer.atomic_write import write_text
+from trainer.config.parser import read_config
+from trainer.config.resume import PATHS
+from trainer.config.schema import DataConfig
 from trainer.dataset.dataset import Dataset
+from trainer.dataset.prepare import find_prepared, raw_data_are_there
 from trainer.dataset.split import PARTS
+from trainer.dataset.storage import is_whole, read_meta
+from trainer.dataset.vocabulary import FOLDER
+from trainer.errors import UserError
+from trainer.runs.checkpoint_store import CONFIG
 
 Column: TypeAlias = np.ndarray | pa.Array | None
 CACHE = "digests.json"
@@ -55,3 +65,33 @@ def _digest(columns: dict[str, Column]) -> str:
             digest.update(f"{name} {column.dtype.str} {column.shape}\n".encode())
             digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()
+
+
+def standing_form(run: Path, data: DataConfig, retained: bool = True) -> Path | None:
+    """Return the prepared form of a run's data, for where the files that it was made of are gone.
+
+    Args:
+        run: Run folder.
+        data: What is asked for.
+        retained: Whether ids that the run retained from an earlier one are to be in it.
+
+    Returns:
+        Its folder; None where the files are there, other data are asked for, or it does not stand.
+    """
+    if raw_data_are_there(data):
+        return None
+    try:
+        then, key = read_config(run / CONFIG).data, read_meta(run / FOLDER, "")["key"]
+    except UserError:
+        return None
+    folder = find_prepared(data, key) if _identity(then) == _identity(data) else None
+    if folder and not retained and "kept_users" in read_meta(folder, "")["report"]:
+        folder = folder.with_name(folder.name.rpartition("-")[0])  # see trainer.runs.retained_ids.extend
+        return folder if is_whole(folder) else None
+    return folder
+
+
+def _identity(data: DataConfig) -> dict[str, Any]:
+    """Return the keys that say which data they are, with paths in full."""
+    found = asdict(data) | {"cache": None, "source": None}
+    return found | {name: str(Path(found[name]).absolute()) for name in PATHS if found[name] is not None}

@@ -16,7 +16,7 @@ from trainer.atomic_write import write_text
 from trainer.batching.tower_inputs import Inputs, open_inputs, save_inputs
 from trainer.config.parser import config_text, read_config
 from trainer.config.resolved import ResolvedConfig, resolve
-from trainer.config.resume import LAUNCH, RUNS, launch_id
+from trainer.config.resume import LAUNCH, RUNS, evaluated_config, launch_id
 from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
@@ -203,14 +203,15 @@ def drop_later_records(run: Path, step: int) -> None:
         write_text(path, "".join(remaining))
 
 
-def run_config(run: Path) -> ResolvedConfig:
-    """Return a run's configuration.
+def run_config(run: Path, options: Sequence[str] = ()) -> ResolvedConfig:
+    """Return a run's configuration, with what the options of an evaluation change.
 
     Raises:
         CheckpointError: The folder is not a run folder.
+        ConfigError: An option is none that an evaluation takes.
     """
     check_is_run(run)
-    return resolve(read_config(run / CONFIG))
+    return resolve(evaluated_config(run / CONFIG, options) if options else read_config(run / CONFIG))
 
 
 def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:

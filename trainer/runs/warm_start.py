@@ -20,10 +20,11 @@ from trainer.config.resume import check_shape
 from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset, Interactions
 from trainer.dataset.prepare import prepare_data
-from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
+from trainer.dataset.vocabulary import News, Vocabulary, news_of, open_vocabulary, stand_in
 from trainer.distributed.world import World
 from trainer.runs.checkpoint import entries, read_entry
 from trainer.runs.checkpoint_store import SavedCheckpoint, finished_step, has_checkpoint, newest
+from trainer.runs.data_digest import standing_form
 from trainer.runs.retained_ids import extend, rows_in
 from trainer.runs.run_folder import LEARNED, run_config, run_inputs
 from trainer.sharding.model_state import full_shape, local_shards, table_name, whole_state
@@ -87,8 +88,10 @@ class WarmStart:
         states: Whether optimizer states were taken over.
         why_not: Why they were not; empty if they were.
         steps: Optimizer steps that were taken over with them.
-        told: Held-out interactions that the earlier run has already trained or validated on (leakage).
+        told: Held-out interactions that the earlier run has already trained or validated on (leakage), but
+            for repeats, which this training knows too.
         measured: Held-out interactions.
+        news: What is new to the earlier run.
     """
 
     run: str
@@ -99,6 +102,7 @@ class WarmStart:
     steps: int
     told: int
     measured: int
+    news: News
 
     def report(self) -> dict[str, Any]:
         """Return the fields as `metrics.json` holds them."""
@@ -130,7 +134,11 @@ def prepare_with_retained(config: Config, run: Path | None) -> Path:
         CheckpointError: The earlier run is at fault.
         DataError: The data are at fault.
     """
-    folder = prepare_data(config.data)
+    if run and (form := standing_form(run, config.data)):
+        return form
+    origin = Path(config.run.origin) if config.run.origin else None
+    folder = standing_form(origin, config.data, retained=False) if origin else None
+    folder = folder or prepare_data(config.data)
     if config.run.removed == "drop" or config.run.origin is None:
         return folder
     source = run if run and has_checkpoint(run) else Path(config.run.origin)
@@ -158,6 +166,9 @@ def take_over(
             _fill(value, origin, _origin_key(key, origin, dataset), rows.get(str(table_name(key))))
     why_not = _take_over_states(origin, config, dataset, model, optimizer, _without_retained(rows, dataset))
     held_out: Interactions = getattr(dataset, config.evaluation.split)
+    told = origin.vocabulary.had(users[held_out.users], items[held_out.items])
+    known = dataset.seen(config.evaluation.split)
+    told &= ~stand_in(known, dataset.item_count, held_out.users, held_out.items)
     return WarmStart(
         run=str(origin.run),
         users=_matched(users, origin.vocabulary.user_ids, int(dataset.report.get("kept_users", 0))),
@@ -165,8 +176,9 @@ def take_over(
         states=not why_not,
         why_not=why_not,
         steps=0 if why_not else origin.optimizer_steps,
-        told=_count_seen(origin.vocabulary, users[held_out.users], items[held_out.items]),
+        told=int(np.count_nonzero(told)),
         measured=len(held_out),
+        news=news_of(origin.vocabulary, dataset, users, items),
     )
 
 
@@ -295,10 +307,3 @@ def _fill(
                 if values.dim() > 1:
                     values = values[:, first_column : first_column + block.shape[1]]
                 block[known.to(block.device)] = values.to(block.device, block.dtype)
-
-
-def _count_seen(before: Vocabulary, users: np.ndarray, items: np.ndarray) -> int:
-    """Return how many of these pairs, by rows of the earlier run, it had before its test split."""
-    both, count = (users >= 0) & (items >= 0), len(before.item_ids)
-    owners = np.repeat(np.arange(len(before.user_ids) + 1), before.seen.lengths())
-    return int(np.isin(users[both] * count + items[both], owners * count + before.seen.values).sum())

@@ -10,10 +10,15 @@ from trainer.distributed.world import World
 from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.results_table import comparison, results_table, verdict
+from trainer.formatting import format_count
+from trainer.inspection.dataset_summary import known_text, repeats_text
 from trainer.runs.validation_history import ValidationHistory
 from trainer.runs.warm_start import WarmStart
 from trainer.training.components import TrainingComponents
 from trainer.training.tuning import Choice, Mixture
+
+LITTLE_KNOWN = 0.5
+"""Known share of held-out users or items below which a training says how many are known."""
 
 
 def size_text(decided: dict[str, Any]) -> str:
@@ -59,12 +64,16 @@ def opening_text(
         for table in components.plan.tables
     )
     idle = [str(rank) for rank in components.plan.idle_ranks]
-    sizes = (
-        f"{dataset.name}: {dataset.user_count:,} users, {dataset.item_count:,} {dataset.item_name}s, "
-        f"{len(dataset.train):,} training and {len(dataset.test):,} test interactions"
+    sizes = f"{dataset.name}: {dataset.user_count:,} users, {dataset.item_count:,} {dataset.item_name}s, " + (
+        f"{len(dataset.train):,} training interactions, all there are"
+        if dataset.report["split"] == "none"
+        else f"{len(dataset.train):,} training and {len(dataset.test):,} test interactions"
     )
     ranks = f"{world.size} rank{'s' if world.size > 1 else ''} on {world.device.type}"
     lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}")]
+    for text in (known_text(dataset, LITTLE_KNOWN), repeats_text(dataset)):
+        if text:
+            lines.insert(1, _wrapped(text))
     if dataset.report["skipped"]:
         lines.insert(0, f"{dataset.report['skipped']:,} rows that cannot be read were skipped.")
     if idle:
@@ -97,22 +106,47 @@ def warm_start_text(warm_start: WarmStart, item_name: str) -> str:
     if not warm_start.states:
         states = f"optimizer states from zero: {warm_start.why_not}"
     lines = [_wrapped(f"From {warm_start.run}: {'; '.join([*sides, states])}.")]
+    lines.append(_wrapped(_news_text(warm_start, item_name)))
     if warm_start.told:
         lines.append(
             _wrapped(
                 f"Warning: {warm_start.told:,} of the {warm_start.measured:,} interactions to be found are "
-                "among those that this run was trained on, so that the figures flatter; a part that is later "
-                "in time, or given, has none of them."
+                "among those that this run was trained on, so that the figures flatter. Hold out only what "
+                "is later: --data.split temporal with a smaller --data.test_size, or --data.held_out."
             )
         )
     return "\n".join(lines)
 
 
+def _news_text(warm_start: WarmStart, item_name: str) -> str:
+    """Return how much of the data is news to the earlier run, with a warning if none of it is trained on."""
+    news = warm_start.news
+    if news.interactions:
+        sides = f"{format_count(news.users, 'new user')} and {format_count(news.items, f'new {item_name}')}"
+        held_out = f"; {news.held_out:,} more are held out" if news.held_out else ""
+        return (
+            f"Trained on for the first time: {news.interactions:,} of {news.trained:,} interactions, with "
+            f"{sides}{held_out}."
+        )
+    if news.held_out:
+        held_out = format_count(news.held_out, "interaction")
+        return (
+            f"Warning: nothing new is trained on. What is new to this run, {held_out}, is "
+            "held out: measure like this, then train on everything with --data.split none."
+        )
+    return (
+        "Warning: nothing new is trained on. The data hold no interaction that this run was not trained on: "
+        "name newer data, as with --data.interactions FILE."
+    )
+
+
 def closing_text(
-    dataset: Dataset, evaluation: Evaluation, seconds: dict[str, float], history: ValidationHistory
+    dataset: Dataset, evaluation: Evaluation | None, seconds: dict[str, float], history: ValidationHistory
 ) -> str:
     """Return the results, how the training went, and how long it took."""
     done = [f"trained in {seconds['train']:.1f} s", f"measured in {seconds['evaluate']:.1f} s"]
+    if evaluation is None:
+        done[-1] = "nothing measured"
     if seconds["choose"] >= 0.05:
         done.insert(0, f"chosen in {seconds['choose']:.1f} s")
     validated = []
@@ -121,7 +155,16 @@ def closing_text(
         done.insert(-1, f"validated in {seconds['validate']:.1f} s")
         validated = [_wrapped(validation_text(history))]
     times = _wrapped(f"{', '.join(done).capitalize()}.")
-    return "\n".join(["", evaluation_text(dataset, evaluation), *validated, times])
+    results = evaluation_text(dataset, evaluation) if evaluation else _wrapped(unmeasured_text(dataset))
+    return "\n".join(["", results, *validated, times])
+
+
+def unmeasured_text(dataset: Dataset) -> str:
+    """Return why there are no results where there is no test split."""
+    return (
+        f"{dataset.name}: nothing was measured on a test part. All {len(dataset.train):,} interactions were "
+        "trained on (--data.split none), so how good these settings are is what a run with a test part says."
+    )
 
 
 def paused_text(run: Path, history: ValidationHistory) -> str:

@@ -1,6 +1,7 @@
 """Evaluation of a trained run under any protocol, at any world size, optionally against another run."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.distributed.world import World, join_world
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError
 from trainer.evaluation.bootstrap import paired_bootstrap
 from trainer.evaluation.evaluator import Evaluation, Protocol
 from trainer.runs.checkpoint import load
@@ -34,6 +35,7 @@ def evaluate(
     beyond: bool = False,
     compare: Path | None = None,
     as_json: bool = False,
+    options: Sequence[str] = (),
 ) -> str | None:
     """Evaluate a run's newest checkpoint.
 
@@ -47,6 +49,8 @@ def evaluate(
         beyond: Whether to add metrics beyond accuracy.
         compare: Folder of another run, evaluated by the same protocol on the same data.
         as_json: Whether to return one JSON object instead of tables.
+        options: Further options, as on the command line, such as `--data.interactions FILE` for data that
+            have moved; see `trainer.config.resume.EVALUATED_WITH`.
 
     Returns:
         Text or JSON; None on ranks other than the first.
@@ -56,7 +60,7 @@ def evaluate(
         DataError: The data are gone, or the split is empty.
         ConfigError: The other run's data or split differ.
     """
-    config = run_config(run)
+    config = run_config(run, options)
     given: dict[str, Any] = {
         "split": split,
         "seen": seen,
@@ -65,7 +69,10 @@ def evaluate(
     }
     changed = {name: value for name, value in given.items() if value is not None}
     config = replace(config, evaluation=replace(config.evaluation, **changed), device=device or config.device)
-    other = run_config(compare) if compare else None
+    other = run_config(compare, options) if compare else None
+    for folder, its in ((run, config), (compare, other)):
+        if folder and its:
+            _check_measurable(folder, its)
     how = replace(protocol(config), beyond=beyond, per_user=other is not None, option_prefix="--")
     with join_world(config.device, config.backend, config.timeout) as world:
         opened = _open(run, config, world)
@@ -88,6 +95,24 @@ def evaluate(
     return json.dumps(report) if as_json else text
 
 
+def _check_measurable(run: Path, config: ResolvedConfig) -> None:
+    """Refuse a run without a test split, and a protocol by which its test split cannot be found.
+
+    Raises:
+        ConfigError: The run holds nothing out, or repeats are to be found and are masked.
+    """
+    if config.data.split == "none":
+        raise ConfigError(
+            f"{run}: has no test part, as it was trained on every interaction (--data.split none). Evaluate "
+            "the run that its settings were measured with, or train one with --data.split random or temporal"
+        )
+    if config.data.repeats == "keep" and config.evaluation.seen == "mask":
+        raise ConfigError(
+            f"--seen mask: the test part of {run} holds what users had before (--data.repeats keep), which "
+            "cannot be found while it is masked. Use --seen keep"
+        )
+
+
 @dataclass(frozen=True)
 class _Opened:
     """A run and its data, which are the same as in its training."""
@@ -101,9 +126,27 @@ class _Opened:
 
 def _open(run: Path, config: ResolvedConfig, world: World) -> _Opened:
     saved = newest(run, finished_step(run))
-    dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
+    dataset = open_dataset(world.on_each_host(lambda: _prepared(run, config), long=True))
     world.on_first(lambda: check_same_data(run, dataset), long=True)
     return _Opened(run, config, saved.folder, saved.step, dataset)
+
+
+def _prepared(run: Path, config: ResolvedConfig) -> Path:
+    """Return the folder of a run's prepared data.
+
+    Raises:
+        DataError: They cannot be prepared; only the fault is repeated, as the remedies of a preparation are
+            options that no evaluation takes.
+    """
+    try:
+        return prepare_with_retained(config, run)
+    except DataError as error:
+        fault = re.split(r"\. (?=[A-Z])", str(error), maxsplit=1)[0]
+        where = "--data.interactions FILE and the like" if config.data.name == "files" else "--data.root DIR"
+        raise DataError(
+            f"{run}: its data cannot be prepared as for its training ({fault}). Bring them back as they "
+            f"were, or say where they are: {where}"
+        ) from error
 
 
 def _evaluate(opened: _Opened, world: World, how: Protocol) -> Evaluation | None:

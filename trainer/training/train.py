@@ -117,10 +117,15 @@ def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started:
             seconds=watch.seconds,
         )
         trained = time.perf_counter()
-        evaluation = evaluate_model(components, dataset, world, protocol(config))
+        evaluation = None
+        if measured := dataset.report["split"] != "none":
+            evaluation = evaluate_model(components, dataset, world, protocol(config))
         seconds["evaluate"] = time.perf_counter() - trained
-        if evaluation is not None:
-            report = evaluation_report(run, step, evaluation) | history.report()
+        if world.is_first:
+            assert evaluation or not measured
+            unmeasured = {"run": str(run), "step": step, "split": "none"}
+            report = evaluation_report(run, step, evaluation) if evaluation else unmeasured
+            report |= history.report()
             report |= (choice.report() if choice else {}) | warm_start_report(run) | {"seconds": seconds}
             write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
             progress.say(closing_text(dataset, evaluation, seconds, history))

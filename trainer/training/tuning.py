@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from trainer.config.size_defaults import (
 )
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
-from trainer.dataset.split import SEEDED
+from trainer.dataset.split import SEEDED, Rule, validation_rule
 from trainer.distributed.world import World
 from trainer.errors import DataError
 from trainer.evaluation.evaluator import Protocol, evaluated_users, gathered_vectors
@@ -128,7 +128,8 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConf
 def _split_again(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
     """Cut validation splits from the training split, one or several by seeds; the test split stays."""
     data = replace(config.data, validation_size=VALIDATION_SIZE)
-    several = dataset.report["split"] in SEEDED and len(dataset.train) <= FEW_INTERACTIONS
+    rule = validation_rule(cast(Rule, dataset.report["split"]), dataset.train.timestamps is not None)
+    several = rule in SEEDED and len(dataset.train) <= FEW_INTERACTIONS
     # Neighbouring temperatures differ by more than chance, and trials are expensive.
     cuts = CUTS if several and low_rank_is_open(config) else 1
     seeds = [(data.split_seed + shift) % 2**32 for shift in range(cuts)]

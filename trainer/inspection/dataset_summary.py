@@ -1,0 +1,146 @@
+"""What was understood of a data set, as text: what `prepare` prints, and what `train` says of its split."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from trainer.dataset.attributes import Feature
+from trainer.dataset.dataset import Dataset
+from trainer.dataset.split import PARTS
+from trainer.formatting import format_count
+
+DROPPED = {
+    "below_min_value": "below --data.min_value",
+    "duplicates": "repeats of a pair",
+    "outside_k_core": "outside the k-core",
+}
+"""What the counts of a data set's report mean that say why rows were dropped."""
+
+
+def summary(dataset: Dataset) -> dict[str, Any]:
+    """Return what was understood of a data set, as `prepare --json` prints it."""
+    report, splits = dataset.report, [getattr(dataset, split) for split in PARTS]
+    count = sum(len(split) for split in splits)
+    moments = [split.timestamps for split in splits if split.timestamps is not None and len(split)]
+    times = [min(each.min() for each in moments), max(each.max() for each in moments)] if moments else []
+    return {
+        "name": dataset.name,
+        "interactions": count,
+        "users": dataset.user_count,
+        "items": dataset.item_count,
+        "item_name": dataset.item_name,
+        "density": count / (dataset.user_count * dataset.item_count),
+        "times": [_moment(int(each)) for each in times],
+        "read": report["read"],
+        "skipped": report["skipped"],
+        "dropped": {name: report[name] for name in DROPPED},
+        "split": {"rule": report["split"], **{split: report[split] for split in PARTS}},
+        "repeats": {name: report[name] for name in ("repeats_dropped", "repeats_kept") if name in report},
+        "held_out": {
+            side: {"held_out": report[f"held_out_{side}"], "known": report[f"known_{side}"]}
+            for side in ("users", "items")
+            if f"known_{side}" in report
+        },
+        "attributes": {
+            side: {
+                "with_a_row": report.get(f"{side}_with_attributes", 0),
+                "columns": [_attribute(feature, rows) for feature in features.values()],
+            }
+            for side, features, rows in (
+                ("users", dataset.user_features, dataset.user_count),
+                ("items", dataset.item_features, dataset.item_count),
+            )
+        },
+        "folder": str(dataset.folder),
+    }
+
+
+def summary_text(dataset: Dataset) -> str:
+    """Return the same in lines to be read."""
+    found, names = summary(dataset), {"users": "user", "items": dataset.item_name}
+    sizes = " and ".join(format_count(found[side], name) for side, name in names.items())
+    lines = [
+        f"{dataset.name}: {format_count(found['interactions'], 'interaction')} of {sizes}, "
+        f"density {found['density']:.3%}"
+    ]
+    if found["times"]:
+        lines.append(f"from {' to '.join(found['times'])} (UTC)")
+    dropped = [f"{count:,} {DROPPED[name]}" for name, count in found["dropped"].items() if count]
+    lines.append(
+        f"rows read {found['read']:,}, that cannot be read and were skipped {found['skipped']:,}, "
+        f"dropped {', '.join(dropped) or '0'}"
+    )
+    sizes = ", ".join(f"{found['split'][split]:,} {split}" for split in PARTS)
+    lines.append(f"split {found['split']['rule']}: {sizes}")
+    if repeats := repeats_text(dataset):
+        lines.append(repeats)
+    if known := known_text(dataset):
+        lines.append(known)
+    for side, name in names.items():
+        attributes = found["attributes"][side]
+        if attributes["with_a_row"]:
+            of = format_count(found[side], name)
+            lines.append(f"attributes: {attributes['with_a_row']:,} of {of} have a row")
+            lines += [f"  {_attribute_text(column)}" for column in attributes["columns"]]
+    return "\n  ".join(lines) + f"\nprepared: {found['folder']}"
+
+
+def known_text(dataset: Dataset, most: float = 1.0) -> str | None:
+    """Return how many held-out users and items training knows.
+
+    Args:
+        dataset: The data set.
+        most: Largest known share, of users or of items, with which there is something to be said.
+
+    Returns:
+        A sentence; None where more are known, nothing is held out, or an older version prepared the data.
+    """
+    report, names = dataset.report, {"users": "user", "items": dataset.item_name}
+    if not report.get("held_out_users"):
+        return None
+    counts = {side: (int(report[f"known_{side}"]), int(report[f"held_out_{side}"])) for side in names}
+    if min(known / held_out for known, held_out in counts.values()) > most:
+        return None
+    shares = [
+        f"{known:,} of {format_count(held_out, names[side])}" for side, (known, held_out) in counts.items()
+    ]
+    return f"Of what is held out, training knows {' and '.join(shares)}."
+
+
+def _moment(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # no date of the calendar
+        return f"{seconds:,} s"
+
+
+def _attribute(feature: Feature, rows: int) -> dict[str, Any]:
+    """Return name, type, number of values, and rows without a value; row `rows` is that of unknown users."""
+    bags, kind = feature.bags, "integer" if pa.types.is_integer(feature.categories.type) else "text"
+    lists = bool((bags.lengths()[:rows] != 1).any())
+    unknown = np.flatnonzero(bags.values[: bags.offsets[rows]] == feature.size - 1)
+    missing = len(np.unique(np.searchsorted(bags.offsets, unknown, side="right")))
+    shown = f"list of {kind}" if lists else kind
+    return {"name": feature.name, "type": shown, "values": len(feature.categories), "missing": missing}
+
+
+def _attribute_text(column: dict[str, Any]) -> str:
+    missing = f", missing in {column['missing']:,}" if column["missing"] else ""
+    return f"{column['name']}: {column['type']}, {format_count(column['values'], 'value')}{missing}"
+
+
+def repeats_text(dataset: Dataset) -> str | None:
+    """Return what became of repeats in the test split, as a sentence; None if there are none."""
+    for name, outcome in (
+        ("repeats_dropped", "left out; --data.repeats keep counts them"),
+        ("repeats_kept", "counted, as --data.repeats keep asks"),
+    ):
+        if count := int(dataset.report.get(name, 0)):
+            verb = "repeats" if count == 1 else "repeat"
+            return (
+                f"{format_count(count, 'interaction')} in the time of the test part {verb} what a user had "
+                f"before it: {outcome}."
+            )
+    return None
