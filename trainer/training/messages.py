@@ -168,9 +168,20 @@ def evaluation_text(dataset: Dataset, evaluation: Evaluation, option_prefix: str
     metric = main_metric(evaluation)
     summary = verdict(evaluation.rankers, metric, seen=evaluation.seen, option_prefix=option_prefix)
     lines = [protocol, results_table(evaluation.rankers), textwrap.fill(summary, 80)]
+    if evaluation.mostly_tied:
+        lines.append(_wrapped(ties_text(evaluation)))
     if evaluation.beyond:
         lines += ["", beyond_text(evaluation.beyond)]
     return "\n".join(lines)
+
+
+def ties_text(evaluation: Evaluation) -> str:
+    """Return a warning that most lists depend on how ties are broken."""
+    return (
+        f"Warning: for {evaluation.tied:,} of {evaluation.users:,} users the model gives items of the list the "
+        "same score. These are ranked by a hash of their ids, so the figures are partly chance. Train longer "
+        "(--run.epochs) or with a higher --optimizer.learning_rate, so that items are told apart."
+    )
 
 
 def beyond_text(beyond: dict[str, dict[str, float]]) -> str:
