@@ -178,9 +178,9 @@ def evaluation_text(dataset: Dataset, evaluation: Evaluation, option_prefix: str
 def ties_text(evaluation: Evaluation) -> str:
     """Return a warning that most lists depend on how ties are broken."""
     return (
-        f"Warning: for {evaluation.tied:,} of {evaluation.users:,} users the model gives items of the list the "
-        "same score. These are ranked by a hash of their ids, so the figures are partly chance. Train longer "
-        "(--run.epochs) or with a higher --optimizer.learning_rate, so that items are told apart."
+        f"Warning: for {evaluation.tied:,} of {evaluation.users:,} users the model gives items of the list "
+        "the same score. These are ranked by a hash of their ids, so the figures are partly chance. Train "
+        "longer (--run.epochs) or with a higher --optimizer.learning_rate, so that items are told apart."
     )
 
 
