@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     Ranker: TypeAlias = Callable[[np.ndarray, ItemLists], Tensor]
 
 SEED = 11
-"""Seed of the hash. One order of the items is one draw: a model that prefers nothing scores about chance, more or
-less with another seed, as popular items come early or late. Weights of baselines are cached by place, so that
-a new seed needs a new `VERSION` both here and there."""
+"""Seed of the hash. One order of the items is one draw: a model that prefers nothing scores about chance, and
+more or less with another seed, as popular items come early or late. Weights of baselines are cached by place,
+so that a new seed needs a new `VERSION` both here and there."""
 VERSION = 1
 """Version of hash and seed, part of the name of a cached order."""
 HASHED_AT_ONCE = 2**20
