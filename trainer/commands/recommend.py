@@ -39,7 +39,6 @@ def run(arguments: list[str], heading: str = "") -> None:
     if options.history is not None and (options.interactions or options.mark):
         option = "--interactions" if options.interactions else "--mark"
         parser.error(f"argument {option}: not allowed with argument --history")
-    from trainer.serving.history import split_history
     from trainer.serving.listing import as_json, as_text
     from trainer.serving.recommend import recommend, recommend_by_history
 
@@ -54,8 +53,7 @@ def run(arguments: list[str], heading: str = "") -> None:
         )
         person = options.user
     else:
-        history = split_history(options.run, options.history)
-        items = recommend_by_history(options.run, history, options.k, options.keep_seen)
+        items = recommend_by_history(options.run, options.history, options.k, options.keep_seen, split=True)
         person = items.attrs["history"]
     for note in items.attrs["notes"]:
         print(f"note: {note}", file=sys.stderr)

@@ -4,29 +4,24 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
+from trainer.dataset.vocabulary import Vocabulary
 from trainer.errors import UserError
-from trainer.runs.checkpoint_store import check_is_run
 
 NAMED = 10
 """Most unknown items that a message lists."""
 
 
-def split_history(run: Path, texts: Sequence[str]) -> list[str]:
+def split_history(vocabulary: Vocabulary, texts: Sequence[str]) -> list[str]:
     """Return raw ids from texts that hold one each, or several separated by commas.
 
     A text that is a known id as a whole is that id. In others an id with a comma stands in double quotes, as
     in CSV: `12,"a,119"`.
 
     Args:
-        run: Run folder.
+        vocabulary: Of the run.
         texts: Values of `--history`.
-
-    Raises:
-        CheckpointError: If the folder is no run.
     """
-    check_is_run(run)
-    vocabulary, found = open_vocabulary(run), []
+    found: list[str] = []
     for text in texts:
         if vocabulary.item_row(text) is not None:
             found.append(text)

@@ -16,7 +16,7 @@ from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.errors import UserError, diverged
 from trainer.evaluation.tie_order import tie_hashes
 from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run, finished_step, newest
-from trainer.serving.history import known_history, unknown_text
+from trainer.serving.history import known_history, split_history, unknown_text
 from trainer.serving.known_items import held_out_items, newer_items, without_held_out
 from trainer.serving.vector_cache import Vectors, open_vectors
 
@@ -92,7 +92,7 @@ def recommend(
 
 
 def recommend_by_history(
-    run: Path, history: Sequence[str], k: int = 10, keep_seen: bool = False
+    run: Path, history: Sequence[str], k: int = 10, keep_seen: bool = False, *, split: bool = False
 ) -> pd.DataFrame:
     """Rank items for someone who need not be in the data, best first.
 
@@ -102,6 +102,7 @@ def recommend_by_history(
             are left out, and spaces around an id where that gives a known one.
         k: Items wanted, from 1 up; fewer come back where fewer remain.
         keep_seen: Whether to rank the items of the history too.
+        split: Whether each text may hold several ids, separated by commas.
 
     Returns:
         Columns as those of `recommend`. `attrs["history"]` and `attrs["unknown"]` are the ids that were used
@@ -112,7 +113,8 @@ def recommend_by_history(
         CheckpointError: If the folder is no run.
     """
     saved, vocabulary = _open(run, k)
-    known, unknown = known_history(run, vocabulary, history)
+    given = split_history(vocabulary, history) if split else history
+    known, unknown = known_history(run, vocabulary, given)
     rows = list(known.values())
     model = _model_without_values(run, saved)
     # A query tower with a table of histories has to look the items up.
@@ -125,8 +127,8 @@ def recommend_by_history(
     items = _best(run, vocabulary, query, vectors, k, np.array([] if keep_seen else rows, np.int64))[1]
     notes = []
     if unknown:
-        given = f"{len(known):,} of {len(known) + len(unknown):,} given are known"
-        notes.append(f"{unknown_text(run, vocabulary, unknown)}, and left out; {given}")
+        counts = f"{len(known):,} of {len(known) + len(unknown):,} given are known"
+        notes.append(f"{unknown_text(run, vocabulary, unknown)}, and left out; {counts}")
     items.attrs |= {"history": list(known), "unknown": unknown, "notes": notes}
     return items
 
