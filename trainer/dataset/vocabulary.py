@@ -60,7 +60,7 @@ def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
         storage.write_ids(temporary, "user", dataset.user_ids, None)
         storage.write_ids(temporary, "item", dataset.item_ids, dataset.titles)
         storage.write_ragged(temporary, SEEN, dataset.seen("test"))
-        storage.write_ragged(temporary, HELD_OUT, dataset.held_out("test"))
+        storage.write_ragged(temporary, HELD_OUT, dataset.served_held_out())
         names: dict[str, list[str]] = {}
         for side, features in (("user", dataset.user_features), ("item", dataset.item_features)):
             names[f"{side}_features"] = list(features)
