@@ -2,7 +2,14 @@
 
 import pytest
 
-from trainer.formatting import format_bytes, format_count, format_milliseconds, format_ranks
+from trainer.formatting import (
+    format_bytes,
+    format_command,
+    format_count,
+    format_milliseconds,
+    format_option,
+    format_ranks,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +44,11 @@ def test_ranks_are_ranges_and_what_does_not_fit_is_counted(ranks: list[int], wor
 
 def test_one_is_singular() -> None:
     assert [format_count(number, "rank") for number in (0, 1, 1024)] == ["0 ranks", "1 rank", "1,024 ranks"]
+
+
+def test_commands_are_quoted_for_a_shell():
+    assert format_command("recommend", "runs/my run (1)", "-k", 5) == (
+        "python -m trainer recommend 'runs/my run (1)' -k 5"
+    )
+    assert format_option("--user", " 3") == "--user ' 3'"
+    assert format_option("--user", "-x $HOME") == "'--user=-x $HOME'"

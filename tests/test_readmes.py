@@ -20,8 +20,9 @@ NEEDS_MORE = {
     "python -m trainer plan --world-size 4": "plans the tables of MovieLens 100K",
     "python -m trainer --config configs/notebook.yaml --data.name ml-100k": "trains on MovieLens 100K",
     "python -m trainer recommend runs/ml-100k-softmax-... --user 196": "asks a run on MovieLens 100K",
+    "python -m trainer recommend RUN --user 7 --interactions today.csv": "reads a file of the user's own",
 }
-"""Commands that need a network where the data are not at hand."""
+"""Commands that need a network, or files that are not at hand."""
 REFUSED = (
     "python -m trainer plan --world-size 64 --hardware h100-80g --rows user=2e9 --rows movie=5e7 --dim 128"
 )

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_process() -> NoReturn:
     """Run a command as a process of its own: `python -m trainer`, `shardtower`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Titles and ids may hold characters that the terminal's encoding lacks: they are replaced.
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = main()
     except Exception as error:

@@ -1,5 +1,6 @@
-"""Counts, bytes, times and ranks as text."""
+"""Counts, bytes, times, ranks and commands as text."""
 
+import shlex
 from collections.abc import Iterable
 
 
@@ -21,6 +22,16 @@ def format_milliseconds(milliseconds: float) -> str:
     """Return at least three digits, and all before the point: `0.0123 ms`, `1,234 ms`."""
     shown = f"{milliseconds:,.0f}" if abs(milliseconds) >= 99.95 else f"{milliseconds:.3g}"
     return f"{shown} ms"
+
+
+def format_command(*words: object) -> str:
+    """Return a command of this program, quoted for a shell: `python -m trainer plan 'my run'`."""
+    return f"python -m trainer {shlex.join(map(str, words))}"
+
+
+def format_option(name: str, value: object) -> str:
+    """Return an option and its value, quoted for a shell; after `=` where the value looks like an option."""
+    return shlex.join([f"{name}={value}"] if str(value).startswith("-") else [name, str(value)])
 
 
 def format_ranks(ranks: Iterable[int], most: int = 3) -> str:

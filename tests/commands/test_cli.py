@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tests import worlds
 from trainer import cli
 from trainer.cli import main
+from trainer.commands.recommend import terminal_width
 from trainer.config.parser import read_config
 from trainer.config.schema import Config
 
@@ -131,12 +133,70 @@ def test_the_module_ends_with_the_exit_code_and_without_a_traceback() -> None:
     assert done.stderr == "error: --run.epoch: no such option. Did you mean --run.epochs?\n"
 
 
-def test_recommend_prints_a_line_an_item(capsys, run: Path) -> None:
+@pytest.mark.parametrize("k", ["-k", "--k"])
+def test_recommend_prints_a_heading_and_a_line_an_item(capsys, run: Path, k: str) -> None:
     capsys.readouterr()
-    assert main(["recommend", str(run), "--user", "1001", "-k", "3"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    assert main(["recommend", str(run), "--user", "1001", k, "3", "--mark", "test"]) == 0
+    heading, *lines, legend = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["rank", "item", "score", "test"]
     assert [line.split()[0] for line in lines] == ["1", "2", "3"]
-    assert lines[0].split()[1] == "51"  # the diagonal of the first user
+    # The diagonal of the first user is held out.
+    assert [line.split()[1] for line in lines if line.endswith("*")] == [lines[0].split()[1]] == ["51"]
+    assert legend == "* in the test split: 1 of the 1 that the user has there"
+
+
+@pytest.mark.parametrize(("terminal", "width"), [(True, 30), (False, None)])
+def test_recommend_asks_the_terminal_for_its_width(monkeypatch, capsys, terminal: bool, width) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert terminal_width() == width
+
+
+def test_options_are_never_abbreviated(capsys, run: Path) -> None:
+    person = ["recommend", str(run), "--user", "1001"]
+    assert "unrecognized arguments: --keep" in refused(capsys, *person, "--keep")
+    assert "unrecognized arguments: --js" in refused(capsys, "evaluate", str(run), "--js")
+    assert "--worl: no such option" in refused(capsys, "plan", "--worl", "4")
+
+
+TITLES = "item_id,title\n51,Amélie\n52,東京\n53,plain\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "title"), [("ascii", "Am?lie"), ("latin-1", "Amélie"), ("utf-8", "Amélie")]
+)
+def test_characters_that_the_output_cannot_hold_are_replaced(
+    tmp_path: Path, encoding: str, title: str
+) -> None:
+    (tmp_path / "items.csv").write_text(TITLES, encoding="utf-8")
+    pairs = "user_id,item_id\n1,53\n1,54\n2,51\n2,52\n2,53\n3,51\n3,52\n3,54\n"
+    (tmp_path / "pairs.csv").write_text(pairs)
+    options = ["--data.name", "files", "--data.format", "csv", "--data.cache", str(tmp_path / "cache")]
+    for table, file in (("interactions", "pairs.csv"), ("items", "items.csv")):
+        options += [f"--data.{table}", str(tmp_path / file)]
+    run = worlds.trained(tmp_path, *options, "--run.epochs", "1", "--run.choose", "false")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+
+    def answer(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "trainer", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, env=environment)
+
+    done = answer("recommend", str(run), "--user", "1", "--keep-seen")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert {line.split()[2] for line in done.stdout.decode(encoding).splitlines()} > {title, "plain"}
+    refusal = answer("recommend", "東京", "--user", "1")
+    assert (refusal.returncode, refusal.stderr.count(b"\n")) == (2, 1)
+
+
+def test_a_printed_command_can_be_pasted_into_a_shell(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "my runs (1)"
+    folder.mkdir()
+    train, withheld = worlds.checkerboard()
+    options = worlds.options(folder, train, withheld, lambda number: f"-x {number}")
+    run = worlds.trained(folder, *options, "--run.epochs", "1")
+    *_, command = [line for line in capsys.readouterr().out.splitlines() if line.startswith("python -m")]
+    assert shlex.split(command)[3:] == ["recommend", str(run), "--user=-x 1001"]
+    assert main(shlex.split(command)[3:]) == 0
 
 
 def test_recommend_prints_json(capsys, run: Path) -> None:
@@ -145,6 +205,10 @@ def test_recommend_prints_json(capsys, run: Path) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["user"] == "1001"
     assert [sorted(item) for item in found["items"]] == [["item", "score", "title"]] * 3
+    assert 51 not in [item["item"] for item in found["items"]]
+    assert main(["recommend", str(run), "--user", "1001", "--mark", "test", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [sorted(item) for item in found["items"]] == [["item", "score", "test", "title"]] * 5
     assert found["items"][0]["item"] == 51
 
 
@@ -157,13 +221,13 @@ def test_recommend_takes_a_history_in_place_of_a_user(capsys, run: Path) -> None
     assert [sorted(item) for item in found["items"]] == [["item", "score", "title"]] * 3
     assert found["items"][0]["item"] == 51  # what is left of the colour
     assert main(["recommend", str(run), "--history", "53,55,57", "-k", "3"]) == 0
-    assert capsys.readouterr().out.splitlines()[0].split()[1] == "51"
+    assert capsys.readouterr().out.splitlines()[1].split()[1] == "51"
 
 
-def test_unknown_items_of_a_history_are_one_line_that_names_them(capsys, run: Path) -> None:
-    message = refused(capsys, "recommend", str(run), "--history", "53,9,57,x")
-    assert message.startswith(f"--history 9,x: not among the 8 items of {run} (such as ")
-    assert message.endswith("2 of 4 given are known. Leave the others out")
+def test_a_history_of_unknown_items_is_one_line_that_names_them(capsys, run: Path) -> None:
+    message = refused(capsys, "recommend", str(run), "--history", "9,x")
+    assert message.startswith(f"--history 9, x: not among the 8 items of {run} (such as ")
+    assert message.endswith("and no other is given. Name one of these")
 
 
 def test_an_unknown_user_is_one_line_with_examples(capsys, run: Path) -> None:
@@ -173,7 +237,7 @@ def test_an_unknown_user_is_one_line_with_examples(capsys, run: Path) -> None:
 
 def test_evaluate_prints_a_table_or_json(capsys, run: Path) -> None:
     capsys.readouterr()
-    assert main(["evaluate", str(run), "--k", "1,3"]) == 0
+    assert main(["evaluate", str(run), "-k", "1,3"]) == 0
     text = capsys.readouterr().out
     assert "16 users, 8 items, seen items masked" in text
     assert main(["evaluate", str(run), "--k", "1,3", "--json"]) == 0

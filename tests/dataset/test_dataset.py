@@ -456,7 +456,7 @@ def test_the_vocabulary_in_a_run_folder_outlives_the_cache(tmp_path):
     (run / "config.yaml").write_text("kept")
     copy_vocabulary(dataset, run)
     copy_vocabulary(dataset, run)  # a resumed run
-    known = lists(dataset.seen("test"))
+    known, held_out = lists(dataset.seen("test")), lists(dataset.held_out("test"))
     for path in dataset.folder.iterdir():
         path.unlink()
     vocabulary = open_vocabulary(run)
@@ -464,6 +464,9 @@ def test_the_vocabulary_in_a_run_folder_outlives_the_cache(tmp_path):
     assert (vocabulary.item_ids.to_pylist(), vocabulary.item_name) == ([40, 20, 30], "movie")
     assert vocabulary.titles.to_pylist() == [None, "Twenty", "Thirty"]
     assert lists(vocabulary.seen) == known
+    assert vocabulary.held_out is not None
+    assert lists(vocabulary.held_out) == held_out
+    assert sum(map(len, held_out)) > 0
     assert (vocabulary.user_row("7"), vocabulary.item_row("30"), vocabulary.item_row("31")) == (1, 2, None)
     assert (run / "config.yaml").read_text() == "kept"
 

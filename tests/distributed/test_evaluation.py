@@ -15,6 +15,7 @@ from trainer.dataset.dataset import open_dataset
 from trainer.evaluation import baselines as baselines_module
 from trainer.evaluation.baselines import popularity_scores
 from trainer.evaluation.evaluator import Protocol, evaluate
+from trainer.evaluation.tie_order import tie_hashes
 from trainer.model.retriever import CombinedTowers, candidate_vectors, query_vectors
 from trainer.runs.checkpoint import load, save
 from trainer.runs.checkpoint_store import newest
@@ -169,6 +170,29 @@ def test_chunks_and_sharded_scoring_change_no_figure(trained):
         for sharded in (False, True):
             for chunk in (7, 4096):
                 assert figures[seen, sharded, chunk].rankers["model"] == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_model_that_prefers_nothing_ranks_by_hash_at_any_world_size(size, folder):
+    dataset = open_dataset(folder)
+    # Scores that fall with the hash give the same order without a tie.
+    by_hash = np.argsort(np.argsort(tie_hashes(dataset.item_ids)))
+    expected = plain_evaluation(np.tile(-by_hash.astype(float), (dataset.user_count, 1)), dataset, "mask", 10)
+    for evaluation in run_on_ranks(size, evaluate_zeros, configured(), folder)[0]:
+        assert evaluation.rankers["model"] == pytest.approx(expected, abs=1e-9)
+        assert evaluation.tied == evaluation.users
+        assert evaluation.mostly_tied
+
+
+def evaluate_zeros(world, config, folder):
+    dataset = open_dataset(folder)
+    parts = assemble(config, dataset, world)
+    with torch.no_grad():
+        for table in parts.model.state_dict().values():
+            for shard in table.local_shards() if hasattr(table, "local_shards") else ():
+                shard.tensor.zero_()
+    protocols = [Protocol(sharded=sharded, chunk=7, baselines=()) for sharded in (False, True)]
+    return [evaluate(parts.tower_pairs, dataset, world, each) for each in protocols]
 
 
 def test_a_checkpoint_of_four_ranks_opens_whole_without_a_process_group(trained, folder):

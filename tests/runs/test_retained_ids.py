@@ -82,6 +82,19 @@ def test_interactions_stay_and_items_of_a_retained_user_are_seen_and_looked_up(b
     assert lists(data.held_out("test")) == [[], [], [2], [], []]
 
 
+def test_test_items_of_a_retained_user_are_known_and_not_looked_for(after, tmp_path):
+    # User 3 has items 30 and 10 of the earlier training and its test split; 10 is row 1 now.
+    earlier = worlds.dataset(tmp_path / "earlier", [(1, 10), (1, 20), (2, 10), (3, 30)], [(3, 10), (1, 30)])
+    data = extended(after, earlier, tmp_path / "run")
+    assert data.user_ids.to_pylist() == [5, 1, 2, 3]
+    assert lists(data.held_out("test")) == [[], [], [2], [], []]
+    assert lists(data.served_held_out()) == [[], [], [2], [1], []]
+    known = kept_by(data, tmp_path / "again").held_out
+    assert known is not None
+    assert lists(known) == lists(data.served_held_out())
+    assert extended(after, data, tmp_path / "again").folder == data.folder
+
+
 def test_attributes_and_titles_of_retained_ids_come_from_the_earlier_run(before, after, tmp_path):
     data = extended(after, before, tmp_path / "run")
     work, genres = data.user_features["work"], data.item_features["genres"]

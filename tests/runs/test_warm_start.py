@@ -193,12 +193,13 @@ def test_retained_ids_are_served_as_before_though_the_earlier_run_is_gone(origin
     capsys.readouterr()
     assert main(["evaluate", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == figures["model"]
-    assert main(["recommend", str(run), "--user", str(REMOVED_USER), "--json"]) == 0
-    items = [entry["item"] for entry in json.loads(capsys.readouterr().out)["items"]]
-    had = {item for user, item in TRAIN if user == REMOVED_USER}
-    assert not had & set(items)
+    had, withheld = {item for user, item in TRAIN if user == REMOVED_USER}, dict(WITHHELD)[REMOVED_USER]
+    for mark, left_out in (((), had | {withheld}), (("--mark", "test"), had)):
+        assert main(["recommend", str(run), "--user", str(REMOVED_USER), "--json", *mark]) == 0
+        items = [entry["item"] for entry in json.loads(capsys.readouterr().out)["items"]]
+        assert not left_out & set(items)
     known = [item for item in items if item < worlds.FIRST_ITEM + 8]
-    assert known[0] == dict(WITHHELD)[REMOVED_USER]
+    assert known[0] == withheld
     assert REMOVED_ITEM in items
     # Training has moved its neighbours, and not what it does not visit.
     for side, raw_id in (("user", REMOVED_USER), ("item", REMOVED_ITEM)):

@@ -15,10 +15,12 @@ import torch
 
 from tests import worlds
 from trainer.errors import CheckpointError, DivergedError, UserError
+from trainer.evaluation.tie_order import tie_hashes
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.run_folder import open_run
 from trainer.serving import embed
-from trainer.serving.recommend import as_json, as_text, recommend, recommend_by_history
+from trainer.serving.listing import as_json, as_text
+from trainer.serving.recommend import recommend, recommend_by_history
 from trainer.serving.vector_cache import FOLDER, Vectors, open_vectors, save_vectors
 
 TRAIN, WITHHELD = worlds.checkerboard()
@@ -41,22 +43,24 @@ def textual(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_user_is_recommended_the_diagonal_first(run: Path) -> None:
     for user, item in WITHHELD:
-        assert recommend(run, str(user), 1)["item"].tolist() == [item]
+        found = recommend(run, str(user), 1, mark="test")
+        assert (found["item"].tolist(), found["test"].tolist()) == ([item], [True])
 
 
 def test_text_ids_work_as_numbers_do(textual: Path) -> None:
     for user, item in WITHHELD[:3]:
-        assert recommend(textual, f"x{user}", 1)["item"].tolist() == [f"x{item}"]
+        assert recommend(textual, f"x{user}", 1, mark="test")["item"].tolist() == [f"x{item}"]
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 8, 100])
-def test_no_item_comes_twice_and_no_seen_one_at_all(run: Path, k: int) -> None:
-    for user, _ in WITHHELD[:4]:
+def test_no_item_comes_twice_and_no_known_one_at_all(run: Path, k: int) -> None:
+    for user, withheld in WITHHELD[:4]:
         seen = {item for owner, item in TRAIN if owner == user}
-        found = recommend(run, str(user), k)["item"].tolist()
-        # 8 items, of which 3 are seen: 5 are left, however many are asked for.
-        assert len(found) == len(set(found)) == min(k, 5)
-        assert not seen & set(found)
+        for mark, known in ((None, seen | {withheld}), ("test", seen)):
+            found = recommend(run, str(user), k, mark=mark)["item"].tolist()
+            # 8 items, of which 3 are seen and 1 is held out: 4 or 5 are left, however many are asked for.
+            assert len(found) == len(set(found)) == min(k, 8 - len(known))
+            assert not known & set(found)
 
 
 def test_seen_items_are_ranked_where_they_are_asked_for(run: Path) -> None:
@@ -91,17 +95,17 @@ def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("person", ["--user 1001", "--history 53,55,57"])
+@pytest.mark.parametrize("person", ["--user 1001 --mark test", "--history 53,55,57"])
 def test_known_users_and_new_ones_are_served_without_torch(run: Path, person: str) -> None:
     done = without_torch(str(run), *person.split(), "-k", "1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split()[1] == "51"
+    assert done.stdout.splitlines()[1].split()[1] == "51"
 
 
 def test_unknown_items_are_refused_without_torch(run: Path) -> None:
-    done = without_torch(str(run), "--history", "53,9")
+    done = without_torch(str(run), "--history", "8,9")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "--history 9: not among the 8 items" in done.stderr
+    assert "--history 8, 9: not among the 8 items" in done.stderr
 
 
 def test_cached_vectors_recommend_what_towers_do(tmp_path: Path) -> None:
@@ -188,7 +192,7 @@ def test_vectors_of_another_checkpoint_are_not_taken(tmp_path: Path) -> None:
     for file in (run / FOLDER).iterdir():
         file.rename(file.with_name(file.name.replace(saved.digest[:20], "0" * 20)))
     assert open_vectors(run, saved) is None
-    expected = recommend(run, "1001", 1)
+    expected = recommend(run, "1001", 1, mark="test")
     assert expected["item"].tolist() == [51]
     kept = [file.stem.rpartition("-")[2] for file in (run / FOLDER).glob("*.npy")]
     assert kept == [saved.digest[:20]] * 3
@@ -201,7 +205,7 @@ def test_vectors_that_are_cut_off_or_changed_are_computed_again(tmp_path: Path) 
         whole = file.read_bytes()
         for damaged in (whole[:-8], whole[:-8] + b"damaged.", b""):
             file.write_bytes(damaged)
-            assert recommend(run, "1001", 1)["item"].tolist() == [51]
+            assert recommend(run, "1001", 1, mark="test")["item"].tolist() == [51]
             assert file.read_bytes() == whole
 
 
@@ -213,24 +217,27 @@ def test_vectors_of_large_tables_and_of_folders_that_may_not_be_written_are_not_
         file.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(embed, "CACHED_BYTES", 0)
-        assert recommend(run, "1001", 1)["item"].tolist() == [51]
+        assert recommend(run, "1001", 1, mark="test")["item"].tolist() == [51]
         assert list((run / FOLDER).iterdir()) == []
     (run / FOLDER).rmdir()
     (run / FOLDER).write_text("in the way")
-    assert recommend(run, "1001", 1)["item"].tolist() == [51]
+    assert recommend(run, "1001", 1, mark="test")["item"].tolist() == [51]
 
 
-def test_equal_scores_come_in_the_order_of_rows_and_bad_ones_are_refused(
+def test_equal_scores_come_in_the_order_of_hashes_and_bad_ones_are_refused(
     tmp_path: Path,
 ) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
-    ids = open_run(run).vocabulary.item_ids.to_pylist()
+    vocabulary = open_run(run).vocabulary.item_ids
+    ids, hashes = vocabulary.to_pylist(), tie_hashes(vocabulary)
+    first, last = (sorted(rows, key=lambda row: hashes[row]) for rows in (range(5, 8), range(5)))
+    assert first + last != [5, 6, 7, 0, 1, 2, 3, 4]
     queries = np.ones((16, 3), np.float32)
     items = np.array([[0, 0.1, 0.2]] * 5 + [[1, 0, 0]] * 3, np.float32)
     save_vectors(run, newest(run), Vectors(queries, items, items[:, :0]))
     for k in (1, 4, 8):
         found = recommend(run, "1001", k, keep_seen=True)["item"].tolist()
-        assert found == [*ids[5:], *ids[:5]][:k]
+        assert found == [ids[row] for row in first + last][:k]
     items[2] = np.nan
     save_vectors(run, newest(run), Vectors(queries, items, items[:, :0]))
     with pytest.raises(DivergedError, match="scores are NaN or infinite"):
@@ -253,7 +260,7 @@ def test_a_recommendation_does_not_need_the_data(run: Path, textual: Path) -> No
     for file in [*run.parent.glob("*.parquet"), *textual.parent.glob("*.parquet")]:
         file.rename(file.with_suffix(".away"))
     try:
-        assert recommend(run, "1001", 1)["item"].tolist() == [51]
+        assert recommend(run, "1001", 1, mark="test")["item"].tolist() == [51]
     finally:
         for file in [*run.parent.glob("*.away"), *textual.parent.glob("*.away")]:
             file.rename(file.with_suffix(".parquet"))
@@ -278,7 +285,7 @@ def test_a_user_without_training_items_is_recommended_by_bias(tmp_path: Path) ->
     bias = trained.tower_pairs[0].towers.candidate.embeddings.embedding_bags["item_bias"].weight[:8].mean(1)
     found = recommend(run, "7", 100)["item"].tolist()
     ids = trained.vocabulary.item_ids.to_pylist()
-    assert found == [ids[row] for row in bias.argsort(descending=True, stable=True)]
+    assert found == [ids[row] for row in bias.argsort(descending=True, stable=True) if ids[row] != 51]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -286,21 +293,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         recommend(tmp_path, "1")
 
 
-def test_lines_show_rank_id_title_and_score() -> None:
-    items = pd.DataFrame({"item": [7, 10], "title": ["Seven", None], "score": [1.5, -0.25]}, dtype=object)
-    assert [line.split() for line in as_text(items).splitlines()] == [
-        ["1", "7", "Seven", "1.5000"],
-        ["2", "10", "-0.2500"],
-    ]
-
-
 def test_a_user_with_the_whole_catalogue_is_told_so(tmp_path: Path) -> None:
     pairs = [(1, 1), (1, 2), (2, 1)]
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, pairs, [(2, 2)]))
-    found = recommend(run, "1")
-    assert found.empty
-    assert as_json("1", found) == {"user": "1", "items": []}
-    assert as_text(found).startswith("No items are left")
+    for user in ("1", "2"):  # user 2 has the second item in the test split alone
+        found = recommend(run, user)
+        assert found.empty
+        assert as_json(user, found) == {"user": user, "items": []}
+        assert as_text(found).startswith("No items are left")
 
 
 @pytest.mark.parametrize("options", ["--run.epochs 20", "--model.low_rank 8"], ids=["learned", "closed form"])
@@ -330,10 +330,20 @@ def test_an_item_named_twice_counts_once(run: Path) -> None:
     pd.testing.assert_frame_equal(once, twice)
 
 
-def test_many_unknown_items_are_counted(run: Path) -> None:
+def test_unknown_items_of_a_history_are_named_and_left_out(run: Path) -> None:
     unknown = [str(number) for number in range(900, 912)]
-    with pytest.raises(UserError, match=r"--history 900,.*,909 and 2 more: not among.*1 of 13 given"):
-        recommend_by_history(run, ["53", *unknown])
+    found = recommend_by_history(run, ["53", *unknown, " 58 "])
+    pd.testing.assert_frame_equal(found, recommend_by_history(run, ["53", "58"]))
+    assert (found.attrs["history"], found.attrs["unknown"]) == (["53", "58"], unknown)
+    (note,) = found.attrs["notes"]
+    assert note.startswith("--history 900, 901, 902, 903, 904, 905, 906, 907, 908, 909 and 2 more: not among")
+    assert note.endswith("and left out; 2 of 14 given are known")
+    assert as_json(found.attrs["history"], found)["unknown"] == unknown
+
+
+def test_a_history_without_a_known_item_is_refused(run: Path) -> None:
+    with pytest.raises(UserError, match=r"--history 9, 53.5: not among the 8 items of .* \(such as"):
+        recommend_by_history(run, ["9", "53.5"])
 
 
 def test_text_ids_of_a_history_work_too(textual: Path) -> None:

@@ -1,7 +1,7 @@
 """Argument parsing that commands share: one-line errors and types of values. Nothing here imports torch."""
 
 import argparse
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from trainer.config.baselines import BASELINES
 from trainer.errors import ConfigError
@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line and whose options are never abbreviated."""
+
+    def __init__(self, **settings: Any) -> None:
+        # An abbreviation would mean something else as soon as there is another option like it.
+        super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Raise a ConfigError in place of argparse's usage text and exit."""
@@ -56,12 +60,11 @@ def lengths(text: str) -> list[int]:
     return found
 
 
-def ids(text: str) -> list[str]:
-    """Return raw ids that are separated by commas."""
-    found = [part for part in text.split(",") if part]
-    if not found:
+def ids(text: str) -> str:
+    """Return a text that holds raw ids, which the run can tell apart; see `serving.history`."""
+    if not text.strip(", "):
         raise argparse.ArgumentTypeError(f"{text!r}: ids of items are needed, as 12,7")
-    return found
+    return text
 
 
 def baselines(text: str) -> list[str]:

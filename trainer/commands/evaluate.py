@@ -19,7 +19,9 @@ def run(arguments: list[str], heading: str = "") -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--split", choices=["test", "validation"], help="split (default: the run's)")
     parser.add_argument("--seen", choices=["mask", "keep"], help="leave earlier items out, or rank them too")
-    parser.add_argument("--k", type=lengths, metavar="K,K", help="lengths of the ranked list, as 5,10,20")
+    parser.add_argument(
+        "-k", "--k", type=lengths, metavar="K,K", help="lengths of the ranked list, as 5,10,20"
+    )
     parser.add_argument(
         "--baselines", type=baselines, metavar="B,B", help=f"other rankers: {', '.join(BASELINES)}"
     )

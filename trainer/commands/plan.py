@@ -15,7 +15,6 @@ def run(arguments: list[str], heading: str = "") -> None:
         usage="%(prog)s [RUN] [options] [--config FILE] [--section.key VALUE ...]",
         description=f"{run.__doc__} With RUN: what that run used.",
         epilog="Configuration as `train` takes it; see python -m trainer train --help.",
-        allow_abbrev=False,
     )
     parser.add_argument("--world-size", type=count, help="ranks in all (default: 4)")
     parser.add_argument("--local-world-size", type=count, help="ranks of a host (default: its devices)")

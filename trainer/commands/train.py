@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import configuration
+from trainer.formatting import format_command, format_option
 
 if TYPE_CHECKING:
     from trainer.config.schema import Config
@@ -39,10 +40,12 @@ def _resumed(config: "Config", arguments: list[str]) -> "Config":
 def _show_an_example(run: Path) -> None:
     """Print ten items for the first user, if the tables are small enough to be opened whole."""
     from trainer.runs.run_folder import first_user, weight_bytes
-    from trainer.serving.recommend import as_text, recommend
+    from trainer.serving.listing import as_text
+    from trainer.serving.recommend import recommend
 
-    command = f"python -m trainer recommend {run} --user {first_user(run)}"
+    user = str(first_user(run))
+    command = f"{format_command('recommend', run)} {format_option('--user', user)}"
     if weight_bytes(run) > LARGEST_EXAMPLE:
         print(f"Next: {command}")
     else:
-        print(f"\n{command}\n{as_text(recommend(run, str(first_user(run))))}")
+        print(f"\n{command}\n{as_text(recommend(run, user))}")

@@ -121,6 +121,11 @@ class Dataset:
         """Return the items of `split` by user, of the same shape as `seen`."""
         return storage.map_ragged(self.folder, f"by_user_{split}")
 
+    def served_held_out(self) -> Ragged:
+        """Return the test items of each user or, for a retained user, those that the earlier run knew of."""
+        own = (self.folder / "by_user_held_out_offsets.npy").exists()
+        return storage.map_ragged(self.folder, "by_user_held_out") if own else self.held_out("test")
+
     def user_row(self, raw_id: str | int) -> int | None:
         """Return the row of a user, or None. Command-line ids are text, so "1" finds the integer 1."""
         return row_of(self.user_ids, raw_id)

@@ -42,6 +42,16 @@ def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
     )
 
 
+def read_source(data: DataConfig) -> SourceTables:
+    """Return the tables of the source, which are read as its interactions are consumed.
+
+    Raises:
+        DataError: Data are missing or cannot be read.
+    """
+    make_source, _ = _source(data)
+    return make_source()
+
+
 def cache_folder(cache: str | None) -> Path:
     """Return the folder of prepared data sets: the given one, or the user's cache."""
     if cache:

@@ -1,4 +1,4 @@
-"""The vocabulary that a run keeps: raw ids, titles, attribute values, and each user's seen items."""
+"""The vocabulary that a run keeps: raw ids, titles, attribute values, and the items of each user."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset, row_of
 
 FOLDER = "vocabulary"
+SEEN, HELD_OUT = "by_user_known", "by_user_test"
+"""Names of the items of each user before the test split, and in it, as in prepared data."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Vocabulary:
         titles: (items,) strings, null where unknown, or None.
         item_name: What an item is called, e.g. `movie`.
         seen: Items of each user before the test split (users + 1 rows, the last one empty).
+        held_out: Items of each user in the test split, likewise; None in run folders of older versions.
         user_categories: Categories of each user attribute, in the order of its codes, by name.
         item_categories: The same for items.
     """
@@ -33,6 +36,7 @@ class Vocabulary:
     titles: pa.Array | None
     item_name: str
     seen: Ragged
+    held_out: Ragged | None
     user_categories: dict[str, pa.Array]
     item_categories: dict[str, pa.Array]
 
@@ -75,12 +79,13 @@ def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
     Nothing is done if it is there already; that of another data set is replaced.
     """
     target = folder / FOLDER
-    if storage.is_whole(target) and storage.read_meta(target, "")["key"] == dataset.key:
+    if storage.is_whole(target) and vocabulary_key(folder) == dataset.key and _has_held_out(target):
         return
     with storage.published(target) as temporary:
         storage.write_ids(temporary, "user", dataset.user_ids, None)
         storage.write_ids(temporary, "item", dataset.item_ids, dataset.titles)
-        storage.write_ragged(temporary, "by_user_known", dataset.seen("test"))
+        storage.write_ragged(temporary, SEEN, dataset.seen("test"))
+        storage.write_ragged(temporary, HELD_OUT, dataset.served_held_out())
         names: dict[str, list[str]] = {}
         for side, features in (("user", dataset.user_features), ("item", dataset.item_features)):
             names[f"{side}_features"] = list(features)
@@ -106,8 +111,25 @@ def open_vocabulary(folder: Path) -> Vocabulary:
         }
         for side in ("user", "item")
     )
-    seen = storage.map_ragged(target, "by_user_known")
-    return Vocabulary(user_ids, item_ids, titles, meta["item_name"], seen, user_categories, item_categories)
+    return Vocabulary(
+        user_ids=user_ids,
+        item_ids=item_ids,
+        titles=titles,
+        item_name=meta["item_name"],
+        seen=storage.map_ragged(target, SEEN),
+        held_out=storage.map_ragged(target, HELD_OUT) if _has_held_out(target) else None,
+        user_categories=user_categories,
+        item_categories=item_categories,
+    )
+
+
+def vocabulary_key(folder: Path) -> str:
+    """Return the key of the data set whose vocabulary is in `folder`."""
+    return storage.read_meta(folder / FOLDER, "Train the run anew, into another folder")["key"]
+
+
+def _has_held_out(target: Path) -> bool:
+    return (target / f"{HELD_OUT}_offsets.npy").exists()
 
 
 def vocabulary_digest(folder: Path) -> str | None:

@@ -9,9 +9,11 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from trainer.config.baselines import baseline
+from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.errors import DataError
 from trainer.evaluation.item_item import (
@@ -21,6 +23,7 @@ from trainer.evaluation.item_item import (
     rank_by_history,
     training_matrix,
 )
+from trainer.evaluation.tie_order import TieOrder
 from trainer.evaluation.topk import ItemLists, owners, top_k
 from trainer.model.edlae import cached_towers
 
@@ -74,8 +77,9 @@ def check_item_limits(names: Sequence[str], item_count: int, option_prefix: str 
 
 def popularity_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
     """Make a ranker by the number of training interactions."""
-    scores = popularity_scores(torch.tensor(dataset.train.items), dataset.evaluated_items)
-    return lambda rows, exclude: rank_by_scores(scores, k, exclude)
+    order = TieOrder.of(dataset)
+    scores = popularity_scores(torch.tensor(dataset.train.items), dataset.evaluated_items)[order.rows]
+    return order.by_rows(lambda rows, exclude: rank_by_scores(scores, k, exclude))
 
 
 def random_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
@@ -89,25 +93,38 @@ def random_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
 
 def item_knn_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
     """Make a ranker by the similarity of items to those of the user, see `item_knn`."""
-    history = training_matrix(dataset.train_by_user(), dataset.evaluated_items)
+    order = TieOrder.of(dataset)
+    history = _history_of_places(dataset, order)
     weights = cached_weights(dataset.folder, item_knn, history, ITEM_KNN)
-    return lambda rows, exclude: rank_by_history(weights, history[rows], k, exclude)
+    return order.by_rows(lambda rows, exclude: rank_by_history(weights, history[rows], k, exclude))
 
 
 def ease_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
     """Make a ranker by a linear item-to-item model, see `ease`."""
-    history = training_matrix(dataset.train_by_user(), dataset.evaluated_items)
+    order = TieOrder.of(dataset)
+    history = _history_of_places(dataset, order)
     weights = cached_weights(dataset.folder, ease, history, EASE)
-    return lambda rows, exclude: rank_by_history(weights, history[rows], k, exclude)
+    return order.by_rows(lambda rows, exclude: rank_by_history(weights, history[rows], k, exclude))
 
 
 def low_rank_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
     """Make a ranker by the closed-form two-tower, see `trainer.model.edlae`."""
-    count = dataset.evaluated_items
+    count, order = dataset.evaluated_items, TieOrder.of(dataset)
     history = training_matrix(dataset.train_by_user(), count)
     table, vectors = cached_towers(dataset, min(LOW_RANK, count))
-    items = torch.from_numpy(vectors[:count].copy())
-    return lambda rows, exclude: top_k(torch.from_numpy(history[rows] @ table[:count]), items, k, exclude)[1]
+    items = torch.from_numpy(vectors[order.rows.numpy()])
+    return order.by_rows(
+        lambda rows, exclude: top_k(torch.from_numpy(history[rows] @ table[:count]), items, k, exclude)[1]
+    )
+
+
+def _history_of_places(dataset: Dataset, order: TieOrder) -> csr_array:
+    """Return the training matrix whose columns are places, so that weights and ties are by place."""
+    by_user = dataset.train_by_user()
+    by_place = Ragged(by_user.offsets, order.places.numpy()[by_user.values])
+    matrix = training_matrix(by_place, dataset.evaluated_items)
+    matrix.sort_indices()
+    return matrix
 
 
 def popularity_scores(train_items: Tensor, item_count: int) -> Tensor:

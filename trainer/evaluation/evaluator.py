@@ -20,6 +20,7 @@ from trainer.errors import DataError
 from trainer.evaluation.baselines import check_item_limits, make_ranker, popularity_scores
 from trainer.evaluation.beyond_accuracy import BeyondAccuracy, TrainingFacts, training_facts
 from trainer.evaluation.metrics import metrics_by_user
+from trainer.evaluation.tie_order import TieOrder, tied_lists
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.retriever import TowerPair, candidate_vectors, query_vectors
 
@@ -70,6 +71,7 @@ class Evaluation:
         beyond: Metrics beyond accuracy by ranker, if the protocol asks for them.
         per_user: The model's metrics, (users,) each in the order of user rows, if the protocol asks for them.
         left_out: Number of items that are retained from an earlier run and therefore not ranked.
+        tied: Number of users in whose list the model gives two items the same score.
     """
 
     split: str
@@ -80,6 +82,12 @@ class Evaluation:
     beyond: dict[str, dict[str, float]] = field(default_factory=dict)
     per_user: dict[str, np.ndarray] = field(default_factory=dict)
     left_out: int = 0
+    tied: int = 0
+
+    @property
+    def mostly_tied(self) -> bool:
+        """Whether most lists depend on how ties are broken, so that the figures are partly chance."""
+        return 2 * self.tied > self.users
 
 
 def evaluate(
@@ -106,17 +114,21 @@ def evaluate(
     seen = dataset.seen(protocol.split) if protocol.seen == "mask" else None
     users = evaluated_users(dataset, protocol)
     # Items retained from an earlier run are left out: no user can have held them out.
-    items = _item_vectors(tower_pairs, dataset.evaluated_items, world, protocol)
+    order = TieOrder.of(dataset, world.device)
+    items = _item_vectors(tower_pairs, dataset.evaluated_items, world, protocol, order)
     k = max(protocol.ks)
     names = protocol.baselines if world.is_first else ()
     rankers = {name: make_ranker(name, dataset, k, protocol.seed) for name in names}
     facts = _training_facts(dataset, users) if protocol.beyond and world.is_first else None
     meters: dict[str, _Meter] = {}
+    tied = 0
     for start in _with_progress(range(0, len(users), protocol.chunk), len(users), world.is_first):
         rows = users[start : start + protocol.chunk]
-        ranked = _rank_chunk(tower_pairs, items, rows, seen, world, protocol)
+        ranked = _rank_chunk(tower_pairs, items, rows, seen, world, protocol, order)
         if ranked is None:
             continue
+        ranked, ties = ranked[:, :k], ranked[:, k]
+        tied += int(ties.sum())
         exclude = _empty_lists(len(rows)) if seen is None else _item_lists(seen, rows)
         truth = _item_lists(held_out, rows)
         lists = {"model": ranked} | {name: ranker(rows, exclude) for name, ranker in rankers.items()}
@@ -133,6 +145,7 @@ def evaluate(
         beyond={name: meter.beyond.means() for name, meter in meters.items() if meter.beyond},
         per_user=meters["model"].per_user() if protocol.per_user else {},
         left_out=dataset.item_count - dataset.evaluated_items,
+        tied=tied,
     )
 
 
@@ -216,25 +229,39 @@ def _rank_chunk(
     seen: Ragged | None,
     world: World,
     protocol: Protocol,
+    order: TieOrder,
 ) -> torch.Tensor | None:
-    """Rank items for the users in `rows`: (len(rows), k) item rows on rank 0, None elsewhere."""
+    """Rank items for the users in `rows`.
+
+    Returns:
+        (len(rows), k + 1) on rank 0, None elsewhere: k item rows, and 1 where two of their scores are equal.
+    """
     k, counts, mine = max(protocol.ks), world.shares(len(rows)), rows[world.share(len(rows))]
+
+    def rank(query: torch.Tensor, items: torch.Tensor, users: np.ndarray) -> torch.Tensor:
+        exclude = None if seen is None else order.lists_of_places(_item_lists(seen, users, world))
+        scores, places = top_k(query, items, k, exclude)
+        return torch.cat([order.item_rows(places), tied_lists(scores).long().unsqueeze(1)], 1)
+
     vectors = query_vectors(tower_pairs, mine, world.device)
     if protocol.sharded:
         assert items is not None
-        exclude = None if seen is None else _item_lists(seen, mine, world)
-        return _to_cpu(world.gather_to_first(top_k(vectors, items, k, exclude)[1], counts))
+        return _to_cpu(world.gather_to_first(rank(vectors, items, mine), counts))
     gathered = world.gather_to_first(vectors, counts)
-    if gathered is None or items is None:
-        return None
-    exclude = None if seen is None else _item_lists(seen, rows, world)
-    return _to_cpu(top_k(gathered, items, k, exclude)[1])
+    return None if gathered is None or items is None else rank(gathered, items, rows).cpu()
 
 
 def _item_vectors(
-    tower_pairs: Sequence[TowerPair], item_count: int, world: World, protocol: Protocol
+    tower_pairs: Sequence[TowerPair],
+    item_count: int,
+    world: World,
+    protocol: Protocol,
+    order: TieOrder | None = None,
 ) -> torch.Tensor | None:
-    """Gather the catalogue's candidate vectors, (items, D): on rank 0, or everywhere if `sharded`."""
+    """Gather the catalogue's candidate vectors, (items, D): on rank 0, or everywhere if `sharded`.
+
+    With an `order` they stand by place, else by row.
+    """
     matrix, gather = None, world.gather_rows if protocol.sharded else world.gather_to_first
     for start in range(0, item_count, protocol.chunk * world.size):
         rows = np.arange(start, min(start + protocol.chunk * world.size, item_count))
@@ -242,7 +269,8 @@ def _item_vectors(
         gathered = gather(vectors, world.shares(len(rows)))
         if gathered is not None:
             matrix = gathered.new_empty(item_count, gathered.shape[1]) if matrix is None else matrix
-            matrix[rows[0] : rows[-1] + 1] = gathered
+            block = slice(rows[0], rows[-1] + 1)
+            matrix[block if order is None else order.places[block]] = gathered
     return matrix
 
 

@@ -19,7 +19,7 @@ from trainer.dataset.attributes import Ragged
 from trainer.dataset.storage import keep_array
 from trainer.evaluation.topk import USER_BLOCK, ItemLists, best_columns, owners
 
-VERSION = 1
+VERSION = 2
 """Version of the computation, part of the names of cached weights, so that those of another are not read."""
 
 

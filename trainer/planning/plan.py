@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from trainer.atomic_write import write_text
 from trainer.config.sharding_kinds import SHARDING_KINDS, sharding_kind
 from trainer.errors import ConfigError
+from trainer.formatting import format_command
 
 TYPE_NAMES = {int: "a whole number", float: "a number", str: "text"}
 
@@ -184,7 +185,7 @@ def open_plan(path: Path) -> Plan:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path}: no sharding plan ({str(error) or type(error).__name__}). Make one: "
-            f"python -m trainer plan --save {path.name}"
+            f"{format_command('plan', '--save', path.name)}"
         ) from None
     _check_types(plan, path)
     _check_kinds(plan, path)

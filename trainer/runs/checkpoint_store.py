@@ -12,6 +12,7 @@ from typing import Any
 
 from trainer.dataset.vocabulary import vocabulary_digest
 from trainer.errors import CheckpointError
+from trainer.formatting import format_command
 from trainer.runs.validation_history import SavedProgress, Validation
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
@@ -106,7 +107,7 @@ def newest(run: Path, preferred: int | None = None) -> SavedCheckpoint:
     """
     if not run.is_dir():
         raise CheckpointError(
-            f"{run}: no such run folder. Train one: python -m trainer train --run.dir {run}"
+            f"{run}: no such run folder. Train one: {format_command('train', '--run.dir', run)}"
         )
     for saved in _undamaged(run, preferred):
         return saved

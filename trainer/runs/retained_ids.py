@@ -7,6 +7,7 @@ attributes, and the items that a user had, come from the earlier run.
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,14 @@ def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_input
         )
     )
     histories = _histories(vocabulary.seen, users, items)
-    key = _key(dataset, users, items, histories)
+    held_out = None if vocabulary.held_out is None else _histories(vocabulary.held_out, users, items)
+    key = _key(dataset, users, items, [histories] if held_out is None else [histories, held_out])
     extended = folder.with_name(f"{folder.name}-{key[:20]}")
     with FileLock(folder.with_name(f"{extended.name}.lock")):
         if not storage.is_whole(extended):
             with storage.published(extended) as temporary:
                 titles = _titles(dataset, vocabulary, items)
-                _write(temporary, dataset, key, users, items, histories, titles)
+                _write(temporary, dataset, key, users, items, histories, held_out, titles)
     return extended
 
 
@@ -228,9 +230,9 @@ def _histories(seen: Ragged, users: _Retained, items: _Retained) -> Ragged:
     return Ragged(np.append(0, np.cumsum(counts)), rows[order].astype(np.int32))
 
 
-def _key(dataset: Dataset, users: _Retained, items: _Retained, histories: Ragged) -> str:
+def _key(dataset: Dataset, users: _Retained, items: _Retained, lists: Sequence[Ragged]) -> str:
     digest = hashlib.sha256(dataset.key.encode())
-    arrays = [histories.offsets, histories.values]
+    arrays = [array for each in lists for array in (each.offsets, each.values)]
     for side in (users, items):
         digest.update("\n".join(map(str, [*side.ids.to_pylist(), ""])).encode())
         arrays.append(side.own_rows)
@@ -259,6 +261,7 @@ def _write(
     users: _Retained,
     items: _Retained,
     histories: Ragged,
+    held_out: Ragged | None,
     titles: pa.Array | None,
 ) -> None:
     """Write the files of the extended data set; those of interactions are the same files."""
@@ -270,6 +273,9 @@ def _write(
         storage.write_ragged(folder, f"by_user_{split}", _insert_rows(by_user, empty, before_last=True))
     for name, ragged in (("known", dataset.seen("test")), ("history", dataset.history())):
         storage.write_ragged(folder, f"by_user_{name}", _insert_rows(ragged, histories, before_last=True))
+    if held_out is not None:  # beside the test split, in which nobody looks for them
+        known = _insert_rows(dataset.held_out("test"), held_out, before_last=True)
+        storage.write_ragged(folder, "by_user_held_out", known)
     storage.write_ids(folder, "user", pa.concat_arrays([dataset.user_ids, users.ids]), None)
     storage.write_ids(folder, "item", pa.concat_arrays([dataset.item_ids, items.ids]), titles)
     names = {}

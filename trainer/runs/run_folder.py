@@ -283,4 +283,5 @@ def evaluation_report(run: Path, step: int, evaluation: Evaluation) -> dict[str,
     protocol = {name: getattr(evaluation, name) for name in ("split", "seen", "users", "items")}
     beyond = {"beyond": evaluation.beyond} if evaluation.beyond else {}
     left_out = {"left_out": evaluation.left_out} if evaluation.left_out else {}
-    return {"run": str(run), "step": step, **protocol, **left_out, **evaluation.rankers, **beyond}
+    tied = {"tied": evaluation.tied} if evaluation.mostly_tied else {}
+    return {"run": str(run), "step": step, **protocol, **left_out, **tied, **evaluation.rankers, **beyond}

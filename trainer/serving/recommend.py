@@ -1,11 +1,10 @@
-"""The best unseen items for one user, from a run folder alone, in one process.
+"""The best items that one user is not known to have, from a run folder alone, in one process.
 
 Cached vectors answer without torch, which is imported only where towers are needed.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,29 +14,46 @@ from trainer.config.schema import ModelConfig
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.errors import UserError, diverged
+from trainer.evaluation.tie_order import tie_hashes
 from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run, finished_step, newest
+from trainer.serving.history import known_history, split_history, unknown_text
+from trainer.serving.known_items import held_out_items, newer_items, without_held_out
 from trainer.serving.vector_cache import Vectors, open_vectors
 
-UNKNOWN_NAMED = 10
-"""Most unknown items that an error lists."""
+TEST = "test"
+"""Split whose items can be marked."""
 
 
-def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.DataFrame:
-    """Rank the items that a user does not have yet, best first.
+def recommend(
+    run: Path,
+    user: str,
+    k: int = 10,
+    keep_seen: bool = False,
+    *,
+    interactions: Path | None = None,
+    mark: str | None = None,
+) -> pd.DataFrame:
+    """Rank the items that a user is not known to have, best first.
+
+    Known are the items of all splits: training, validation and test.
 
     Args:
         run: Run folder.
         user: Raw id as text.
         k: Items wanted, from 1 up; fewer come back where fewer remain.
         keep_seen: Whether to rank items that the user already has too.
+        interactions: File of newer interactions, whose items are known too.
+        mark: `test` ranks the items of the test split too, as an evaluation does, and marks them.
 
     Returns:
-        Columns `item` (raw id), `title` (None where there is none), `score`.
+        Columns `item` (raw id), `title` (None where there is none), `score`, and with `mark` also `test`
+        (bool). `attrs["notes"]` are sentences about what could not be done.
 
     Raises:
-        UserError: If the user is not in the data.
+        UserError: If the user is not in the data, or options contradict each other.
         CheckpointError: If the folder is no run.
     """
+    _check_options(keep_seen, interactions, mark)
     saved, vocabulary = _open(run, k)
     row = vocabulary.user_row(user)
     if row is None:
@@ -46,36 +62,60 @@ def recommend(run: Path, user: str, k: int = 10, keep_seen: bool = False) -> pd.
             f"--user {user}: not among the {len(vocabulary.user_ids):,} users of {run} "
             f"(such as {examples}). Name one of them, or use --history with this user's items"
         )
+    held_out = held_out_items(run, vocabulary, row)
+    if mark is not None and held_out is None:
+        raise UserError(f"--mark {mark}: {without_held_out(run)}")
+    known, notes = np.empty(0, np.int64), []
+    if not keep_seen:
+        known = vocabulary.seen.take(np.array([row]))[1]
+        if held_out is None:
+            notes.append(f"only training and validation items are left out: {without_held_out(run)}")
+        elif mark is None:
+            known = np.append(known, held_out)
+    if interactions is not None:
+        newer = newer_items(run, vocabulary, interactions, user)
+        known = np.append(known, newer)
+        if not len(newer):
+            notes.append(f"--interactions {interactions}: no item of the catalogue for user {user}")
     if cached := open_vectors(run, saved):
         query, vectors = cached.users[row], cached.items
     else:
         from trainer.serving.embed import query_and_items
 
         query, vectors = query_and_items(run, saved, row)
-    seen = vocabulary.seen.take(np.array([row]))[1]
-    return _best(run, vocabulary, query, vectors, k, seen[:0] if keep_seen else seen)
+    rows, items = _best(run, vocabulary, query, vectors, k, known)
+    if mark is not None and held_out is not None:
+        items[TEST] = np.isin(rows, held_out)
+        items.attrs["held_out"] = len(held_out)
+    items.attrs["notes"] = notes
+    return items
 
 
 def recommend_by_history(
-    run: Path, history: Sequence[str], k: int = 10, keep_seen: bool = False
+    run: Path, history: Sequence[str], k: int = 10, keep_seen: bool = False, *, split: bool = False
 ) -> pd.DataFrame:
     """Rank items for someone who need not be in the data, best first.
 
     Args:
         run: Run folder.
-        history: Raw ids as text of the items that this person has, at least one.
+        history: Raw ids as text of the items that this person has, at least one of them known; unknown ones
+            are left out, and spaces around an id where that gives a known one.
         k: Items wanted, from 1 up; fewer come back where fewer remain.
         keep_seen: Whether to rank the items of the history too.
+        split: Whether each text may hold several ids, separated by commas.
 
     Returns:
-        Columns as those of `recommend`.
+        Columns as those of `recommend`. `attrs["history"]` and `attrs["unknown"]` are the ids that were used
+        and those that were not.
 
     Raises:
-        UserError: If an item is not in the data, or the run was trained on values.
+        UserError: If no item is in the data, or the run was trained on values.
         CheckpointError: If the folder is no run.
     """
     saved, vocabulary = _open(run, k)
-    rows = _item_rows(run, vocabulary, history)
+    given = split_history(vocabulary, history) if split else history
+    known, unknown = known_history(run, vocabulary, given)
+    rows = list(known.values())
     model = _model_without_values(run, saved)
     # A query tower with a table of histories has to look the items up.
     if not model.history and (cached := open_vectors(run, saved)):
@@ -84,7 +124,25 @@ def recommend_by_history(
         from trainer.serving.embed import query_of_history
 
         query, vectors = query_of_history(run, saved, rows)
-    return _best(run, vocabulary, query, vectors, k, np.array([] if keep_seen else rows, np.int64))
+    items = _best(run, vocabulary, query, vectors, k, np.array([] if keep_seen else rows, np.int64))[1]
+    notes = []
+    if unknown:
+        counts = f"{len(known):,} of {len(known) + len(unknown):,} given are known"
+        notes.append(f"{unknown_text(run, vocabulary, unknown)}, and left out; {counts}")
+    items.attrs |= {"history": list(known), "unknown": unknown, "notes": notes}
+    return items
+
+
+def _check_options(keep_seen: bool, interactions: Path | None, mark: str | None) -> None:
+    """Refuse options that contradict each other."""
+    if mark not in (None, TEST):
+        raise UserError(f"--mark {mark}: only items of the test split can be marked. Use --mark test")
+    if interactions is not None and (keep_seen or mark is not None):
+        other = "--keep-seen" if keep_seen else f"--mark {mark}"
+        raise UserError(
+            f"--interactions {interactions}: its items are left out, and {other} ranks items that the user "
+            "has. Leave one of the two out"
+        )
 
 
 def _open(run: Path, k: int) -> tuple[SavedCheckpoint, Vocabulary]:
@@ -93,21 +151,6 @@ def _open(run: Path, k: int) -> tuple[SavedCheckpoint, Vocabulary]:
         raise UserError(f"-k {k}: a whole number from 1 up is needed")
     check_is_run(run)
     return newest(run, finished_step(run)), open_vocabulary(run)
-
-
-def _item_rows(run: Path, vocabulary: Vocabulary, history: Sequence[str]) -> list[int]:
-    """Return the rows of the items, each once, in the order given."""
-    found = {item: vocabulary.item_row(item) for item in history}
-    rows = [row for row in found.values() if row is not None]
-    if unknown := [item for item, row in found.items() if row is None]:
-        more = f" and {len(unknown) - UNKNOWN_NAMED:,} more" if len(unknown) > UNKNOWN_NAMED else ""
-        examples = ", ".join(map(str, vocabulary.item_ids[:3].to_pylist()))
-        raise UserError(
-            f"--history {','.join(unknown[:UNKNOWN_NAMED])}{more}: not among the "
-            f"{len(vocabulary.item_ids):,} items of {run} (such as {examples}); {len(rows)} of {len(found)} "
-            "given are known. Leave the others out"
-        )
-    return rows
 
 
 def _model_without_values(run: Path, saved: SavedCheckpoint) -> ModelConfig:
@@ -140,18 +183,22 @@ def _query_from_cache(cached: Vectors, rows: Sequence[int], model: ModelConfig) 
 
 
 def _best(
-    run: Path, vocabulary: Vocabulary, query: np.ndarray, vectors: np.ndarray, k: int, seen: np.ndarray
-) -> pd.DataFrame:
+    run: Path, vocabulary: Vocabulary, query: np.ndarray, vectors: np.ndarray, k: int, left_out: np.ndarray
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return the rows of the k best items without those that are left out, and a table of them."""
     # Not with BLAS, which may sum rows in different orders: items with equal vectors need equal scores.
     scores = np.einsum("id,d->i", vectors, query)
     if not np.isfinite(scores).all():
         raise diverged(str(run), "scores are NaN or infinite")
-    left = np.setdiff1d(np.arange(len(scores)), seen)
+    left = np.setdiff1d(np.arange(len(scores)), left_out)
     if k < len(left):
         left = left[scores[left] >= np.partition(scores[left], -k)[-k]]
-    found = left[np.argsort(-scores[left], kind="stable")[:k]]  # equal scores by ascending row
+    found = left[np.argsort(-scores[left])]
+    if (scores[found[1:]] == scores[found[:-1]]).any():  # ranked as an evaluation ranks them
+        found = found[np.lexsort((tie_hashes(vocabulary.item_ids.take(found)), -scores[found]))]
+    found = found[:k]
     titles, ids = vocabulary.titles, vocabulary.item_ids
-    return pd.DataFrame(
+    return found, pd.DataFrame(
         {
             "item": ids.take(found).to_pylist(),
             # As objects: pandas' own string type would turn None into a float.
@@ -160,21 +207,4 @@ def _best(
             ),
             "score": scores[found].tolist(),
         }
-    )
-
-
-def as_json(person: str | Sequence[str], recommendations: pd.DataFrame) -> dict[str, Any]:
-    """Return what `recommend --json` prints for a user's id or for the ids of a history."""
-    who = {"user": person} if isinstance(person, str) else {"history": list(person)}
-    return who | {"items": recommendations.to_dict("records")}
-
-
-def as_text(recommendations: pd.DataFrame) -> str:
-    """Format a line for each item: rank, raw id, title, score."""
-    if recommendations.empty:
-        return "No items are left: the user has the whole catalogue. Rank them too with --keep-seen"
-    width = recommendations["item"].astype(str).str.len().max()
-    return "\n".join(
-        f"{rank:>3}  {item!s:>{width}}  {(title or '')[:56]:<56}  {score:8.4f}"
-        for rank, (item, title, score) in enumerate(recommendations.itertuples(index=False), start=1)
     )

@@ -10,7 +10,7 @@ from trainer.distributed.world import World
 from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.results_table import comparison, results_table, verdict
-from trainer.formatting import format_count
+from trainer.formatting import format_command, format_count
 from trainer.inspection.dataset_summary import known_text, repeats_text
 from trainer.runs.validation_history import ValidationHistory
 from trainer.runs.warm_start import WarmStart
@@ -170,7 +170,7 @@ def unmeasured_text(dataset: Dataset) -> str:
 def paused_text(run: Path, history: ValidationHistory) -> str:
     """Return where a paused training stands, and the command that resumes it."""
     place = f"Paused after step {history.paused_at:,} of {history.steps:,}, all of it kept in {run}."
-    return f"{place}\nGo on with: python -m trainer train --run.dir {run}"
+    return f"{place}\nGo on with: {format_command('train', '--run.dir', run)}"
 
 
 def validation_text(history: ValidationHistory) -> str:
@@ -211,9 +211,20 @@ def evaluation_text(dataset: Dataset, evaluation: Evaluation, option_prefix: str
     metric = main_metric(evaluation)
     summary = verdict(evaluation.rankers, metric, seen=evaluation.seen, option_prefix=option_prefix)
     lines = [protocol, results_table(evaluation.rankers), textwrap.fill(summary, 80)]
+    if evaluation.mostly_tied:
+        lines.append(_wrapped(ties_text(evaluation)))
     if evaluation.beyond:
         lines += ["", beyond_text(evaluation.beyond)]
     return "\n".join(lines)
+
+
+def ties_text(evaluation: Evaluation) -> str:
+    """Return a warning that most lists depend on how ties are broken."""
+    return (
+        f"Warning: for {evaluation.tied:,} of {evaluation.users:,} users the model gives items of the list "
+        "the same score. These are ranked by a hash of their ids, so the figures are partly chance. Train "
+        "longer (--run.epochs) or with a higher --optimizer.learning_rate, so that items are told apart."
+    )
 
 
 def beyond_text(beyond: dict[str, dict[str, float]]) -> str:

@@ -1,0 +1,114 @@
+"""The order in which items of equal scores are ranked: by a hash of their raw ids.
+
+Rows are numbered by first appearance, so that low rows tend to be popular items, or whatever the file begins
+with. A model that gives all items the same score would be measured by that order. A hash of the raw id knows
+nothing of popularity and is the same whatever the order of the file, the split and the number of ranks.
+
+The catalogue is numbered anew, by *places*, before anything is ranked; lower places first is then the rule in
+every kernel, and costs nothing where no scores are equal. Nothing here imports torch before it is needed.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from trainer.dataset.dataset import Dataset
+from trainer.dataset.storage import keep_array
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    ItemLists: TypeAlias = tuple[Tensor, Tensor]
+    Ranker: TypeAlias = Callable[[np.ndarray, ItemLists], Tensor]
+
+SEED = 11
+"""Seed of the hash. One order of the items is one draw: a model that prefers nothing scores about chance, and
+more or less with another seed, as popular items come early or late. Weights of baselines are cached by place,
+so that a new seed needs a new `VERSION` both here and there."""
+VERSION = 1
+"""Version of hash and seed, part of the name of a cached order."""
+HASHED_AT_ONCE = 2**20
+"""Ids that are Python strings at a time."""
+
+
+def tie_hashes(ids: pa.Array) -> np.ndarray:
+    """Return a hash of each raw id as text, (n,) uint64; of equal scores the lower hash ranks first.
+
+    Source: BLAKE2b with a key (RFC 7693).
+    """
+    hashes, key = np.empty(len(ids), np.uint64), str(SEED).encode()
+    for start in range(0, len(ids), HASHED_AT_ONCE):
+        texts = ids.slice(start, HASHED_AT_ONCE).cast(pa.string()).to_pylist()
+        digests = (hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in texts)
+        hashes[start : start + len(texts)] = np.frombuffer(b"".join(digests), ">u8")
+    return hashes
+
+
+@dataclass(frozen=True)
+class TieOrder:
+    """The evaluated items of a data set, N of them, numbered by place.
+
+    Attributes:
+        rows: (N,) int64 item row at each place.
+        places: (N,) int64 place of each item row.
+    """
+
+    rows: "Tensor"
+    places: "Tensor"
+
+    @classmethod
+    def of(cls, dataset: Dataset, device: "torch.device | str" = "cpu") -> "TieOrder":
+        """Return the order of a data set's items, on a device; it is cached with the prepared data."""
+        import torch
+
+        rows = _cached_rows(dataset)
+        places = np.empty_like(rows)
+        places[rows] = np.arange(len(rows))
+        return cls(torch.from_numpy(rows).to(device), torch.from_numpy(places).to(device))
+
+    def lists_of_places(self, lists: "ItemLists") -> "ItemLists":
+        """Return lists of item rows as lists of places."""
+        # Several times as fast as indexing, which would also need another type.
+        return lists[0], self.places.index_select(0, lists[1])
+
+    def item_rows(self, ranking: "Tensor") -> "Tensor":
+        """Return the item rows of a ranking of places, (B, K); -1, no item, stays."""
+        return self.rows[ranking.clamp(min=0)].masked_fill(ranking < 0, -1)
+
+    def by_rows(self, rank: "Ranker") -> "Ranker":
+        """Return a ranker of item rows that calls a ranker of places."""
+        return lambda users, exclude: self.item_rows(rank(users, self.lists_of_places(exclude)))
+
+
+def tied_lists(scores: "Tensor") -> "Tensor":
+    """Return which lists hold two items of equal scores.
+
+    Args:
+        scores: (B, K), best first, -inf for no item.
+
+    Returns:
+        (B,) bool.
+    """
+    import torch
+
+    equal = (scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] > -torch.inf)
+    return equal.any(1)
+
+
+def _cached_rows(dataset: Dataset) -> np.ndarray:
+    """Return the row of the item at each place, (N,) int64."""
+    path = dataset.folder / f"tie-order-{VERSION}.npy"
+    try:
+        rows = np.load(path, allow_pickle=False)
+        if len(rows) == dataset.evaluated_items:
+            return rows
+    except (OSError, ValueError):
+        pass  # missing or truncated: computed again
+    rows = np.argsort(tie_hashes(dataset.item_ids.slice(0, dataset.evaluated_items)), kind="stable")
+    keep_array(path, rows)
+    return rows

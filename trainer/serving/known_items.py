@@ -1,0 +1,98 @@
+"""Items that a user is known to have: those of all splits of a run, and on request of newer interactions."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainer.config.schema import DataConfig
+from trainer.dataset import storage
+from trainer.dataset.attributes import Ragged
+from trainer.dataset.prepare import cache_folder, read_source
+from trainer.dataset.vocabulary import HELD_OUT, Vocabulary, vocabulary_key
+from trainer.errors import UserError
+from trainer.formatting import format_command
+from trainer.runs.checkpoint_store import CONFIG
+
+if TYPE_CHECKING:
+    from trainer.sources.files import Format
+
+FORMATS: Mapping[str, "Format"] = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".inter": "recbole"}
+"""Format of a file of newer interactions, by its suffix."""
+
+
+def held_out_items(run: Path, vocabulary: Vocabulary, row: int) -> np.ndarray | None:
+    """Return the item rows of a user in the test split; None if they are gone.
+
+    Run folders of older versions do not hold them: then they are read from the prepared data.
+    """
+    held_out = vocabulary.held_out or _prepared(run)
+    return None if held_out is None else held_out.take(np.array([row]))[1]
+
+
+def without_held_out(run: Path) -> str:
+    """Return what to do about a run whose test interactions are gone."""
+    return (
+        f"{run} is of an older version and keeps no test interactions, and its prepared data are gone from "
+        f"{cache_folder(_data(run).cache)}. Prepare them again: {format_command('evaluate', run)}"
+    )
+
+
+def newer_items(run: Path, vocabulary: Vocabulary, path: Path, user: str) -> np.ndarray:
+    """Return the item rows of a user in a file of interactions, ascending, without items unknown to the run.
+
+    Args:
+        run: Run folder, whose column names and format hold for the file too; its suffix says the format where
+            the training read other files.
+        vocabulary: Of the run.
+        path: File of interactions.
+        user: Raw id as text.
+
+    Raises:
+        DataError: The file cannot be read.
+        UserError: There is none.
+    """
+    if not path.exists():
+        raise UserError(f"--interactions {path}: no such file. Name an existing one")
+    trained = _data(run)
+    same = trained.name == "files" and Path(trained.interactions or "").suffix == path.suffix
+    data = replace(
+        trained,
+        name="files",
+        format=trained.format if same else FORMATS.get(path.suffix, trained.format),
+        interactions=str(path),
+        held_out=None,
+        users=None,
+        items=None,
+    )
+    found = [np.empty(0, np.int64)]
+    for batch in read_source(data).interactions:
+        own = pc.equal(batch["user_id"].cast(pa.string()), user)
+        found.append(_rows(batch["item_id"].filter(own), vocabulary.item_ids))
+    return np.unique(np.concatenate(found))
+
+
+def _rows(ids: pa.Array, known: pa.Array) -> np.ndarray:
+    """Return the rows of the ids that are known; ids of two types compare as text."""
+    if ids.type != known.type:
+        ids, known = ids.cast(pa.string()), known.cast(pa.string())
+    return pc.drop_null(pc.index_in(ids, value_set=known)).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _prepared(run: Path) -> Ragged | None:
+    """Return the test items of each user from the prepared data of a run; None if they are gone."""
+    # The name of their folder ends with the key, and begins with another one if an earlier run retained ids.
+    for folder in cache_folder(_data(run).cache).glob(f"*-{vocabulary_key(run)[:20]}"):
+        if storage.is_whole(folder):
+            return storage.map_ragged(folder, HELD_OUT)
+    return None
+
+
+def _data(run: Path) -> DataConfig:
+    from trainer.config.parser import read_config
+
+    return read_config(run / CONFIG).data
