@@ -12,6 +12,9 @@ def run(arguments: list[str], heading: str = "") -> None:
     from trainer.dataset.prepare import prepare_data
 
     folder = prepare_data(config.data)
-    if skipped := open_dataset(folder).report["skipped"]:
+    dataset = open_dataset(folder)
+    for note in dataset.notes:
+        print(note)
+    if skipped := dataset.report["skipped"]:
         print(f"{skipped:,} rows that cannot be read were skipped")
     print(f"prepared: {folder}")

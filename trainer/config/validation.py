@@ -1,5 +1,6 @@
 """The rules for values and combinations of options: each with its key and its error message."""
 
+import codecs
 import math
 from collections.abc import Iterator
 from typing import TypeAlias, get_args, get_type_hints
@@ -132,6 +133,24 @@ def _of_data(config: Config) -> Iterator[Rule]:
     yield "data.validation_size", "a share from 0 to below 1 is needed", 0 <= data.validation_size < 1
     yield "data.split_seed", "a whole number from 0 to 4294967295 is needed", 0 <= data.split_seed < 2**32
     yield "data.k_core", "a whole number from 0 up is needed", data.k_core >= 0
+    yield (
+        "data.encoding",
+        "the name of a Python text encoding is needed, such as utf-8, cp1252 or utf-16",
+        _is_text_encoding(data.encoding),
+    )
+    separators = ("comma", "tab", "semicolon", "pipe", "space", "colons", "::")
+    yield (
+        "data.separator",
+        f"one character or one of {', '.join(separators)} is needed",
+        data.separator is None or len(data.separator) == 1 or data.separator in separators,
+    )
+    for role, column in (("user", data.user_column), ("item", data.item_column)):
+        yield (
+            "data.columns",
+            f"names, each once, are needed, and among them {role} or --data.{role}_column {column}",
+            data.columns is None
+            or (bool({role, column} & {*data.columns}) and len({*data.columns}) == len(data.columns)),
+        )
 
 
 def _of_sharding(config: Config) -> Iterator[Rule]:
@@ -178,6 +197,13 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         "needs --data.held_out FILE with --data.name files",
         data.split != "given" or (data.name == "files" and data.held_out is not None),
     )
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        return codecs.lookup(name).name != "" and isinstance("".encode(name), bytes)
+    except (LookupError, ValueError):
+        return False
 
 
 def _above_zero(value: float | None) -> bool:

@@ -1,15 +1,9 @@
-"""Checked reading of text and Parquet files: typed columns, rules for values, faults by line.
+"""Files as blocks of raw columns: delimited text, LightGCN's text, Parquet."""
 
-Text is parsed into blocks of strings, which are converted column by column: without Python per row in a block
-without fault; in one with a fault, only the values that look odd are converted one by one.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,90 +11,31 @@ import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
 from trainer.errors import DataError
-from trainer.sources.schema import BadRows
+from trainer.sources.recognise import open_stream, reason, wrong_encoding
 
-LARGEST_ID = 2**63 - 1
 BLOCK_BYTES = 4 << 20  # a line must fit
 PARQUET_BYTES = 1 << 20  # of a column that are read at a time
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column to read, and the rule that its values keep.
-
-    Attributes:
-        name: Name in the record batches that are returned.
-        type: Type there.
-        source: Name in the file.
-        rule: Completes `expected ...` in an error.
-        bounds: Smallest and largest value; None: any that can be converted, and any string but an empty one.
-        required: A value that breaks the rule makes its row a bad one; otherwise it is read as null.
-    """
-
-    name: str
-    source: str
-    type: pa.DataType
-    rule: str = ""
-    bounds: tuple[float, float] | None = None
-    required: bool = True
-
-    def read(self, raw: pa.Array) -> tuple[pa.Array, pa.Array]:
-        """Return converted values, null where they break the rule, and a mask of those that keep it."""
-        if self.type == pa.string():
-            # Through bytes, because the parser leaves it to this conversion to refuse what is not UTF-8.
-            values = _convert(raw.cast(pa.binary()) if raw.type == pa.string() else raw, pa.string())
-            good = pc.greater(pc.binary_length(values), 0)
-        else:
-            # Values and timestamps may be written as 4 or 4.0, whatever the type they are returned in.
-            values = _convert(raw, pa.float64() if self.name in ("value", "timestamp") else self.type)
-            good = pc.is_valid(values)
-        if self.bounds:  # false for NaN
-            good = pc.and_(pc.greater_equal(values, self.bounds[0]), pc.less_equal(values, self.bounds[1]))
-        good = pc.fill_null(good, False)
-        if good.false_count:
-            values = pc.if_else(good, values, None)
-        return values.cast(self.type, safe=False), good
-
-
-# Timestamps pass through float64, which holds every whole number up to 2**53.
-TIMESTAMP = Column("timestamp", "timestamp", pa.int64(), "a number of seconds", (-(2**53), 2**53))
-
-
-def _convert(raw: pa.Array, type: pa.DataType) -> pa.Array:
-    """Return `raw` as `type`, null where a value cannot be converted."""
-    if pa.types.is_timestamp(raw.type) or pa.types.is_date(raw.type):
-        raw = raw.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-    try:
-        return raw.cast(type)
-    except pa.ArrowNotImplementedError:
-        return pa.nulls(len(raw), type)
-    except pa.ArrowInvalid:
-        odd = raw.is_valid()
-    if raw.type == pa.string():
-        odd = pc.fill_null(pc.invert(pc.match_substring_regex(raw, "^[0-9]{1,15}$")), False)
-    elif pa.types.is_floating(raw.type):
-        # Whole numbers up to 2**53 can be converted, and NaN equals nothing.
-        numbers = raw.cast(pa.float64())
-        whole = pc.and_(pc.equal(pc.floor(numbers), numbers), pc.less_equal(pc.abs(numbers), 2.0**53))
-        odd = pc.fill_null(pc.invert(whole), False)
-    converted = pa.array([_convert_one(value, type) for value in raw.filter(odd)], type)
-    return pc.replace_with_mask(pc.if_else(odd, None, raw).cast(type), odd, converted)
-
-
-def _convert_one(value: pa.Scalar, type: pa.DataType) -> object:
-    with suppress(pa.ArrowInvalid):
-        return value.cast(type).as_py()
-    return None
+T = TypeVar("T")
+UNREADABLE = (OSError, EOFError, pa.ArrowException)
 
 
 @dataclass
 class TextFile:
-    """Delimited text as blocks of strings; lines with a wrong number of fields are left out and remembered.
+    """Delimited text as blocks of strings.
+
+    Lines with a wrong number of fields are left out and remembered, and so are lines that repeat the header,
+    as they stand where files were joined.
 
     Attributes:
-        separator: One character, or `::`. With a comma, fields may stand in double quotes.
+        separator: One character, or `::`.
         given_names: Names of the fields; None: the first line names them.
+        encoding: Name of a Python text encoding.
         nulls: Texts that stand for a missing value.
+        quoted: Whether fields may stand in double quotes; None: with a comma alone.
+        trimmed: Whether spaces around fields are left out.
+        decimal_comma: Whether numbers may be written `0,5`.
+        encoding_remedy: What the user may do about bytes that are no text in the encoding.
+        separator_remedy: What the user may do where all lines have a wrong number of fields.
 
     Raises:
         DataError: There is no such file, or nothing in it.
@@ -109,8 +44,13 @@ class TextFile:
     path: Path
     separator: str
     given_names: list[str] | None = None
-    encoding: str = "utf8"
+    encoding: str = "utf-8"
     nulls: Sequence[str] = ()
+    quoted: bool | None = None
+    trimmed: bool = False
+    decimal_comma: bool = False
+    encoding_remedy: str = ""
+    separator_remedy: str = ""
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
@@ -121,33 +61,96 @@ class TextFile:
             )
         self.malformed: list[int] = []
         self.malformed_fault = ""
-        try:
-            self.names: list[str] = self.given_names or self._open([]).schema.names
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{self.path}: {error}. Mend the file") from None
+        self.remarks: list[str] = []  # on how it was understood
+        self.repeated: list[int] = []  # headers in the middle, as rows from 0 with the right number of fields
+        self.fields: list[str] = self.given_names or self._caught(lambda: self._open([]).schema.names)
+        self.names = [name.strip() for name in self.fields] if self.trimmed else self.fields
+
+    @property
+    def encoding_fault(self) -> str:
+        """What is said of bytes that are no text."""
+        return f"which is no {self.encoding} text"
+
+    def notes(self) -> list[str]:
+        """Return sentences on how the file was understood and what was left out, once all was read."""
+        count = len(self.repeated)
+        lines = "line that repeats the header was" if count == 1 else "lines that repeat the header were"
+        remarks = [*self.remarks, f"{count:,} {lines} left out"] if count else self.remarks
+        return [f"{self.path}: {remark}" for remark in remarks]
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        """Return the fields `names` as strings, in file order, BLOCK_BYTES of text at a time."""
+        """Return the fields `names` as strings, in file order, BLOCK_BYTES of text at a time.
+
+        Raises:
+            DataError: The text cannot be read, or another header stands in the middle.
+        """
+        self.repeated.clear()
+        row = 0
+        for block in self._blocks([self.fields[self.names.index(name)] for name in names]):
+            columns = [self._trimmed(column) for column in block.columns] if self.trimmed else block.columns
+            batch = pa.RecordBatch.from_arrays(columns, names)
+            yield self._without_headers(batch, row) if self.given_names is None else batch
+            row += len(block)
+
+    def _blocks(self, fields: list[str]) -> Iterator[pa.RecordBatch]:
+        """Return `fields` as the parser cuts them, and remember the lines that it cannot cut."""
         self.malformed.clear()
-        try:
-            with self._open(names) as reader:
-                yield from reader
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{self.path}: {error}. Mend the file") from None
+        with self._caught(lambda: self._open(fields)) as reader:
+            while (block := self._caught(lambda: next(reader, None))) is not None:
+                yield block
 
     def position(self, row: int) -> int:
-        """Return the line, from 1, of row `row`, from 0, among those with the right number of fields."""
+        """Return the line, from 1, of row `row`, from 0, among those that `batches` returns."""
+        for number in self.repeated:
+            row += number <= row
+        return self._line(row)
+
+    def _line(self, row: int) -> int:
         line = row + 1 + (self.given_names is None)
         for number in self.malformed:
             line += number <= line
         return line
 
+    def _without_headers(self, batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
+        """Return the rows of a block that do not repeat the header; `row` is that of its first row."""
+        suspects = pc.is_in(batch.column(0), value_set=pa.array(self.names, pa.string())).fill_null(False)
+        if not suspects.true_count:
+            return batch
+        for place in np.flatnonzero(suspects.to_numpy(zero_copy_only=False)):
+            values = [column[place].as_py() for column in batch.columns]
+            if values == batch.schema.names:
+                self.repeated.append(row + int(place))
+            elif len(values) > 1 and set(values) <= set(self.names):
+                raise DataError(
+                    f"{self.path}:{self._line(row + int(place))}: a header in another order ({', '.join(values)}) "
+                    "stands in the middle. Give both files the same columns before they are joined"
+                )
+        keeps = np.ones(len(batch), bool)
+        keeps[[number - row for number in self.repeated if number >= row]] = False
+        return batch.filter(pa.array(keeps))
+
+    def _trimmed(self, texts: pa.Array) -> pa.Array:
+        texts = pc.ascii_trim_whitespace(texts)
+        if self.quoted:  # the parser takes a quote behind a space for a part of the value
+            texts = pc.replace_substring_regex(texts, '^"(.*)"$', r"\1")
+        empty = pc.is_in(texts, value_set=pa.array([*self.nulls], pa.string()))
+        return pc.if_else(empty, None, texts) if self.nulls else texts
+
+    def _caught(self, read: Callable[[], T]) -> T:
+        """Call `read`, and turn what goes wrong into one line."""
+        try:
+            return read()
+        except UnicodeError as error:
+            raise DataError(wrong_encoding(self.path, self.encoding, error)) from None
+        except UNREADABLE as error:
+            raise DataError(f"{self.path}: {reason(error)}. Mend the file") from None
+
     def _open(self, include: list[str]) -> csv.CSVStreamingReader:
-        source, separator = pa.OSFile(str(self.path)), self.separator
+        source, separator = open_stream(self.path, self.encoding), self.separator
         if separator == "::":
             source, separator = pa.lib.TransformInputStream(source, _with_unit_separators()), "\x1f"
-        quoted = separator == ","
-        options = csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=self.encoding)
+        quoted = separator == "," if self.quoted is None else self.quoted
+        options = csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
         options.column_names = self.given_names or []
         return csv.open_csv(
             source,
@@ -203,6 +206,53 @@ def _with_unit_separator(text: bytes) -> bytes:
     return replaced[stays].tobytes()
 
 
+class LightGCNFile(TextFile):
+    """A line a user, `user item item ...`, as one pair an item; a user may stand alone.
+
+    Source: He et al., SIGIR 2020 (the data files of LightGCN).
+    """
+
+    HEADERS = pa.array(["user", "user_id", "userid", "uid", "item", "item_id", "itemid", "iid"])
+
+    def __init__(self, path: Path, encoding: str = "utf-8", encoding_remedy: str = ""):
+        # This separator stands in no text: a line is one field.
+        super().__init__(path, "\x1f", ["line"], encoding, encoding_remedy=encoding_remedy)
+        self.names = ["user_id", "item_id"]
+
+    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield users and items as strings, a pair a row.
+
+        Raises:
+            DataError: A line is a header, which this format has none of.
+        """
+        line, self.first_row, self.lines = 1, 0, np.zeros(0, np.int64)
+        for block in self._blocks(["line"]):
+            words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(block["line"]))
+            starts, flat = words.offsets.to_numpy()[:-1], words.flatten()
+            items = np.ones(len(flat), bool)
+            items[starts] = False
+            counts = words.value_lengths().to_numpy() - 1
+            self.first_row += len(self.lines)
+            self.lines = np.repeat(np.arange(line, line + len(block)), counts)
+            line += len(block)
+            pairs = {"user_id": flat.take(np.repeat(starts, counts)), "item_id": flat.filter(items)}
+            batch = pa.RecordBatch.from_pydict(pairs)
+            self._refuse_header(batch)
+            yield batch.select(names)
+
+    def _refuse_header(self, batch: pa.RecordBatch) -> None:
+        named = [pc.is_in(pc.utf8_lower(column), value_set=self.HEADERS) for column in batch.columns]
+        if (place := pc.index(pc.and_(*named), True).as_py()) >= 0:
+            raise DataError(
+                f"{self.path}:{self.lines[place]}: {batch['user_id'][place]} {batch['item_id'][place]} is a "
+                "header, which LightGCN text has none of. Remove the line, or read pairs: --data.format csv"
+            )
+
+    def position(self, row: int) -> int:
+        """Return the line, from 1, of pair `row`, from 0."""
+        return int(self.lines[row - self.first_row])
+
+
 class ParquetFile:
     """Rows of a Parquet file.
 
@@ -211,68 +261,55 @@ class ParquetFile:
     """
 
     malformed: ClassVar[list[int]] = []  # no row of Parquet has a wrong number of fields
-    malformed_fault = ""
+    malformed_fault = separator_remedy = ""
+    encoding_fault = "which is no utf-8 text"
+    encoding_remedy = "Write the column as text"
+    decimal_comma = False
 
     def __init__(self, path: Path):
         self.path = path
         try:
             # By default a file keeps all that it has read, and reads a column of a row group at once.
             self.file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=PARQUET_BYTES)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path}: {str(error).rstrip('.')}. Put the whole Parquet file there") from None
-        self.names: list[str] = self.file.schema_arrow.names
+        except UNREADABLE as error:
+            raise DataError(f"{path}: {reason(error)}. Put the whole Parquet file there") from None
+        self.names: list[str] = list(self.file.schema_arrow.names)
+        self.constants: dict[str, str | None] = {}
+
+    def add_constants(self, constants: Mapping[str, str | None]) -> None:
+        """Add columns that folders such as `day=2020-09-17` give all rows; the file's own come first."""
+        self.constants = {name: value for name, value in constants.items() if name not in self.names}
+        self.names += self.constants
+
+    def notes(self) -> list[str]:
+        """Return nothing: no rows of Parquet are left out."""
+        return []
+
+    def type_of(self, name: str) -> pa.DataType:
+        """Return the type of a column."""
+        return pa.string() if name in self.constants else self.file.schema_arrow.field(name).type
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        """Return the columns `names` in file order."""
-        return self.file.iter_batches(columns=names)
+        """Return the columns `names` in file order.
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        own = [name for name in names if name not in self.constants]
+        try:
+            for batch in self.file.iter_batches(columns=own):
+                if self.constants:
+                    columns = [
+                        pa.repeat(pa.scalar(self.constants[name], pa.string()), len(batch))
+                        if name in self.constants
+                        else batch.column(name)
+                        for name in names
+                    ]
+                    batch = pa.RecordBatch.from_arrays(columns, names)
+                yield batch
+        except UNREADABLE as error:
+            raise DataError(f"{self.path}: {reason(error)}. Put the whole Parquet file there") from None
 
     def position(self, row: int) -> int:
         """Return the number, from 1, of row `row`, from 0."""
         return row + 1
-
-
-def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -> Iterator[pa.RecordBatch]:
-    """Return rows whose required columns keep their rules, converted, in file order.
-
-    Raises:
-        DataError: A column is missing. Under the policy `error`, a row is bad: raised at the end of the file,
-            when all bad rows are counted; no rows after the first bad block are returned.
-    """
-    if absent := [column.source for column in columns if column.source not in rows.names]:
-        raise DataError(f"{rows.path}: no column {absent[0]!r}, found {', '.join(rows.names)}. Rename it")
-    total = faults = 0
-    first: tuple[int, str] | None = None
-    for raw in rows.batches([column.source for column in columns]):
-        read = [column.read(raw.column(column.source)) for column in columns]
-        kept = {column: keeps for column, (_, keeps) in zip(columns, read, strict=True) if column.required}
-        good = reduce(pc.and_, kept.values())
-        if good.false_count and first is None:
-            row = good.index(False).as_py()
-            broken = next(column for column, keeps in kept.items() if not keeps[row].as_py())
-            shown = _shown(raw.column(broken.source)[row])
-            first = rows.position(total + row), f"{broken.source} is {shown}, expected {broken.rule}"
-        total += len(good)
-        faults += good.false_count
-        if bad.policy == "skip" or not (faults or rows.malformed):
-            batch = pa.RecordBatch.from_arrays([values for values, _ in read], schema=_schema(columns))
-            yield batch.filter(good) if good.false_count else batch
-    if rows.malformed and (first is None or rows.malformed[0] < first[0]):
-        first = rows.malformed[0], rows.malformed_fault
-    if first:
-        faults, total = (count + len(rows.malformed) for count in (faults, total))
-        bad.found(f"{rows.path}:{first[0]}", f"{first[1]} ({faults:,} of {total:,} rows are bad)", faults)
-
-
-def _shown(value: pa.Scalar) -> str:
-    if value.type == pa.string() and value.is_valid:
-        return repr(value.as_buffer().to_pybytes().decode(errors="replace"))
-    return repr(value.as_py()) if value.is_valid else "missing"
-
-
-def read_table(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -> pa.Table:
-    """Return `checked` rows as one table with one chunk per column."""
-    return pa.Table.from_batches(checked(rows, columns, bad), _schema(columns)).combine_chunks()
-
-
-def _schema(columns: list[Column]) -> pa.Schema:
-    return pa.schema([(column.name, column.type) for column in columns])

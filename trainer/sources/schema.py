@@ -17,11 +17,18 @@ class BadRows:
         policy: `error` raises at the first bad line, `skip` counts it.
         skipped: Lines skipped so far.
         remedy: What the error tells the user to do.
+        notes: Sentences on how files were understood and what was left out, for the user to read.
     """
 
     policy: Literal["error", "skip"] = "error"
     skipped: int = 0
     remedy: str = "Skip such lines: --data.bad_rows skip"
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, sentence: str) -> None:
+        """Keep a sentence for the user, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
     def found(self, place: str, fault: str, count: int = 1) -> None:
         """Count `count` bad lines, of which `fault` describes the first.

@@ -67,6 +67,7 @@ def opening_text(
     lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}")]
     if dataset.report["skipped"]:
         lines.insert(0, f"{dataset.report['skipped']:,} rows that cannot be read were skipped.")
+    lines[:0] = [_wrapped(f"{note}.") for note in dataset.notes]
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")
     if warning := correction_text(plan):
