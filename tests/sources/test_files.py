@@ -7,8 +7,9 @@ import pytest
 from pyarrow import parquet
 
 from trainer.errors import DataError
-from trainer.sources import delimited as checked_rows
 from trainer.sources.files import read_tables
+from trainer.tables import delimited as checked_rows
+from trainer.tables.parquet_file import ParquetFile
 
 OPTIONS = {
     "held_out": None,
@@ -176,7 +177,7 @@ def test_a_part_file_without_rows_says_nothing_of_ids(tmp_path):
 def test_a_parquet_file_that_has_been_read_keeps_nothing_in_memory(tmp_path):
     ids = np.random.default_rng(0).integers(0, 2**40, 200_000)
     parquet.write_table(pa.table({"user_id": ids, "item_id": ids}), tmp_path / "x.parquet")
-    file = checked_rows.ParquetFile(tmp_path / "x.parquet")
+    file = ParquetFile(tmp_path / "x.parquet")
     before = pa.total_allocated_bytes()
     assert sum(len(batch) for batch in file.batches(["user_id", "item_id"])) == 200_000
     assert pa.total_allocated_bytes() - before < 100_000  # of 3.2 MB

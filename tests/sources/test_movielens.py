@@ -9,9 +9,9 @@ import pytest
 from pyarrow import parquet
 
 from trainer.errors import DataError
-from trainer.sources import delimited as checked_rows
 from trainer.sources import movielens
 from trainer.sources.movielens import read_movielens
+from trainer.tables import delimited as checked_rows
 
 DATA = Path(os.environ.get("SHARDTOWER_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 

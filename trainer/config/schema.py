@@ -48,7 +48,7 @@ class DataConfig:
     value_column: str | None = "value"
     """Column of values (ratings) in your own tables; it may be absent, and `null` leaves it unread."""
     timestamp_column: str | None = "timestamp"
-    """Column of times: ISO 8601, or seconds, ms, us, ns since 1970; may be absent, `null` leaves it unread."""
+    """Column of times, ISO 8601 or s, ms, us, ns since 1970; may be absent, and `null` leaves it unread."""
     bad_rows: Literal["error", "skip"] = "error"
     """What a line that cannot be read does: stop with an error that names it, or be skipped and counted."""
     min_value: float | None = None

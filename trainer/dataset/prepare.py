@@ -11,8 +11,8 @@ from typing import Any, Literal
 from trainer.config.schema import DataConfig
 from trainer.dataset.dataset import prepare
 from trainer.errors import DataError
-from trainer.sources.folders import visible_files
 from trainer.sources.schema import SourceTables
+from trainer.tables.folders import visible_files
 
 
 def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:

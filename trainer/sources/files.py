@@ -1,18 +1,29 @@
 """Tables of your own: Parquet, delimited text, RecBole's atomic files, LightGCN's text."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.errors import DataError
-from trainer.sources.checked import checked, read_table
-from trainer.sources.column_rules import (
+from trainer.sources.formats import (
+    COLUMNS_OPTION,
+    FORMATS,
+    Format,
+    Rows,
+    Table,
+    TextOptions,
+    open_tables,
+)
+from trainer.sources.schema import SourceTables
+from trainer.tables.bad_rows import BadRows
+from trainer.tables.checked import checked, read_table
+from trainer.tables.column_rules import (
     LARGEST_ID,
     LARGEST_VALUE,
     Column,
@@ -22,113 +33,12 @@ from trainer.sources.column_rules import (
     is_fractional,
     plain_type,
 )
-from trainer.sources.delimited import LightGCNFile, ParquetFile, TextFile
-from trainer.sources.folders import part_files, partition_values
-from trainer.sources.recognise import (
-    SEPARATORS,
-    find_form,
-    format_of,
-    is_row,
-    read_sample,
-    split_as,
-)
-from trainer.sources.schema import BadRows, SourceTables
-from trainer.sources.times import TIMESTAMP
+from trainer.tables.delimited import LightGCNFile, TextFile
+from trainer.tables.parquet_file import ParquetFile
+from trainer.tables.recognise import is_row
+from trainer.tables.times import TIMESTAMP
 
-Format = Literal["parquet", "csv", "tsv", "recbole", "lightgcn"]
-MISSING = ("", "nan", "NaN", "null", "NULL", "None")  # what pandas, SQL and Python write for no value
-COLUMNS_OPTION = "--data.columns user,item,value,timestamp"
-Rows = TextFile | ParquetFile
-
-
-@dataclass(frozen=True)
-class TextOptions:
-    """What the user says of text files.
-
-    Attributes:
-        encoding: Name of a Python text encoding.
-        separator: One character, `::` or a name in SEPARATORS; None: found in each file.
-        columns: Names of the fields of files without a header; None: the first line names them.
-    """
-
-    encoding: str = "utf-8"
-    separator: str | None = None
-    columns: Sequence[str] | None = None
-
-
-def _open_text(separator: str) -> Callable[[Path, TextOptions], Rows]:
-    """Return what opens text that has a separator of its own, or this one where both would do."""
-
-    def open(path: Path, options: TextOptions) -> Rows:
-        sample = read_sample(path, options.encoding)
-        if options.separator is None:
-            form = find_form(sample, separator, options.columns and len(options.columns))
-        else:
-            form = split_as(sample, SEPARATORS.get(options.separator, options.separator))[0]
-        names = list(options.columns) if options.columns else None
-        if names and set(form.first) & {*names, "user", "item", "user_id", "item_id", "userId", "itemId"}:
-            raise DataError(
-                f"{path}:1: {', '.join(form.first)} is a header. Leave --data.columns out, and name its columns: "
-                "--data.user_column and --data.item_column"
-            )
-        rows = TextFile(
-            path,
-            form.separator,
-            names,
-            options.encoding,
-            nulls=MISSING,
-            quoted=form.quoted,
-            trimmed=form.trimmed,
-            decimal_comma=form.decimal_comma,
-            encoding_remedy="Name the encoding of the file: --data.encoding NAME, such as cp1252",
-            separator_remedy=f"Name its separator: --data.separator, one of {', '.join(SEPARATORS)}",
-        )
-        if form.separator != separator and options.separator is None:
-            name = next(name for name, each in SEPARATORS.items() if each == form.separator)
-            rows.remarks.append(f"fields are taken to be separated by {name}")
-        return rows
-
-    return open
-
-
-@dataclass(frozen=True)
-class FileFormat:
-    """One format of tables.
-
-    Attributes:
-        open: Opens one file.
-        attributes: Whether there are tables of attributes.
-        typed: Whether columns have types; otherwise all values are text.
-        types_in_names: Whether a column's name ends with its type, as in `age:token`.
-        delimited: Whether it is text with a separator, whose columns may lack names.
-    """
-
-    open: Callable[[Path, TextOptions], Rows]
-    attributes: bool = True
-    typed: bool = False
-    types_in_names: bool = False
-    delimited: bool = False
-
-
-FORMATS: Mapping[Format, FileFormat] = {
-    "parquet": FileFormat(lambda path, _: ParquetFile(path), typed=True),
-    "csv": FileFormat(_open_text(","), delimited=True),
-    "tsv": FileFormat(_open_text("\t"), delimited=True),
-    "recbole": FileFormat(_open_text("\t"), types_in_names=True, delimited=True),
-    "lightgcn": FileFormat(
-        lambda path, options: LightGCNFile(path, options.encoding, "Name the encoding: --data.encoding NAME"),
-        attributes=False,
-    ),
-}
-"""Every format by its name in `data.format`, where `auto` stands for that of each file; a new one is an entry."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """An open file and its format."""
-
-    format: Format
-    rows: Rows
+INTERACTIONS = ("train", "held_out")
 
 
 def read_tables(
@@ -171,7 +81,9 @@ def read_tables(
     options = TextOptions(encoding, separator, named)
     paths = {"train": interactions, "held_out": held_out, "users": users, "items": items}
     files = {
-        part: _open(format, Path(path), replace(options, columns=None) if part in ("users", "items") else options)
+        part: open_tables(
+            format, Path(path), options if part in INTERACTIONS else replace(options, columns=None)
+        )
         for part, path in paths.items()
         if path
     }
@@ -186,6 +98,7 @@ def read_tables(
             first = optional if first is None else first
             _check_same(table.rows, optional, files[part][0].rows, first)
             ids = [_id("user", user_column, user, table), _id("item", item_column, item, table)]
+            _refuse_row(table.rows, ids + optional)
             batches.append(checked(table.rows, ids + optional, bad))
         return chain.from_iterable(batches)
 
@@ -205,38 +118,19 @@ def read_tables(
     )
 
 
-def _open(format: Format | Literal["auto"], path: Path, options: TextOptions) -> list[Table]:
-    """Return the file, or the part files of a folder in the order of their names."""
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file. Put it there, or name another")
-    try:
-        paths = part_files(path) if path.is_dir() else [path]
-        return [_open_one(format, path, part, options) for part in paths]
-    except OSError as error:
-        raise DataError(f"{error.filename or path}: {error.strerror}. Name a readable file") from None
-
-
-def _open_one(format: Format | Literal["auto"], given: Path, path: Path, options: TextOptions) -> Table:
-    found = cast(Format, format_of(path, options.encoding)) if format == "auto" else format
-    rows = FORMATS[found].open(path, options)
-    if isinstance(rows, ParquetFile):
-        rows.add_constants(partition_values(given, path) if path != given else {})
-    elif found == "lightgcn" and format == "auto":
-        rows.remarks.append("read as LightGCN text: a user and their items a line")
-    return Table(found, rows)
-
-
 def _check_options(files: dict[str, list[Table]], options: TextOptions) -> None:
     """Refuse what would change nothing, and attributes in a format that has none."""
     tables = [(part, table) for part, group in files.items() for table in group]
     for part, table in tables:
-        if part in ("users", "items") and not FORMATS[table.format].attributes:
+        if part not in INTERACTIONS and not FORMATS[table.format].attributes:
             raise DataError(f"--data.{part}: LightGCN text has no attributes. Leave the option out")
     delimited = {part for part, table in tables if FORMATS[table.format].delimited}
-    for name, parts in (("separator", delimited), ("columns", delimited & {"train", "held_out"})):
+    for name, parts in (("separator", delimited), ("columns", delimited & {*INTERACTIONS})):
         if getattr(options, name) is not None and not parts:
             path = files["train"][0].rows.path
-            raise DataError(f"--data.{name}: has no effect on {path}, which is no delimited text. Leave it out")
+            raise DataError(
+                f"--data.{name}: has no effect on {path}, which is no delimited text. Leave it out"
+            )
 
 
 def _found(rows: Rows, name: str) -> str | None:
@@ -264,6 +158,13 @@ def _id(side: str, name: str, type: pa.DataType, table: Table) -> Column:
     rule = f"a whole number up to {LARGEST_ID}" if type == pa.int64() else "an id"
     remedy = f"Name another column of {side} ids: --data.{side}_column NAME"
     return Column(f"{side}_id", source, type, rule, remedy=remedy)
+
+
+def _refuse_row(rows: Rows, columns: list[Column]) -> None:
+    """Refuse a first line that is a row though its fields were named as columns: the row would be lost."""
+    with_digits = any(character.isdigit() for column in columns for character in column.source)
+    if isinstance(rows, TextFile) and rows.given_names is None and is_row(rows.names) and with_digits:
+        raise DataError(_no_header(rows))
 
 
 def _no_header(rows: Rows) -> str:
@@ -314,8 +215,6 @@ def _optional(table: Table, value_column: str | None, timestamp_column: str | No
     rows, columns = table.rows, []
     number = Column("value", "value", pa.float32(), "a number", (-LARGEST_VALUE, LARGEST_VALUE))
     number = replace(number, decimal_comma=rows.decimal_comma)
-    if isinstance(rows, TextFile) and rows.given_names is None and is_row(rows.names):
-        raise DataError(_no_header(rows))  # else its first row would be lost, whatever columns were named
     for column, asked in ((number, value_column), (TIMESTAMP, timestamp_column)):
         if asked is None:
             continue
@@ -342,8 +241,9 @@ def _check_same(rows: Rows, columns: list[Column], first: Rows, expected: list[C
         with_it, without = (rows, first) if has else (first, rows)
         source = next(column.source for column in [*columns, *expected] if column.name == name)
         raise DataError(
-            f"{without.path}: no column {source!r}, found {', '.join(without.names)}, but {with_it.path.name} has "
-            f"it. Give all files the same columns, or leave it unread: --data.{name}_column null"
+            f"{without.path}: no column {source!r}, found {', '.join(without.names)}, but "
+            f"{with_it.path.name} has it. Give all files the same columns, or leave it unread: "
+            f"--data.{name}_column null"
         )
 
 
@@ -372,7 +272,8 @@ def _attributes(format: Format, files: list[Rows], key: Column, bad: BadRows) ->
 def _category(values: pa.Array, declared: str) -> pa.Array | None:
     """Convert texts or fractional numbers to integers, strings or lists of strings; None: no categories."""
     if declared == "token_seq":
-        lists = pc.split_pattern(values, " ")
+        lists = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(values))  # two spaces hold no token
+        lists = pc.if_else(pc.equal(pc.binary_length(pc.ascii_trim_whitespace(values)), 0), None, lists)
         offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().fill_null(0))]).astype(np.int32)
         return pa.ListArray.from_arrays(offsets, lists.flatten())
     if declared == "float" or values.type == pa.float64():

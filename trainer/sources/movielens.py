@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.errors import DataError
-from trainer.sources.checked import checked, read_table
-from trainer.sources.column_rules import LARGEST_ID, Column
-from trainer.sources.delimited import ParquetFile, TextFile
 from trainer.sources.schema import BadRows, SourceTables
-from trainer.sources.times import TIMESTAMP
+from trainer.tables.checked import checked, read_table
+from trainer.tables.column_rules import LARGEST_ID, Column
+from trainer.tables.delimited import TextFile
+from trainer.tables.parquet_file import ParquetFile
+from trainer.tables.times import TIMESTAMP
 
 GENRES = (  # noqa: SIM905 - the order of u.genre, and of the flags in u.item
     "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror "

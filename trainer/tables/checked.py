@@ -1,4 +1,4 @@
-"""Checked reading: rows of a file with typed columns, and the place, value and rule of what is wrong in it."""
+"""Checked reading: typed columns of a file, and place, value and rule of what is wrong in it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.errors import DataError
-from trainer.sources.column_rules import Column, plain
-from trainer.sources.delimited import ParquetFile, TextFile
-from trainer.sources.schema import BadRows
-from trainer.sources.times import MixedFormsError
+from trainer.tables.bad_rows import BadRows
+from trainer.tables.column_rules import Column, plain
+from trainer.tables.delimited import TextFile
+from trainer.tables.parquet_file import ParquetFile
+from trainer.tables.times import MixedFormsError
 
 BYTES = (pa.string(), pa.binary(), pa.large_string(), pa.large_binary())
 
@@ -20,9 +21,9 @@ def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -
     """Return rows whose required columns keep their rules, converted, in file order.
 
     Raises:
-        DataError: A column is missing, or has times in two forms, or no row is good. Under the policy `error`,
-            a row is bad: raised at the end of the file, when all bad rows are counted; no rows after the first
-            bad block are returned.
+        DataError: A column is missing, or has times in two forms, or no row is good. Under the policy
+            `error`, a row is bad: raised at the end of the file, when all bad rows are counted; no rows after
+            the first bad block are returned.
     """
     if absent := [column.source for column in columns if column.source not in rows.names]:
         raise DataError(f"{rows.path}: no column {absent[0]!r}, found {', '.join(rows.names)}. Rename it")
@@ -31,7 +32,8 @@ def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -
         values, good = [], []
         for column, reader in zip(columns, readers, strict=True):
             texts = plain(raw.column(column.source))
-            texts, decoded = _decoded(texts) if texts.type in BYTES else (texts, None)
+            is_text = column.type == pa.string() and texts.type in BYTES
+            texts, decoded = _decoded(texts) if is_text else (texts, None)
             try:
                 read, keeps = reader.read(texts)
             except MixedFormsError as error:
@@ -49,10 +51,10 @@ def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -
             batch = pa.RecordBatch.from_arrays(values, schema=_schema(columns))
             yield batch.filter(kept) if kept.false_count else batch
     _report(rows, found, bad)
-    for note in [*(f"{rows.path}: {reader.note}" for reader in readers if reader.note), *rows.notes()]:
-        bad.note(note)
+    for remark in [*(reader.note for reader in readers if reader.note), *rows.remarks()]:
+        bad.note(rows.path, remark)
     for name, (count, shown) in found.unread.items():
-        bad.note(f"{rows.path}: {count:,} values of {name} cannot be read and are unknown, such as {shown}")
+        bad.note(rows.path, f"{count:,} values of {name} cannot be read and are unknown, such as {shown}")
 
 
 @dataclass

@@ -1,22 +1,20 @@
-"""Files as blocks of raw columns: delimited text, LightGCN's text, Parquet."""
+"""Text as blocks of raw columns: delimited, or LightGCN's."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv, parquet
+from pyarrow import csv
 
 from trainer.errors import DataError
-from trainer.sources.recognise import open_stream, reason, wrong_encoding
+from trainer.tables.recognise import UNREADABLE, open_stream, reason, wrong_encoding
 
 BLOCK_BYTES = 4 << 20  # a line must fit
-PARQUET_BYTES = 1 << 20  # of a column that are read at a time
 T = TypeVar("T")
-UNREADABLE = (OSError, EOFError, pa.ArrowException)
 
 
 @dataclass
@@ -61,7 +59,7 @@ class TextFile:
             )
         self.malformed: list[int] = []
         self.malformed_fault = ""
-        self.remarks: list[str] = []  # on how it was understood
+        self.understood: list[str] = []  # remarks
         self.repeated: list[int] = []  # headers in the middle, as rows from 0 with the right number of fields
         self.fields: list[str] = self.given_names or self._caught(lambda: self._open([]).schema.names)
         self.names = [name.strip() for name in self.fields] if self.trimmed else self.fields
@@ -71,12 +69,11 @@ class TextFile:
         """What is said of bytes that are no text."""
         return f"which is no {self.encoding} text"
 
-    def notes(self) -> list[str]:
-        """Return sentences on how the file was understood and what was left out, once all was read."""
+    def remarks(self) -> list[str]:
+        """Return how the file was understood and what was left out, once all was read."""
         count = len(self.repeated)
         lines = "line that repeats the header was" if count == 1 else "lines that repeat the header were"
-        remarks = [*self.remarks, f"{count:,} {lines} left out"] if count else self.remarks
-        return [f"{self.path}: {remark}" for remark in remarks]
+        return [*self.understood, f"{count:,} {lines} left out"] if count else self.understood
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """Return the fields `names` as strings, in file order, BLOCK_BYTES of text at a time.
@@ -121,9 +118,10 @@ class TextFile:
             if values == batch.schema.names:
                 self.repeated.append(row + int(place))
             elif len(values) > 1 and set(values) <= set(self.names):
+                line = self._line(row + int(place))
                 raise DataError(
-                    f"{self.path}:{self._line(row + int(place))}: a header in another order ({', '.join(values)}) "
-                    "stands in the middle. Give both files the same columns before they are joined"
+                    f"{self.path}:{line}: a header in another order ({', '.join(values)}) stands in the "
+                    "middle. Give both files the same columns before they are joined"
                 )
         keeps = np.ones(len(batch), bool)
         keeps[[number - row for number in self.repeated if number >= row]] = False
@@ -251,65 +249,3 @@ class LightGCNFile(TextFile):
     def position(self, row: int) -> int:
         """Return the line, from 1, of pair `row`, from 0."""
         return int(self.lines[row - self.first_row])
-
-
-class ParquetFile:
-    """Rows of a Parquet file.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-
-    malformed: ClassVar[list[int]] = []  # no row of Parquet has a wrong number of fields
-    malformed_fault = separator_remedy = ""
-    encoding_fault = "which is no utf-8 text"
-    encoding_remedy = "Write the column as text"
-    decimal_comma = False
-
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            # By default a file keeps all that it has read, and reads a column of a row group at once.
-            self.file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=PARQUET_BYTES)
-        except UNREADABLE as error:
-            raise DataError(f"{path}: {reason(error)}. Put the whole Parquet file there") from None
-        self.names: list[str] = list(self.file.schema_arrow.names)
-        self.constants: dict[str, str | None] = {}
-
-    def add_constants(self, constants: Mapping[str, str | None]) -> None:
-        """Add columns that folders such as `day=2020-09-17` give all rows; the file's own come first."""
-        self.constants = {name: value for name, value in constants.items() if name not in self.names}
-        self.names += self.constants
-
-    def notes(self) -> list[str]:
-        """Return nothing: no rows of Parquet are left out."""
-        return []
-
-    def type_of(self, name: str) -> pa.DataType:
-        """Return the type of a column."""
-        return pa.string() if name in self.constants else self.file.schema_arrow.field(name).type
-
-    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        """Return the columns `names` in file order.
-
-        Raises:
-            DataError: The file is damaged.
-        """
-        own = [name for name in names if name not in self.constants]
-        try:
-            for batch in self.file.iter_batches(columns=own):
-                if self.constants:
-                    columns = [
-                        pa.repeat(pa.scalar(self.constants[name], pa.string()), len(batch))
-                        if name in self.constants
-                        else batch.column(name)
-                        for name in names
-                    ]
-                    batch = pa.RecordBatch.from_arrays(columns, names)
-                yield batch
-        except UNREADABLE as error:
-            raise DataError(f"{self.path}: {reason(error)}. Put the whole Parquet file there") from None
-
-    def position(self, row: int) -> int:
-        """Return the number, from 1, of row `row`, from 0."""
-        return row + 1

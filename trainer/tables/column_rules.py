@@ -63,7 +63,7 @@ class Column:
     def read(self, raw: pa.Array) -> tuple[pa.Array, pa.Array]:
         """Return converted values, null where they break the rule, and a mask of those that keep it."""
         if self.type == pa.string():
-            if self.name.endswith("_id") and (is_fractional(raw.type)):
+            if self.name.endswith("_id") and is_fractional(raw.type):
                 raw = convert(raw, pa.int64())  # 86.0 is the id 86, among texts too
             values = convert(raw, pa.string())
             good = pc.greater(pc.binary_length(values), 0)
@@ -90,14 +90,18 @@ def plain(raw: pa.Array) -> pa.Array:
     """Return the values of an extension type or a dictionary as such; UUIDs as text."""
     if isinstance(raw.type, pa.BaseExtensionType):
         return uuid_texts(raw.storage) if is_uuid(raw.type) else plain(raw.storage)
-    return plain(raw.dictionary_decode()) if pa.types.is_dictionary(raw.type) else raw
+    if pa.types.is_dictionary(raw.type):
+        return plain(raw.dictionary_decode())
+    return raw.cast(pa.string()) if raw.type == pa.string_view() else raw
 
 
 def plain_type(type: pa.DataType) -> pa.DataType:
     """Return the type of what `plain` returns."""
     if isinstance(type, pa.BaseExtensionType):
         return pa.string() if is_uuid(type) else plain_type(type.storage_type)
-    return plain_type(type.value_type) if pa.types.is_dictionary(type) else type
+    if pa.types.is_dictionary(type):
+        return plain_type(type.value_type)
+    return pa.string() if type == pa.string_view() else type
 
 
 def is_uuid(type: pa.DataType) -> bool:

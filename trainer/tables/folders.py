@@ -59,7 +59,6 @@ def _refuse_versions(folder: Path) -> None:
 
 def partition_values(folder: Path, file: Path) -> dict[str, str | None]:
     """Return the columns that folders such as `day=2020-09-17` below `folder` give the rows of a file."""
-    parts = (part.partition("=") for part in file.parent.relative_to(folder).parts)
-    return {
-        unquote(name): None if value == HIVE_NULL else unquote(value) for name, equals, value in parts if equals
-    }
+    parts = [part.partition("=") for part in file.parent.relative_to(folder).parts]
+    given = {name: value for name, equals, value in parts if equals}
+    return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in given.items()}

@@ -14,6 +14,8 @@ import pyarrow as pa
 
 from trainer.errors import DataError
 
+UNREADABLE = (OSError, EOFError, pa.ArrowException)
+"""What libraries raise for files that they cannot read, besides errors of encoding."""
 SAMPLE_BYTES = 1 << 16
 SAMPLE_LINES = 100
 
@@ -42,10 +44,19 @@ SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|", "space":
 QUOTED = (",", ";")  # with these, fields may always stand in double quotes
 RECBOLE_TYPES = {"token", "token_seq", "float", "float_seq"}
 SUFFIXES = {
-    **{".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv"},
-    **{".inter": "recbole", ".user": "recbole", ".item": "recbole", ".link": "recbole"},
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".inter": "recbole",
+    ".user": "recbole",
+    ".item": "recbole",
+    ".link": "recbole",
 }
 """Formats by the ending of a file's name, which what stands in it overrules."""
+OTHER_SUFFIXES = (".txt", ".dat", ".data", ".ratings", ".edges")
+"""Endings of tables that do not tell their format."""
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2", ".zip", ".lz4")
 NUMBER = re.compile(r"[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eE][+-]?[0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*")
 
@@ -100,7 +111,7 @@ def _unzipped(path: Path) -> pa.NativeFile:
     if len(members) != 1:
         shown = ", ".join(members[:3]) + (", ..." if len(members) > 3 else "")
         raise DataError(
-            f"{path}: the archive holds {len(members)} files ({shown}), expected one. Unpack it, and name a file"
+            f"{path}: the archive holds {len(members)} files ({shown}), expected one. Unpack it and name one"
         )
     return pa.PythonFile(archive.open(members[0]), mode="r")
 
@@ -122,7 +133,7 @@ def read_sample(path: Path, encoding: str) -> str:
             data = stream.read(SAMPLE_BYTES)
     except UnicodeError as error:
         raise DataError(wrong_encoding(path, encoding, error)) from None
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read ({reason(error)}). Put the whole file there") from None
     if data[:2] in UTF_16:
         raise DataError(f"{path}: is UTF-16 text, read as {encoding}. Name it: --data.encoding utf-16")
@@ -132,7 +143,7 @@ def read_sample(path: Path, encoding: str) -> str:
     text = data.decode("utf-8", errors="replace").removeprefix("\ufeff")
     if "\0" in text:
         raise DataError(
-            f"{path}: holds zero bytes, expected {encoding} text. Name its encoding (--data.encoding utf-16), "
+            f"{path}: holds zero bytes, expected {encoding} text. Name its encoding (--data.encoding utf-16) "
             "or write it as text or Parquet"
         )
     if not text.strip():
@@ -215,6 +226,12 @@ def format_of(path: Path, encoding: str) -> str:
     if all(field.partition(":")[2] in RECBOLE_TYPES for field in find_form(sample, "\t").first):
         return "recbole"
     return named or ("lightgcn" if _is_lightgcn(sample) else "csv")
+
+
+def is_named_as_table(path: Path) -> bool:
+    """Return whether the ending of a file's name may be that of a table, or is a mere number."""
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSED_SUFFIXES]
+    return not suffixes or suffixes[-1] in {*SUFFIXES, *OTHER_SUFFIXES} or suffixes[-1][1:].isdigit()
 
 
 def _is_lightgcn(sample: str) -> bool:
