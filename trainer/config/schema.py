@@ -31,7 +31,7 @@ class DataConfig:
     """Encoding of text files, e.g. `cp1252` (what Excel writes in Western Europe) or `utf-16`."""
     separator: str | None = None
     """Separator of text files: a character or `comma`, `tab`, `semicolon`, ...; by default found in each."""
-    columns: list[str] | None = None
+    columns: list[str] = field(default_factory=list)
     """Names of the columns of interactions without a header: `user,item,value,timestamp`, in file order."""
     interactions: str | None = None
     """File, or folder of part files, of your own interactions; .gz, .zst, .bz2 and .zip are read too."""

@@ -12,6 +12,16 @@ from trainer.config.schema import Config, ShardingConfig
 
 Rule: TypeAlias = tuple[str, str, bool]
 """A key, what it needs, and whether the configuration satisfies that."""
+SEPARATORS = {
+    "comma": ",",
+    "tab": "\t",
+    "semicolon": ";",
+    "pipe": "|",
+    "space": " ",
+    "colons": "::",
+    "ctrl-a": "\x01",
+}
+"""Separators of text files by name; `ctrl-a` is Hive's. Of those that fit a file, the first is taken."""
 WIDEST = 16_384
 """Most columns of a table with which FBGEMM's CPU kernels are known to train; at 32,764 they crash."""
 
@@ -138,17 +148,16 @@ def _of_data(config: Config) -> Iterator[Rule]:
         "the name of a Python text encoding is needed, such as utf-8, cp1252 or utf-16",
         _is_text_encoding(data.encoding),
     )
-    separators = ("comma", "tab", "semicolon", "pipe", "space", "colons", "::")
     yield (
         "data.separator",
-        f"one character or one of {', '.join(separators)} is needed",
-        data.separator is None or len(data.separator) == 1 or data.separator in separators,
+        f"one character, :: or one of {', '.join(SEPARATORS)} is needed",
+        data.separator is None or len(data.separator) == 1 or data.separator in {*SEPARATORS, "::"},
     )
     for role, column in (("user", data.user_column), ("item", data.item_column)):
         yield (
             "data.columns",
             f"names, each once, are needed, and among them {role} or --data.{role}_column {column}",
-            data.columns is None
+            not data.columns
             or (bool({role, column} & {*data.columns}) and len({*data.columns}) == len(data.columns)),
         )
 

@@ -88,7 +88,7 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
         "timestamp_column": data.timestamp_column,
         "encoding": data.encoding,
         "separator": data.separator,
-        "columns": data.columns,
+        "columns": data.columns or None,
     }
     key: dict[str, Any] = {option: _fingerprint(f"--data.{option}", path) for option, path in paths.items()}
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from trainer.config.validation import SEPARATORS
 from trainer.errors import DataError
 from trainer.tables.delimited import LightGCNFile, TextFile
 from trainer.tables.folders import part_files, partition_values
 from trainer.tables.parquet_file import ParquetFile
 from trainer.tables.recognise import (
-    SEPARATORS,
     find_form,
     format_of,
     is_named_as_table,
@@ -19,7 +19,7 @@ from trainer.tables.recognise import (
 )
 
 Format = Literal["parquet", "csv", "tsv", "recbole", "lightgcn"]
-MISSING = ("", "nan", "NaN", "null", "NULL", "None")  # what pandas, SQL and Python write for no value
+MISSING = ("", "nan", "NaN", "null", "NULL", "None", "\\N")  # what pandas, SQL, Python and Hive write
 COLUMNS_OPTION = "--data.columns user,item,value,timestamp"
 Rows = TextFile | ParquetFile
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from trainer.config.validation import SEPARATORS
 from trainer.errors import DataError
 
 UNREADABLE = (OSError, EOFError, pa.ArrowException)
@@ -39,8 +40,6 @@ FOREIGN = {
 """What is no delimited text, by the first bytes of the (uncompressed) file."""
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
-SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|", "space": " ", "colons": "::"}
-"""Separators that are recognised, by name; the first of equal ones is taken."""
 QUOTED = (",", ";")  # with these, fields may always stand in double quotes
 RECBOLE_TYPES = {"token", "token_seq", "float", "float_seq"}
 SUFFIXES = {
