@@ -40,7 +40,7 @@ def test_a_folder_below_a_hidden_one_may_be_named(tmp_path):
 @pytest.mark.parametrize("given", [(), ("_SUCCESS",), ("empty-part",)])
 def test_a_folder_without_rows_is_refused(tmp_path, given):
     make(tmp_path, *given)
-    with pytest.raises(DataError, match="the folder holds (no file|empty files alone)"):
+    with pytest.raises(DataError, match=r"the folder holds (no file|empty files alone)"):
         part_files(tmp_path)
 
 
