@@ -78,8 +78,7 @@ def test_prepare_tells_what_it_made_of_a_file_also_when_that_was_done_before(cap
         assert capsys.readouterr().out.splitlines()[:3] == [
             f"{path}: fields are taken to be separated by semicolon",
             f"{path}: 1 line that repeats the header was left out",
-            "user_id: 3 of 4 ids are whole numbers and the others texts, such as u1, so that all are taken as "
-            "texts",
+            "user_id: 3 of 4 ids are whole numbers and the others texts, such as u1; all are taken as texts",
         ]
 
 

@@ -92,13 +92,13 @@ def id_notes(ids: dict[str, pa.Array]) -> list[str]:
         shown = found.filter(padded if zeros else pc.invert(numbers))
         if zeros:
             notes.append(
-                f"{column}: {zeros:,} of {len(found):,} ids are padded with zeros, such as {shown[0]}, so "
-                "that all are taken as texts: 7 and 007 are two ids"
+                f"{column}: {zeros:,} of {len(found):,} ids are padded with zeros, such as {shown[0]}; "
+                "all are taken as texts, so that 7 and 007 are two ids"
             )
         elif some and some < len(found):
             notes.append(
                 f"{column}: {some:,} of {len(found):,} ids are whole numbers and the others texts, such as "
-                f"{shown[0]}, so that all are taken as texts"
+                f"{shown[0]}; all are taken as texts"
             )
     return notes
 
