@@ -19,6 +19,12 @@ def test_a_column_that_mixes_texts_and_numbers_is_told_with_an_example():
     ]
 
 
+def test_ids_that_differ_by_spaces_alone_are_told():
+    assert id_notes({"item_id": pa.array(["a", " a", "b "])}) == [
+        "item_id: 2 of 3 ids begin or end with spaces, which are kept"
+    ]
+
+
 def test_zero_padded_ids_are_told_with_an_example():
     assert id_notes({"item_id": pa.array(["7", "007", "0", "08"])}) == [
         "item_id: 2 of 4 ids are padded with zeros, such as 007; all are taken as texts, so that 7 and 007 "

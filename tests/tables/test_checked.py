@@ -61,6 +61,28 @@ def test_bytes_that_are_no_text_in_an_attribute_are_an_error_or_a_counted_row(tm
     assert (found, bad.skipped) == ({"user_id": ["1", "3"], "title": ["Heat", None]}, 1)
 
 
+def test_an_id_that_goes_on_over_several_lines_is_a_quote_that_was_not_closed(tmp_path):
+    text = 'user_id,value\n1,3\n"2,3\n' + "3,3\n" * 99
+    with pytest.raises(DataError, match=r"x.csv:3: 1 fields, expected 2") as error:
+        read(tmp_path, text, [ID, VALUE])
+    text = 'value,user_id\n3,1\n3,"2\n' + "3,3\n" * 99
+    with pytest.raises(DataError, match=r"x.csv:3: user_id is '2\\n3,3.*\.\.\.', expected an id") as error:
+        read(tmp_path, text, [ID, VALUE])
+    assert len(str(error.value)) < 300
+
+
+def test_an_attribute_that_goes_on_over_several_lines_is_told(tmp_path):
+    title = Column("title", "title", pa.string(), required=False)
+    found, bad = read(tmp_path, 'user_id,title\n1,"Heat\nand dust"\n2,Up\n', [ID, title])
+    assert found["title"] == ["Heat\nand dust", "Up"]
+    assert bad.notes[0].endswith("x.csv: 1 values of title go on over several lines")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"x.csv: two columns are named 'value', expected one"):
+        read(tmp_path, "user_id,value,value\n1,2,3\n", [ID, VALUE])
+
+
 def test_an_attribute_that_cannot_be_read_is_unknown_and_counted(tmp_path):
     age = Column("age", "age", pa.int64(), required=False)
     found, bad = read(tmp_path, "user_id,age\n1,30\n2,young\n3,old\n4,\n", [ID, age])

@@ -55,6 +55,22 @@ def test_spaces_around_fields_are_left_out_where_they_belong_to_the_form(tmp_pat
     assert rows(TextFile(tmp_path / "x.csv", ","), ["user_id", " item_id"])[0] == ("1", " a")
 
 
+def test_columns_of_folders_stand_in_every_row(tmp_path):
+    (tmp_path / "x.csv").write_text("user_id,item_id\n1,2\nuser_id,item_id\n3,4\n")
+    file = TextFile(tmp_path / "x.csv", ",")
+    file.add_constants({"day": "17", "item_id": "the file's own comes first"})
+    assert rows(file, ["day", "item_id"]) == [("17", "2"), ("17", "4")]
+    assert rows(file, ["day"]) == [("17",), ("17",)]
+
+
+def test_a_line_that_does_not_end_is_told_without_words_of_the_library(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.tables.delimited.BLOCK_BYTES", 1 << 20)
+    (tmp_path / "x.csv").write_text('user_id,item_id\n1,"' + "x\n" * (2 << 20))
+    message = r"x.csv: a line is longer than 1 MiB, or a quote is not closed. Mend the file"
+    with pytest.raises(DataError, match=message):
+        rows(TextFile(tmp_path / "x.csv", ","))
+
+
 @pytest.mark.parametrize("header", ["user item", "user_id item_id", "UserID ItemID"])
 @pytest.mark.parametrize("before", ["", "0 1 2\n1\n"])
 def test_a_header_in_lightgcn_text_is_refused_with_its_line(tmp_path, header, before):

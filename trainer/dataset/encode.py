@@ -87,6 +87,10 @@ def id_notes(ids: dict[str, pa.Array]) -> list[str]:
     for column, found in ids.items():
         if found.type != pa.string():
             continue
+        if spaced := pc.not_equal(pc.utf8_trim_whitespace(found), found).true_count:
+            notes.append(
+                f"{column}: {spaced:,} of {len(found):,} ids begin or end with spaces, which are kept"
+            )
         numbers, padded = (pc.match_substring_regex(found, form) for form in ("^-?[0-9]+$", "^-?0[0-9]+$"))
         some, zeros = numbers.true_count, padded.true_count
         shown = found.filter(padded if zeros else pc.invert(numbers))

@@ -140,8 +140,8 @@ def _refuse_other_files(folder: Path, paths: list[Path]) -> None:
 def _open_one(format: Format | Literal["auto"], given: Path, path: Path, options: TextOptions) -> Table:
     found = cast(Format, format_of(path, options.encoding)) if format == "auto" else format
     rows = FORMATS[found].open(path, options)
-    if isinstance(rows, ParquetFile):
-        rows.add_constants(partition_values(given, path) if path != given else {})
-    elif found == "lightgcn" and format == "auto":
+    if path != given and not isinstance(rows, LightGCNFile):
+        rows.add_constants(partition_values(given, path))
+    if isinstance(rows, LightGCNFile) and format == "auto":
         rows.understood.append("read as LightGCN text: a user and their items a line")
     return Table(found, rows)

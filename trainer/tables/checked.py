@@ -14,6 +14,7 @@ from trainer.tables.delimited import TextFile
 from trainer.tables.parquet_file import ParquetFile
 from trainer.tables.times import MixedFormsError
 
+LONGEST_SHOWN = 80
 BYTES = (pa.string(), pa.binary(), pa.large_string(), pa.large_binary())
 
 
@@ -27,6 +28,8 @@ def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -
     """
     if absent := [column.source for column in columns if column.source not in rows.names]:
         raise DataError(f"{rows.path}: no column {absent[0]!r}, found {', '.join(rows.names)}. Rename it")
+    if repeated := [column.source for column in columns if rows.names.count(column.source) > 1]:
+        raise DataError(f"{rows.path}: two columns are named {repeated[0]!r}, expected one. Rename the other")
     found, readers = _Found(), [column.reader() for column in columns]
     for raw in rows.batches([column.source for column in columns]):
         values, good = [], []
@@ -38,7 +41,9 @@ def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -
                 read, keeps = reader.read(texts)
             except MixedFormsError as error:
                 raise _mixed(rows, column, texts, found.total, error) from None
-            if not column.required and column.type != pa.string():
+            if column.type == pa.string() and rows.breaks_lines:
+                keeps = found.broken(column, read, keeps)
+            elif not column.required:
                 found.lost(column, texts, read)
             values.append(read)
             if decoded is not None and decoded.false_count:
@@ -53,6 +58,8 @@ def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -
     _report(rows, found, bad)
     for remark in [*(reader.note for reader in readers if reader.note), *rows.remarks()]:
         bad.note(rows.path, remark)
+    for name, count in found.long.items():
+        bad.note(rows.path, f"{count:,} values of {name} go on over several lines")
     for name, (count, shown) in found.unread.items():
         bad.note(rows.path, f"{count:,} values of {name} cannot be read and are unknown, such as {shown}")
 
@@ -67,6 +74,7 @@ class _Found:
         first: Position and fault of the first.
         remedy: What to do if all break the rule that it breaks.
         unread: Values of each attribute that cannot be read, and one of them.
+        long: Values of each attribute that go on over several lines.
     """
 
     total: int = 0
@@ -74,6 +82,7 @@ class _Found:
     first: tuple[int, str] | None = None
     remedy: str = ""
     unread: dict[str, tuple[int, str]] = field(default_factory=dict)
+    long: dict[str, int] = field(default_factory=dict)
 
     def add(
         self,
@@ -91,6 +100,16 @@ class _Found:
             self.remedy = rows.encoding_remedy if expected == rows.encoding_fault else column.remedy
         self.total += len(kept)
         self.faults += kept.false_count
+
+    def broken(self, column: Column, read: pa.Array, keeps: pa.Array) -> pa.Array:
+        """Mark ids that go on over several lines, which a quote that is never closed makes; count others."""
+        broken = pc.fill_null(pc.match_substring(read, "\n"), False)
+        if not broken.true_count:
+            return keeps
+        if column.required:
+            return pc.and_not(keeps, broken)
+        self.long[column.source] = self.long.get(column.source, 0) + broken.true_count
+        return keeps
 
     def lost(self, column: Column, raw: pa.Array, read: pa.Array) -> None:
         """Count values of an attribute that were given and could not be read."""
@@ -148,9 +167,13 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def _shown(value: pa.Scalar) -> str:
-    if value.type == pa.string() and value.is_valid:
-        return repr(value.as_buffer().to_pybytes().decode(errors="replace"))
-    return repr(value.as_py()) if value.is_valid else "missing"
+    if not value.is_valid:
+        return "missing"
+    if value.type == pa.string():
+        text = repr(value.as_buffer().to_pybytes().decode(errors="replace"))
+    else:
+        text = repr(value.as_py())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 4]}...{text[-1]}"
 
 
 def read_table(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -> pa.Table:

@@ -1,6 +1,6 @@
 """Text as blocks of raw columns: delimited, or LightGCN's."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -15,6 +15,19 @@ from trainer.tables.recognise import UNREADABLE, open_stream, reason, wrong_enco
 
 BLOCK_BYTES = 4 << 20  # a line must fit
 T = TypeVar("T")
+
+
+def with_constants(
+    batch: pa.RecordBatch, names: Sequence[str], constants: Mapping[str, str | None]
+) -> pa.RecordBatch:
+    """Return the columns `names`: those of a block, and texts that are the same in all its rows."""
+    columns = [
+        pa.repeat(pa.scalar(constants[name], pa.string()), len(batch))
+        if name in constants
+        else batch.column(name)
+        for name in names
+    ]
+    return pa.RecordBatch.from_arrays(columns, [*names])
 
 
 @dataclass
@@ -60,9 +73,15 @@ class TextFile:
         self.malformed: list[int] = []
         self.malformed_fault = ""
         self.understood: list[str] = []  # remarks
+        self.constants: dict[str, str | None] = {}
         self.repeated: list[int] = []  # headers in the middle, as rows from 0 with the right number of fields
         self.fields: list[str] = self.given_names or self._caught(lambda: self._open([]).schema.names)
         self.names = [name.strip() for name in self.fields] if self.trimmed else self.fields
+
+    @property
+    def breaks_lines(self) -> bool:
+        """Whether fields may stand in quotes, and so go on over several lines."""
+        return self.separator == "," if self.quoted is None else self.quoted
 
     @property
     def encoding_fault(self) -> str:
@@ -83,11 +102,18 @@ class TextFile:
         """
         self.repeated.clear()
         row = 0
-        for block in self._blocks([self.fields[self.names.index(name)] for name in names]):
+        own = [name for name in names if name not in self.constants] or self.names[:1]
+        for block in self._blocks([self.fields[self.names.index(name)] for name in own]):
             columns = [self._trimmed(column) for column in block.columns] if self.trimmed else block.columns
-            batch = pa.RecordBatch.from_arrays(columns, names)
-            yield self._without_headers(batch, row) if self.given_names is None else batch
+            batch = pa.RecordBatch.from_arrays(columns, own)
+            batch = self._without_headers(batch, row) if self.given_names is None else batch
+            yield with_constants(batch, names, self.constants) if self.constants else batch
             row += len(block)
+
+    def add_constants(self, constants: Mapping[str, str | None]) -> None:
+        """Add columns that folders such as `day=2020-09-17` give all rows; the file's own come first."""
+        self.constants = {name: value for name, value in constants.items() if name not in self.names}
+        self.names = [*self.names, *self.constants]
 
     def _blocks(self, fields: list[str]) -> Iterator[pa.RecordBatch]:
         """Return `fields` as the parser cuts them, and remember the lines that it cannot cut."""
@@ -141,13 +167,18 @@ class TextFile:
         except UnicodeError as error:
             raise DataError(wrong_encoding(self.path, self.encoding, error)) from None
         except UNREADABLE as error:
-            raise DataError(f"{self.path}: {reason(error)}. Mend the file") from None
+            raise DataError(f"{self.path}: {self._explained(reason(error))}. Mend the file") from None
+
+    def _explained(self, fault: str) -> str:
+        if "straddl" not in fault:
+            return fault
+        quotes = ", or a quote is not closed" if self.breaks_lines else ""
+        return f"a line is longer than {BLOCK_BYTES >> 20} MiB{quotes}"
 
     def _open(self, include: list[str]) -> csv.CSVStreamingReader:
         source, separator = open_stream(self.path, self.encoding), self.separator
         if separator == "::":
             source, separator = pa.lib.TransformInputStream(source, _with_unit_separators()), "\x1f"
-        quoted = separator == "," if self.quoted is None else self.quoted
         options = csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
         options.column_names = self.given_names or []
         return csv.open_csv(
@@ -155,8 +186,8 @@ class TextFile:
             options,
             csv.ParseOptions(
                 delimiter=separator,
-                quote_char='"' if quoted else False,
-                newlines_in_values=quoted,
+                quote_char='"' if self.breaks_lines else False,
+                newlines_in_values=self.breaks_lines,
                 ignore_empty_lines=False,
                 invalid_row_handler=self._remember,  # which is told line numbers by a single thread only
             ),

@@ -8,6 +8,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from trainer.errors import DataError
+from trainer.tables.delimited import with_constants
 from trainer.tables.recognise import UNREADABLE, reason
 
 BUFFER_BYTES = 1 << 20  # of a column that are read at a time
@@ -24,7 +25,7 @@ class ParquetFile:
     malformed_fault = separator_remedy = ""
     encoding_fault = "which is no utf-8 text"
     encoding_remedy = "Write the column as text"
-    decimal_comma = False
+    decimal_comma = breaks_lines = False
 
     def __init__(self, path: Path):
         self.path = path
@@ -50,7 +51,8 @@ class ParquetFile:
 
     def type_of(self, name: str) -> pa.DataType:
         """Return the type of a column."""
-        return pa.string() if name in self.constants else self.file.schema_arrow.field(name).type
+        is_constant = name in self.constants
+        return pa.string() if is_constant else self.file.schema_arrow.field(self.names.index(name)).type
 
     def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         """Return the columns `names` in file order.
@@ -61,15 +63,7 @@ class ParquetFile:
         own = [name for name in names if name not in self.constants]
         try:
             for batch in self.file.iter_batches(columns=own):
-                if self.constants:
-                    columns = [
-                        pa.repeat(pa.scalar(self.constants[name], pa.string()), len(batch))
-                        if name in self.constants
-                        else batch.column(name)
-                        for name in names
-                    ]
-                    batch = pa.RecordBatch.from_arrays(columns, names)
-                yield batch
+                yield with_constants(batch, names, self.constants) if self.constants else batch
         except UNREADABLE as error:
             raise DataError(f"{self.path}: {reason(error)}. Put the whole Parquet file there") from None
 
