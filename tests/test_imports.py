@@ -14,7 +14,7 @@ TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
 ROOMS = (
     *("errors", "formatting", "atomic_write"),
-    *("config", "sources", "distributed", "dataset", "batching", "model", "planning", "sharding"),
+    *("config", "tables", "sources", "distributed", "dataset", "batching", "model", "planning", "sharding"),
     *("evaluation", "inspection", "runs", "training", "serving", "commands", "cli", "__main__"),
 )
 """Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""

@@ -71,6 +71,19 @@ def test_a_missing_data_file_is_named(capsys, tmp_path: Path) -> None:
         assert refused(capsys, command, *arguments).startswith(f"--data.interactions {path}: no such file")
 
 
+def test_prepare_tells_what_it_made_of_a_file_also_when_that_was_done_before(capsys, tmp_path: Path) -> None:
+    path = tmp_path / "likes.csv"
+    path.write_text("user_id;item_id\n" + "u1;1\n2;2\n3;1\n4;2\n" + "user_id;item_id\n")
+    arguments = ["--data.name", "files", "--data.interactions", str(path), "--data.cache", str(tmp_path)]
+    for _ in range(2):
+        assert main(["prepare", *arguments]) == 0
+        assert capsys.readouterr().out.splitlines()[:3] == [
+            f"{path}: fields are taken to be separated by semicolon",
+            f"{path}: 1 line that repeats the header was left out",
+            "user_id: 3 of 4 ids are whole numbers and the others texts, such as u1; all are taken as texts",
+        ]
+
+
 def test_an_interruption_has_its_own_exit_code_and_no_traceback(capsys, monkeypatch) -> None:
     def interrupt(arguments: list[str], heading: str) -> None:
         raise KeyboardInterrupt

@@ -256,6 +256,26 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--loss.name", "bpr"], "--loss.name bpr: needs --batches.rows interaction"),
         (["--loss.mask_known", "false"], "--loss.mask_known false: needs --batches.rows interaction"),
         (["--data.name", "files"], "--data.name files: needs --data.interactions FILE"),
+        (
+            ["--data.encoding", "base64"],
+            "--data.encoding base64: the name of a Python text encoding is needed, such as utf-8, cp1252 or "
+            "utf-16",
+        ),
+        (
+            ["--data.separator", "tabs"],
+            "--data.separator tabs: one character, :: or one of comma, tab, semicolon, pipe, space, colons, "
+            "ctrl-a is needed",
+        ),
+        (
+            ["--data.columns", "user,value"],
+            "--data.columns ['user', 'value']: names, each once, are needed, and among them item or "
+            "--data.item_column item_id",
+        ),
+        (
+            ["--data.columns", "user,item,item"],
+            "--data.columns ['user', 'item', 'item']: names, each once, are needed, and among them user or "
+            "--data.user_column user_id",
+        ),
     ],
 )
 def test_values_and_combinations_that_cannot_work_are_refused(arguments: list[str], message: str) -> None:

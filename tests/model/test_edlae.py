@@ -165,3 +165,18 @@ def test_where_nothing_can_be_written_towers_are_still_computed(tmp_path: Path, 
     for one, two in zip(cached_towers(dataset, 4), expected, strict=True):
         assert np.array_equal(one, two)
     assert not list(dataset.folder.glob("*low_rank*"))
+
+
+def test_where_the_data_cannot_be_written_to_the_files_of_towers_are_temporary(
+    tmp_path: Path, monkeypatch
+) -> None:
+    dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
+    monkeypatch.setattr(low_rank, "keep_array", lambda path, array: None)  # as on a read-only mount
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    expected = cached_towers(dataset, 4)
+    paths = closed_form_files(dataset, 4, FIXED_PENALTY)
+    for path, table in zip(paths, expected, strict=True):
+        assert path.is_relative_to(tmp_path / "temporary")
+        assert np.array_equal(np.load(path), table)
+    assert not list(dataset.folder.glob("*low_rank*"))

@@ -9,9 +9,9 @@ import pytest
 from pyarrow import parquet
 
 from trainer.errors import DataError
-from trainer.sources import delimited as checked_rows
 from trainer.sources import movielens
 from trainer.sources.movielens import read_movielens
+from trainer.tables import delimited as checked_rows
 
 DATA = Path(os.environ.get("SHARDTOWER_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
@@ -142,8 +142,8 @@ def test_ml_10m_is_utf_8_and_has_no_users(tmp_path):
         ("-1::2::3::4", "user_id is '-1', expected a whole number from 0 to 9223372036854775807"),
         ("1::1.5::3::4", "movie_id is '1.5', expected a whole number from 0 to 9223372036854775807"),
         ("1::9223372036854775808::3::4", "movie_id is '9223372036854775808', expected a whole number"),
-        ("1::2::3::noon", "timestamp is 'noon', expected a number of seconds"),
-        ("1::2::3::inf", "timestamp is 'inf', expected a number of seconds"),
+        ("1::2::3::noon", "timestamp is 'noon', expected a time"),
+        ("1::2::3::inf", "timestamp is 'inf', expected a time"),
         ("1::\xff::3::4", "movie_id is '\ufffd', expected a whole number"),
     ],
 )

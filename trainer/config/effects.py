@@ -76,6 +76,7 @@ EFFECTS = (
     Effect(
         (
             *("data.format", "data.interactions", "data.held_out", "data.users", "data.items"),
+            *("data.encoding", "data.separator", "data.columns"),
             *("data.user_column", "data.item_column", "data.value_column", "data.timestamp_column"),
         ),
         lambda config: config.data.name == "files",

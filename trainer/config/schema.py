@@ -25,24 +25,30 @@ class DataConfig:
     """Where missing MovieLens files come from: `auto` tries each source in turn, `none` fetches nothing."""
     cache: str | None = None
     """Folder of prepared data sets; by default `$XDG_CACHE_HOME/shardtower` or `~/.cache/shardtower`."""
-    format: Literal["parquet", "csv", "tsv", "recbole", "lightgcn"] = "parquet"
-    """Format of your own tables (`name: files`)."""
+    format: Literal["auto", "parquet", "csv", "tsv", "recbole", "lightgcn"] = "auto"
+    """Format of your own tables (`name: files`); `auto` takes each file as what its content and name say."""
+    encoding: str = "utf-8"
+    """Encoding of text files, e.g. `cp1252` (what Excel writes in Western Europe) or `utf-16`."""
+    separator: str | None = None
+    """Separator of text files: a character or `comma`, `tab`, `semicolon`, ...; by default found in each."""
+    columns: list[str] = field(default_factory=list)
+    """Names of the columns of interactions without a header: `user,item,value,timestamp`, in file order."""
     interactions: str | None = None
-    """File (or folder of Parquet files) of your own interactions."""
+    """File, or folder of part files, of your own interactions; .gz, .zst, .bz2 and .zip are read too."""
     held_out: str | None = None
-    """File of held-out interactions in the same format; implies `split: given`."""
+    """File or folder of held-out interactions; implies `split: given`."""
     users: str | None = None
-    """File of user attributes in the same format, keyed by `user_column`."""
+    """File or folder of user attributes, keyed by `user_column`."""
     items: str | None = None
-    """File of item attributes in the same format, keyed by `item_column`; `title` names the items."""
+    """File or folder of item attributes, keyed by `item_column`; `title` names the items."""
     user_column: str = "user_id"
     """Column of user ids in your own tables."""
     item_column: str = "item_id"
     """Column of item ids in your own tables."""
-    value_column: str = "value"
-    """Column of values (ratings) in your own tables; it may be absent."""
-    timestamp_column: str = "timestamp"
-    """Column of timestamps (seconds) in your own tables; it may be absent."""
+    value_column: str | None = "value"
+    """Column of values (ratings) in your own tables; it may be absent, and `null` leaves it unread."""
+    timestamp_column: str | None = "timestamp"
+    """Column of times, ISO 8601 or s, ms, us, ns since 1970; may be absent, and `null` leaves it unread."""
     bad_rows: Literal["error", "skip"] = "error"
     """What a line that cannot be read does: stop with an error that names it, or be skipped and counted."""
     min_value: float | None = None

@@ -1,5 +1,6 @@
 """The rules for values and combinations of options: each with its key and its error message."""
 
+import codecs
 import math
 from collections.abc import Iterator
 from typing import TypeAlias, get_args, get_type_hints
@@ -11,6 +12,16 @@ from trainer.config.schema import Config, ShardingConfig
 
 Rule: TypeAlias = tuple[str, str, bool]
 """A key, what it needs, and whether the configuration satisfies that."""
+SEPARATORS = {
+    "comma": ",",
+    "tab": "\t",
+    "semicolon": ";",
+    "pipe": "|",
+    "space": " ",
+    "colons": "::",
+    "ctrl-a": "\x01",
+}
+"""Separators of text files by name; `ctrl-a` is Hive's. Of those that fit a file, the first is taken."""
 WIDEST = 16_384
 """Most columns of a table with which FBGEMM's CPU kernels are known to train; at 32,764 they crash."""
 
@@ -143,6 +154,23 @@ def _of_data(config: Config) -> Iterator[Rule]:
     )
     yield "data.split_seed", "a whole number from 0 to 4294967295 is needed", 0 <= data.split_seed < 2**32
     yield "data.k_core", "a whole number from 0 up is needed", data.k_core >= 0
+    yield (
+        "data.encoding",
+        "the name of a Python text encoding is needed, such as utf-8, cp1252 or utf-16",
+        _is_text_encoding(data.encoding),
+    )
+    yield (
+        "data.separator",
+        f"one character, :: or one of {', '.join(SEPARATORS)} is needed",
+        data.separator is None or len(data.separator) == 1 or data.separator in {*SEPARATORS, "::"},
+    )
+    for role, column in (("user", data.user_column), ("item", data.item_column)):
+        yield (
+            "data.columns",
+            f"names, each once, are needed, and among them {role} or --data.{role}_column {column}",
+            not data.columns
+            or (bool({role, column} & {*data.columns}) and len({*data.columns}) == len(data.columns)),
+        )
 
 
 def _of_sharding(config: Config) -> Iterator[Rule]:
@@ -194,6 +222,13 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         "needs --data.held_out FILE with --data.name files",
         data.split != "given" or (data.name == "files" and data.held_out is not None),
     )
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        return codecs.lookup(name).name != "" and isinstance("".encode(name), bytes)
+    except (LookupError, ValueError):
+        return False
 
 
 def _above_zero(value: float | None) -> bool:

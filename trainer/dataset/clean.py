@@ -52,8 +52,15 @@ def clean(
                 f"{name}: --data.min_value is {min_value}, but these interactions have no values. "
                 "Leave it out, or name their column: --data.value_column"
             )
+        largest = -np.inf
         for rows, values in blocks(encoded.columns["value"]):
             stays[rows] = values >= min_value
+            largest = max(largest, float(values.max()))
+        if largest < min_value:
+            raise DataError(
+                f"{name}: --data.min_value {min_value} drops all {len(stays):,} interactions, as the "
+                f"largest value is {largest:g}. Choose a smaller one"
+            )
     dropped("below_min_value", f"--data.min_value {min_value}")
     repeats = _drop_duplicates(encoded, stays, keep_first)
     dropped("duplicates", "the rule against duplicates")

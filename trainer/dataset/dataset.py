@@ -22,7 +22,7 @@ from filelock import FileLock
 from trainer.dataset import storage
 from trainer.dataset.attributes import Feature, Ragged, align, categorise
 from trainer.dataset.clean import clean
-from trainer.dataset.encode import COLUMNS, encode
+from trainer.dataset.encode import COLUMNS, encode, id_notes
 from trainer.dataset.split import BY_TIME, PARTS, Rule, check_split
 from trainer.dataset.write_splits import count_known, count_repeats, parts_of_rows, write_parts
 from trainer.errors import DataError
@@ -69,6 +69,7 @@ class Dataset:
         user_features: Attributes by name; `user_count + 1` rows, the last one unknown.
         item_features: Attributes by name; `item_count` rows.
         report: What was read, dropped and kept.
+        notes: Sentences on how the files were understood and what of them was left out.
         kept_users: (n,) int64 rows that have vectors of their own without training interactions; see
             `trainer.runs.retained_ids`.
         kept_items: The same for items.
@@ -89,6 +90,7 @@ class Dataset:
     user_features: dict[str, Feature]
     item_features: dict[str, Feature]
     report: dict[str, int | float | str]
+    notes: list[str]
     kept_users: np.ndarray
     kept_items: np.ndarray
 
@@ -241,6 +243,7 @@ def open_dataset(folder: Path) -> Dataset:
         user_features=user_features,
         item_features=item_features,
         report=meta["report"],
+        notes=meta.get("notes", []),
         kept_users=_kept(folder, "user"),
         kept_items=_kept(folder, "item"),
     )
@@ -252,6 +255,7 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     raw = folder / "raw"
     raw.mkdir()
     encoded = encode(source, name, raw)
+    notes = id_notes(encoded.ids)
     rule: Rule = settings["split"] if source.held_out is None or settings["split"] == "none" else "given"
     by_time = rule in (*BY_TIME, "none")
     stays, dropped, repeats = clean(encoded, name, settings["min_value"], settings["k_core"], by_time)
@@ -273,7 +277,8 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     storage.write_ids(folder, "user", users, None)
     storage.write_ids(folder, "item", items, titles)
     report |= {"users": len(users), "items": len(items)}
-    meta = {"key": key, "name": name, "item_name": source.item_name, "report": report}
+    notes = [*source.bad_rows.notes, *notes]
+    meta = {"key": key, "name": name, "item_name": source.item_name, "report": report, "notes": notes}
     storage.write_meta(folder, meta | {"user_features": user_features, "item_features": item_features})
 
 

@@ -77,6 +77,36 @@ def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
     return Encoded(columns, {column: ids.all() for column, ids in known.items()}, training_rows)
 
 
+def id_notes(ids: dict[str, pa.Array]) -> list[str]:
+    """Return what to say of ids that are texts, though some of them look like numbers.
+
+    Args:
+        ids: Raw ids by column, each once.
+    """
+    notes = []
+    for column, found in ids.items():
+        if found.type != pa.string():
+            continue
+        if spaced := pc.not_equal(pc.utf8_trim_whitespace(found), found).true_count:
+            notes.append(
+                f"{column}: {spaced:,} of {len(found):,} ids begin or end with spaces, which are kept"
+            )
+        numbers, padded = (pc.match_substring_regex(found, form) for form in ("^-?[0-9]+$", "^-?0[0-9]+$"))
+        some, zeros = numbers.true_count, padded.true_count
+        shown = found.filter(padded if zeros else pc.invert(numbers))
+        if zeros:
+            notes.append(
+                f"{column}: {zeros:,} of {len(found):,} ids are padded with zeros, such as {shown[0]}; "
+                "all are taken as texts, so that 7 and 007 are two ids"
+            )
+        elif some and some < len(found):
+            notes.append(
+                f"{column}: {some:,} of {len(found):,} ids are whole numbers and the others texts, such as "
+                f"{shown[0]}; all are taken as texts"
+            )
+    return notes
+
+
 class _Ids:
     """Raw ids that have been met, numbered in the order of their first appearance."""
 

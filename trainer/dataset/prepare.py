@@ -13,6 +13,7 @@ from trainer.dataset import storage
 from trainer.dataset.dataset import prepare
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
+from trainer.tables.folders import visible_files
 
 
 def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
@@ -92,11 +93,14 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
         for option in ("interactions", "held_out", "users", "items")
         if (path := getattr(data, option)) is not None
     }
-    columns = {
+    columns: dict[str, Any] = {
         "user_column": data.user_column,
         "item_column": data.item_column,
         "value_column": data.value_column,
         "timestamp_column": data.timestamp_column,
+        "encoding": data.encoding,
+        "separator": data.separator,
+        "columns": data.columns or None,
     }
     key: dict[str, Any] = {option: _fingerprint(f"--data.{option}", path) for option, path in paths.items()}
 
@@ -117,10 +121,10 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
 
 
 def _fingerprint(option: str, path: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and modification time of a file, or of every file in a folder."""
+    """Return name, size and modification time of a file, or of every file in a folder that holds rows."""
     if not path.exists():
         raise DataError(f"{option} {path}: no such file. Name an existing one")
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = sorted(visible_files(path)) if path.is_dir() else [path]
     return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 

@@ -35,6 +35,7 @@ def summary(dataset: Dataset) -> dict[str, Any]:
         "times": [_moment(int(each)) for each in times],
         "read": report["read"],
         "skipped": report["skipped"],
+        "notes": dataset.notes,
         "dropped": {name: report[name] for name in DROPPED},
         "split": {"rule": report["split"], **{split: report[split] for split in PARTS}},
         "repeats": {name: report[name] for name in ("repeats_dropped", "repeats_kept") if name in report},
@@ -84,6 +85,7 @@ def summary_text(dataset: Dataset) -> str:
             of = format_count(found[side], name)
             lines.append(f"attributes: {attributes['with_a_row']:,} of {of} have a row")
             lines += [f"  {_attribute_text(column)}" for column in attributes["columns"]]
+    lines += [f"{note}." for note in dataset.notes]
     return "\n  ".join(lines) + f"\nprepared: {found['folder']}"
 
 

@@ -4,6 +4,9 @@ A query vector is the sum of the history rows of a user's items, so that users w
 training data need no fitting.
 """
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,12 +99,8 @@ def cached_towers(dataset: Dataset, rank: int, penalty: float = FIXED_PENALTY) -
         History table and item table, (items, rank) float32 each, memory-mapped if they had been saved.
     """
     paths = _files(dataset, rank, penalty)
-    try:
-        # Plain views, since arithmetic on numpy's memmap class is slower.
-        history, vectors = (np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths)
-        return history, vectors
-    except (OSError, ValueError):
-        pass  # missing or incomplete: computed again
+    if (saved := _load(paths)) is not None:
+        return saved
     tables = training_towers(dataset, rank, penalty)
     for path, table in zip(paths, tables, strict=True):
         keep_array(path, table)
@@ -109,9 +108,28 @@ def cached_towers(dataset: Dataset, rank: int, penalty: float = FIXED_PENALTY) -
 
 
 def closed_form_files(dataset: Dataset, rank: int, penalty: float) -> tuple[Path, Path]:
-    """Return the files of the history table and of the item table, computing them if they are missing."""
-    cached_towers(dataset, rank, penalty)
-    return _files(dataset, rank, penalty)
+    """Return the files of the history table and of the item table, computing them if they are missing.
+
+    Where the data set's folder is not writable they are temporary, and removed when this process ends.
+    """
+    tables, paths = cached_towers(dataset, rank, penalty), _files(dataset, rank, penalty)
+    if _load(paths) is not None:
+        return paths
+    folder = Path(tempfile.mkdtemp(prefix="shardtower-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for path, table in zip(paths, tables, strict=True):
+        np.save(folder / path.name, table, allow_pickle=False)
+    return folder / paths[0].name, folder / paths[1].name
+
+
+def _load(paths: tuple[Path, Path]) -> Towers | None:
+    """Return the towers in two files, memory-mapped; None if a file is missing or incomplete."""
+    try:
+        # Plain views, since arithmetic on numpy's memmap class is slower.
+        history, vectors = (np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths)
+    except (OSError, ValueError):
+        return None
+    return history, vectors
 
 
 def training_towers(dataset: Dataset, rank: int, penalty: float) -> Towers:

@@ -1,7 +1,7 @@
-"""Tables of your own: Parquet, CSV and TSV, RecBole's atomic files, LightGCN's text."""
+"""Tables of your own: Parquet, delimited text, RecBole's atomic files, LightGCN's text."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -11,102 +11,62 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.errors import DataError
-from trainer.sources.delimited import (
-    LARGEST_ID,
-    TIMESTAMP,
-    Column,
-    ParquetFile,
-    TextFile,
-    checked,
-    read_table,
+from trainer.sources.formats import (
+    COLUMNS_OPTION,
+    FORMATS,
+    Format,
+    Rows,
+    Table,
+    TextOptions,
+    open_tables,
 )
-from trainer.sources.schema import BadRows, SourceTables
+from trainer.sources.schema import SourceTables
+from trainer.tables.bad_rows import BadRows
+from trainer.tables.checked import checked, read_table
+from trainer.tables.column_rules import (
+    LARGEST_ID,
+    LARGEST_VALUE,
+    Column,
+    are_whole_ids,
+    as_whole_numbers,
+    can_be_id,
+    is_fractional,
+    plain_type,
+)
+from trainer.tables.delimited import LightGCNFile, TextFile
+from trainer.tables.parquet_file import ParquetFile
+from trainer.tables.recognise import is_row
+from trainer.tables.times import TIMESTAMP
 
-Format = Literal["parquet", "csv", "tsv", "recbole", "lightgcn"]
-MISSING = ("", "nan", "NaN", "null", "NULL", "None")  # what pandas, SQL and Python write for no value
-LARGEST_VALUE = float(np.finfo(np.float32).max)
-
-
-class LightGCNFile(TextFile):
-    """A line a user, `user item item ...`, as one pair an item; a user may stand alone.
-
-    Source: He et al., SIGIR 2020 (the data files of LightGCN).
-    """
-
-    def __init__(self, path: Path):
-        super().__init__(path, "\x1f", ["line"])  # this separator stands in no text: a line is one field
-        self.names = ["user_id", "item_id"]
-
-    def batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
-        """Yield users and items as strings, a pair a row."""
-        line, self.first_row, self.lines = 1, 0, np.zeros(0, np.int64)
-        for block in super().batches(["line"]):
-            words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(block["line"]))
-            starts, flat = words.offsets.to_numpy()[:-1], words.flatten()
-            items = np.ones(len(flat), bool)
-            items[starts] = False
-            counts = words.value_lengths().to_numpy() - 1
-            self.first_row += len(self.lines)
-            self.lines = np.repeat(np.arange(line, line + len(block)), counts)
-            line += len(block)
-            pairs = {"user_id": flat.take(np.repeat(starts, counts)), "item_id": flat.filter(items)}
-            yield pa.RecordBatch.from_pydict({name: pairs[name] for name in names})
-
-    def position(self, row: int) -> int:
-        """Return the line, from 1, of pair `row`, from 0."""
-        return int(self.lines[row - self.first_row])
-
-
-Rows = TextFile | ParquetFile
-
-
-@dataclass(frozen=True)
-class FileFormat:
-    """One format of tables.
-
-    Attributes:
-        open: Opens one file.
-        folders: Whether a table may be a folder of part files.
-        attributes: Whether there are tables of attributes.
-        typed: Whether columns have types; otherwise all values are text.
-        types_in_names: Whether a column's name ends with its type, as in `age:token`.
-    """
-
-    open: Callable[[Path], Rows]
-    folders: bool = False
-    attributes: bool = True
-    typed: bool = False
-    types_in_names: bool = False
-
-
-FORMATS: Mapping[Format, FileFormat] = {
-    "parquet": FileFormat(ParquetFile, folders=True, typed=True),
-    "csv": FileFormat(lambda path: TextFile(path, ",", nulls=MISSING)),
-    "tsv": FileFormat(lambda path: TextFile(path, "\t", nulls=MISSING)),
-    "recbole": FileFormat(lambda path: TextFile(path, "\t", nulls=MISSING), types_in_names=True),
-    "lightgcn": FileFormat(LightGCNFile, attributes=False),
-}
-"""Every format by its name in `data.format`; a new one is one entry."""
+INTERACTIONS = ("train", "held_out")
 
 
 def read_tables(
-    format: Format,
+    format: Format | Literal["auto"],
     interactions: str | Path,
     held_out: str | Path | None,
     users: str | Path | None,
     items: str | Path | None,
     user_column: str,
     item_column: str,
-    value_column: str,
-    timestamp_column: str,
+    value_column: str | None,
+    timestamp_column: str | None,
     bad_rows: Literal["error", "skip"],
+    encoding: str = "utf-8",
+    separator: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> SourceTables:
     """Read interactions, optional held-out ones and attributes; columns are found by name.
 
+    Under the format `auto` each file is read as what it is, so that they may differ. A value or timestamp
+    column that is None is left unread. `columns` names the fields of interactions without a header: `user`,
+    `item`, `value` and `timestamp` stand for the columns of that use.
+
     Ids of users are int64 if all of them, in all files, are whole numbers up to 2**63 - 1, and strings
     otherwise; so are ids of items. Parquet says so by its types. Text and unsigned Parquet columns are read
-    once more beforehand to find out, so that no late row contradicts an early one; a text is a whole number
-    in canonical form only (`007` is a string). Missing ids (null, empty, NaN) make bad rows.
+    once more beforehand to find out, so that no late row contradicts an early one. A text is a whole number
+    in canonical form (`007` is a string) or with a zero behind the point, as pandas writes 86.0 in a column
+    with gaps. Missing ids (null, empty, NaN) make bad rows.
 
     Attributes are integers, strings and lists of them. Fractional numbers, dates and structures are left out.
     RecBole's `token_seq` is a list, and `title` a string in any case; other text formats have no lists.
@@ -116,50 +76,61 @@ def read_tables(
         DataError: A file or a column is missing, or a row is bad and `bad_rows` is `error`.
     """
     bad = BadRows(bad_rows)
-    if not FORMATS[format].attributes:
-        user_column, item_column = "user_id", "item_id"
-        if users or items:
-            option = "users" if users else "items"
-            raise DataError(f"--data.{option}: LightGCN text has no attributes. Leave the option out")
+    roles = {"user": user_column, "item": item_column, "value": value_column, "timestamp": timestamp_column}
+    named = [roles.get(name) or name for name in columns] if columns else None
+    options = TextOptions(encoding, separator, named)
     paths = {"train": interactions, "held_out": held_out, "users": users, "items": items}
-    files = {part: _open(format, Path(path)) for part, path in paths.items() if path}
+    files = {
+        part: open_tables(
+            format, Path(path), options if part in INTERACTIONS else replace(options, columns=None)
+        )
+        for part, path in paths.items()
+        if path
+    }
+    _check_options(files, options)
     user, item = _id_types(files, {"user": user_column, "item": item_column})
 
     def stream(part: str) -> Iterator[pa.RecordBatch]:
-        columns = [
-            _id("user", user_column, user, files[part][0]),
-            _id("item", item_column, item, files[part][0]),
-        ]
-        columns += _optional(format, files[part][0], value_column, timestamp_column)
-        return chain.from_iterable(checked(rows, columns, bad) for rows in files[part])
+        first: list[Column] | None = None
+        batches = []
+        for table in files[part]:
+            optional = _optional(table, value_column, timestamp_column)
+            first = optional if first is None else first
+            _check_same(table.rows, optional, files[part][0].rows, first)
+            ids = [_id("user", user_column, user, table), _id("item", item_column, item, table)]
+            _refuse_row(table.rows, ids + optional)
+            batches.append(checked(table.rows, ids + optional, bad))
+        return chain.from_iterable(batches)
+
+    def attributes(part: str, side: str, name: str, type: pa.DataType) -> pa.Table | None:
+        if part not in files:
+            return None
+        key = _id(side, name, type, files[part][0])
+        return _attributes(files[part][0].format, [table.rows for table in files[part]], key, bad)
 
     return SourceTables(
         stream("train"),
         stream("held_out") if held_out else None,
-        _attributes(format, files["users"], _id("user", user_column, user, files["users"][0]), bad)
-        if users
-        else None,
-        _attributes(format, files["items"], _id("item", item_column, item, files["items"][0]), bad)
-        if items
-        else None,
+        attributes("users", "user", user_column, user),
+        attributes("items", "item", item_column, item),
         "item",
         bad,
     )
 
 
-def _open(format: Format, path: Path) -> list[Rows]:
-    """Return the file, or the part files of a folder of Parquet, in the order of their names."""
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file. Put it there, or name another")
-    if not path.is_dir():
-        return [FORMATS[format].open(path)]
-    if not FORMATS[format].folders:
-        raise DataError(f"{path}: is a folder, expected a file of format {format}. Name the file")
-    paths = sorted(path.rglob(f"*.{format}"))
-    paths = [part for part in paths if not part.name.startswith(("_", "."))]
-    if not paths:
-        raise DataError(f"{path}: the folder holds no *.{format} file. Put the part files there")
-    return [FORMATS[format].open(part) for part in paths]
+def _check_options(files: dict[str, list[Table]], options: TextOptions) -> None:
+    """Refuse what would change nothing, and attributes in a format that has none."""
+    tables = [(part, table) for part, group in files.items() for table in group]
+    for part, table in tables:
+        if part not in INTERACTIONS and not FORMATS[table.format].attributes:
+            raise DataError(f"--data.{part}: LightGCN text has no attributes. Leave the option out")
+    delimited = {part for part, table in tables if FORMATS[table.format].delimited}
+    for name, parts in (("separator", delimited), ("columns", delimited & {*INTERACTIONS})):
+        if getattr(options, name) is not None and not parts:
+            path = files["train"][0].rows.path
+            raise DataError(
+                f"--data.{name}: has no effect on {path}, which is no delimited text. Leave it out"
+            )
 
 
 def _found(rows: Rows, name: str) -> str | None:
@@ -167,25 +138,51 @@ def _found(rows: Rows, name: str) -> str | None:
     return next((field for field in rows.names if name in (field, field.partition(":")[0])), None)
 
 
-def _id(side: str, name: str, type: pa.DataType, rows: Rows) -> Column:
-    source = _found(rows, name)
+def _id(side: str, name: str, type: pa.DataType, table: Table) -> Column:
+    rows = table.rows
+    delimited = isinstance(rows, TextFile) and rows.given_names is None
+    source = _found(rows, f"{side}_id" if isinstance(rows, LightGCNFile) else name)
     if source is None:
+        if delimited and is_row(rows.names):
+            raise DataError(_no_header(rows))
+        hint = f"; if line 1 is no header: {COLUMNS_OPTION}" if delimited else ""
         raise DataError(
             f"{rows.path}: no column {name!r}, found {', '.join(rows.names)}. "
-            f"Name the column of {side} ids: --data.{side}_column NAME"
+            f"Name the column of {side} ids: --data.{side}_column NAME{hint}"
+        )
+    if isinstance(rows, ParquetFile) and not can_be_id(rows.type_of(source)):
+        raise DataError(
+            f"{rows.path}: {source} is a column of {rows.type_of(source)}, expected text or whole numbers. "
+            f"Write it as text, or name another column of {side} ids: --data.{side}_column NAME"
         )
     rule = f"a whole number up to {LARGEST_ID}" if type == pa.int64() else "an id"
-    return Column(f"{side}_id", source, type, rule)
+    remedy = f"Name another column of {side} ids: --data.{side}_column NAME"
+    return Column(f"{side}_id", source, type, rule, remedy=remedy)
 
 
-def _id_types(files: dict[str, list[Rows]], names: dict[str, str]) -> Iterator[pa.DataType]:
+def _refuse_row(rows: Rows, columns: list[Column]) -> None:
+    """Refuse a first line that is a row though its fields were named as columns: the row would be lost."""
+    with_digits = any(character.isdigit() for column in columns for character in column.source)
+    if isinstance(rows, TextFile) and rows.given_names is None and is_row(rows.names) and with_digits:
+        raise DataError(_no_header(rows))
+
+
+def _no_header(rows: Rows) -> str:
+    return (
+        f"{rows.path}: seems to have no header, as line 1 is {', '.join(rows.names)}. "
+        f"Name its columns, in this way: {COLUMNS_OPTION}"
+    )
+
+
+def _id_types(files: dict[str, list[Table]], names: dict[str, str]) -> Iterator[pa.DataType]:
     """Yield the type of each side's ids; an attribute file has the ids of its own side only."""
     whole = dict.fromkeys(names, True)
     for part, group in files.items():
         sides = [side for side in names if part not in ("users", "items") or part == f"{side}s"]
-        for rows in group:
-            sources = {side: _id(side, names[side], pa.string(), rows).source for side in sides}
-            for side in _not_whole(rows, {side: source for side, source in sources.items() if whole[side]}):
+        for table in group:
+            sources = {side: _id(side, names[side], pa.string(), table).source for side in sides}
+            left = {side: source for side, source in sources.items() if whole[side]}
+            for side in _not_whole(table.rows, left):
                 whole[side] = False
     return (pa.int64() if each else pa.string() for each in whole.values())
 
@@ -197,52 +194,57 @@ def _not_whole(rows: Rows, sources: dict[str, str]) -> set[str]:
     found: set[str] = set()
     for batch in rows.batches(list(sources.values())) if sources else ():
         texts = zip(sources, batch.columns, strict=True)
-        found |= {side for side, ids in texts if side not in found and _as_whole_numbers(ids) is None}
+        found |= {side for side, ids in texts if side not in found and not are_whole_ids(ids)}
         if len(found) == len(sources):
             break
     return found
 
 
 def _can_be_whole(rows: ParquetFile, source: str) -> bool:
-    type = rows.file.schema_arrow.field(source).type
+    type = plain_type(rows.type_of(source))
     if type == pa.uint64():
         largest = (pc.max(batch.column(0)).as_py() or 0 for batch in rows.batches([source]))
         return all(each <= LARGEST_ID for each in largest)
-    return pa.types.is_integer(type) or pa.types.is_floating(type) or not rows.file.metadata.num_rows
+    if source in rows.constants:
+        return are_whole_ids(pa.array([rows.constants[source]], pa.string()))
+    return pa.types.is_integer(type) or is_fractional(type) or not rows.file.metadata.num_rows
 
 
-def _as_whole_numbers(texts: pa.Array) -> pa.Array | None:
-    """Return texts as int64; None if one is not a canonical whole number (as labels, 7 and 007 differ)."""
-    given = texts.drop_null()
-    starts = np.frombuffer(given.buffers()[1], np.int32)[given.offset :][: len(given) + 1]
-    characters = np.frombuffer(given.buffers()[2] or b"", np.uint8)
-    try:
-        numbers = texts.cast(pa.int64())  # takes 007, -0 and 0x7 too
-    except pa.ArrowInvalid:
-        return None
-    # A zero in front stands alone; behind a minus there is none.
-    first, lengths = characters[starts[:-1]], np.diff(starts)
-    zero = (first == ord("0")) & (lengths > 1)
-    minus = starts[:-1][first == ord("-")]
-    return None if zero.any() or (characters[minus + 1] == ord("0")).any() else numbers
-
-
-def _optional(format: Format, rows: Rows, value_column: str, timestamp_column: str) -> list[Column]:
+def _optional(table: Table, value_column: str | None, timestamp_column: str | None) -> list[Column]:
     """Return value and timestamp columns where the file has them; a non-default name must exist."""
+    rows, columns = table.rows, []
     number = Column("value", "value", pa.float32(), "a number", (-LARGEST_VALUE, LARGEST_VALUE))
-    columns = []
+    number = replace(number, decimal_comma=rows.decimal_comma)
     for column, asked in ((number, value_column), (TIMESTAMP, timestamp_column)):
+        if asked is None:
+            continue
         source = _found(rows, asked)
-        if source is None and FORMATS[format].types_in_names and column is number:
+        if source is None and FORMATS[table.format].types_in_names and column is number:
             source = _found(rows, "rating")
         if source is not None:
-            columns.append(replace(column, source=source))
+            option = f"--data.{column.name}_column"
+            remedy = f"Leave the column unread: {option} null, or name another: {option} NAME"
+            columns.append(replace(column, source=source, remedy=remedy))
         elif asked != column.name:
             raise DataError(
                 f"{rows.path}: no column {asked!r}, found {', '.join(rows.names)}. "
                 f"Name another, or leave the option out: --data.{column.name}_column NAME"
             )
     return columns
+
+
+def _check_same(rows: Rows, columns: list[Column], first: Rows, expected: list[Column]) -> None:
+    """Refuse a part file with another set of optional columns than the first one: values would be lost."""
+    differing = {column.name: column for column in columns}.keys() ^ {column.name for column in expected}
+    for name in sorted(differing):
+        has = name in {column.name for column in columns}
+        with_it, without = (rows, first) if has else (first, rows)
+        source = next(column.source for column in [*columns, *expected] if column.name == name)
+        raise DataError(
+            f"{without.path}: no column {source!r}, found {', '.join(without.names)}, but "
+            f"{with_it.path.name} has it. Give all files the same columns, or leave it unread: "
+            f"--data.{name}_column null"
+        )
 
 
 def _attributes(format: Format, files: list[Rows], key: Column, bad: BadRows) -> pa.Table:
@@ -270,7 +272,8 @@ def _attributes(format: Format, files: list[Rows], key: Column, bad: BadRows) ->
 def _category(values: pa.Array, declared: str) -> pa.Array | None:
     """Convert texts or fractional numbers to integers, strings or lists of strings; None: no categories."""
     if declared == "token_seq":
-        lists = pc.split_pattern(values, " ")
+        lists = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(values))  # two spaces hold no token
+        lists = pc.if_else(pc.equal(pc.binary_length(pc.ascii_trim_whitespace(values)), 0), None, lists)
         offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().fill_null(0))]).astype(np.int32)
         return pa.ListArray.from_arrays(offsets, lists.flatten())
     if declared == "float" or values.type == pa.float64():
@@ -281,7 +284,7 @@ def _category(values: pa.Array, declared: str) -> pa.Array | None:
             return None
     if declared == "float_seq":
         return None
-    whole = _as_whole_numbers(values)
+    whole = as_whole_numbers(values)
     return values if whole is None else whole
 
 

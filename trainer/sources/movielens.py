@@ -9,16 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.errors import DataError
-from trainer.sources.delimited import (
-    LARGEST_ID,
-    TIMESTAMP,
-    Column,
-    ParquetFile,
-    TextFile,
-    checked,
-    read_table,
-)
 from trainer.sources.schema import BadRows, SourceTables
+from trainer.tables.checked import checked, read_table
+from trainer.tables.column_rules import LARGEST_ID, Column
+from trainer.tables.delimited import TextFile
+from trainer.tables.parquet_file import ParquetFile
+from trainer.tables.times import TIMESTAMP
 
 GENRES = (  # noqa: SIM905 - the order of u.genre, and of the flags in u.item
     "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror "

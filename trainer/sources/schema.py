@@ -2,41 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import pyarrow as pa
 
-from trainer.errors import DataError
-
-
-@dataclass
-class BadRows:
-    """Counts lines that cannot be read, or stops at the first.
-
-    Attributes:
-        policy: `error` raises at the first bad line, `skip` counts it.
-        skipped: Lines skipped so far.
-        remedy: What the error tells the user to do.
-    """
-
-    policy: Literal["error", "skip"] = "error"
-    skipped: int = 0
-    remedy: str = "Skip such lines: --data.bad_rows skip"
-
-    def found(self, place: str, fault: str, count: int = 1) -> None:
-        """Count `count` bad lines, of which `fault` describes the first.
-
-        Args:
-            place: Where it stands, as `ratings.dat:48213`.
-            fault: The value and the rule, as `rating is 'five', expected a number`.
-            count: Number of bad lines.
-
-        Raises:
-            DataError: The policy is `error`.
-        """
-        if self.policy == "error":
-            raise DataError(f"{place}: {fault}. {self.remedy}")
-        self.skipped += count
+from trainer.tables.bad_rows import BadRows
 
 
 @dataclass

@@ -76,6 +76,7 @@ def opening_text(
             lines.insert(1, _wrapped(text))
     if dataset.report["skipped"]:
         lines.insert(0, f"{dataset.report['skipped']:,} rows that cannot be read were skipped.")
+    lines[:0] = [_wrapped(f"{note}.") for note in dataset.notes]
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")
     if warning := correction_text(plan):
