@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from trainer.errors import ConfigError, LostRanksError, UserError
+from trainer.errors import ConfigError, Interrupted, LostRanksError, UserError
 
 LOST, USER_AT_FAULT, INTERRUPTED = 1, 2, 130
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -46,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             time.sleep(FIRST_RANK_SECONDS)  # as above: the rank that failed first has the word
         print(f"error: {error}", file=sys.stderr, flush=True)
         return LOST
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if int(os.environ.get("RANK", 0)) == 0:
-            print("interrupted", file=sys.stderr)
+            go_on = f". Go on with: {error.command}" if isinstance(error, Interrupted) else ""
+            print(f"interrupted{go_on}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; a second failure at exit would only be noise.

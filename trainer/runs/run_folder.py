@@ -1,6 +1,8 @@
 """The files of a run folder, and a trained run opened unsharded in one process."""
 
 import json
+import shlex
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,13 +17,13 @@ from filelock import FileLock, Timeout
 from trainer.atomic_write import write_text
 from trainer.batching.tower_inputs import Inputs, open_inputs, save_inputs
 from trainer.config.parser import config_text, read_config
-from trainer.config.resolved import ResolvedConfig, resolve
+from trainer.config.resolved import ResolvedConfig, is_open, resolve
 from trainer.config.resume import LAUNCH, RUNS, launch_id
 from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
 from trainer.distributed.world import World
-from trainer.errors import CheckpointError, ConfigError
+from trainer.errors import CheckpointError, ConfigError, Interrupted, UserError
 from trainer.evaluation.evaluator import Evaluation
 from trainer.model.builder import HISTORY, make_closed_towers, make_towers
 from trainer.model.retriever import CombinedTowers, TowerPair
@@ -109,19 +111,22 @@ def _numbered(folder: Path) -> Path:
             folder = folder.with_name(f"{name}-{number}")
 
 
-def describe_run(
-    run: Path, config: ResolvedConfig, dataset: Dataset, plan: Plan, tower_pairs: Sequence[TowerPair]
-) -> None:
-    """Write what readers of the run need: configuration, plan, vocabulary, digests of the data, and inputs.
-
-    Paths are written in full, so that the run can be evaluated from any folder.
-    """
-    data = config.data
-    names = ("root", "cache", "interactions", "held_out", "users", "items")
+def write_config(run: Path, config: Config) -> None:
+    """Write the configuration of a run, with paths in full, so that it can be read from any folder."""
+    data, names = config.data, ("root", "cache", "interactions", "held_out", "users", "items")
     paths = {name: getattr(data, name) for name in names}
     full: dict[str, Any] = {
         name: str(Path(path).absolute()) for name, path in paths.items() if path is not None
     }
+    plan = str(Path(config.sharding.plan).absolute()) if config.sharding.plan else None
+    sharding = replace(config.sharding, plan=plan)
+    write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full), sharding=sharding)))
+
+
+def describe_run(
+    run: Path, config: ResolvedConfig, dataset: Dataset, plan: Plan, tower_pairs: Sequence[TowerPair]
+) -> None:
+    """Write what readers of the run need: configuration, plan, vocabulary, digests of data, and inputs."""
     save_plan(plan, run / PLAN)
     copy_vocabulary(dataset, run)
     write_text(run / DATA, json.dumps(data_digests(dataset), indent=1) + "\n")
@@ -129,8 +134,63 @@ def describe_run(
         save_inputs(run / f"{name}_{USER_INPUTS}", pair.user_inputs)
         save_inputs(run / f"{name}_{ITEM_INPUTS}", pair.item_inputs)
     # The run holds the plan itself: the file may be gone, and another number of ranks needs another plan.
-    sharding = replace(config.sharding, plan=None)
-    write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full), sharding=sharding)))
+    write_config(run, replace(config, sharding=replace(config.sharding, plan=None)))
+
+
+@contextmanager
+def withdrawn_if_refused(run: Path, *, active: bool, existed: bool) -> Iterator[None]:
+    """Leave a run folder as it was if the training is refused before it has begun.
+
+    An interruption or a full disk is no refusal: what has been written then is what the run is resumed from.
+
+    Args:
+        run: Run folder, which this training has locked.
+        active: Whether this rank writes into the folder.
+        existed: Whether the folder was there before this training.
+    """
+    before = {path.name for path in run.iterdir()} if active else set()
+    config = (run / CONFIG).read_bytes() if active and CONFIG in before else None
+    try:
+        yield
+    except BaseException as error:
+        begun = (run / CONFIG).is_file() and not isinstance(error, UserError)
+        if active and not begun:
+            if existed:
+                _bring_back(run, before, config)
+            else:
+                shutil.rmtree(run, ignore_errors=True)
+                with suppress(OSError):  # it holds other runs, or is not ours
+                    run.parent.rmdir()
+        raise
+
+
+def _bring_back(run: Path, before: set[str], config: bytes | None) -> None:
+    """Remove what is new in a run folder, and bring its configuration back."""
+    for path in run.iterdir():
+        if path.name in before:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if config is not None:
+        (run / CONFIG).write_bytes(config)
+
+
+@contextmanager
+def resumable(run: Path) -> Iterator[None]:
+    """Add the command that goes on to an interruption, once the run folder holds a configuration."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (run / CONFIG).is_file():
+            raise
+        raise Interrupted(resume_command(run)) from None
+
+
+def resume_command(run: Path) -> str:
+    """Return the command that resumes a run, quoted for a shell."""
+    return f"python -m trainer train --run.dir {shlex.quote(str(run))}"
 
 
 @contextmanager
@@ -207,10 +267,16 @@ def run_config(run: Path) -> ResolvedConfig:
     """Return a run's configuration.
 
     Raises:
-        CheckpointError: The folder is not a run folder.
+        CheckpointError: The folder is not a run folder, or the run's settings are still being chosen.
     """
     check_is_run(run)
-    return resolve(read_config(run / CONFIG))
+    config = read_config(run / CONFIG)
+    if not (run / PLAN).is_file() and is_open(config):
+        raise CheckpointError(
+            f"{run}: its settings are not chosen yet, so that it has no weights. Go on with: "
+            f"{resume_command(run)}"
+        )
+    return resolve(config)
 
 
 def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:

@@ -10,6 +10,7 @@ from trainer.distributed.world import World
 from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.results_table import comparison, results_table, verdict
+from trainer.runs.run_folder import resume_command
 from trainer.runs.validation_history import ValidationHistory
 from trainer.runs.warm_start import WarmStart
 from trainer.training.components import TrainingComponents
@@ -127,7 +128,7 @@ def closing_text(
 def paused_text(run: Path, history: ValidationHistory) -> str:
     """Return where a paused training stands, and the command that resumes it."""
     place = f"Paused after step {history.paused_at:,} of {history.steps:,}, all of it kept in {run}."
-    return f"{place}\nGo on with: python -m trainer train --run.dir {run}"
+    return f"{place}\nGo on with: {resume_command(run)}"
 
 
 def validation_text(history: ValidationHistory) -> str:

@@ -13,7 +13,15 @@ from tqdm import tqdm
 class Progress:
     """Records of one run, which rank 0 shows and writes; other ranks are silent."""
 
-    def __init__(self, run: Path | None, steps: int, active: bool, tensorboard: bool, start: int = 0) -> None:
+    def __init__(
+        self,
+        run: Path | None,
+        steps: int,
+        active: bool,
+        tensorboard: bool,
+        start: int = 0,
+        label: str = "training",
+    ) -> None:
         """Open the run's records.
 
         Args:
@@ -22,12 +30,14 @@ class Progress:
             active: Whether this rank records.
             tensorboard: Whether to write TensorBoard events.
             start: Steps that are done already.
+            label: What the bar shows the progress of.
         """
         self.active = active
         self.file = (run / "metrics.jsonl").open("a") if active and run else None
         self.bar = tqdm(
             total=steps,
             initial=start,
+            desc=label,
             unit="step",
             disable=not active or not sys.stderr.isatty(),
             leave=False,
