@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from trainer.errors import ConfigError, Interrupted, LostRanksError, UserError
+from trainer.installation import installation_fault, versions_text
 
 LOST, USER_AT_FAULT, INTERRUPTED = 1, 2, 130
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """Error numbers of a disk that is full or may not be written to."""
+FROM_WRONG_BUILDS = (ImportError, OSError, AttributeError, RuntimeError)
+"""Errors that packages raise which do not fit each other, and others do too."""
 FIRST_RANK_SECONDS = 10
 
 
@@ -32,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _quiet_libraries()
     try:
+        if arguments[:1] == ["--version"]:
+            print(versions_text())
+            return 0
         command, rest = _command(arguments)
         importlib.import_module(f"trainer.commands.{command}").run(rest, heading=_commands_help())
     except UserError as error:
@@ -54,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output has gone; a second failure at exit would only be noise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        message = _file_error(error)
+    except FROM_WRONG_BUILDS as error:
+        message = _file_error(error) if isinstance(error, OSError) else None
+        message = message or installation_fault()
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr, flush=True)
@@ -119,5 +126,6 @@ COMMANDS = {
     "prepare": "Fetch, read, clean and split the data, as `train` does first.",
     "evaluate": "Evaluate a run under any protocol, next to baselines or another run.",
     "recommend": "List the best unseen items for a user, or for a new user with a history.",
+    "runs": "List run folders with their data, model, figures and state.",
 }
 """What each command does, by the name of its module in `trainer.commands`."""

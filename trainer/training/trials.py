@@ -1,6 +1,7 @@
 """Finished trials of a tuning, kept in the run folder so that an interrupted tuning is resumed."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -75,7 +76,7 @@ class Trials:
 
         def made() -> Vectors | None:
             vectors = make()
-            self._say(name)
+            self._say(_rounded(name))
             return vectors
 
         return self.vectors(name, made)
@@ -140,6 +141,5 @@ def forget_trials(run: Path) -> None:
 
 
 def _rounded(name: str) -> str:
-    """Return a trial's name with the number in it to three digits: `temperature 0.283`."""
-    kind, _, value = name.partition(" ")
-    return f"{kind} {float(value):.3g}"
+    """Return a trial's name with numbers to three digits: `temperature 0.283`."""
+    return re.sub(r"\d+\.[\de+-]+", lambda number: f"{float(number[0]):.3g}", name)
