@@ -11,11 +11,12 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
+from trainer.atomic_write import FULL
 from trainer.errors import ConfigError, Interrupted, LostRanksError, UserError
 from trainer.installation import installation_fault, versions_text
 
 LOST, USER_AT_FAULT, INTERRUPTED = 1, 2, 130
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+NO_PLACE = (*FULL, errno.EROFS, errno.EACCES)
 """Error numbers of a disk that is full or may not be written to."""
 FROM_WRONG_BUILDS = (ImportError, OSError, AttributeError, RuntimeError)
 """Errors that packages raise which do not fit each other, and others do too."""

@@ -97,7 +97,7 @@ def _state(run: Path, finished: bool, saved: int | None, recorded: int | None) -
     if finished:
         return "finished"
     at_work = _is_locked(run)
-    if not (run / PLAN).is_file():  # written when everything is chosen
+    if not (run / PLAN).is_file() or (run / TRIALS).is_file():  # when everything is chosen it is the reverse
         trials = len(_read(run / TRIALS).get("figures", {}))
         state = f"choosing, {trials} trial{'' if trials == 1 else 's'} finished"
         return state if at_work else f"interrupted while {state}"

@@ -35,6 +35,7 @@ from trainer.runs.checkpoint_store import (
     SavedCheckpoint,
     check_is_run,
     finished_step,
+    has_checkpoint,
     newest,
 )
 from trainer.runs.data_digest import data_digests
@@ -271,7 +272,7 @@ def run_config(run: Path) -> ResolvedConfig:
     """
     check_is_run(run)
     config = read_config(run / CONFIG)
-    if not (run / PLAN).is_file() and is_open(config):
+    if is_open(config) and not has_checkpoint(run):
         raise CheckpointError(
             f"{run}: its settings are not chosen yet, so that it has no weights. Go on with: "
             f"{resume_command(run)}"
