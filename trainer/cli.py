@@ -118,7 +118,8 @@ def _quiet_libraries() -> None:
 
 def _commands_help() -> str:
     lines = [f"  {name:<12}{summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(["usage: python -m trainer COMMAND [options]", "", "commands:", *lines, ""])
+    usage = "usage: python -m trainer COMMAND [options], or --help [SECTION], or --version"
+    return "\n".join([usage, "", "commands:", *lines, ""])
 
 
 COMMANDS = {
