@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests import worlds
 from trainer.batching.tower_inputs import keyed_jagged, make_inputs
@@ -293,6 +294,10 @@ def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Pa
 def test_tensorboard_events_are_written_where_they_are_wanted(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), "--run.tensorboard", "true")
     assert list((run / "tensorboard").glob("events*"))
+    # 8 items of 8 dims and a bias.
+    assert np.loadtxt(run / "tensorboard" / "items.tsv").shape == (8, 9)
+    scalars = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert scalars.Scalars("test/ndcg@10")[0].value == pytest.approx(metrics(run)["model"]["ndcg@10"])
 
 
 @pytest.mark.parametrize(

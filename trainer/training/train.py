@@ -18,6 +18,7 @@ from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
 from trainer.evaluation.baselines import check_item_limits
+from trainer.evaluation.evaluator import gathered_vectors
 from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
 from trainer.runs.checkpoint_policy import save_outcome
@@ -48,7 +49,7 @@ from trainer.training.messages import (
     size_text,
     warm_start_text,
 )
-from trainer.training.progress import Progress
+from trainer.training.progress import MOST_PROJECTED, Progress
 from trainer.training.trials import forget_trials
 from trainer.training.tuning import Choice, choose
 
@@ -141,8 +142,26 @@ def _train_in(
             report = evaluation_report(run, step, evaluation) | history.report()
             report |= (choice.report() if choice else {}) | warm_start_report(run) | {"seconds": seconds}
             write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
+            progress.outcome(step, evaluation.split, evaluation.rankers["model"], config)
             progress.say(closing_text(dataset, evaluation, seconds, history))
+        if config.run.tensorboard:
+            _project_items(progress, components, dataset, config, world)
     return run if world.is_first else None
+
+
+def _project_items(
+    progress: Progress,
+    components: TrainingComponents,
+    dataset: Dataset,
+    config: ResolvedConfig,
+    world: World,
+) -> None:
+    """Leave the vectors of the first items for TensorBoard's projector; on every rank alike."""
+    count, anyone = min(dataset.item_count, MOST_PROJECTED), np.zeros(1, np.int64)
+    gathered = gathered_vectors(components.tower_pairs, anyone, count, world, protocol(config))
+    if gathered is not None:
+        titles = None if dataset.titles is None else dataset.titles[:count]
+        progress.project(dataset.item_ids[:count], titles, gathered[1].numpy())
 
 
 def _prepare(config: Config, world: World) -> Dataset:
