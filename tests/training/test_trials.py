@@ -83,6 +83,14 @@ def trials_of(run: Path) -> int:
     return trainings_of(run) + len(outcome(run)[0]["penalties"])
 
 
+@pytest.mark.parametrize("most", [1, 2, 6])
+def test_no_trial_is_run_twice_in_one_tuning(most, whole, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tuning, "MOST_TRIALS", most)
+    trainings = interrupted_at(monkeypatch, "fit", -1)
+    assert main(["train", *options(whole.parent), "--run.dir", str(tmp_path / "run")]) == 0
+    assert len(trainings) == trainings_of(tmp_path / "run")
+
+
 def test_trials_of_other_settings_are_run_again(whole, tmp_path, monkeypatch, capsys) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:

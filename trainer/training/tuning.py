@@ -204,35 +204,36 @@ def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[V
     """Try temperatures if they are open; return the best one's vectors for each split, on rank 0."""
     fixed, trials = with_fixed_values(config), bench.trials
     first, *others = bench.cuts
-    best: tuple[float, float] = (-1.0, fixed.model.temperature)
+    best_figure, best = -1.0, fixed.model.temperature
 
     def trial(temperature: float, cut: _Cut) -> Vectors | None:
         return _trial(_with_model(fixed, temperature=temperature), cut, bench)
 
     def score(temperature: float) -> float:
-        nonlocal best
+        nonlocal best_figure, best
 
         def measure() -> float:
             vectors = trial(temperature, first)
             figure = bench.world.on_first(lambda: first.figure(_on_first(vectors)), long=True)
-            if figure > best[0]:
+            if figure > best_figure:
                 trials.hold(_temperature(temperature), vectors)
             return figure
 
         figure = trials.figure(_temperature(temperature), measure)
-        if figure > best[0]:
-            trials.release(_temperature(best[1]))
-            best = (figure, temperature)
+        if figure > best_figure:
+            if best != temperature:
+                trials.release(_temperature(best))
+            best_figure, best = figure, temperature
         return figure
 
     if temperature_is_open(config):
         choice.temperatures = climb(score, *TEMPERATURES)
     else:
-        score(best[1])
-    found = [trials.vectors(_temperature(best[1]), lambda: trial(best[1], first))]
+        score(best)
+    found = [trials.vectors(_temperature(best), lambda: trial(best, first))]
     for number, cut in enumerate(others, start=2):
-        name = f"{_temperature(best[1])}, validation split {number}"
-        found.append(trials.further(name, lambda cut=cut: trial(best[1], cut)))
+        name = f"{_temperature(best)}, validation split {number}"
+        found.append(trials.further(name, lambda cut=cut: trial(best, cut)))
     return found
 
 
