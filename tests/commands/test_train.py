@@ -339,8 +339,11 @@ def test_a_refused_training_leaves_a_folder_as_it_was(capsys, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     data = [*worlds.options(tmp_path, TRAIN, WITHHELD), *worlds.QUICK, "--device", "cpu"]
     refused = ["--model.user_features", "age"]
-    assert main(["train", *data, *refused]) == 2
-    assert not (tmp_path / "runs").exists()
+    (tmp_path / "unreadable.parquet").write_text("no Parquet")
+    for options in (refused, ["--data.interactions", str(tmp_path / "unreadable.parquet")]):
+        for place in ([], ["--run.dir", str(tmp_path / "new")]):
+            assert main(["train", *data, *options, *place]) == 2
+            assert not any((tmp_path / name).exists() for name in ("runs", "new"))
     run = tmp_path / "mine"
     run.mkdir()
     for names in ([], ["notes.txt"]):

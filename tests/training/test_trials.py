@@ -1,6 +1,7 @@
-"""A tuning that is interrupted: what is finished is kept, and the rest chooses what it would have chosen."""
+"""The search for the best value, and a tuning that is interrupted: it chooses what it would have chosen."""
 
 import json
+import math
 import shlex
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 
 from trainer.cli import main
 from trainer.config.parser import read_config
-from trainer.training import tuning
+from trainer.training import trials, tuning
+from trainer.training.trials import MOST_TRIALS, climb, peak
 
 DATA = (
     "--data.name synthetic --data.synthetic_users 200 --data.synthetic_items 90 "
@@ -85,7 +87,7 @@ def trials_of(run: Path) -> int:
 
 @pytest.mark.parametrize("most", [1, 2, 6])
 def test_no_trial_is_run_twice_in_one_tuning(most, whole, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(tuning, "MOST_TRIALS", most)
+    monkeypatch.setattr(trials, "MOST_TRIALS", most)
     trainings = interrupted_at(monkeypatch, "fit", -1)
     assert main(["train", *options(whole.parent), "--run.dir", str(tmp_path / "run")]) == 0
     assert len(trainings) == trainings_of(tmp_path / "run")
@@ -128,3 +130,37 @@ def test_off_a_terminal_a_line_stands_for_each_trial(whole, capsys, tmp_path, mo
         f"Choosing, trial {number} of at most 14: temperature {float(value):.3g}, ndcg@10 {figure:.4f}"
         for number, (value, figure) in enumerate((first, second), start=1)
     ]
+
+
+@pytest.mark.parametrize("top", [0.05, 0.2, 0.21, 0.9])
+def test_a_climb_ends_between_worse_neighbours_wherever_the_top_is(top) -> None:
+    calls = []
+
+    def score(value: float) -> float:
+        calls.append(value)
+        return -abs(math.log(value / top))
+
+    scores = climb(score, 0.2, 2)
+    values = list(scores)
+    assert values == sorted(values)
+    assert len(calls) == len(set(calls)) == len(values) <= MOST_TRIALS
+    best = max(scores, key=lambda value: scores[value])
+    assert 0 < values.index(best) < len(values) - 1
+    # The nearest of 0.2 x 2^n on the logarithmic scale.
+    assert best == pytest.approx(0.2 * 2 ** round(math.log2(top / 0.2)))
+
+
+def test_a_climb_without_end_is_given_up() -> None:
+    assert len(climb(lambda value: value, 1.0, 2)) == MOST_TRIALS
+
+
+def test_the_peak_is_that_of_the_parabola_through_the_best_three() -> None:
+    # -(log2 x - 1.25)^2 at x = 1, 2, 4: the parabola is the function itself, its top at 2^1.25 = 2.378.
+    scores = {float(2**n): -((n - 1.25) ** 2) for n in range(-1, 4)}
+    assert peak(scores) == 2.378
+
+
+def test_the_peak_at_an_end_and_on_a_plain_is_the_best_value_itself() -> None:
+    assert peak({1.0: 0.5, 2.0: 0.4}) == 1.0
+    assert peak({1.0: 0.5, 2.0: 0.5, 4.0: 0.5}) == 1.0
+    assert peak({0.2: 0.7}) == 0.2

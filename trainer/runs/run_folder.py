@@ -1,8 +1,6 @@
 """The files of a run folder, and a trained run opened unsharded in one process."""
 
 import json
-import shlex
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +21,7 @@ from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
 from trainer.distributed.world import World
-from trainer.errors import CheckpointError, ConfigError, Interrupted, UserError
+from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation.evaluator import Evaluation
 from trainer.model.builder import HISTORY, make_closed_towers, make_towers
 from trainer.model.retriever import CombinedTowers, TowerPair
@@ -39,6 +37,7 @@ from trainer.runs.checkpoint_store import (
     newest,
 )
 from trainer.runs.data_digest import data_digests
+from trainer.runs.resume import resume_command
 
 PLAN, RECORDS, DATA = "plan.json", "metrics.jsonl", "data.json"
 WARM_START, OLD_WARM_START = "warm_start.json", "growth.json"
@@ -136,62 +135,6 @@ def describe_run(
         save_inputs(run / f"{name}_{ITEM_INPUTS}", pair.item_inputs)
     # The run holds the plan itself: the file may be gone, and another number of ranks needs another plan.
     write_config(run, replace(config, sharding=replace(config.sharding, plan=None)))
-
-
-@contextmanager
-def withdrawn_if_refused(run: Path, *, active: bool, existed: bool) -> Iterator[None]:
-    """Leave a run folder as it was if the training is refused before it has begun.
-
-    An interruption or a full disk is no refusal: what has been written then is what the run is resumed from.
-
-    Args:
-        run: Run folder, which this training has locked.
-        active: Whether this rank writes into the folder.
-        existed: Whether the folder was there before this training.
-    """
-    before = {path.name for path in run.iterdir()} if active else set()
-    config = (run / CONFIG).read_bytes() if active and CONFIG in before else None
-    try:
-        yield
-    except BaseException as error:
-        begun = (run / CONFIG).is_file() and not isinstance(error, UserError)
-        if active and not begun:
-            if existed:
-                _bring_back(run, before, config)
-            else:
-                shutil.rmtree(run, ignore_errors=True)
-                with suppress(OSError):  # it holds other runs, or is not ours
-                    run.parent.rmdir()
-        raise
-
-
-def _bring_back(run: Path, before: set[str], config: bytes | None) -> None:
-    """Remove what is new in a run folder, and bring its configuration back."""
-    for path in run.iterdir():
-        if path.name in before:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    if config is not None:
-        (run / CONFIG).write_bytes(config)
-
-
-@contextmanager
-def resumable(run: Path) -> Iterator[None]:
-    """Add the command that goes on to an interruption, once the run folder holds a configuration."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not (run / CONFIG).is_file():
-            raise
-        raise Interrupted(resume_command(run)) from None
-
-
-def resume_command(run: Path) -> str:
-    """Return the command that resumes a run, quoted for a shell."""
-    return f"python -m trainer train --run.dir {shlex.quote(str(run))}"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from trainer.distributed.world import World
 from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.results_table import comparison, results_table, verdict
-from trainer.runs.run_folder import resume_command
+from trainer.runs.resume import resume_command
 from trainer.runs.validation_history import ValidationHistory
 from trainer.runs.warm_start import WarmStart
 from trainer.training.components import TrainingComponents

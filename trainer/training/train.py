@@ -23,7 +23,7 @@ from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
 from trainer.runs.checkpoint_policy import save_outcome
 from trainer.runs.checkpoint_store import METRICS, newest_resumable
-from trainer.runs.resume import check_resumable, resume
+from trainer.runs.resume import check_resumable, resumable, resume, withdrawn_if_refused
 from trainer.runs.run_folder import (
     WARM_START,
     check_same_data,
@@ -32,10 +32,8 @@ from trainer.runs.run_folder import (
     evaluation_report,
     locked,
     refuse_finished_run,
-    resumable,
     run_folder,
     warm_start_report,
-    withdrawn_if_refused,
     write_config,
 )
 from trainer.runs.warm_start import WarmStart, open_origin, prepare_with_retained, take_over

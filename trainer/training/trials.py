@@ -1,4 +1,7 @@
-"""Finished trials of a tuning, kept in the run folder so that an interrupted tuning is resumed."""
+"""Trials of a tuning: which value is tried next, and those that are finished.
+
+Finished ones are kept in the run folder, so that an interrupted tuning is resumed.
+"""
 
 import json
 import re
@@ -18,6 +21,8 @@ from trainer.training.progress import Progress
 
 FOLDER, FIGURES = "tuning", "trials.json"
 """Folder of the trials in a run folder, and the file in it that names those that are finished."""
+MOST_TRIALS = 6
+"""Most values of one setting that are tried."""
 Vectors = tuple[torch.Tensor, torch.Tensor]
 """Query vectors of the evaluated users and candidate vectors of the catalogue, for one validation split."""
 
@@ -143,3 +148,42 @@ def forget_trials(run: Path) -> None:
 def _rounded(name: str) -> str:
     """Return a trial's name with numbers to three digits: `temperature 0.283`."""
     return re.sub(r"\d+\.[\de+-]+", lambda number: f"{float(number[0]):.3g}", name)
+
+
+def climb(score: Callable[[float], float], start: float, ratio: float) -> dict[float, float]:
+    """Score `start` times powers of `ratio` until both neighbours of the best are worse.
+
+    The next value is above or below the best one so far. At most `MOST_TRIALS` values are scored.
+    """
+    scores = {0: score(start)}
+    while len(scores) < MOST_TRIALS:
+        best = max(scores, key=lambda power: scores[power])
+        open_sides = [power for power in (best - 1, best + 1) if power not in scores]
+        if not open_sides:
+            break
+        scores[open_sides[0]] = score(start * ratio ** open_sides[0])
+    return {start * ratio**power: scores[power] for power in sorted(scores)}
+
+
+def best_of(scores: dict[float, float]) -> float:
+    """Return the value with the highest score."""
+    return max(scores, key=lambda value: scores[value])
+
+
+def peak(scores: dict[float, float]) -> float:
+    """Return the vertex of the parabola through the best value and its neighbours, in logarithms.
+
+    Args:
+        scores: Scores of values that form a geometric sequence.
+
+    Returns:
+        The vertex to 3 decimals; the best value itself if it has one neighbour alone.
+    """
+    values = sorted(scores)
+    place = values.index(best_of(scores))
+    if not 0 < place < len(values) - 1:
+        return round(values[place], 3)
+    below, best, above = (scores[values[place + shift]] for shift in (-1, 0, 1))
+    bend = below - 2 * best + above
+    shift = 0.0 if bend >= 0 else (below - above) / (2 * bend)
+    return round(values[place] * (values[place + 1] / values[place]) ** shift, 3)

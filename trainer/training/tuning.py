@@ -9,7 +9,7 @@ of it. On one validation split of small data close values differ by chance, so s
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -39,7 +39,7 @@ from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.edlae import history_vectors, training_towers
 from trainer.training.components import assemble, make_batches
 from trainer.training.loop import fit
-from trainer.training.trials import Trials, Vectors
+from trainer.training.trials import MOST_TRIALS, Trials, Vectors, best_of, climb, peak
 
 LEAST_INTERACTIONS = 2000
 """Fewest training interactions for tuning; with fewer, validation differences are chance."""
@@ -53,7 +53,6 @@ TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(1
 RANKS = (16, 24, 32, 64, 128, 256)
 """Widths of closed forms, the last one only with more interactions; neighbours of narrow ones differ most."""
 WEIGHTS = (8.0, 32.0, 128.0, 512.0)
-MOST_TRIALS = 6
 TRIAL_SHARE, TRIAL_STEPS = 4, 160
 """A trial takes a quarter of the epochs, but at least so many steps: enough to order temperatures."""
 
@@ -338,42 +337,3 @@ def _with_mixture(config: ResolvedConfig, choice: Choice) -> ResolvedConfig:
 
 def _with_model(config: ResolvedConfig, **values: Any) -> ResolvedConfig:
     return replace(config, model=replace(config.model, **values))
-
-
-def climb(score: Callable[[float], float], start: float, ratio: float) -> dict[float, float]:
-    """Score `start` times powers of `ratio` until both neighbours of the best are worse.
-
-    The next value is above or below the best one so far. At most `MOST_TRIALS` values are scored.
-    """
-    scores = {0: score(start)}
-    while len(scores) < MOST_TRIALS:
-        best = max(scores, key=lambda power: scores[power])
-        open_sides = [power for power in (best - 1, best + 1) if power not in scores]
-        if not open_sides:
-            break
-        scores[open_sides[0]] = score(start * ratio ** open_sides[0])
-    return {start * ratio**power: scores[power] for power in sorted(scores)}
-
-
-def best_of(scores: dict[float, float]) -> float:
-    """Return the value with the highest score."""
-    return max(scores, key=lambda value: scores[value])
-
-
-def peak(scores: dict[float, float]) -> float:
-    """Return the vertex of the parabola through the best value and its neighbours, in logarithms.
-
-    Args:
-        scores: Scores of values that form a geometric sequence.
-
-    Returns:
-        The vertex to 3 decimals; the best value itself if it has one neighbour alone.
-    """
-    values = sorted(scores)
-    place = values.index(best_of(scores))
-    if not 0 < place < len(values) - 1:
-        return round(values[place], 3)
-    below, best, above = (scores[values[place + shift]] for shift in (-1, 0, 1))
-    bend = below - 2 * best + above
-    shift = 0.0 if bend >= 0 else (below - above) / (2 * bend)
-    return round(values[place] * (values[place + 1] / values[place]) ** shift, 3)
