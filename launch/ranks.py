@@ -96,7 +96,8 @@ def next_words(note: Path, options: Sequence[str]) -> str:
     run = Path(note.read_text())
     if (run / "metrics.json").exists():
         return f"The training was over; its run is {shlex.quote(str(run))}"
-    if not any(is_resumable(checkpoint) for checkpoint in run.glob("checkpoints/*[0-9]")):
+    choosing = (run / "tuning" / "trials.json").exists()  # finished trials are kept as well
+    if not choosing and not any(is_resumable(each) for each in run.glob("checkpoints/*[0-9]")):
         return "Nothing was saved to go on from; --run.save_every 500 saves after every 500 steps"
     launcher = sys.orig_argv[: len(sys.orig_argv) - len(options)]
     return f"Go on with: {shlex.join([*launcher, 'train', '--run.dir', str(run)])}"

@@ -13,7 +13,7 @@ import trainer
 TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
 ROOMS = (
-    *("errors", "formatting", "atomic_write"),
+    *("errors", "formatting", "atomic_write", "installation"),
     *("config", "tables", "sources", "distributed", "dataset", "batching", "model", "planning", "sharding"),
     *("evaluation", "inspection", "runs", "training", "serving", "commands", "cli", "__main__"),
 )
@@ -33,6 +33,8 @@ QUICK = (
     "trainer.commands.prepare",
     "trainer.commands.evaluate",
     "trainer.commands.recommend",
+    "trainer.commands.runs",
+    "trainer.installation",
     "trainer.cli",
     "trainer.__main__",
 )

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from trainer.training.run_evaluation import evaluate
     from trainer.training.train import train
 
+__version__ = "0.1.0"
+
 _MODULES = {
     "parse_config": "trainer.config.parser",
     "train": "trainer.training.train",

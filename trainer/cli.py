@@ -12,11 +12,15 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from trainer.errors import ConfigError, LostRanksError, UserError
+from trainer.atomic_write import FULL
+from trainer.errors import ConfigError, Interrupted, LostRanksError, UserError
+from trainer.installation import installation_fault, versions_text
 
 LOST, USER_AT_FAULT, INTERRUPTED = 1, 2, 130
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+NO_PLACE = (*FULL, errno.EROFS, errno.EACCES)
 """Error numbers of a disk that is full or may not be written to."""
+FROM_WRONG_BUILDS = (ImportError, OSError, AttributeError, RuntimeError)
+"""Errors that packages raise which do not fit each other, and others do too."""
 FIRST_RANK_SECONDS = 10
 
 
@@ -33,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _quiet_libraries()
     try:
+        if arguments[:1] == ["--version"]:
+            print(versions_text())
+            return 0
         command, rest = _command(arguments)
         importlib.import_module(f"trainer.commands.{command}").run(rest, heading=_commands_help())
     except UserError as error:
@@ -47,15 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             time.sleep(FIRST_RANK_SECONDS)  # as above: the rank that failed first has the word
         print(f"error: {error}", file=sys.stderr, flush=True)
         return LOST
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if int(os.environ.get("RANK", 0)) == 0:
-            print("interrupted", file=sys.stderr)
+            go_on = f". Go on with: {error.command}" if isinstance(error, Interrupted) else ""
+            print(f"interrupted{go_on}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; a second failure at exit would only be noise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        message = _file_error(error)
+    except FROM_WRONG_BUILDS as error:
+        message = _file_error(error) if isinstance(error, OSError) else None
+        message = message or installation_fault()
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr, flush=True)
@@ -113,7 +122,8 @@ def _quiet_libraries() -> None:
 
 def _commands_help() -> str:
     lines = [f"  {name:<12}{summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(["usage: python -m trainer COMMAND [options]", "", "commands:", *lines, ""])
+    usage = "usage: python -m trainer COMMAND [options], or --help [SECTION], or --version"
+    return "\n".join([usage, "", "commands:", *lines, ""])
 
 
 COMMANDS = {
@@ -122,5 +132,6 @@ COMMANDS = {
     "prepare": "Fetch, read, clean and split the data, as `train` does first.",
     "evaluate": "Evaluate a run under any protocol, next to baselines or another run.",
     "recommend": "List the best unseen items for a user, or for a new user with a history.",
+    "runs": "List run folders with their data, model, figures and state.",
 }
 """What each command does, by the name of its module in `trainer.commands`."""

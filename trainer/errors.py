@@ -33,6 +33,18 @@ class LostRanksError(Exception):
         self.silent = silent
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user has interrupted a training that can be resumed.
+
+    Attributes:
+        command: The command that resumes it.
+    """
+
+    def __init__(self, command: str) -> None:
+        super().__init__(command)
+        self.command = command
+
+
 class DivergedError(UserError):
     """Loss, weights or scores are no longer finite numbers."""
 

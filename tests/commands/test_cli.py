@@ -127,7 +127,10 @@ def test_the_printed_configuration_is_one_that_can_be_read(capsys, tmp_path: Pat
     assert read_config(tmp_path / "again.yaml").model.dim == 64
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--print_config"], ["--run.epoch", "3"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--help", "data"], ["--version"], ["--print_config"], ["--run.epoch", "3"], ["evaluate"]],
+)
 def test_help_and_mistakes_answer_without_importing_torch(arguments: list[str]) -> None:
     code = (
         "import sys; from trainer.cli import main; main(sys.argv[1:]); "

@@ -1,6 +1,7 @@
 """Trainings from end to end in one process, on worlds whose right answer is known."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests import worlds
 from trainer.batching.tower_inputs import keyed_jagged, make_inputs
@@ -292,6 +294,10 @@ def test_speed_counts_the_time_of_steps_and_not_that_of_evaluations(tmp_path: Pa
 def test_tensorboard_events_are_written_where_they_are_wanted(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD), "--run.tensorboard", "true")
     assert list((run / "tensorboard").glob("events*"))
+    # 8 items of 8 dims and a bias.
+    assert np.loadtxt(run / "tensorboard" / "items.tsv").shape == (8, 9)
+    scalars = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert scalars.Scalars("test/ndcg@10")[0].value == pytest.approx(metrics(run)["model"]["ndcg@10"])
 
 
 @pytest.mark.parametrize(
@@ -325,6 +331,75 @@ def test_options_that_cannot_be_trained_are_refused_in_one_line(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+    # A model that has diverged was no refusal: its training had begun, and has left records.
+    assert (tmp_path / "run").exists() == ("diverged" in words)
+
+
+def test_a_refused_training_leaves_a_folder_as_it_was(capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = [*worlds.options(tmp_path, TRAIN, WITHHELD), *worlds.QUICK, "--device", "cpu"]
+    refused = ["--model.user_features", "age"]
+    (tmp_path / "unreadable.parquet").write_text("no Parquet")
+    for options in (refused, ["--data.interactions", str(tmp_path / "unreadable.parquet")]):
+        for place in ([], ["--run.dir", str(tmp_path / "new")]):
+            assert main(["train", *data, *options, *place]) == 2
+            assert not any((tmp_path / name).exists() for name in ("runs", "new"))
+    run = tmp_path / "mine"
+    run.mkdir()
+    for names in ([], ["notes.txt"]):
+        for name in names:
+            (run / name).write_text("mine")
+        assert main(["train", *data, *refused, "--run.dir", str(run)]) == 2
+        assert [path.name for path in run.iterdir()] == names
+    # The configuration of a run that was interrupted before it began is not changed by what is refused.
+    assert main(["train", *data, "--run.dir", str(run)]) == 0
+    for path in run.iterdir():
+        if path.name not in ("config.yaml", "notes.txt"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = (run / "config.yaml").read_text()
+    assert main(["train", "--run.dir", str(run), "--sharding.tables.film", "column_wise"]) == 2
+    assert (run / "config.yaml").read_text() == before
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "notes.txt"]
+
+
+def test_a_training_that_was_interrupted_before_its_first_step_goes_on_with_its_own_data(
+    capsys, tmp_path: Path, monkeypatch
+) -> None:
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    data = [*worlds.options(tmp_path, TRAIN, WITHHELD), *worlds.QUICK, "--device", "cpu"]
+    relative = [option.removeprefix(f"{tmp_path}/") for option in data]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "assemble", interrupt)
+        assert main(["train", *relative, "--run.dir", "a run"]) == 130
+    assert capsys.readouterr().err == ("interrupted. Go on with: python -m trainer train --run.dir 'a run'\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["train", "--run.dir", str(tmp_path / "a run")]) == 0
+    assert "files: 16 users, 8 items" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [[], ["--run.epochs", "1"], ["--sharding.kind", "column_wise"]])
+def test_a_folder_without_a_run_is_no_run_to_resume(more, capsys, tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_text("user_id,item_id\n1,2\n")
+    assert main(["train", "--run.dir", str(tmp_path), *more]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --run.dir {tmp_path}: holds orders.csv but no config.yaml, so that there is no run to "
+        "resume. Name the run folder, or give the options of a new training and another folder\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["orders.csv"]
+
+
+@pytest.mark.parametrize("state", ["absent", "empty"])
+def test_an_absent_or_empty_folder_takes_the_default_training(state, tmp_path: Path, monkeypatch) -> None:
+    run, asked = tmp_path / "run", []
+    if state == "empty":
+        run.mkdir()
+    monkeypatch.setattr(train, "train", asked.append)
+    assert main(["train", "--run.dir", str(run)]) == 0
+    assert [config.data.name for config in asked] == ["ml-100k"]
 
 
 ATTRIBUTES = pa.table(

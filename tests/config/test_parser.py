@@ -1,15 +1,10 @@
 """Configuration from files and options: what is taken, what is refused, and in which words."""
 
-import ast
-import dataclasses
-import typing
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from trainer.config import schema as config_module
-from trainer.config.parser import config_text, make_parser, parse_config, read_config
+from trainer.config.parser import config_text, parse_config, read_config
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
 
@@ -35,42 +30,8 @@ def refused(*arguments: str) -> str:
     return message
 
 
-def keys(kind: type = Config, prefix: str = "") -> list[str]:
-    found = []
-    for field in dataclasses.fields(kind):
-        inner = typing.get_type_hints(kind)[field.name]
-        found += keys(inner, f"{field.name}.") if dataclasses.is_dataclass(inner) else [prefix + field.name]
-    return found
-
-
-def docstrings(kind: type) -> dict[str, str]:
-    """The string that follows each field of a dataclass in config.py; a section has that of its class."""
-    tree = ast.parse(Path(config_module.__file__).read_text())
-    body = next(
-        part.body for part in tree.body if isinstance(part, ast.ClassDef) and part.name == kind.__name__
-    )
-    return {
-        ast.unparse(field.target): ast.literal_eval(text.value)
-        for field, text in pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
-
-
 def test_without_options_everything_is_at_its_default() -> None:
     assert parse_config([]) == Config()
-
-
-def test_every_option_has_a_help_text_and_shows_its_default() -> None:
-    text = " ".join(make_parser("train").format_help().split())
-    entries = {entry.split()[0]: entry for entry in text[text.index("YAML file with") :].split(" --")}
-    sections = {"": Config} | typing.get_type_hints(Config)
-    for key in keys():
-        section, _, name = key.rpartition(".")
-        meaning = docstrings(sections[section])[name]
-        entry = entries.get(f"{key}+") or entries[key]  # a list can be added to, which help names last
-        # Help breaks long words at hyphens, which leaves spaces in them.
-        assert "".join(meaning.split()) in "".join(entry.split()), key
-        assert "default: " in entry, key
 
 
 @pytest.mark.parametrize(

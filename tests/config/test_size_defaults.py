@@ -2,7 +2,8 @@
 
 import pytest
 
-from trainer.config.parser import make_parser, parse_config
+from trainer.config.help import help_text
+from trainer.config.parser import parse_config
 from trainer.config.resolved import resolve
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
@@ -122,4 +123,4 @@ def validated() -> Config:
 def test_help_states_the_defaults_that_are_computed(key: str) -> None:
     words, compute = STATED[key]
     assert compute() == COMPUTED[key]
-    assert words in " ".join(make_parser("x").format_help().split())
+    assert words in " ".join(help_text().split())

@@ -13,17 +13,14 @@ from trainer.config.size_defaults import with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import join_world
+from trainer.training.trials import best_of
 from trainer.training.tuning import (
     CUTS,
-    MOST_TRIALS,
     VALIDATION_SIZE,
     WEIGHTS,
     Choice,
     Mixture,
-    best_of,
     choose,
-    climb,
-    peak,
 )
 
 OPTIONS = (
@@ -42,40 +39,6 @@ def chosen(folder: Path, *options: str) -> tuple[Config, Choice | None]:
     config, dataset = opened(folder, *options)
     with join_world("cpu", "gloo") as world:
         return choose(config, dataset, world)
-
-
-@pytest.mark.parametrize("top", [0.05, 0.2, 0.21, 0.9])
-def test_a_climb_ends_between_worse_neighbours_wherever_the_top_is(top) -> None:
-    calls = []
-
-    def score(value: float) -> float:
-        calls.append(value)
-        return -abs(math.log(value / top))
-
-    scores = climb(score, 0.2, 2)
-    values = list(scores)
-    assert values == sorted(values)
-    assert len(calls) == len(set(calls)) == len(values) <= MOST_TRIALS
-    best = max(scores, key=lambda value: scores[value])
-    assert 0 < values.index(best) < len(values) - 1
-    # The nearest of 0.2 x 2^n on the logarithmic scale.
-    assert best == pytest.approx(0.2 * 2 ** round(math.log2(top / 0.2)))
-
-
-def test_a_climb_without_end_is_given_up() -> None:
-    assert len(climb(lambda value: value, 1.0, 2)) == MOST_TRIALS
-
-
-def test_the_peak_is_that_of_the_parabola_through_the_best_three() -> None:
-    # -(log2 x - 1.25)^2 at x = 1, 2, 4: the parabola is the function itself, its top at 2^1.25 = 2.378.
-    scores = {float(2**n): -((n - 1.25) ** 2) for n in range(-1, 4)}
-    assert peak(scores) == 2.378
-
-
-def test_the_peak_at_an_end_and_on_a_plain_is_the_best_value_itself() -> None:
-    assert peak({1.0: 0.5, 2.0: 0.4}) == 1.0
-    assert peak({1.0: 0.5, 2.0: 0.5, 4.0: 0.5}) == 1.0
-    assert peak({0.2: 0.7}) == 0.2
 
 
 def test_everything_open_is_chosen_by_the_best_figures(tmp_path) -> None:

@@ -10,6 +10,15 @@ if TYPE_CHECKING:
     from trainer.config.schema import Config
 
 
+COMMON = """\
+  --help [SECTION]      Show this help, or one section or option with an example of each:
+                        --help data, --help data.split
+  --from RUN            Start from the vectors of an earlier run.
+  --config FILE         YAML file with any of the keys below, nested by section.
+  --print_config        Print the configuration that results, and stop.
+"""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and whose options are never abbreviated."""
 
@@ -30,19 +39,31 @@ def configuration(prog: str, arguments: list[str], heading: str = "") -> "Config
         arguments: Options of the command.
         heading: Printed above the help.
     """
-    from trainer.config.parser import config_text, make_parser
+    from trainer.config.parser import config_text
     from trainer.config.resume import asked_config
 
-    if "--help" in arguments or "-h" in arguments:
-        if heading:
-            print(heading)
-        make_parser(prog).print_help()
+    if help_options := {"--help", "-h"}.intersection(arguments):
+        _print_help(prog, heading, arguments[arguments.index(help_options.pop()) + 1 :])
         return None
     config = asked_config([argument for argument in arguments if argument != "--print_config"])
     if "--print_config" in arguments:
         print(config_text(config), end="")
         return None
     return config
+
+
+def _print_help(prog: str, heading: str, following: list[str]) -> None:
+    """Print the help on all options, or on the section or option that follows `--help`."""
+    from trainer.config.help import help_text
+
+    if following and not following[0].startswith("-"):
+        print(help_text(following[0]))
+        return
+    if heading:
+        print(heading)
+    print(f"usage: {prog} [--from RUN] [--config FILE] [--section.key VALUE ...]\n")
+    print(COMMON)
+    print(help_text())
 
 
 def count(text: str) -> int:

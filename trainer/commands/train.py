@@ -28,8 +28,10 @@ def run(arguments: list[str], heading: str = "") -> None:
 
 def _resumed(config: "Config", arguments: list[str]) -> "Config":
     """Return the configuration, or that of the run in its folder, which is then resumed."""
-    from trainer.config.resume import asked_config, continued_config, restarted_run
+    from trainer.config.resume import asked_config, check_resumes, continued_config, restarted_run
 
+    if config.run.dir is not None and not (Path(config.run.dir) / "config.yaml").is_file():
+        check_resumes(Path(config.run.dir), arguments)
     if config.run.dir is None and (run := restarted_run()):
         arguments = [*arguments, "--run.dir", str(run)]
         config = asked_config(arguments)

@@ -46,7 +46,7 @@ def parse_config(arguments: Sequence[str], base: Path | None = None) -> Config:
         ConfigError: Names file or option, key, value and remedy.
     """
     arguments = _files_first(list(_normalised(arguments)))
-    given = _given_keys(arguments)
+    given = _keys_of(arguments)
     if base is not None:
         arguments = ["--config", str(base), *arguments]
     for place, path in _config_files(arguments):
@@ -158,8 +158,13 @@ def _normalised(arguments: Sequence[str]) -> Iterator[str]:
         yield argument
 
 
-def _given_keys(arguments: Sequence[str]) -> set[str]:
+def given_keys(arguments: Sequence[str]) -> set[str]:
     """Return the keys that options and `--config` files name; an entry of a mapping names the mapping."""
+    return _keys_of(list(_normalised(arguments)))
+
+
+def _keys_of(arguments: Sequence[str]) -> set[str]:
+    """Return the same for arguments that are normalised."""
     known = _keys(Config)
     names = [argument[2:].removesuffix("+") for argument in arguments if argument.startswith("--")]
     for place, path in _config_files(arguments):
@@ -169,6 +174,7 @@ def _given_keys(arguments: Sequence[str]) -> set[str]:
         # so that none of them was asked for, and options given beside it may leave some without effect.
         if not {entry.name for entry in fields(Config)} <= content.keys():
             names += _paths(content, known)
+    names = [name for name in names if name not in PARSER_OPTIONS]
     return {name if name in known else name.rpartition(".")[0] for name in names}
 
 

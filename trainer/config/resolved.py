@@ -93,3 +93,12 @@ def resolve(config: Config) -> ResolvedConfig:
                 )
         values[section] = kind(**given)
     return ResolvedConfig(**values)
+
+
+def is_open(config: Config) -> bool:
+    """Return whether a configuration has a key that is still to be decided."""
+    try:
+        resolve(config)
+    except ConfigError:
+        return True
+    return False

@@ -1,13 +1,15 @@
 """Which run a training resumes or starts from, and under which configuration."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer.config.parser import changes, parse_config, read_config
+from trainer.config.parser import changes, given_keys, parse_config, read_config
+from trainer.config.resolved import is_open
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
 
@@ -94,6 +96,11 @@ def asked_config(arguments: Sequence[str]) -> Config:
             f"--from {origin}: no run folder (it has no {file.name}). Name one that `train` wrote"
         )
     then, asked = read_config(file), parse_config(arguments, base=file)
+    if is_open(then):
+        raise ConfigError(
+            f"--from {origin}: its settings are not chosen yet, so that it has no weights. Finish it first: "
+            f"python -m trainer train --run.dir {shlex.quote(str(origin))}"
+        )
     check_shape(origin, then, asked)
     if asked.run.dir != then.run.dir or any(each.startswith("--run.dir") for each in arguments):
         return asked
@@ -133,6 +140,32 @@ def _with_origin(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     return found, origin
 
 
+def check_resumes(run: Path, arguments: Sequence[str]) -> None:
+    """Refuse to train in a folder that looks like a run to be resumed and is none.
+
+    Args:
+        run: Folder without a configuration.
+        arguments: Options as on the command line. Where they name nothing but the folder and what a resumed
+            run may change, the default data set would be trained in somebody's folder.
+
+    Raises:
+        ConfigError: The folder holds something, and options do not say what to train.
+    """
+    options, _ = _with_origin(arguments)
+    if any(not _may_change(key) for key in given_keys(options)) or not run.is_dir():
+        return
+    if found := sorted(path.name for path in run.iterdir() if path.name != ".lock"):
+        raise ConfigError(
+            f"--run.dir {run}: holds {found[0]} but no config.yaml, so that there is no run to resume. Name "
+            "the run folder, or give the options of a new training and another folder"
+        )
+
+
+def _may_change(key: str) -> bool:
+    """Return whether an option may change between the start of a run and its resumption."""
+    return key in MAY_CHANGE or key.partition(".")[0] in MAY_CHANGE_SECTIONS
+
+
 def continued_config(file: Path, arguments: Sequence[str]) -> Config:
     """Return the configuration of a run that is resumed under the given options.
 
@@ -148,7 +181,7 @@ def continued_config(file: Path, arguments: Sequence[str]) -> Config:
     settled = changes(asked, kept)
     for key, value in changes(kept, asked).items():
         before = settled[key]
-        if key in MAY_CHANGE or key.partition(".")[0] in MAY_CHANGE_SECTIONS or _is_same(key, before, value):
+        if _may_change(key) or _is_same(key, before, value):
             continue
         raise ConfigError(
             f"--{key} {value}: the run in {file.parent} has {before}, and goes on with it. Leave the option "

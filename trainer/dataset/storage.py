@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from trainer.atomic_write import replaced
+from trainer.atomic_write import naming, replaced
 from trainer.dataset.attributes import Ragged
 from trainer.errors import DataError
 
@@ -23,12 +23,16 @@ def published(folder: Path) -> Iterator[Path]:
 
     A partial folder left by an earlier process is removed first. The caller must ensure that only one process
     at a time publishes `folder`.
+
+    Raises:
+        OSError: The folder cannot be written; on a full disk it names the folder above.
     """
     temporary = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with naming(folder.parent):
+            yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

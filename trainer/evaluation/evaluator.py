@@ -181,7 +181,9 @@ def _with_progress(starts: range, users: int, active: bool) -> Iterator[int]:
     """Yield each chunk's first user; show a bar on a terminal and else a line a minute, both on stderr."""
     begun = shown = time.monotonic()
     on_terminal = active and sys.stderr.isatty()
-    with tqdm(total=users, unit="user", delay=BAR_DELAY, disable=not on_terminal, leave=False) as bar:
+    with tqdm(
+        total=users, desc="evaluating", unit="user", delay=BAR_DELAY, disable=not on_terminal, leave=False
+    ) as bar:
         for start in starts:
             now = time.monotonic()
             if active and not on_terminal and now - shown >= LINE_INTERVAL:

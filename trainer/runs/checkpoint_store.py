@@ -95,6 +95,15 @@ def has_checkpoint(run: Path) -> bool:
     return bool(_published(run))
 
 
+def last_saved_step(run: Path) -> int | None:
+    """Return the step of a run's last resumable checkpoint, damaged or not; None: it has none."""
+    for folder in reversed(_published(run)):
+        with suppress(*UNREADABLE):
+            if (saved := _read(folder)).resumable:
+                return saved.step
+    return None
+
+
 def newest(run: Path, preferred: int | None = None) -> SavedCheckpoint:
     """Return a run's last undamaged checkpoint; print a line for every damaged one that it replaces.
 

@@ -1,5 +1,12 @@
-"""Resuming a training: what its options may not contradict, and its model and optimizers as they were."""
+"""Resuming a training: what its options may not contradict, and its model and optimizers as they were.
 
+Also what a training that ends before its first step leaves: nothing if it was refused, and else what it is
+resumed from.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch import nn
@@ -8,7 +15,8 @@ from torchrec.optim.keyed import CombinedOptimizer
 from trainer.config.parser import read_config
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import EvaluationConfig
-from trainer.errors import CheckpointError, ConfigError
+from trainer.errors import CheckpointError, ConfigError, Interrupted, UserError
+from trainer.formatting import format_command
 from trainer.runs.checkpoint import entries, load
 from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint
 from trainer.sharding.optimizer_state import create_states, optimizer_state, set_step
@@ -74,3 +82,59 @@ def resume(
     # A checkpoint holds the optimizer's step of dense layers, and not that of tables.
     set_step(optimizer, saved.step + saved.progress.origin_steps)
     load(saved.folder, model, states)
+
+
+@contextmanager
+def withdrawn_if_refused(run: Path, *, active: bool, existed: bool) -> Iterator[None]:
+    """Leave a run folder as it was if the training is refused before it has begun.
+
+    An interruption or a full disk is no refusal: what has been written then is what the run is resumed from.
+
+    Args:
+        run: Run folder, which this training has locked.
+        active: Whether this rank writes into the folder.
+        existed: Whether the folder was there before this training.
+    """
+    before = {path.name for path in run.iterdir()} if active else set()
+    config = (run / CONFIG).read_bytes() if active and CONFIG in before else None
+    try:
+        yield
+    except BaseException as error:
+        begun = (run / CONFIG).is_file() and not isinstance(error, UserError)
+        if active and not begun:
+            if existed:
+                _bring_back(run, before, config)
+            else:
+                shutil.rmtree(run, ignore_errors=True)
+                with suppress(OSError):  # it holds other runs, or is not ours
+                    run.parent.rmdir()
+        raise
+
+
+def _bring_back(run: Path, before: set[str], config: bytes | None) -> None:
+    """Remove what is new in a run folder, and bring its configuration back."""
+    for path in run.iterdir():
+        if path.name in before:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if config is not None:
+        (run / CONFIG).write_bytes(config)
+
+
+@contextmanager
+def resumable(run: Path) -> Iterator[None]:
+    """Add the command that goes on to an interruption, once the run folder holds a configuration."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (run / CONFIG).is_file():
+            raise
+        raise Interrupted(resume_command(run)) from None
+
+
+def resume_command(run: Path) -> str:
+    """Return the command that resumes a run, quoted for a shell."""
+    return format_command("train", "--run.dir", run)

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from trainer.atomic_write import write_text
 from trainer.batching.tower_inputs import Inputs, open_inputs, save_inputs
 from trainer.config.parser import config_text, read_config
-from trainer.config.resolved import ResolvedConfig, resolve
+from trainer.config.resolved import ResolvedConfig, is_open, resolve
 from trainer.config.resume import LAUNCH, RUNS, evaluated_config, launch_id
 from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset
@@ -33,9 +33,11 @@ from trainer.runs.checkpoint_store import (
     SavedCheckpoint,
     check_is_run,
     finished_step,
+    has_checkpoint,
     newest,
 )
 from trainer.runs.data_digest import data_digests
+from trainer.runs.resume import resume_command
 
 PLAN, RECORDS, DATA = "plan.json", "metrics.jsonl", "data.json"
 WARM_START, OLD_WARM_START = "warm_start.json", "growth.json"
@@ -109,19 +111,22 @@ def _numbered(folder: Path) -> Path:
             folder = folder.with_name(f"{name}-{number}")
 
 
-def describe_run(
-    run: Path, config: ResolvedConfig, dataset: Dataset, plan: Plan, tower_pairs: Sequence[TowerPair]
-) -> None:
-    """Write what readers of the run need: configuration, plan, vocabulary, digests of the data, and inputs.
-
-    Paths are written in full, so that the run can be evaluated from any folder.
-    """
-    data = config.data
-    names = ("root", "cache", "interactions", "held_out", "users", "items")
+def write_config(run: Path, config: Config) -> None:
+    """Write the configuration of a run, with paths in full, so that it can be read from any folder."""
+    data, names = config.data, ("root", "cache", "interactions", "held_out", "users", "items")
     paths = {name: getattr(data, name) for name in names}
     full: dict[str, Any] = {
         name: str(Path(path).absolute()) for name, path in paths.items() if path is not None
     }
+    plan = str(Path(config.sharding.plan).absolute()) if config.sharding.plan else None
+    sharding = replace(config.sharding, plan=plan)
+    write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full), sharding=sharding)))
+
+
+def describe_run(
+    run: Path, config: ResolvedConfig, dataset: Dataset, plan: Plan, tower_pairs: Sequence[TowerPair]
+) -> None:
+    """Write what readers of the run need: configuration, plan, vocabulary, digests of data, and inputs."""
     save_plan(plan, run / PLAN)
     copy_vocabulary(dataset, run)
     write_text(run / DATA, json.dumps(data_digests(dataset), indent=1) + "\n")
@@ -129,8 +134,7 @@ def describe_run(
         save_inputs(run / f"{name}_{USER_INPUTS}", pair.user_inputs)
         save_inputs(run / f"{name}_{ITEM_INPUTS}", pair.item_inputs)
     # The run holds the plan itself: the file may be gone, and another number of ranks needs another plan.
-    sharding = replace(config.sharding, plan=None)
-    write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full), sharding=sharding)))
+    write_config(run, replace(config, sharding=replace(config.sharding, plan=None)))
 
 
 @contextmanager
@@ -207,11 +211,17 @@ def run_config(run: Path, options: Sequence[str] = ()) -> ResolvedConfig:
     """Return a run's configuration, with what the options of an evaluation change.
 
     Raises:
-        CheckpointError: The folder is not a run folder.
+        CheckpointError: The folder is not a run folder, or the run's settings are still being chosen.
         ConfigError: An option is none that an evaluation takes.
     """
     check_is_run(run)
-    return resolve(evaluated_config(run / CONFIG, options) if options else read_config(run / CONFIG))
+    config = evaluated_config(run / CONFIG, options) if options else read_config(run / CONFIG)
+    if is_open(config) and not has_checkpoint(run):
+        raise CheckpointError(
+            f"{run}: its settings are not chosen yet, so that it has no weights. Go on with: "
+            f"{resume_command(run)}"
+        )
+    return resolve(config)
 
 
 def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:

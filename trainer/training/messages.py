@@ -10,8 +10,9 @@ from trainer.distributed.world import World
 from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.results_table import comparison, results_table, verdict
-from trainer.formatting import format_command, format_count
+from trainer.formatting import format_count
 from trainer.inspection.dataset_summary import known_text, repeats_text
+from trainer.runs.resume import resume_command
 from trainer.runs.validation_history import ValidationHistory
 from trainer.runs.warm_start import WarmStart
 from trainer.training.components import TrainingComponents
@@ -171,7 +172,7 @@ def unmeasured_text(dataset: Dataset) -> str:
 def paused_text(run: Path, history: ValidationHistory) -> str:
     """Return where a paused training stands, and the command that resumes it."""
     place = f"Paused after step {history.paused_at:,} of {history.steps:,}, all of it kept in {run}."
-    return f"{place}\nGo on with: {format_command('train', '--run.dir', run)}"
+    return f"{place}\nGo on with: {resume_command(run)}"
 
 
 def validation_text(history: ValidationHistory) -> str:

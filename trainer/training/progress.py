@@ -2,18 +2,46 @@
 
 import json
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import psutil
+import pyarrow as pa
 from tqdm import tqdm
+
+from trainer.atomic_write import replaced, write_text
+from trainer.config.schema import Config
+
+MOST_PROJECTED = 10_000
+"""Most items in the embedding projector, which a browser holds in its memory."""
+PLACES = ("run.dir", "data.root", "data.cache")
+"""Options that name places, which have no effect on what is trained."""
+PROJECTOR = """\
+embeddings {
+  tensor_name: "items"
+  tensor_path: "items.tsv"
+  metadata_path: "item_titles.tsv"
+}
+"""
+"""Configuration of TensorBoard's projector, with the names of the files beside it."""
 
 
 class Progress:
     """Records of one run, which rank 0 shows and writes; other ranks are silent."""
 
-    def __init__(self, run: Path | None, steps: int, active: bool, tensorboard: bool, start: int = 0) -> None:
+    def __init__(
+        self,
+        run: Path | None,
+        steps: int,
+        active: bool,
+        tensorboard: bool,
+        start: int = 0,
+        label: str = "training",
+    ) -> None:
         """Open the run's records.
 
         Args:
@@ -22,12 +50,14 @@ class Progress:
             active: Whether this rank records.
             tensorboard: Whether to write TensorBoard events.
             start: Steps that are done already.
+            label: What the bar shows the progress of.
         """
         self.active = active
         self.file = (run / "metrics.jsonl").open("a") if active and run else None
         self.bar = tqdm(
             total=steps,
             initial=start,
+            desc=label,
             unit="step",
             disable=not active or not sys.stderr.isatty(),
             leave=False,
@@ -74,11 +104,61 @@ class Progress:
             self._failed = True
         self.say(text)
 
+    def outcome(self, step: int, split: str, figures: dict[str, float], config: Config) -> None:
+        """Write the figures of the final evaluation, next to the settings that gave them (hparams)."""
+        if self.events is not None:
+            named = {f"{split}/{name}": value for name, value in figures.items()}
+            with self._tolerated():
+                self.events.flush()
+                self.events.add_hparams(settings_of(config), named, run_name=".", global_step=step)
+
+    def project(self, ids: pa.Array, titles: pa.Array | None, vectors: np.ndarray) -> None:
+        """Write item vectors for TensorBoard's embedding projector.
+
+        Args:
+            ids: Raw ids of the items.
+            titles: Their titles, null where unknown; None: they have none.
+            vectors: (items, D) float32.
+        """
+        if self.events is None:
+            return
+        folder = Path(self.events.get_logdir())
+        names = titles if titles is not None else ids
+        rows = [("id", "title")]
+        for raw_id, name in zip(ids.to_pylist(), names.to_pylist(), strict=True):
+            rows.append((raw_id, raw_id if name is None else name))
+        lines = ["\t".join(" ".join(str(cell).split()) for cell in row) for row in rows]
+        with self._tolerated():
+            with replaced(folder / "items.tsv") as beside:
+                np.savetxt(beside, vectors, fmt="%.5g", delimiter="\t")
+            write_text(folder / "item_titles.tsv", "\n".join(lines) + "\n")
+            write_text(folder / "projector_config.pbtxt", PROJECTOR)
+
+    @contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        """Say that TensorBoard's files cannot be written, and go on without them."""
+        try:
+            yield
+        except OSError as error:
+            self.say(f"{error.filename or 'tensorboard'}: cannot be written ({error.strerror}).")
+
     def say(self, text: str) -> None:
         """Show a line above the bar."""
         if self.active:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+
+
+def settings_of(config: Config) -> dict[str, int | float | str]:
+    """Return the settings that decide a training by dotted name, as TensorBoard's hparams take them."""
+    settings = {
+        f"{section}.{name}": value
+        for section, values in asdict(config).items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+        if value is not None and f"{section}.{name}" not in PLACES
+    }
+    return {key: value if type(value) in (int, float, str) else str(value) for key, value in settings.items()}
 
 
 def resident_mebibytes() -> float:

@@ -18,11 +18,12 @@ from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
 from trainer.evaluation.baselines import check_item_limits
+from trainer.evaluation.evaluator import gathered_vectors
 from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
 from trainer.runs.checkpoint_policy import save_outcome
 from trainer.runs.checkpoint_store import METRICS, newest_resumable
-from trainer.runs.resume import check_resumable, resume
+from trainer.runs.resume import check_resumable, resumable, resume, withdrawn_if_refused
 from trainer.runs.run_folder import (
     WARM_START,
     check_same_data,
@@ -33,6 +34,7 @@ from trainer.runs.run_folder import (
     refuse_finished_run,
     run_folder,
     warm_start_report,
+    write_config,
 )
 from trainer.runs.warm_start import WarmStart, open_origin, prepare_with_retained, take_over
 from trainer.training.components import TrainingComponents, assemble, check_followed_plan, make_batches
@@ -45,7 +47,8 @@ from trainer.training.messages import (
     size_text,
     warm_start_text,
 )
-from trainer.training.progress import Progress
+from trainer.training.progress import MOST_PROJECTED, Progress
+from trainer.training.trials import forget_trials
 from trainer.training.tuning import Choice, choose
 
 
@@ -60,35 +63,49 @@ def train(config: Config) -> Path | None:
         join_world(config.device, config.backend, config.timeout) as world,
     ):
         started = time.perf_counter()
-        config = follow_plan(config, world.size)
+        asked, config = config, follow_plan(config, world.size)
         dataset = _prepare(config, world)
+        existed = config.run.dir is not None and Path(config.run.dir).exists()
         run = world.on_first(lambda: run_folder(config))
         if world.local_rank == 0:
             tell_launcher(run)
-        with locked(run, world):
-            return _train_in(run, config, dataset, world, started)
+        with locked(run, world), resumable(run):
+            return _train_in(run, asked, config, dataset, world, started, existed)
 
 
-def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started: float) -> Path | None:
+def _train_in(
+    run: Path,
+    asked: Config,
+    followed: Config,
+    dataset: Dataset,
+    world: World,
+    started: float,
+    existed: bool,
+) -> Path | None:
     """Train in a locked run folder, from its last checkpoint if it holds one."""
-    saved = world.on_first(lambda: newest_resumable(run))
-    if saved is not None:
-        world.on_first(lambda: check_same_data(run, dataset), long=True)
-    prepared = time.perf_counter()
-    config, choice = _resolve(asked, dataset, world)
-    chosen = time.perf_counter()
+    with withdrawn_if_refused(run, active=world.is_first, existed=existed):
+        saved = world.on_first(lambda: newest_resumable(run))
+        if saved is not None:
+            world.on_first(lambda: check_same_data(run, dataset), long=True)
+        else:  # before anything is chosen, which may take long and be interrupted
+            world.on_first(lambda: write_config(run, asked))
+        prepared = time.perf_counter()
+        config, choice = _resolve(followed, dataset, world, run)
+        chosen = time.perf_counter()
 
-    components = assemble(config, dataset, world, filled=saved is None)
-    batches = make_batches(config, dataset, components)
-    warm_start = None
-    if saved is not None:
-        world.on_first(lambda: check_resumable(run, saved, config, batches.steps_per_epoch))
-        resume(saved, config.optimizer.name, components.model, components.optimizer)
-    elif config.run.origin is not None:
-        warm_start = _start_warm(run, Path(config.run.origin), config, dataset, components, world)
-    world.on_first(
-        lambda: describe_run(run, config, dataset, components.plan, components.tower_pairs), long=True
-    )
+        components = assemble(config, dataset, world, filled=saved is None)
+        batches = make_batches(config, dataset, components)
+        warm_start = None
+        if saved is not None:
+            world.on_first(lambda: check_resumable(run, saved, config, batches.steps_per_epoch))
+            resume(saved, config.optimizer.name, components.model, components.optimizer)
+        elif config.run.origin is not None:
+            warm_start = _start_warm(run, Path(config.run.origin), config, dataset, components, world)
+        world.on_first(
+            lambda: describe_run(run, config, dataset, components.plan, components.tower_pairs), long=True
+        )
+        if world.is_first:
+            forget_trials(run)
 
     steps, start = config.run.epochs * batches.steps_per_epoch, saved.step if saved else 0
     world.on_first(lambda: drop_later_records(run, start))
@@ -128,8 +145,27 @@ def _train_in(run: Path, asked: Config, dataset: Dataset, world: World, started:
             report |= history.report()
             report |= (choice.report() if choice else {}) | warm_start_report(run) | {"seconds": seconds}
             write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
+            if evaluation:
+                progress.outcome(step, evaluation.split, evaluation.rankers["model"], config)
             progress.say(closing_text(dataset, evaluation, seconds, history))
+        if config.run.tensorboard:
+            _project_items(progress, components, dataset, config, world)
     return run if world.is_first else None
+
+
+def _project_items(
+    progress: Progress,
+    components: TrainingComponents,
+    dataset: Dataset,
+    config: ResolvedConfig,
+    world: World,
+) -> None:
+    """Leave the vectors of the first items for TensorBoard's projector; on every rank alike."""
+    count, anyone = min(dataset.item_count, MOST_PROJECTED), np.zeros(1, np.int64)
+    gathered = gathered_vectors(components.tower_pairs, anyone, count, world, protocol(config))
+    if gathered is not None:
+        titles = None if dataset.titles is None else dataset.titles[:count]
+        progress.project(dataset.item_ids[:count], titles, gathered[1].numpy())
 
 
 def _prepare(config: Config, world: World) -> Dataset:
@@ -145,14 +181,16 @@ def _prepare(config: Config, world: World) -> Dataset:
     return dataset
 
 
-def _resolve(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConfig, Choice | None]:
+def _resolve(
+    config: Config, dataset: Dataset, world: World, run: Path
+) -> tuple[ResolvedConfig, Choice | None]:
     """Fill the gaps of a configuration, by the size of the data and by tuning; rank 0 prints how."""
     users = int(np.count_nonzero(dataset.train_by_user().lengths()))
     sized = with_size_defaults(config, users, dataset.item_count, len(dataset.train))
     check_decided_effects(config, sized)
     if world.is_first:
         print(size_text(changes(config, sized)), flush=True)
-    resolved, choice = choose(sized, dataset, world)
+    resolved, choice = choose(sized, dataset, world, run)
     if world.is_first and choice:
         print(choice_text(changes(sized, resolved), choice), flush=True)
     return resolved, choice

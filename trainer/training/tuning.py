@@ -6,9 +6,12 @@ Without a validation split, one is cut from the training split by the same rule;
 of it. On one validation split of small data close values differ by chance, so several are drawn at random.
 """
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
@@ -36,7 +39,7 @@ from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.edlae import history_vectors, training_towers
 from trainer.training.components import assemble, make_batches
 from trainer.training.loop import fit
-from trainer.training.progress import Progress
+from trainer.training.trials import MOST_TRIALS, Trials, Vectors, best_of, climb, peak
 
 LEAST_INTERACTIONS = 2000
 """Fewest training interactions for tuning; with fewer, validation differences are chance."""
@@ -50,12 +53,8 @@ TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(1
 RANKS = (16, 24, 32, 64, 128, 256)
 """Widths of closed forms, the last one only with more interactions; neighbours of narrow ones differ most."""
 WEIGHTS = (8.0, 32.0, 128.0, 512.0)
-MOST_TRIALS = 6
 TRIAL_SHARE, TRIAL_STEPS = 4, 160
 """A trial takes a quarter of the epochs, but at least so many steps: enough to order temperatures."""
-
-Vectors = tuple[torch.Tensor, torch.Tensor]
-"""Query vectors of the evaluated users and candidate vectors of the catalogue, for one validation split."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +92,16 @@ class Choice:
         return {"chosen": {"metric": self.metric, "users": self.users, **tried, "mixtures": mixtures}}
 
 
-def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConfig, Choice | None]:
+def choose(
+    config: Config, dataset: Dataset, world: World, run: Path | None = None
+) -> tuple[ResolvedConfig, Choice | None]:
     """Choose the best values for what a configuration leaves open; the same on every rank.
 
     Args:
         config: Its other gaps are filled, see `with_size_defaults`.
         dataset: Data set of the training proper.
         world: All ranks.
+        run: Run folder that keeps finished trials, so that they are not run again; None: they are not kept.
 
     Returns:
         The configuration without gaps, and the trials; None if there were none.
@@ -112,8 +114,8 @@ def choose(config: Config, dataset: Dataset, world: World) -> tuple[ResolvedConf
         datasets = [dataset] if config.data.validation_size else _split_again(config, dataset, world)
     except DataError:  # users have too few interactions for another split by this rule
         return fixed, None
-    bench = _Bench.of(config, datasets, world)
-    choice = Choice(f"ndcg@{config.evaluation.k[0]}", [len(cut.users) for cut in bench.cuts])
+    bench = _Bench.of(config, datasets, world, run)
+    choice = Choice(bench.metric, [len(cut.users) for cut in bench.cuts])
     learned = _choose_temperature(config, bench, choice)
     if choice.temperatures:
         fixed = _with_model(fixed, temperature=peak(choice.temperatures))
@@ -168,38 +170,76 @@ class _Bench:
     cuts: list[_Cut]
     world: World
     protocol: Protocol
+    metric: str
+    trials: Trials
 
     @classmethod
-    def of(cls, config: Config, datasets: Sequence[Dataset], world: World) -> "_Bench":
+    def of(cls, config: Config, datasets: Sequence[Dataset], world: World, run: Path | None) -> "_Bench":
         protocol = Protocol("validation", "mask", config.evaluation.k[:1], config.evaluation.chunk)
-        return cls([_Cut.of(dataset, protocol) for dataset in datasets], world, protocol)
+        metric = f"ndcg@{config.evaluation.k[0]}"
+        # A climb that finds its peak early has fewer trials.
+        most = (MOST_TRIALS if temperature_is_open(config) else 1) + len(datasets) - 1
+        if low_rank_is_open(config):
+            most += MOST_TRIALS if config.model.low_rank_penalty is None else 1
+        trials = Trials(run, _identity(config, datasets), metric, most, world)
+        return cls([_Cut.of(dataset, protocol) for dataset in datasets], world, protocol, metric, trials)
 
     def figure(self, vectors: Sequence[Vectors]) -> float:
         """Return the mean figure over the splits, given vectors for each, on one rank."""
         return mean(cut.figure(each) for cut, each in zip(self.cuts, vectors, strict=True))
 
 
+def _identity(config: Config, datasets: Sequence[Dataset]) -> str:
+    """Return a digest of what the figures of trials depend on: data, model, loss, steps and metric.
+
+    Sharding and the number of ranks are no part of it: they change figures in their last digits alone.
+    """
+    sections = [asdict(section) for section in (config.model, config.loss, config.optimizer)]
+    steps = (config.batches.rows, config.batches.size, config.run.epochs, config.run.seed)
+    facts = [[dataset.key for dataset in datasets], *sections, *steps, config.evaluation.k[0]]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[Vectors | None]:
     """Try temperatures if they are open; return the best one's vectors for each split, on rank 0."""
-    fixed = with_fixed_values(config)
+    fixed, trials = with_fixed_values(config), bench.trials
     first, *others = bench.cuts
-    best: tuple[float, float, Vectors | None] = (-1.0, fixed.model.temperature, None)
+    best_figure, best = -1.0, fixed.model.temperature
 
     def trial(temperature: float, cut: _Cut) -> Vectors | None:
         return _trial(_with_model(fixed, temperature=temperature), cut, bench)
 
     def score(temperature: float) -> float:
-        nonlocal best
-        vectors = trial(temperature, first)
-        figure = bench.world.on_first(lambda: first.figure(_on_first(vectors)), long=True)
-        best = max(best, (figure, temperature, vectors), key=lambda entry: entry[0])
+        nonlocal best_figure, best
+
+        def measure() -> float:
+            vectors = trial(temperature, first)
+            figure = bench.world.on_first(lambda: first.figure(_on_first(vectors)), long=True)
+            if figure > best_figure:
+                trials.hold(_temperature(temperature), vectors)
+            return figure
+
+        figure = trials.figure(_temperature(temperature), measure)
+        if figure > best_figure:
+            if best != temperature:
+                trials.release(_temperature(best))
+            best_figure, best = figure, temperature
         return figure
 
     if temperature_is_open(config):
         choice.temperatures = climb(score, *TEMPERATURES)
     else:
-        score(best[1])
-    return [best[2], *(trial(best[1], cut) for cut in others)]
+        score(best)
+    found = [trials.vectors(_temperature(best), lambda: trial(best, first))]
+    for number, cut in enumerate(others, start=2):
+        name = f"{_temperature(best)}, validation split {number}"
+        found.append(trials.further(name, lambda cut=cut: trial(best, cut)))
+    return found
+
+
+def _temperature(value: float) -> str:
+    """Return the name of a trial of a temperature, with all of its digits."""
+    return f"temperature {value!r}"
 
 
 def _trial(config: ResolvedConfig, cut: _Cut, bench: _Bench) -> Vectors | None:
@@ -212,7 +252,7 @@ def _trial(config: ResolvedConfig, cut: _Cut, bench: _Bench) -> Vectors | None:
     least = -(-min(full, FULL_EPOCHS) // TRIAL_SHARE)
     epochs = min(full, max(least, -(-TRIAL_STEPS // batches.steps_per_epoch)))
     run = replace(config.run, epochs=epochs, evaluate_every=0, patience=0, log_every=0)
-    with Progress(None, epochs * batches.steps_per_epoch, world.is_first, tensorboard=False) as progress:
+    with bench.trials.bar(epochs * batches.steps_per_epoch) as progress:
         fit(replace(config, run=run), cut.dataset, components, batches, world, progress)
     return gathered_vectors(components.tower_pairs, cut.users, cut.dataset.item_count, world, bench.protocol)
 
@@ -242,21 +282,27 @@ def _closed_forms(
     config: Config, bench: _Bench
 ) -> tuple[dict[float, float], dict[int, float], list[Vectors]]:
     """Return figures by penalty and, at the best one, by width; and the widest forms of each split at it."""
-    model, (first, *others) = config.model, bench.cuts
+    model, (first, *others), trials = config.model, bench.cuts, bench.trials
     data = first.dataset
     widths = RANKS[:-1] if len(data.train) <= FEW_INTERACTIONS else RANKS
     fitting = [rank for rank in widths if rank <= data.item_count] or [RANKS[0]]
     ranks = fitting if model.low_rank is None else [model.low_rank]
     forms: dict[float, Vectors] = {}
 
-    def score(penalty: float) -> float:
-        forms[penalty] = _form(first, ranks[-1], penalty)
+    def measure(penalty: float) -> float:
+        with trials.bar(1):
+            forms[penalty] = _form(first, ranks[-1], penalty)
         return max(first.figure(_narrow(forms[penalty], rank)) for rank in ranks)
+
+    def score(penalty: float) -> float:
+        return trials.figure(f"penalty {penalty!r}", lambda: measure(penalty))
 
     given = model.low_rank_penalty
     penalties = climb(score, *PENALTIES) if given is None else {given: score(given)}
     best = best_of(penalties)
-    chosen = [forms[best], *(_form(cut, ranks[-1], best) for cut in others)]
+    # A finished trial has left its figure alone.
+    best_form = forms.get(best) or _form(first, ranks[-1], best)
+    chosen = [best_form, *(_form(cut, ranks[-1], best) for cut in others)]
     figures = {rank: bench.figure([_narrow(form, rank) for form in chosen]) for rank in ranks}
     return penalties, figures, chosen
 
@@ -292,42 +338,3 @@ def _with_mixture(config: ResolvedConfig, choice: Choice) -> ResolvedConfig:
 
 def _with_model(config: ResolvedConfig, **values: Any) -> ResolvedConfig:
     return replace(config, model=replace(config.model, **values))
-
-
-def climb(score: Callable[[float], float], start: float, ratio: float) -> dict[float, float]:
-    """Score `start` times powers of `ratio` until both neighbours of the best are worse.
-
-    The next value is above or below the best one so far. At most `MOST_TRIALS` values are scored.
-    """
-    scores = {0: score(start)}
-    while len(scores) < MOST_TRIALS:
-        best = max(scores, key=lambda power: scores[power])
-        open_sides = [power for power in (best - 1, best + 1) if power not in scores]
-        if not open_sides:
-            break
-        scores[open_sides[0]] = score(start * ratio ** open_sides[0])
-    return {start * ratio**power: scores[power] for power in sorted(scores)}
-
-
-def best_of(scores: dict[float, float]) -> float:
-    """Return the value with the highest score."""
-    return max(scores, key=lambda value: scores[value])
-
-
-def peak(scores: dict[float, float]) -> float:
-    """Return the vertex of the parabola through the best value and its neighbours, in logarithms.
-
-    Args:
-        scores: Scores of values that form a geometric sequence.
-
-    Returns:
-        The vertex to 3 decimals; the best value itself if it has one neighbour alone.
-    """
-    values = sorted(scores)
-    place = values.index(best_of(scores))
-    if not 0 < place < len(values) - 1:
-        return round(values[place], 3)
-    below, best, above = (scores[values[place + shift]] for shift in (-1, 0, 1))
-    bend = below - 2 * best + above
-    shift = 0.0 if bend >= 0 else (below - above) / (2 * bend)
-    return round(values[place] * (values[place + 1] / values[place]) ** shift, 3)

@@ -1,0 +1,63 @@
+"""What is installed: the versions that `--version` names, and builds that cannot work together.
+
+Packages are asked for their metadata and not imported: torch takes seconds, and wrong builds fail there.
+"""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from trainer import __version__
+
+CPU_BUILD, CUDA_BUILD = "fbgemm-gpu-cpu", "fbgemm-gpu"
+"""Distributions of FBGEMM. Both install the package `fbgemm_gpu`: the later one overwrites the other."""
+PAIRED = {"torch": "2.13", "torchrec": "1.8", CPU_BUILD: "1.8", CUDA_BUILD: "1.8"}
+"""Versions that are binary compatible, by distribution."""
+OLDEST = {"numpy": 2, "pandas": 3, "pyarrow": 26}
+"""Oldest major versions that can be used, by distribution."""
+REMEDY = "Run: bash launch/setup.sh"
+
+
+def versions_text() -> str:
+    """Return the version of this package and of those that it is built on, one a line."""
+    found = _versions("torch", "torchrec", CPU_BUILD, CUDA_BUILD)
+    lines = {"shardtower": __version__, "Python": platform.python_version(), **found}
+    return "\n".join(f"{name} {number}" for name, number in lines.items())
+
+
+def installation_fault() -> str | None:
+    """Return what is wrong with the installed packages, with a remedy; None: nothing that is known."""
+    found = _versions(*PAIRED, *OLDEST)
+    if CPU_BUILD in found and CUDA_BUILD in found:
+        return (
+            f"{CUDA_BUILD} {found[CUDA_BUILD]} (CUDA) and {CPU_BUILD} {found[CPU_BUILD]} are installed over "
+            f"each other. Run: pip uninstall {CUDA_BUILD} {CPU_BUILD}, then: bash launch/setup.sh"
+        )
+    if CUDA_BUILD in found and found.get("torch", "").endswith("+cpu"):
+        return (
+            f"{CUDA_BUILD} {found[CUDA_BUILD]} needs CUDA, and torch {found['torch']} has none. Run: "
+            f"pip uninstall {CUDA_BUILD}, then: bash launch/setup.sh"
+        )
+    for name in ("torch", "torchrec", *OLDEST):
+        if name not in found:
+            return f"{name} is not installed. {REMEDY}"
+    if CPU_BUILD not in found and CUDA_BUILD not in found:
+        return f"neither {CPU_BUILD} nor {CUDA_BUILD} is installed. {REMEDY}"
+    for name, least in OLDEST.items():
+        if int(found[name].split(".")[0]) < least:
+            return f"{name} {found[name]} is installed, expected {least} or newer. {REMEDY}"
+    for name, series in PAIRED.items():
+        if name in found and not f"{found[name]}.".startswith(f"{series}."):
+            pairs = f"torch {PAIRED['torch']}, torchrec {PAIRED['torchrec']} and FBGEMM {PAIRED[CPU_BUILD]}"
+            return f"{name} {found[name]} is installed, but {pairs} belong together. {REMEDY}"
+    return None
+
+
+def _versions(*names: str) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
