@@ -10,12 +10,16 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from trainer.distributed.lost_ranks import lost_ranks_error, set_up_nccl
 from trainer.distributed.malloc import keep_freed_memory
 from trainer.distributed.shared_memory import GrowingBuffers, SharedBuffers
 from trainer.errors import ConfigError, UserError
+
+try:
+    from torch.distributed import set_timeout  # from torch 2.14 on, which warns of the private name
+except ImportError:
+    from torch.distributed.distributed_c10d import _set_pg_timeout as set_timeout
 
 Result = TypeVar("Result")
 TIMEOUT = timedelta(minutes=30)
@@ -313,6 +317,6 @@ def _joined(world: World, backend: str) -> World:
     # Objects travel over gloo even where tensors travel over NCCL.
     objects, long_work = world.new_group(), world.new_group()
     # Ranks connect within the usual timeout, and only then may wait longer.
-    _set_pg_timeout(LONG_WORK, long_work)
+    set_timeout(LONG_WORK, long_work)
     buffers = None if on_gpu or world.size == 1 else GrowingBuffers()
     return replace(world, objects=objects, long_work=long_work, buffers=buffers)
