@@ -75,6 +75,7 @@ case "$*" in
     *) exit 3 ;;
 esac
 """
+TORCH = f"torch=={pins('requirements')['torch']}"
 SOUND = "No broken requirements found."
 EXPECTED = "torchrec 1.8.0 requires fbgemm-gpu, which is not installed."
 
@@ -107,7 +108,7 @@ class Checkout:
         return self.run("setup.sh", *options, **environment)
 
     def installed(self) -> list[str]:
-        """What the pip commands installed: list files, `torch==2.13.0`, or `.` for the project."""
+        """What the pip commands installed: list files, torch by version, or `.` for the project."""
         names = []
         for line in self.notes.read_text().splitlines():
             words = line.split(" install ")[1].split()
@@ -123,7 +124,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-CPU_INSTALL = ["torch==2.13.0", "requirements.txt", "requirements-cpu.txt", "."]
+CPU_INSTALL = [TORCH, "requirements.txt", "requirements-cpu.txt", "."]
 
 
 def test_the_cpu_build_installs_its_lists_and_then_nothing_more(checkout: Checkout) -> None:
@@ -138,7 +139,7 @@ def test_the_cpu_build_installs_its_lists_and_then_nothing_more(checkout: Checko
 def test_lists_are_installed_as_they_stand(checkout: Checkout) -> None:
     checkout.set_up("--test")
     for line in checkout.notes.read_text().splitlines():
-        assert "--no-deps" in line or " install torch==2.13.0 -c " in line
+        assert "--no-deps" in line or f" install {TORCH} -c " in line
 
 
 def test_the_index_of_cpu_wheels_is_one_source_more_for_torch_only(checkout: Checkout) -> None:
