@@ -111,8 +111,8 @@ class _Found:
         if broken.true_count and column.required:
             row = broken.index(True).as_py()
             raise DataError(
-                f"{rows.path}:{rows.position(self.total + row)}: {column.source} is {_shown(read[row])}, which "
-                "goes on over several lines, as if a quote is not closed. Close it or take it out"
+                f"{rows.path}:{rows.position(self.total + row)}: {column.source} is {_shown(read[row])}, "
+                "which goes on over several lines, as if a quote is not closed. Close it or take it out"
             )
         if broken.true_count:
             self.long[column.source] = self.long.get(column.source, 0) + broken.true_count
