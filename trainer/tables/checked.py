@@ -42,7 +42,7 @@ def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -
             except MixedFormsError as error:
                 raise _mixed(rows, column, texts, found.total, error) from None
             if column.type == pa.string() and rows.breaks_lines:
-                keeps = found.broken(column, read, keeps)
+                found.broken(rows, column, read)
             elif not column.required:
                 found.lost(column, texts, read)
             values.append(read)
@@ -101,15 +101,21 @@ class _Found:
         self.total += len(kept)
         self.faults += kept.false_count
 
-    def broken(self, column: Column, read: pa.Array, keeps: pa.Array) -> pa.Array:
-        """Mark ids that go on over several lines, which a quote that is never closed makes; count others."""
+    def broken(self, rows: TextFile | ParquetFile, column: Column, read: pa.Array) -> None:
+        """Refuse an id that goes on over several lines, and count attributes that do.
+
+        A quote that is not closed makes such an id of all the rows up to the next quote; skipping it would
+        lose them uncounted.
+        """
         broken = pc.fill_null(pc.match_substring(read, "\n"), False)
-        if not broken.true_count:
-            return keeps
-        if column.required:
-            return pc.and_not(keeps, broken)
-        self.long[column.source] = self.long.get(column.source, 0) + broken.true_count
-        return keeps
+        if broken.true_count and column.required:
+            row = broken.index(True).as_py()
+            raise DataError(
+                f"{rows.path}:{rows.position(self.total + row)}: {column.source} is {_shown(read[row])}, "
+                "which goes on over several lines, as if a quote is not closed. Close it or take it out"
+            )
+        if broken.true_count:
+            self.long[column.source] = self.long.get(column.source, 0) + broken.true_count
 
     def lost(self, column: Column, raw: pa.Array, read: pa.Array) -> None:
         """Count values of an attribute that were given and could not be read."""
