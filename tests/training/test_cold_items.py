@@ -50,7 +50,7 @@ def test_a_new_item_is_recommended_to_those_who_like_its_attribute(
 ) -> None:
     run = run_on_colours(tmp_path, "--model.item_id_dropout", "0.3", *options)
     for user in range(USERS):
-        found = recommend(run, str(worlds.FIRST_USER + user), 100)
+        found = recommend(run, str(worlds.FIRST_USER + user), 100, mark="test")
         scores = dict(zip(found["item"], found["score"], strict=True))
         own, other = (
             {

@@ -49,10 +49,10 @@ def top_k(
 ) -> tuple[Tensor, Tensor]:
     """Find the k items of highest score for each user, without the excluded ones.
 
-    A score is a dot product in float32. Equal scores rank the lower item row first. The result for a user
-    does not depend on the other users of the call (on CPU, to the last bit). Beyond the arguments and the
-    result, memory is bounded by a few times USER_BLOCK x ITEM_BLOCK scores for each thread, on a GPU by a few
-    times GPU_SCORES.
+    A score is a dot product in float32. Equal scores rank the lower item row first; rankers number the items
+    so that this is fair (see `tie_order`). The result for a user does not depend on the other users of the
+    call (on CPU, to the last bit). Beyond the arguments and the result, memory is bounded by a few times
+    USER_BLOCK x ITEM_BLOCK scores for each thread, on a GPU by a few times GPU_SCORES.
 
     Args:
         query_BD: User vectors.
