@@ -252,7 +252,10 @@ def _trial(config: ResolvedConfig, cut: _Cut, bench: _Bench) -> Vectors | None:
     epochs = min(full, max(least, -(-TRIAL_STEPS // batches.steps_per_epoch)))
     run = replace(config.run, epochs=epochs, evaluate_every=0, patience=0, log_every=0)
     with bench.trials.bar(epochs * batches.steps_per_epoch) as progress:
-        fit(replace(config, run=run), cut.dataset, components, batches, world, progress)
+        config = replace(config, run=run)
+        history, _ = fit(config, cut.dataset, components, batches, world, progress, stoppable=True)
+    if history.paused_at is not None:  # on every rank; a trial that is not finished is not kept
+        raise KeyboardInterrupt
     return gathered_vectors(components.tower_pairs, cut.users, cut.dataset.item_count, world, bench.protocol)
 
 
