@@ -48,11 +48,11 @@ def test_ranks_that_stop_in_the_middle_go_on_together_and_choose_the_same(tmp_pa
 def chosen(world, config, run=None, stopped_at=None):
     fit, calls = tuning.fit, []
 
-    def counted(*arguments):
+    def counted(*arguments, **named):
         calls.append(arguments)
         if len(calls) == stopped_at:
             raise UserError("stopped here")
-        return fit(*arguments)
+        return fit(*arguments, **named)
 
     tuning.fit = counted  # in a process of its own
     settled, choice = choose(config, open_dataset(prepare_data(config.data)), world, run)

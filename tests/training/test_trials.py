@@ -3,13 +3,14 @@
 import json
 import math
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
 
 from trainer.cli import main
 from trainer.config.parser import read_config
-from trainer.training import trials, tuning
+from trainer.training import loop, trials, tuning
 from trainer.training.trials import MOST_TRIALS, climb, peak
 
 DATA = (
@@ -26,11 +27,11 @@ def interrupted_at(monkeypatch, name: str, call: int) -> list[str]:
     """Raise KeyboardInterrupt in the given call of a function of tuning; returns what counts its calls."""
     calls, work = [], getattr(tuning, name)
 
-    def counted(*arguments):
+    def counted(*arguments, **named):
         calls.append(name)
         if len(calls) == call:
             raise KeyboardInterrupt
-        return work(*arguments)
+        return work(*arguments, **named)
 
     monkeypatch.setattr(tuning, name, counted)
     return calls
@@ -83,6 +84,29 @@ def trainings_of(run: Path) -> int:
 
 def trials_of(run: Path) -> int:
     return trainings_of(run) + len(outcome(run)[0]["penalties"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_a_trial_ends_it_after_a_step_and_keeps_those_before(
+    number, whole, tmp_path, monkeypatch, capsys
+) -> None:
+    steps, step, run = [], loop.train_step, tmp_path / "run"
+
+    def signalled(*arguments):
+        steps.append(step)
+        if len(steps) == 20:  # 200 users in steps of 64, 4 times: in the second trial
+            signal.raise_signal(number)
+        return step(*arguments)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(loop, "train_step", signalled)
+        assert main(["train", *options(whole.parent), "--run.dir", str(run), "--batches.size", "64"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(steps) == 20
+    assert capsys.readouterr().err == f"interrupted. Go on with: python -m trainer train --run.dir {run}\n"
+    assert len(json.loads((run / "tuning" / "trials.json").read_text())["figures"]) == 1
 
 
 @pytest.mark.parametrize("most", [1, 2, 6])

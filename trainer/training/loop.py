@@ -34,6 +34,7 @@ def fit(
     run: Path | None = None,
     saved: SavedCheckpoint | None = None,
     origin_steps: int = 0,
+    stoppable: bool = False,
 ) -> tuple[ValidationHistory, Stopwatch]:
     """Train to the last step, or until patience is over or a signal ends the training.
 
@@ -47,6 +48,7 @@ def fit(
         run: Folder for checkpoints, including one when a signal ends the training; None: none are saved.
         saved: Checkpoint that model and optimizers were restored from, if the training is resumed.
         origin_steps: Optimizer steps that a new training took over from an earlier run.
+        stoppable: Whether a signal ends the training, on all ranks after the same step, without a folder too.
 
     Returns:
         The validation figures, and the time.
@@ -65,7 +67,7 @@ def fit(
     last = start if history.patience_is_over else history.steps
     generated = batches(source, last, world.rank, world.size, start)
     with (
-        Preemption(world, active=run is not None) as preemption,
+        Preemption(world, active=stoppable or run is not None) as preemption,
         CheckpointPolicy(
             run,
             config.run,

@@ -31,6 +31,7 @@ from trainer.config.size_defaults import (
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.dataset.split import SEEDED, Rule, validation_rule
+from trainer.distributed.preemption import Preemption
 from trainer.distributed.world import World
 from trainer.errors import DataError
 from trainer.evaluation.evaluator import Protocol, evaluated_users, gathered_vectors
@@ -243,7 +244,22 @@ def _temperature(value: float) -> str:
 
 
 def _trial(config: ResolvedConfig, cut: _Cut, bench: _Bench) -> Vectors | None:
-    """Return vectors after a short training of the learned towers alone, on rank 0."""
+    """Return vectors after a short training of the learned towers alone, on rank 0.
+
+    Raises:
+        KeyboardInterrupt: Some rank was asked to stop; raised on every rank. The trial is not kept.
+    """
+    # A signal must not end one rank in the middle of what it does together with others.
+    with Preemption(bench.world) as preemption:
+        stopped, vectors = _short_training(config, cut, bench)
+        # Of two exchanges, the second has what was asked before the first.
+        if stopped or preemption.stop_requested() or preemption.stop_requested():
+            raise KeyboardInterrupt
+    return vectors
+
+
+def _short_training(config: ResolvedConfig, cut: _Cut, bench: _Bench) -> tuple[bool, Vectors | None]:
+    """Return whether the training was stopped, and the vectors after it, on rank 0."""
     sharding = replace(config.sharding, plan=None)  # a plan file has closed-form tables too
     config, world = replace(_with_model(config, low_rank=0), sharding=sharding), bench.world
     components = assemble(config, cut.dataset, world)
@@ -253,8 +269,12 @@ def _trial(config: ResolvedConfig, cut: _Cut, bench: _Bench) -> Vectors | None:
     epochs = min(full, max(least, -(-TRIAL_STEPS // batches.steps_per_epoch)))
     run = replace(config.run, epochs=epochs, evaluate_every=0, patience=0, log_every=0)
     with bench.trials.bar(epochs * batches.steps_per_epoch) as progress:
-        fit(replace(config, run=run), cut.dataset, components, batches, world, progress)
-    return gathered_vectors(components.tower_pairs, cut.users, cut.dataset.item_count, world, bench.protocol)
+        config = replace(config, run=run)
+        history, _ = fit(config, cut.dataset, components, batches, world, progress, stoppable=True)
+    if history.paused_at is not None:
+        return True, None
+    pairs, count = components.tower_pairs, cut.dataset.item_count
+    return False, gathered_vectors(pairs, cut.users, count, world, bench.protocol)
 
 
 def _on_first(vectors: Vectors | None) -> Vectors:
