@@ -20,6 +20,7 @@ from trainer.errors import DataError
 from trainer.evaluation.baselines import check_item_limits, make_ranker, popularity_scores
 from trainer.evaluation.beyond_accuracy import BeyondAccuracy, TrainingFacts, training_facts
 from trainer.evaluation.metrics import metrics_by_user
+from trainer.evaluation.rating_errors import RatingErrors, RatingMeter, RatingTarget
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.retriever import TowerPair, candidate_vectors, query_vectors
 
@@ -43,6 +44,7 @@ class Protocol:
         per_user: Whether to return the metrics of every user.
         option_prefix: What the running command writes before its options of a protocol, for messages:
             `--evaluation.` for `train`, `--` for `evaluate`.
+        target: What scores were fitted to, to compute the errors of ratings; None: they predict none.
     """
 
     split: str = "test"
@@ -55,6 +57,7 @@ class Protocol:
     beyond: bool = False
     per_user: bool = False
     option_prefix: str = "--evaluation."
+    target: RatingTarget | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ class Evaluation:
         beyond: Metrics beyond accuracy by ranker, if the protocol asks for them.
         per_user: The model's metrics, (users,) each in the order of user rows, if the protocol asks for them.
         left_out: Number of items that are retained from an earlier run and therefore not ranked.
+        ratings: Errors of predicted values, if the protocol asks for them and there are values.
+        seen_share: Share of the places of the model's longest lists that seen items take; 0 if masked.
+        whole_lists: Number of users whose shortest list holds every item that may be in it.
     """
 
     split: str
@@ -80,6 +86,9 @@ class Evaluation:
     beyond: dict[str, dict[str, float]] = field(default_factory=dict)
     per_user: dict[str, np.ndarray] = field(default_factory=dict)
     left_out: int = 0
+    ratings: RatingErrors | None = None
+    seen_share: float = 0.0
+    whole_lists: int = 0
 
 
 def evaluate(
@@ -111,10 +120,14 @@ def evaluate(
     names = protocol.baselines if world.is_first else ()
     rankers = {name: make_ranker(name, dataset, k, protocol.seed) for name in names}
     facts = _training_facts(dataset, users) if protocol.beyond and world.is_first else None
+    errors = None
+    if protocol.target and dataset.train.values is not None:
+        errors = RatingMeter(dataset, protocol.split, protocol.target, world.device)
     meters: dict[str, _Meter] = {}
+    seen_places = 0
     for start in _with_progress(range(0, len(users), protocol.chunk), len(users), world.is_first):
         rows = users[start : start + protocol.chunk]
-        ranked = _rank_chunk(tower_pairs, items, rows, seen, world, protocol)
+        ranked = _rank_chunk(tower_pairs, items, rows, seen, world, protocol, errors)
         if ranked is None:
             continue
         exclude = _empty_lists(len(rows)) if seen is None else _item_lists(seen, rows)
@@ -122,6 +135,9 @@ def evaluate(
         lists = {"model": ranked} | {name: ranker(rows, exclude) for name, ranker in rankers.items()}
         for name, ranking in lists.items():
             meters.setdefault(name, _Meter(protocol, facts)).add(ranking, truth, start)
+        if seen is None:
+            seen_places += int(hits(ranked, _item_lists(dataset.seen(protocol.split), rows)).sum())
+    ratings = errors.total(world) if errors else None
     if not world.is_first:
         return None
     return Evaluation(
@@ -133,6 +149,9 @@ def evaluate(
         beyond={name: meter.beyond.means() for name, meter in meters.items() if meter.beyond},
         per_user=meters["model"].per_user() if protocol.per_user else {},
         left_out=dataset.item_count - dataset.evaluated_items,
+        ratings=ratings,
+        seen_share=seen_places / (len(users) * min(k, dataset.evaluated_items)),
+        whole_lists=_whole_lists(users, seen, dataset.evaluated_items, min(protocol.ks)),
     )
 
 
@@ -216,19 +235,29 @@ def _rank_chunk(
     seen: Ragged | None,
     world: World,
     protocol: Protocol,
+    errors: RatingMeter | None,
 ) -> torch.Tensor | None:
-    """Rank items for the users in `rows`: (len(rows), k) item rows on rank 0, None elsewhere."""
+    """Rank items for the users in `rows`: (len(rows), k) item rows on rank 0, None elsewhere.
+
+    A rank that has users' vectors adds their errors to `errors`.
+    """
     k, counts, mine = max(protocol.ks), world.shares(len(rows)), rows[world.share(len(rows))]
     vectors = query_vectors(tower_pairs, mine, world.device)
     if protocol.sharded:
         assert items is not None
         exclude = None if seen is None else _item_lists(seen, mine, world)
-        return _to_cpu(world.gather_to_first(top_k(vectors, items, k, exclude)[1], counts))
+        ranked = top_k(vectors, items, k, exclude)[1]
+        if errors:
+            errors.add(mine, vectors, items)
+        return _to_cpu(world.gather_to_first(ranked, counts))
     gathered = world.gather_to_first(vectors, counts)
     if gathered is None or items is None:
         return None
     exclude = None if seen is None else _item_lists(seen, rows, world)
-    return _to_cpu(top_k(gathered, items, k, exclude)[1])
+    ranked = top_k(gathered, items, k, exclude)[1]
+    if errors:
+        errors.add(rows, gathered, items)
+    return _to_cpu(ranked)
 
 
 def _item_vectors(
@@ -244,6 +273,12 @@ def _item_vectors(
             matrix = gathered.new_empty(item_count, gathered.shape[1]) if matrix is None else matrix
             matrix[rows[0] : rows[-1] + 1] = gathered
     return matrix
+
+
+def _whole_lists(users: np.ndarray, seen: Ragged | None, item_count: int, k: int) -> int:
+    """Count the users with at most k items to rank."""
+    ranked = item_count - (np.zeros(len(users), int) if seen is None else seen.lengths()[users])
+    return int(np.count_nonzero(ranked <= k))
 
 
 def _item_lists(bags: Ragged, rows: np.ndarray, world: World | None = None) -> ItemLists:

@@ -9,7 +9,8 @@ from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
-from trainer.evaluation.results_table import comparison, results_table, verdict
+from trainer.evaluation.results_table import comparison, ratings_table, results_table, verdict
+from trainer.formatting import format_count
 from trainer.runs.validation_history import ValidationHistory
 from trainer.runs.warm_start import WarmStart
 from trainer.training.components import TrainingComponents
@@ -30,11 +31,12 @@ def choice_text(decided: dict[str, Any], choice: Choice) -> str:
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in decided.items()
     )
-    *others, last = (f"{users:,}" for users in choice.users)
-    users = (
-        f"validation parts of {', '.join(others)} and {last}" if others else f"a validation part of {last}"
-    )
-    lines = [_wrapped(f"Chosen by {choice.metric} on {users} users: {values}.")]
+    *others, last = choice.users
+    users = f"a validation part of {format_count(last, 'user')}"
+    if others:
+        counts = ", ".join(f"{count:,}" for count in others)
+        users = f"validation parts of {counts} and {format_count(last, 'user')}"
+    lines = [_wrapped(f"Chosen by {choice.metric} on {users}: {values}.")]
     for name, figures in (
         ("temperature", choice.temperatures),
         ("closed form, penalty", choice.penalties),
@@ -60,13 +62,16 @@ def opening_text(
     )
     idle = [str(rank) for rank in components.plan.idle_ranks]
     sizes = (
-        f"{dataset.name}: {dataset.user_count:,} users, {dataset.item_count:,} {dataset.item_name}s, "
-        f"{len(dataset.train):,} training and {len(dataset.test):,} test interactions"
+        f"{dataset.name}: {format_count(dataset.user_count, 'user')}, "
+        f"{format_count(dataset.item_count, dataset.item_name)}, {len(dataset.train):,} training and "
+        f"{format_count(len(dataset.test), 'test interaction')}"
     )
-    ranks = f"{world.size} rank{'s' if world.size > 1 else ''} on {world.device.type}"
+    ranks = f"{format_count(world.size, 'rank')} on {world.device.type}"
     lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}")]
     if dataset.report["skipped"]:
-        lines.insert(0, f"{dataset.report['skipped']:,} rows that cannot be read were skipped.")
+        skipped = int(dataset.report["skipped"])
+        were = "was" if skipped == 1 else "were"
+        lines.insert(0, f"{format_count(skipped, 'row')} that cannot be read {were} skipped.")
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")
     if warning := correction_text(plan):
@@ -155,22 +160,58 @@ def evaluation_text(dataset: Dataset, evaluation: Evaluation, option_prefix: str
         evaluation: What is shown.
         option_prefix: What the running command writes before its options of a protocol.
     """
-    seen = "masked" if evaluation.seen == "mask" else "kept"
-    protocol = (
-        f"{dataset.name}, {evaluation.split} part, {evaluation.users:,} users, "
-        f"{evaluation.items:,} {dataset.item_name}s, seen items {seen}"
-    )
-    if evaluation.left_out:
-        protocol += (
-            f"\n{evaluation.left_out:,} {dataset.item_name}s kept from an earlier run are left out, as "
-            "nobody can be looking for them"
-        )
     metric = main_metric(evaluation)
-    summary = verdict(evaluation.rankers, metric, seen=evaluation.seen, option_prefix=option_prefix)
-    lines = [protocol, results_table(evaluation.rankers), textwrap.fill(summary, 80)]
+    summary = verdict(
+        evaluation.rankers,
+        metric,
+        seen=evaluation.seen,
+        option_prefix=option_prefix,
+        seen_share=evaluation.seen_share,
+        ratings=evaluation.ratings,
+    )
+    lines = [protocol_text(dataset, evaluation), results_table(evaluation.rankers)]
+    if evaluation.ratings:
+        lines.append(ratings_table(evaluation.ratings))
+    lines += [textwrap.fill(text, 80) for text in (*trivial_text(dataset, evaluation), summary)]
     if evaluation.beyond:
         lines += ["", beyond_text(evaluation.beyond)]
     return "\n".join(lines)
+
+
+def protocol_text(dataset: Dataset, evaluation: Evaluation) -> str:
+    """Return on what an evaluation was made: which users of how many and why, items, and seen items."""
+    name = dataset.item_name
+    users = format_count(evaluation.users, "user")
+    if others := dataset.user_count - evaluation.users:
+        have = "has" if others == 1 else "have"
+        all_users = format_count(dataset.user_count, "user")
+        users = f"{evaluation.users:,} of {all_users} ({others:,} {have} nothing to be found)"
+    seen = "masked" if evaluation.seen == "mask" else "kept"
+    items = format_count(evaluation.items, name)
+    lines = [_wrapped(f"{dataset.name}, {evaluation.split} part, {users}, {items}, seen items {seen}")]
+    if evaluation.left_out:
+        left_out = format_count(evaluation.left_out, name)
+        be = "is" if evaluation.left_out == 1 else "are"
+        lines.append(
+            _wrapped(f"{left_out} kept from an earlier run {be} left out, as nobody can be looking for them")
+        )
+    return "\n".join(lines)
+
+
+def trivial_text(dataset: Dataset, evaluation: Evaluation) -> list[str]:
+    """Return warnings, each a sentence, if any model would do as well or a single user decides."""
+    warnings = []
+    if evaluation.users == 1:
+        warnings.append("A trivial test: it has one user, and says nothing about others.")
+    if whole := evaluation.whole_lists:
+        lengths = [int(metric.partition("@")[2]) for metric in evaluation.rankers["model"]]
+        who = "every user" if whole == evaluation.users else f"{whole:,} of {evaluation.users:,} users"
+        trivial = "A trivial test" if whole == evaluation.users else "In part a trivial test"
+        warnings.append(
+            f"{trivial}: for {who} the list of {min(lengths)} has room for every {dataset.item_name} that may "
+            "be in it, so that any model finds all of them."
+        )
+    return warnings
 
 
 def beyond_text(beyond: dict[str, dict[str, float]]) -> str:
