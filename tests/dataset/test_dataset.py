@@ -59,7 +59,7 @@ def test_interactions_are_encoded_in_order_of_first_appearance_and_keep_their_fi
     assert len(dataset.validation) == 0
     assert dataset.train.values.tolist() == [5, 4, 1, 5]
     assert dataset.test.timestamps.tolist() == [12, 21]
-    kinds = [c.dtype for c in vars(dataset.train).values()]
+    kinds = [c.dtype for c in vars(dataset.train).values() if c is not None]
     assert kinds == [np.int32, np.int32, np.float32, np.int64]
 
 

@@ -21,9 +21,9 @@ from filelock import FileLock
 
 from trainer.dataset import storage
 from trainer.dataset.attributes import Feature, Ragged, align, categorise
-from trainer.dataset.clean import clean
+from trainer.dataset.clean import clean, explicit_negatives
 from trainer.dataset.encode import COLUMNS, encode
-from trainer.dataset.split import PARTS, Rule, check_split
+from trainer.dataset.split import NEGATIVE, NEGATIVES, PARTS, Rule, check_split
 from trainer.dataset.write_splits import parts_of_rows, write_parts
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
@@ -38,12 +38,14 @@ class Interactions:
         items: (n,) int32 row of the item vocabulary.
         values: (n,) float32, or None.
         timestamps: (n,) int64 seconds, or None.
+        weights: (n,) float32 above 0, or None: all weigh 1.
     """
 
     users: np.ndarray
     items: np.ndarray
     values: np.ndarray | None
     timestamps: np.ndarray | None
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -72,6 +74,7 @@ class Dataset:
         kept_users: (n,) int64 rows that have vectors of their own without training interactions; see
             `trainer.runs.retained_ids`.
         kept_items: The same for items.
+        negatives: Explicit negatives of the training, of users and items with training interactions; or None.
     """
 
     folder: Path
@@ -91,11 +94,16 @@ class Dataset:
     report: dict[str, int | float | str]
     kept_users: np.ndarray
     kept_items: np.ndarray
+    negatives: Interactions | None = None
 
     @property
     def evaluated_items(self) -> int:
         """Number of items that evaluations rank: all but the last, which an earlier run retained."""
         return self.item_count - int(self.report.get("kept_items", 0))
+
+    def item_popularity(self) -> np.ndarray:
+        """Return the summed weights of each item's training interactions, (item_count,) float64."""
+        return np.bincount(self.train.items, self.train.weights, self.item_count).astype(np.float64)
 
     def train_by_user(self) -> Ragged:
         """Training items of each user, of the same shape as `seen`."""
@@ -143,6 +151,7 @@ def prepare(
     validation_size: float,
     split_seed: int,
     validation_seed: int | None = None,
+    negatives: str = "drop",
 ) -> Path:
     """Return the folder of the prepared data set, made if it is not there or not whole.
 
@@ -165,6 +174,8 @@ def prepare(
         validation_size: Share of the validation split; 0: none.
         split_seed: Seed of both.
         validation_seed: Seed of the validation split alone, by default `split_seed`.
+        negatives: `use` keeps the dropped values below `min_value` as explicit negatives of the training,
+            see `clean.explicit_negatives`.
 
     Raises:
         DataError: The settings do not suit the source or leave nothing.
@@ -174,6 +185,8 @@ def prepare(
     settings |= {"test_size": test_size, "validation_size": validation_size, "split_seed": split_seed}
     if validation_seed not in (None, split_seed):  # so that folders keep their names
         settings["validation_seed"] = validation_seed
+    if negatives != "drop":
+        settings["negatives"] = negatives
     identity = json.dumps([storage.FORMAT, name, source_key, settings], sort_keys=True, default=str)
     key = hashlib.sha256(identity.encode()).hexdigest()[:20]
     folder = cache / f"{name}-{key}"
@@ -232,6 +245,7 @@ def open_dataset(folder: Path) -> Dataset:
         report=meta["report"],
         kept_users=_kept(folder, "user"),
         kept_items=_kept(folder, "item"),
+        negatives=_map_part(folder, NEGATIVES) if (folder / f"{NEGATIVES}_user_id.npy").exists() else None,
     )
 
 
@@ -244,9 +258,13 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     stays, dropped = clean(encoded, name, settings["min_value"], settings["k_core"])
     rule: Rule = settings["split"] if source.held_out is None else "given"
     parts = parts_of_rows(encoded, stays, rule, settings)
+    if settings.get("negatives") == "use":
+        parts[explicit_negatives(encoded, stays, parts, settings, rule)] = NEGATIVE
     del stays
     report: dict[str, int | float | str] = {"read": len(parts), "skipped": source.bad_rows.skipped, **dropped}
     report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
+    if settings.get("negatives") == "use":
+        report["negatives"] = int(np.count_nonzero(parts == NEGATIVE))
     users, items = write_parts(folder, encoded, parts)
     del encoded
     shutil.rmtree(raw)
@@ -285,10 +303,10 @@ def write_feature(folder: Path, side: str, number: int, feature: Feature) -> Non
 
 
 def _map_part(folder: Path, part: str) -> Interactions:
-    users, items, values, timestamps = (storage.map_array(folder, f"{part}_{column}") for column in COLUMNS)
+    users, items, *others = (storage.map_array(folder, f"{part}_{column}") for column in COLUMNS)
     assert users is not None
     assert items is not None
-    return Interactions(users, items, values, timestamps)
+    return Interactions(users, items, *others)
 
 
 def _kept(folder: Path, side: str) -> np.ndarray:

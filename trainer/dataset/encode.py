@@ -13,7 +13,13 @@ from trainer.dataset.columns import Stored, blocks
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
 
-COLUMNS = {"user_id": np.int32, "item_id": np.int32, "value": np.float32, "timestamp": np.int64}
+COLUMNS = {
+    "user_id": np.int32,
+    "item_id": np.int32,
+    "value": np.float32,
+    "timestamp": np.int64,
+    "weight": np.float32,
+}
 ROUND_ROWS = 1 << 20  # encoded at a time; with ids that are hashed, every round hashes the vocabulary again
 LARGEST_LISTED = 1 << 26  # ids below are looked up in a list of at most 256 MB, which is faster than hashing
 

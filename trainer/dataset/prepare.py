@@ -37,6 +37,7 @@ def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
         validation_size=data.validation_size,
         split_seed=data.split_seed,
         validation_seed=validation_seed,
+        negatives=data.negatives,
     )
 
 
@@ -86,6 +87,8 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
         "value_column": data.value_column,
         "timestamp_column": data.timestamp_column,
     }
+    if data.weight_column is not None:  # so that other data keep their keys
+        columns["weight_column"] = data.weight_column
     key: dict[str, Any] = {option: _fingerprint(f"--data.{option}", path) for option, path in paths.items()}
 
     def read() -> SourceTables:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from trainer.dataset.columns import blocks, saved, stored, write_items_by_user
 from trainer.dataset.encode import Encoded
-from trainer.dataset.split import PARTS, Rule, split_rows
+from trainer.dataset.split import NEGATIVE, NEGATIVES, PARTS, Rule, split_rows
 
 
 def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dict) -> np.ndarray:
@@ -42,10 +42,13 @@ def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dic
 
 
 def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Write the columns of each split and its items by user; return the remaining ids of users and items."""
+    """Write the columns of each split and its items by user; return the remaining ids of users and items.
+
+    Explicit negatives, if there are any, are written like a split; their users and items stand in others.
+    """
     ids, rows_of = {}, {}
     for column in ("user_id", "item_id"):
-        used = encoded.counts(column, parts >= 0) > 0
+        used = encoded.counts(column, (parts >= 0) & (parts < NEGATIVE)) > 0
         ids[column] = encoded.ids[column].filter(pa.array(used))
         rows_of[column] = (np.cumsum(used) - 1).astype(np.int32)
     _write_columns(folder, encoded, parts, rows_of)
@@ -64,14 +67,15 @@ def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.A
 
 def _write_columns(folder: Path, encoded: Encoded, parts: np.ndarray, rows_of: dict[str, np.ndarray]) -> None:
     """Write the columns of each split, with ids renumbered by `rows_of`."""
-    sizes = [int(np.count_nonzero(parts == number)) for number in range(len(PARTS))]
+    names = PARTS if not (parts == NEGATIVE).any() else (*PARTS, NEGATIVES)
+    sizes = [int(np.count_nonzero(parts == number)) for number in range(len(names))]
     with ExitStack() as stack:
         files = [
             [
                 stack.enter_context(saved(folder / f"{part}_{name}.npy", column.dtype, size))
                 for name, column in encoded.columns.items()
             ]
-            for part, size in zip(PARTS, sizes, strict=True)
+            for part, size in zip(names, sizes, strict=True)
         ]
         for rows, *columns in blocks(*encoded.columns.values()):
             named = dict(zip(encoded.columns, columns, strict=True))

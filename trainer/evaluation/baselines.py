@@ -73,8 +73,13 @@ def check_item_limits(names: Sequence[str], item_count: int, option_prefix: str 
 
 
 def popularity_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
-    """Make a ranker by the number of training interactions."""
-    scores = popularity_scores(torch.tensor(dataset.train.items), dataset.evaluated_items)
+    """Make a ranker by the number of training interactions, or the sum of their weights."""
+    weights = dataset.train.weights
+    scores = popularity_scores(
+        torch.tensor(dataset.train.items),
+        dataset.evaluated_items,
+        None if weights is None else torch.tensor(weights, dtype=torch.float64),
+    )
     return lambda rows, exclude: rank_by_scores(scores, k, exclude)
 
 
@@ -110,12 +115,13 @@ def low_rank_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
     return lambda rows, exclude: top_k(torch.from_numpy(history[rows] @ table[:count]), items, k, exclude)[1]
 
 
-def popularity_scores(train_items: Tensor, item_count: int) -> Tensor:
-    """Count the training interactions of each item.
+def popularity_scores(train_items: Tensor, item_count: int, weights: Tensor | None = None) -> Tensor:
+    """Count the training interactions of each item, or sum up their weights.
 
     Args:
         train_items: (interactions,) integer item rows.
         item_count: Items of the catalogue, N.
+        weights: (interactions,); None: all weigh 1.
 
     Returns:
         (N,) float32.
@@ -123,7 +129,7 @@ def popularity_scores(train_items: Tensor, item_count: int) -> Tensor:
     Raises:
         ValueError: If an item row is not below `item_count`.
     """
-    counts = torch.bincount(train_items, minlength=item_count)
+    counts = torch.bincount(train_items, weights, minlength=item_count)
     if len(counts) > item_count:
         raise ValueError(f"item row {len(counts) - 1}, expected 0 to {item_count - 1}")
     return counts.float()

@@ -1,6 +1,6 @@
 """Errors of predicted values on a split, and how far the scores of seen and of all other pairs spread.
 
-A loss that fits values sees rated pairs alone, while a ranking compares all pairs: both are shown side by side.
+A loss that fits values sees rated pairs alone, while a ranking compares all pairs: both are shown.
 """
 
 from dataclasses import dataclass
@@ -108,8 +108,8 @@ class RatingMeter:
         )
         seen = _scores(self._seen, users, query, items).double()
         self._seen_scores += torch.stack([_count(seen), seen.sum(), seen.square().sum()])
-        # The sum of q.c over all pairs is (sum of q).(sum of c), and that of (q.c)^2 is the sum of the products
-        # of Q'Q and C'C: no score is computed.
+        # Over all pairs, the sum of q.c is (sum of q).(sum of c), and that of (q.c)^2 is the sum of Q'Q times
+        # C'C, element by element: no score is computed.
         query, items = query.double(), items.double()
         pairs = _count(query) * len(items)
         squares = ((query.T @ query) * (items.T @ items)).sum()

@@ -100,6 +100,7 @@ def read_tables(
     value_column: str,
     timestamp_column: str,
     bad_rows: Literal["error", "skip"],
+    weight_column: str | None = None,
 ) -> SourceTables:
     """Read interactions, optional held-out ones and attributes; columns are found by name.
 
@@ -131,6 +132,7 @@ def read_tables(
             _id("item", item_column, item, files[part][0]),
         ]
         columns += _optional(format, files[part][0], value_column, timestamp_column)
+        columns += _weight(files[part][0], weight_column)
         return chain.from_iterable(checked(rows, columns, bad) for rows in files[part])
 
     return SourceTables(
@@ -243,6 +245,19 @@ def _optional(format: Format, rows: Rows, value_column: str, timestamp_column: s
                 f"Name another, or leave the option out: --data.{column.name}_column NAME"
             )
     return columns
+
+
+def _weight(rows: Rows, weight_column: str | None) -> list[Column]:
+    """Return the column of weights, if one is asked for."""
+    if weight_column is None:
+        return []
+    source = _found(rows, weight_column)
+    if source is None:
+        raise DataError(
+            f"{rows.path}: no column {weight_column!r}, found {', '.join(rows.names)}. "
+            "Name another, or leave the option out: --data.weight_column NAME"
+        )
+    return [Column("weight", source, pa.float32(), "a number from 0 up", (0, LARGEST_VALUE))]
 
 
 def _attributes(format: Format, files: list[Rows], key: Column, bad: BadRows) -> pa.Table:

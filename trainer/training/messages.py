@@ -4,7 +4,10 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trainer.batching.sampler import BatchPlan
+from trainer.config.losses import loss_spec
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.evaluation.bootstrap import Difference
@@ -77,6 +80,30 @@ def opening_text(
     if warning := correction_text(plan):
         lines.append(_wrapped(warning))
     return "\n".join([*lines, f"Run: {run}"])
+
+
+def values_text(dataset: Dataset, min_value: float | None, loss: str) -> str | None:
+    """Return what the values of interactions mean to a loss that ranks; None where it goes without saying.
+
+    Args:
+        dataset: Interactions.
+        min_value: Smallest value of a positive, if one was given.
+        loss: Name of the loss.
+    """
+    train = dataset.train
+    if dataset.negatives is not None:
+        negatives = format_count(len(dataset.negatives), "training interaction")
+        return f"{negatives} with values below {min_value:g} are explicit negatives."
+    if train.values is None or min_value is not None or loss_spec(loss).needs_values:
+        return None
+    least, largest = float(train.values.min()), float(train.values.max())
+    if least == largest:
+        return None
+    return _wrapped(
+        f"Every interaction counts as a positive, whatever its value (from {least:g} to {largest:g}). If small "
+        f"values mean dislike, name the least that does not: --data.min_value {np.median(train.values):g}; "
+        "--data.negatives use trains on the others as negatives."
+    )
 
 
 def correction_text(plan: BatchPlan) -> str | None:
@@ -208,8 +235,8 @@ def trivial_text(dataset: Dataset, evaluation: Evaluation) -> list[str]:
         who = "every user" if whole == evaluation.users else f"{whole:,} of {evaluation.users:,} users"
         trivial = "A trivial test" if whole == evaluation.users else "In part a trivial test"
         warnings.append(
-            f"{trivial}: for {who} the list of {min(lengths)} has room for every {dataset.item_name} that may "
-            "be in it, so that any model finds all of them."
+            f"{trivial}: for {who} the list of {min(lengths)} has room for every {dataset.item_name} that "
+            "may be in it, so that any model finds all of them."
         )
     return warnings
 

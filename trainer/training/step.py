@@ -81,8 +81,11 @@ def make_loss(config: LossConfig, world: World) -> RowLosses:
     def ranking(query: torch.Tensor, candidates: torch.Tensor, batch: Batch) -> torch.Tensor:
         # The rows of all ranks are here: then every other rank has a share of their candidates.
         split = {"all_gather": world.all_gather} if batch.query_counts else {}
+        weighed = {"weights_P": batch.positive_weights} if batch.positive_weights is not None else {}
+        if batch.negatives is not None:
+            weighed |= {"negatives_2M": batch.negatives, "negative_weights_M": batch.negative_weights}
         pairs = batch.positives, batch.seen
-        return function(query, candidates, *pairs, batch.log_q, batch.positive_counts, **split)
+        return function(query, candidates, *pairs, batch.log_q, batch.positive_counts, **split, **weighed)
 
     return pointwise if spec.pointwise else ranking
 
