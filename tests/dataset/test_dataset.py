@@ -149,7 +149,7 @@ def test_an_id_that_is_no_place_in_a_list_may_come_late(tmp_path, monkeypatch, l
 
 
 def test_empty_batches_are_no_trouble(tmp_path):
-    empty = pa.record_batch({c: pa.array([], TYPES.get(c, pa.int64())) for c in encode.COLUMNS})
+    empty = pa.record_batch({c: pa.array([], TYPES.get(c, pa.int64())) for c in list(encode.COLUMNS)[:4]})
     dataset = ready(tmp_path, SourceTables(iter([empty, *batches(ROWS), empty])))
     assert dataset.report["read"] == 6
 

@@ -1,4 +1,4 @@
-"""Filters on encoded interactions: weights of 0, minimum value, duplicates, k-core; explicit negatives."""
+"""Filters on encoded interactions: minimum value, duplicates and k-core; explicit negatives."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,13 +14,10 @@ from trainer.errors import DataError
 def clean(
     encoded: Encoded, name: str, min_value: float | None, k_core: int
 ) -> tuple[np.ndarray, dict[str, int | float | str]]:
-    """Return which rows stay, and how many each rule dropped.
-
-    Weights of 0 are dropped first, then values below `min_value`, duplicates, and rows outside the `k_core`.
+    """Return which rows stay, and how many each rule dropped: `min_value`, then duplicates, then `k_core`.
 
     Returns:
-        (n,) bool, and the counts `weight_zero` (if there are weights), `below_min_value`, `duplicates` and
-        `outside_k_core`.
+        (n,) bool, and the counts `below_min_value`, `duplicates` and `outside_k_core`.
 
     Raises:
         DataError: Nothing stays, or there is a `min_value` and no values.
@@ -36,10 +33,6 @@ def clean(
         if not remaining:
             raise DataError(f"{name}: {option} drops all {before:,} interactions. Choose a smaller value")
 
-    if "weight" in encoded.columns:
-        for rows, weights in blocks(encoded.columns["weight"]):
-            stays[rows] = weights > 0
-        dropped("weight_zero", "a --data.weight_column of zeros")
     if min_value is not None:
         if "value" not in encoded.columns:
             raise DataError(
@@ -47,7 +40,7 @@ def clean(
                 "Leave it out, or name their column: --data.value_column"
             )
         for rows, values in blocks(encoded.columns["value"]):
-            stays[rows] &= values >= min_value
+            stays[rows] = values >= min_value
     dropped("below_min_value", f"--data.min_value {min_value}")
     _drop_duplicates(encoded, stays)
     dropped("duplicates", "the rule against duplicates")
@@ -104,9 +97,6 @@ def explicit_negatives(
     negative = np.zeros(len(stays), bool)
     for at, values in blocks(columns["value"]):
         negative[at] = values < settings["min_value"]
-    if "weight" in columns:
-        for at, weights in blocks(columns["weight"]):
-            negative[at] &= weights > 0
     all_users, all_items = columns["user_id"].read(), columns["item_id"].read()
     trains, trained = parts == TRAIN, {}
     for name, ids in (("user_id", all_users), ("item_id", all_items)):

@@ -155,11 +155,12 @@ def prepare(
 ) -> Path:
     """Return the folder of the prepared data set, made if it is not there or not whole.
 
-    Interactions are cleaned in this order: values below `min_value` are dropped; of a (user, item) pair that
-    stands several times the latest row stays (see `split.last_of_each_pair`); then the `k_core` is taken. The
-    rest keeps its file order, is numbered from 0 and split (see `split.split_rows`); a source with a
-    held-out file is split by that file, whatever `split` says. The vocabulary holds the remaining users and
-    items in the order in which the files first name them. Attribute columns which are no categories are left
+    Interactions are cleaned in this order: weights of 0 and values below `min_value` are dropped; of a (user,
+    item) pair that stands several times the latest row stays (see `split.last_of_each_pair`); then the
+    `k_core` is taken. The rest keeps its file order, is numbered from 0 and split (see `split.split_rows`); a
+    source with a held-out file is split by that file, whatever `split` says. The vocabulary holds the
+    remaining users and items in the order in which the files first name them. Attribute columns which are no
+    categories are left
     out (see `attributes.categorise`).
 
     Args:
@@ -261,7 +262,12 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     if settings.get("negatives") == "use":
         parts[explicit_negatives(encoded, stays, parts, settings, rule)] = NEGATIVE
     del stays
-    report: dict[str, int | float | str] = {"read": len(parts), "skipped": source.bad_rows.skipped, **dropped}
+    weightless = encoded.weightless or 0
+    report: dict[str, int | float | str] = {
+        "read": len(parts) + weightless,
+        "skipped": source.bad_rows.skipped,
+    }
+    report |= dropped if encoded.weightless is None else {"weightless": weightless, **dropped}
     report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
     if settings.get("negatives") == "use":
         report["negatives"] = int(np.count_nonzero(parts == NEGATIVE))

@@ -100,7 +100,7 @@ def values_text(dataset: Dataset, min_value: float | None, loss: str) -> str | N
     if least == largest:
         return None
     return _wrapped(
-        f"Every interaction counts as a positive, whatever its value (from {least:g} to {largest:g}). If small "
+        f"Every interaction counts as a positive, whatever its value (from {least:g} to {largest:g}). If low "
         f"values mean dislike, name the least that does not: --data.min_value {np.median(train.values):g}; "
         "--data.negatives use trains on the others as negatives."
     )
