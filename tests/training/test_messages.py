@@ -8,7 +8,7 @@ import pytest
 from tests import worlds
 from trainer.dataset.dataset import Dataset
 from trainer.evaluation.evaluator import Evaluation
-from trainer.training.messages import evaluation_text, protocol_text, trivial_text
+from trainer.training.messages import evaluation_text, protocol_text, trivial_text, values_text
 
 
 @pytest.fixture
@@ -51,3 +51,19 @@ def test_a_test_whose_lists_have_room_for_everything_is_trivial(data) -> None:
     assert warning.startswith("A trivial test: for every user the list of 5 has room for every item")
     (warning,) = trivial_text(data, evaluation(users=40, whole_lists=2))
     assert warning.startswith("In part a trivial test: for 2 of 40 users")
+
+
+def test_ratings_of_any_sign_that_count_as_positives_are_pointed_out(tmp_path: Path) -> None:
+    data = worlds.dataset(tmp_path, [(1, 10), (2, 11), (3, 12)], [(1, 11)], [-1.0, 4.0, 5.0])
+    said = values_text(data, None, "softmax")
+    assert said is not None
+    assert said.startswith("Every interaction counts as a positive, whatever its value (from -1 to 5).")
+    assert "--data.min_value 4;" in said.replace("\n  ", " ")
+    assert values_text(data, 3.0, "softmax") is None
+    assert values_text(data, None, "mse") is None  # which fits them
+
+
+def test_values_that_are_all_alike_or_missing_need_no_word(data, tmp_path: Path) -> None:
+    assert values_text(data, None, "softmax") is None
+    alike = worlds.dataset(tmp_path / "alike", [(1, 10), (2, 11)], [(1, 11)], [1.0, 1.0])
+    assert values_text(alike, None, "softmax") is None

@@ -49,7 +49,9 @@ class InteractionWeights:
         """
         self._by_user, self._rows, self._pointwise = dataset.train_by_user(), rows, pointwise
         self.train = _with_negatives(dataset) if pointwise else dataset.train
-        self.positives = self.negatives = self._negative_weights = None
+        self.positives: Ragged | None = None
+        self.negatives: Ragged | None = None
+        self._negative_weights: Ragged | None = None
         if pointwise:
             return
         if dataset.train.weights is not None:
@@ -153,10 +155,17 @@ def _with_negatives(dataset: Dataset) -> Interactions:
     train, negatives = dataset.train, dataset.negatives
     if negatives is None:
         return train
-    columns = zip(vars(train).values(), vars(negatives).values(), strict=True)
     return Interactions(
-        *(None if first is None else np.concatenate([first, more]) for first, more in columns)
+        np.concatenate([train.users, negatives.users]),
+        np.concatenate([train.items, negatives.items]),
+        _joined(train.values, negatives.values),
+        _joined(train.timestamps, negatives.timestamps),
+        _joined(train.weights, negatives.weights),
     )
+
+
+def _joined(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    return None if first is None or second is None else np.concatenate([first, second])
 
 
 def _order(interactions: Interactions) -> np.ndarray:

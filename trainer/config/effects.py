@@ -90,7 +90,7 @@ EFFECTS = (
     Effect(
         ("data.value_column",),
         lambda config: config.data.name == "files" and _uses_values(config),
-        f"--data.name files, and a use of values: --data.min_value, or --loss.name {RATING}",
+        f"--data.name files with --data.min_value, or with --loss.name {RATING}",
     ),
     Effect(("data.negatives",), lambda config: config.data.min_value is not None, "--data.min_value"),
     Effect(

@@ -160,8 +160,7 @@ def prepare(
     `k_core` is taken. The rest keeps its file order, is numbered from 0 and split (see `split.split_rows`); a
     source with a held-out file is split by that file, whatever `split` says. The vocabulary holds the
     remaining users and items in the order in which the files first name them. Attribute columns which are no
-    categories are left
-    out (see `attributes.categorise`).
+    categories are left out (see `attributes.categorise`).
 
     Args:
         make_source: Called only if the source has to be read.

@@ -45,7 +45,7 @@ class RatingErrors:
         interactions: Number of interactions.
         rmse: Root mean squared error of the predictions.
         mae: Mean absolute error.
-        mean: Mean of the training targets.
+        mean: Mean of the training targets, including those of explicit negatives.
         mean_rmse: Root mean squared error of always predicting `mean`.
         mean_mae: Mean absolute error of the same.
         seen_mean: Mean score of the evaluated users' seen items.
@@ -82,7 +82,10 @@ class RatingMeter:
         assert dataset.train.values is not None, "a loss that fits values has them"
         assert held_out.values is not None, "splits have the same columns"
         self._target, self._device = target, device
-        self._mean = float(target.targets(torch.tensor(dataset.train.values)).mean())
+        fitted = dataset.train.values
+        if dataset.negatives is not None and dataset.negatives.values is not None:
+            fitted = np.concatenate([fitted, dataset.negatives.values])
+        self._mean = float(target.targets(torch.tensor(fitted)).mean())
         self._pairs, self._seen = dataset.held_out(split), dataset.seen(split)
         # In the order of `held_out(split)`: by user, then by item.
         order = np.lexsort((held_out.items, held_out.users))

@@ -9,6 +9,8 @@ WIDTH = 80
 NAME_WIDTH = 20
 FEW_PLACES = 0.1
 """Share of a list's places below which it hardly matters whether seen items stand there."""
+NEAR_CHANCE = 1.5
+"""Multiple of the figure of random lists up to which a model's lists are said to be as good as chance."""
 
 
 def results_table(results: dict[str, dict[str, float]], starred: bool = True) -> str:
@@ -70,7 +72,8 @@ def verdict(
         listed = " and ".join([", ".join(wins[:-1]), wins[-1]] if len(wins) > 1 else wins)
         sentences.insert(0, f"{metric} {value:.4f}: {listed}." if wins else f"{metric} {value:.4f}.")
     if ratings:
-        sentences += _of_ratings(ratings)
+        random = baselines.get("random")
+        sentences += _of_ratings(ratings, random is not None and value <= NEAR_CHANCE * random)
     if seen == "keep":
         sentences.append(_of_seen_items(seen_share, option_prefix))
     return " ".join(sentences)
@@ -113,7 +116,7 @@ def comparison(differences: dict[str, Difference], other: str, users: int, metri
     )
 
 
-def _of_ratings(ratings: RatingErrors) -> list[str]:
+def _of_ratings(ratings: RatingErrors, near_chance: bool) -> list[str]:
     against = f"RMSE {ratings.rmse:.3g} against {ratings.mean_rmse:.3g}"
     than = "than the training mean, said of every pair"
     order = "better" if ratings.rmse < ratings.mean_rmse else "worse"
@@ -122,8 +125,8 @@ def _of_ratings(ratings: RatingErrors) -> list[str]:
         f"{_spread(ratings.seen_mean, ratings.seen_sd)}, those of all others "
         f"{_spread(ratings.unseen_mean, ratings.unseen_sd)}"
     )
-    if ratings.unseen_sd > ratings.seen_sd:
-        spread += ", so that chance decides which of these come first"
+    if near_chance and ratings.unseen_sd > ratings.seen_sd:
+        spread += ", and the largest of these, which come first, are noise"
     return [f"Ratings are predicted {order} {than} ({against}).", f"{spread}."]
 
 
