@@ -14,6 +14,7 @@ from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.results_table import comparison, ratings_table, results_table, verdict
 from trainer.formatting import format_count
+from trainer.planning.plan import Plan
 from trainer.runs.validation_history import ValidationHistory
 from trainer.runs.warm_start import WarmStart
 from trainer.training.components import TrainingComponents
@@ -70,7 +71,7 @@ def opening_text(
         f"{format_count(len(dataset.test), 'test interaction')}"
     )
     ranks = f"{format_count(world.size, 'rank')} on {world.device.type}"
-    lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}")]
+    lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}"), _wrapped(_tables_text(components.plan))]
     if dataset.report["skipped"]:
         skipped = int(dataset.report["skipped"])
         were = "was" if skipped == 1 else "were"
@@ -80,6 +81,13 @@ def opening_text(
     if warning := correction_text(plan):
         lines.append(_wrapped(warning))
     return "\n".join([*lines, f"Run: {run}"])
+
+
+def _tables_text(plan: Plan) -> str:
+    text = "Tables are rows x width; those of ids have one row more, for unknown ids"
+    if any(table.name.endswith("_low_rank") for table in plan.tables):
+        text += "; *_low_rank hold a closed form, which is not trained"
+    return f"{text}."
 
 
 def values_text(dataset: Dataset, min_value: float | None, loss: str) -> str | None:
@@ -151,7 +159,10 @@ def closing_text(
     if history.validations:
         done[-2] += f" (99% of the best after {seconds['to_99_percent_of_best']:.1f} s)"
         done.insert(-1, f"validated in {seconds['validate']:.1f} s")
-        validated = [_wrapped(validation_text(history))]
+        sentences = validation_text(history)
+        if evaluation.split == "test":
+            sentences += " The table is of the test part, by which nothing was chosen."
+        validated = [_wrapped(sentences)]
     times = _wrapped(f"{', '.join(done).capitalize()}.")
     return "\n".join(["", evaluation_text(dataset, evaluation), *validated, times])
 
@@ -197,6 +208,8 @@ def evaluation_text(dataset: Dataset, evaluation: Evaluation, option_prefix: str
         ratings=evaluation.ratings,
     )
     lines = [protocol_text(dataset, evaluation), results_table(evaluation.rankers)]
+    if len(evaluation.rankers) > 1:
+        lines.append("* the best of its column")
     if evaluation.ratings:
         lines.append(ratings_table(evaluation.ratings))
     lines += [textwrap.fill(text, 80) for text in (*trivial_text(dataset, evaluation), summary)]
