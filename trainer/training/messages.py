@@ -249,7 +249,7 @@ def trivial_text(dataset: Dataset, evaluation: Evaluation) -> list[str]:
         trivial = "A trivial test" if whole == evaluation.users else "In part a trivial test"
         warnings.append(
             f"{trivial}: for {who} the list of {min(lengths)} has room for every {dataset.item_name} that "
-            "may be in it, so that any model finds all of them."
+            "may be in it: any model finds all of them, and only their order can differ."
         )
     return warnings
 

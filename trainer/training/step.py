@@ -67,7 +67,9 @@ def train_step(
 def make_loss(config: LossConfig, world: World) -> RowLosses:
     """Return the configured loss as a function of a step's vectors and batch.
 
-    The losses of rows whose candidates are split over ranks are this rank's summands.
+    The losses of rows whose candidates are split over ranks are this rank's summands. A ranking loss takes
+    weights of positives and explicit negatives as keywords where a batch has them, see
+    `trainer.model.losses.multi_positive_softmax`; a pointwise one is weighted by its rows.
     """
     spec, function = loss_spec(config.name), loss_function(config.name)
 
