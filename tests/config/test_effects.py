@@ -25,7 +25,13 @@ CASES: dict[str, tuple[str, str, str]] = {
     "data.items": ("f", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.user_column": ("u", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.item_column": ("i", "--data.name ml-1m", "--data.name files --data.interactions f"),
-    "data.value_column": ("v", "--data.name ml-1m", "--data.name files --data.interactions f"),
+    "data.value_column": (
+        "v",
+        "--data.name files --data.interactions f",
+        "--data.name files --data.interactions f --data.min_value 3",
+    ),
+    "data.weight_column": ("w", "--data.name ml-1m", "--data.name files --data.interactions f"),
+    "data.negatives": ("use", "", "--data.min_value 4"),
     "data.timestamp_column": ("t", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.bad_rows": ("skip", "--data.name synthetic", "--data.name ml-1m"),
     "data.split": (
@@ -110,6 +116,13 @@ def test_an_option_without_effect_is_refused_with_what_it_needs(key: str) -> Non
     with pytest.raises(ConfigError, match=f"--{key} .*: has no effect here. It needs .*; or leave it out"):
         parse_config([f"--{key}", value, *without.split()])
     parse_config([f"--{key}", value, *with_effect.split()])
+
+
+def test_a_column_of_values_needs_a_loss_that_fits_them_or_a_least_value() -> None:
+    files = "--data.name files --data.interactions f --data.value_column v"
+    with pytest.raises(ConfigError, match=r"--data.value_column v: has no effect .* --loss.name mse or bce"):
+        parse_config(files.split())
+    parse_config(f"{files} --loss.name mse --batches.rows interaction".split())
 
 
 def test_a_default_that_is_given_is_never_refused() -> None:

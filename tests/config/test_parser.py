@@ -237,6 +237,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "--data.columns ['user', 'item', 'item']: names, each once, are needed, and among them user or "
             "--data.user_column user_id",
         ),
+        (
+            [*("--loss.name", "bce", "--batches.rows", "interaction", "--data.min_value", "4")],
+            "--data.min_value 4.0: less than --loss.positive_value 4 is needed with --loss.name bce, as all "
+            "that is left would count as 1; or --data.negatives use",
+        ),
+        (
+            [
+                *("--loss.name", "bce", "--batches.rows", "interaction", "--data.min_value", "4"),
+                *("--data.negatives", "use", "--loss.positive_value", "3"),
+            ],
+            "--loss.positive_value 3.0: --data.min_value or more is needed with --data.negatives use, as a "
+            "negative counts as 0",
+        ),
     ],
 )
 def test_values_and_combinations_that_cannot_work_are_refused(arguments: list[str], message: str) -> None:

@@ -59,7 +59,7 @@ def test_interactions_are_encoded_in_order_of_first_appearance_and_keep_their_fi
     assert len(dataset.validation) == 0
     assert dataset.train.values.tolist() == [5, 4, 1, 5]
     assert dataset.test.timestamps.tolist() == [12, 21]
-    kinds = [c.dtype for c in vars(dataset.train).values()]
+    kinds = [c.dtype for c in vars(dataset.train).values() if c is not None]
     assert kinds == [np.int32, np.int32, np.float32, np.int64]
 
 
@@ -167,7 +167,7 @@ def test_an_id_that_is_no_place_in_a_list_may_come_late(tmp_path, monkeypatch, l
 
 
 def test_empty_batches_are_no_trouble(tmp_path):
-    empty = pa.record_batch({c: pa.array([], TYPES.get(c, pa.int64())) for c in encode.COLUMNS})
+    empty = pa.record_batch({c: pa.array([], TYPES.get(c, pa.int64())) for c in list(encode.COLUMNS)[:4]})
     dataset = ready(tmp_path, SourceTables(iter([empty, *batches(ROWS), empty])))
     assert dataset.report["read"] == 6
 

@@ -236,3 +236,26 @@ def times_counted(world, config, folder, baselines):
     with mock.patch.object(baselines_module, "popularity_scores", wraps=popularity_scores) as counted:
         evaluate_model(parts, dataset, world, protocol(config, "test", baselines))
     return counted.call_count
+
+
+def errors_of_ratings(world, config, folder):
+    dataset = open_dataset(folder)
+    parts = assemble(config, dataset, world)
+    found = evaluate_model(parts, dataset, world, protocol(config))
+    return (found.ratings, found.seen_share) if found else None
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_errors_of_ratings_are_the_same_at_any_number_of_ranks(loss, folder):
+    options = f"--loss.name {loss} --batches.rows interaction --evaluation.seen keep --evaluation.chunk 7"
+    found = [
+        run_on_ranks(size, errors_of_ratings, configured(options, f"--evaluation.sharded {sharded}"), folder)
+        for size, sharded in ((1, False), (2, True), (4, False), (4, True))
+    ]
+    (expected, share), *others = [ranks[0] for ranks in found]
+    assert expected.interactions == len(open_dataset(folder).test)
+    assert expected.rmse > 0
+    assert 0 < share < 1
+    for errors, taken in others:
+        assert vars(errors) == pytest.approx(vars(expected), rel=1e-4, abs=1e-5)
+        assert taken == share

@@ -88,6 +88,72 @@ def test_shares_of_the_candidates_add_up_to_the_loss_of_all(row_counts, candidat
         torch.testing.assert_close(torch.cat([rank[place] for rank in ranks]), expected)
 
 
+WEIGHTS = [0.5, 2.0, 1.0, 1.5, 3.0, 0.25, 1.0]
+NEGATIVES, NEGATIVE_WEIGHTS = [[0, 0, 1, 4], [1, 7, 8, 3]], [1.0, 0.5, 2.0, 0.25]
+
+
+def inside(pairs, weights, mine):
+    kept = (pairs[1] >= mine.start) & (pairs[1] < mine.stop)
+    local = pairs[:, kept]
+    local[1] -= mine.start
+    return local, weights[kept]
+
+
+def weighed_shares_and_gradients(world, row_counts, candidate_counts):
+    query, candidates, positives, known, log_q = problem()
+    weights, negatives = torch.tensor(WEIGHTS), torch.tensor(NEGATIVES)
+    negative_weights = torch.tensor(NEGATIVE_WEIGHTS)
+    counts = torch.zeros(ROWS).index_add(0, positives[0], weights)
+    counts.index_add_(0, negatives[0], negative_weights)
+    first = sum(candidate_counts[: world.rank])
+    mine = slice(first, first + candidate_counts[world.rank])
+    own_query = query.split(row_counts)[world.rank].clone().requires_grad_()
+    own_candidates = candidates[mine].clone().requires_grad_()
+    local, local_weights = inside(positives, weights, mine)
+    local_negatives, local_negative_weights = inside(negatives, negative_weights, mine)
+    seen, _ = inside(known, torch.ones(known.shape[1]), mine)
+    losses = multi_positive_softmax(
+        world.gather_rows(own_query, row_counts),
+        own_candidates,
+        local,
+        seen,
+        log_q[mine],
+        counts,
+        world.all_gather,
+        weights_P=local_weights,
+        negatives_2M=local_negatives,
+        negative_weights_M=local_negative_weights,
+    )
+    losses.sum().backward()
+    return losses.detach(), own_query.grad, own_candidates.grad
+
+
+@pytest.mark.parametrize(
+    ("row_counts", "candidate_counts"),
+    [((3, 3), (4, 5)), ((1, 5), (9, 0)), ((2, 0, 3, 1), (0, 2, 1, 6))],
+    ids=str,
+)
+def test_shares_of_weighed_positives_and_explicit_negatives_add_up_too(row_counts, candidate_counts):
+    query, candidates, positives, known, log_q = problem()
+    query.requires_grad_()
+    candidates.requires_grad_()
+    losses = multi_positive_softmax(
+        query,
+        candidates,
+        positives,
+        known,
+        log_q,
+        weights_P=torch.tensor(WEIGHTS),
+        negatives_2M=torch.tensor(NEGATIVES),
+        negative_weights_M=torch.tensor(NEGATIVE_WEIGHTS),
+    )
+    losses.sum().backward()
+    ranks = run_on_ranks(len(row_counts), weighed_shares_and_gradients, row_counts, candidate_counts)
+    torch.testing.assert_close(torch.stack([rank[0] for rank in ranks]).sum(0), losses.detach())
+    for place, expected in ((1, query.grad), (2, candidates.grad)):
+        torch.testing.assert_close(torch.cat([rank[place] for rank in ranks]), expected)
+
+
 LEADS = [50.0, 89.0, 120.0, 500.0]
 
 

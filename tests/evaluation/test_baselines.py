@@ -80,6 +80,13 @@ def test_popularity_refuses_an_item_outside_the_catalogue():
         popularity_scores(torch.tensor([5]), 5)
 
 
+def test_popularity_is_a_sum_of_weights():
+    weights = torch.tensor([0.5, 2.0, 0.25, 1.0], dtype=torch.float64)
+    scores = popularity_scores(torch.tensor([2, 0, 2, 3]), 5, weights)
+    assert scores.tolist() == [2, 0, 0.75, 1, 0]
+    assert scores.dtype == torch.float32
+
+
 def test_the_most_popular_items_that_a_user_has_left_come_first():
     # By count: item 2 (3), item 0 (2), item 3 (1), then items 1 and 4 (0 each) by row.
     rows = rank_by_scores(torch.tensor([2.0, 0, 3, 1, 0]), 3, lists([], [2], [3, 0, 2], [4, 3, 2, 0]))

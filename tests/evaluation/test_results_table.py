@@ -1,5 +1,6 @@
 from trainer.evaluation.bootstrap import Difference
-from trainer.evaluation.results_table import comparison, results_table, verdict
+from trainer.evaluation.rating_errors import RatingErrors
+from trainer.evaluation.results_table import comparison, ratings_table, results_table, verdict
 
 METRICS = ["ndcg", "recall", "precision", "hit_rate", "mrr", "map"]
 
@@ -83,6 +84,41 @@ def test_kept_seen_items_are_pointed_out():
     assert "seen items masked" in verdict(ndcg(0.1, 0.2), seen="keep")
     assert "(--seen mask)" in verdict(ndcg(0.1, 0.2), seen="keep", option_prefix="--")
     assert "seen items masked" not in verdict(ndcg(0.1, 0.2), seen="mask")
+
+
+def test_seen_items_are_blamed_only_for_the_places_that_they_take():
+    blamed = verdict(ndcg(0.1, 0.2), seen="keep", seen_share=0.42)
+    assert "take 42.0% of the places, so the better a model knows what was seen" in blamed
+    acquitted = verdict(ndcg(0.1, 0.2), seen="keep", seen_share=0.004, option_prefix="--")
+    assert acquitted.endswith("take 0.4% of the places: masking them (--seen mask) would change little.")
+
+
+def errors(rmse, unseen_sd):
+    spread = {"seen_mean": 3.41, "seen_sd": 1.8, "unseen_mean": 0.01, "unseen_sd": unseen_sd}
+    return RatingErrors(2000, rmse, 16.2, 3.53, 1.124, 0.942, **spread)
+
+
+def test_a_model_of_ratings_is_judged_by_its_errors_and_by_what_it_was_fitted_to():
+    assert verdict(ndcg(0.012, random=0.011), ratings=errors(20.3357, 21.4)).split(". ")[1:] == [
+        "Ratings are predicted worse than the training mean, said of every pair (RMSE 20.3 against 1.12)",
+        "Pairs without a rating are never fitted: scores of seen items are 3.4 +- 1.8, those of all others "
+        "0.0 +- 21, and the largest of these, which come first, are noise.",
+    ]
+    learned = verdict(ndcg(0.4, random=0.1), ratings=errors(20.3357, 21.4))
+    assert learned.endswith("those of all others 0.0 +- 21.")
+    good = verdict(ndcg(0.4, random=0.1), ratings=errors(0.94, 0.5))
+    assert "predicted better than the training mean" in good
+    assert good.endswith("those of all others 0.0 +- 0.5.")
+
+
+def test_errors_of_ratings_stand_beside_those_of_the_mean():
+    assert ratings_table(errors(20.3357, 21.4)).splitlines() == [
+        "Errors on 2,000 ratings, and scores as mean +- deviation",
+        "               rmse      mae",
+        "model       20.3357  16.2000",
+        "always 3.53  1.1240   0.9420",
+        "scores of seen items 3.4 +- 1.8, of all others 0.0 +- 21",
+    ]
 
 
 def test_another_metric_and_model_can_be_judged():

@@ -282,3 +282,83 @@ def reference_softmax(
     losses = losses / torch.bincount(positives[0], minlength=len(query))
     losses.sum().backward()
     return losses.detach(), query.grad, candidates.grad
+
+
+WEIGHTS = torch.tensor([0.5, 2.0, 1.5, 3.0, 0.25, 1.0], dtype=torch.float64)
+NEGATIVES = [(0, 0), (2, 4), (0, 5)]  # row 1 has none
+NEGATIVE_WEIGHTS = torch.tensor([2.0, 0.5, 1.0], dtype=torch.float64)
+
+
+def weighed_by_hand(loss: Loss, scores: list[list[float]], query, candidates, log_q) -> list[float]:
+    """The weighted mean of each positive's own loss and of softplus(negative - mean positive), by loops."""
+    found = []
+    for row in range(3):
+        mine = [place for place, (owner, _) in enumerate(POSITIVES) if owner == row]
+        total = sum(float(WEIGHTS[place]) for place in mine)
+        anchor = sum(float(WEIGHTS[place]) * scores[row][POSITIVES[place][1]] for place in mine) / total
+        summed = 0.0
+        for place in mine:
+            alone = (row, POSITIVES[place][1])
+            others = pairs([alone, *((other, 0) for other in range(3) if other != row)])
+            summed += float(WEIGHTS[place]) * float(loss(query, candidates, others, pairs(SEEN), log_q)[row])
+        for (owner, item), weight in zip(NEGATIVES, NEGATIVE_WEIGHTS.tolist(), strict=True):
+            if owner == row:
+                summed += weight * math.log(1 + math.exp(scores[row][item] - anchor))
+                total += weight
+        found.append(summed / total)
+    return found
+
+
+@pytest.mark.parametrize("loss", RANKING)
+@pytest.mark.parametrize("log_q", [None, LOG_Q])
+def test_weights_and_explicit_negatives_make_a_weighted_mean(loss: Loss, log_q) -> None:
+    query, candidates = vectors()
+    found = loss(
+        query,
+        candidates,
+        pairs(POSITIVES),
+        pairs(SEEN),
+        log_q,
+        weights_P=WEIGHTS,
+        negatives_2M=pairs(NEGATIVES),
+        negative_weights_M=NEGATIVE_WEIGHTS,
+    )
+    scores = (query @ candidates.T).tolist()
+    with torch.no_grad():
+        assert found.tolist() == pytest.approx(weighed_by_hand(loss, scores, query, candidates, log_q))
+
+
+@pytest.mark.parametrize("loss", RANKING)
+def test_the_gradient_with_weights_and_explicit_negatives_is_that_of_finite_differences(loss: Loss) -> None:
+    extra = {"negatives_2M": pairs(NEGATIVES), "negative_weights_M": NEGATIVE_WEIGHTS}
+    assert torch.autograd.gradcheck(
+        lambda query, candidates: loss(
+            query, candidates, pairs(POSITIVES), pairs(SEEN), LOG_Q, weights_P=WEIGHTS, **extra
+        ),
+        vectors(),
+    )
+
+
+@pytest.mark.parametrize("loss", RANKING)
+def test_a_weight_of_two_is_a_positive_that_stands_twice(loss: Loss) -> None:
+    query, candidates = vectors()
+    weights = torch.tensor([1.0, 2.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    found = loss(query, candidates, pairs(POSITIVES), pairs(SEEN), LOG_Q, weights_P=weights)
+    twice = loss(query, candidates, pairs([*POSITIVES, POSITIVES[1]]), pairs(SEEN), LOG_Q)
+    torch.testing.assert_close(found, twice)
+    negatives = {"negatives_2M": pairs([NEGATIVES[0]] * 2), "negative_weights_M": torch.ones(2).double()}
+    once = {"negatives_2M": pairs([NEGATIVES[0]]), "negative_weights_M": torch.full((1,), 2.0).double()}
+    first, second = (
+        loss(query, candidates, pairs(POSITIVES), pairs(SEEN), **each) for each in (negatives, once)
+    )
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("loss", RANKING)
+def test_an_explicit_negative_is_pushed_down_more_than_an_unknown_item(loss: Loss) -> None:
+    query = torch.ones(1, 1, dtype=torch.float64)
+    candidates = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)
+    extra = {"negatives_2M": pairs([(0, 2)]), "negative_weights_M": torch.ones(1).double()}
+    loss(query, candidates, pairs([(0, 0)]), pairs([(0, 0)]), **extra).sum().backward()
+    positive, unknown, negative = candidates.grad[:, 0].tolist()
+    assert positive < 0 < unknown < negative

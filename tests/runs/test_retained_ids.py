@@ -8,10 +8,12 @@ import pytest
 from tests import worlds
 from trainer.batching.tower_inputs import item_inputs, user_inputs
 from trainer.dataset.attributes import Feature, Ragged
-from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.dataset import Dataset, open_dataset, prepare
 from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
 from trainer.errors import DataError
+from trainer.runs.data_digest import data_digests
 from trainer.runs.retained_ids import extend
+from trainer.sources.schema import SourceTables
 
 # Of the earlier data user 3 and item 30 are gone; user 2 and item 20 have test interactions alone now.
 BEFORE = ([(1, 10), (2, 20), (3, 30), (3, 10)], [(4, 40)])
@@ -124,3 +126,21 @@ def test_attribute_values_of_another_type_cannot_be_retained(before, tmp_path):
     numbers = worlds.dataset(tmp_path / "numbers", *AFTER, users=known)
     with pytest.raises(DataError, match="values of work were string and are int64 now"):
         extended(numbers, before, tmp_path / "run")
+
+
+def test_weights_and_explicit_negatives_stay(before, tmp_path):
+    columns = ("user_id", "item_id", "value", "weight")
+    rows = [(5, 50, 5.0, 2.0), (1, 10, 5.0, 1.0), (1, 50, 1.0, 0.5)], [(2, 20, 5.0, 1.0)]
+    interactions, held_out = (
+        iter(pa.table(dict(zip(columns, zip(*part, strict=True), strict=True))).to_batches()) for part in rows
+    )
+    source = SourceTables(interactions, held_out)
+    settings = {"k_core": 0, "split": "given", "test_size": 0.2, "validation_size": 0.0, "split_seed": 42}
+    folder = prepare(
+        lambda: source, {}, tmp_path / "after", name="world", min_value=3, negatives="use", **settings
+    )
+    data = extended(open_dataset(folder), before, tmp_path / "run")
+    assert data.train.weights.tolist() == [2, 1]
+    assert (data.negatives.users.tolist(), data.negatives.items.tolist()) == ([1], [0])
+    assert data.negatives.weights.tolist() == [0.5]
+    assert "negatives" in data_digests(data)

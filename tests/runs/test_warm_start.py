@@ -214,7 +214,7 @@ def test_retained_items_are_left_out_of_evaluated_lists(origin, grown, tmp_path,
     for removed in ("drop", "keep"):
         run = begin_with(origin, tmp_path / removed, *grown, *short, "--run.removed", removed)
         figures[removed] = report(run)
-        message = "1 items kept from an earlier run are left out, as nobody can be looking for them"
+        message = "1 item kept from an earlier run is left out, as nobody can be looking for them"
         assert (message in " ".join(capsys.readouterr().out.split())) == (removed == "keep")
     dropped, kept = figures["drop"], figures["keep"]
     assert kept["items"] == dropped["items"] == 11

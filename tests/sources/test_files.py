@@ -130,6 +130,30 @@ def test_a_value_column_that_was_asked_for_must_be_there(tmp_path):
         read("csv", path, value_column="stars")
 
 
+def test_weights_are_read_from_the_column_that_is_named(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("user_id,item_id,w\n1,2,0.5\n1,3,0\n")
+    found = rows(read("csv", path, weight_column="w").interactions)
+    assert found == {"user_id": [1, 1], "item_id": [2, 3], "weight": [0.5, 0]}
+    assert "weight" not in rows(read("csv", path).interactions)
+    with pytest.raises(
+        DataError, match=r"no column 'weights', found user_id, item_id, w.*--data.weight_column"
+    ):
+        read_one(read("csv", path, weight_column="weights"))
+
+
+def read_one(tables):
+    return next(tables.interactions)
+
+
+@pytest.mark.parametrize("weight", ["-1", "heavy", "", "inf"])
+def test_a_weight_is_a_number_from_0_up(tmp_path, weight):
+    path = tmp_path / "x.csv"
+    path.write_text(f"user_id,item_id,w\n1,2,1\n1,3,{weight}\n")
+    with pytest.raises(DataError, match=r"x.csv:3: .*w.* expected a number from 0 up"):
+        rows(read("csv", path, weight_column="w").interactions)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"nothing.csv: there is no such file"):
         read("csv", tmp_path / "nothing.csv")

@@ -16,8 +16,8 @@ class Batch:
         candidates: Candidate features, stride c: this rank's share of the candidate set or, for pointwise
             losses whose candidates are not gathered, the item of each row (c = b).
         positives: (2, P) int64: row indices, then candidate indices; row < B and candidate < C.
-        positive_counts: Positives of each row on all ranks, (B,) int64; at least 1 unless the loss is
-            pointwise.
+        positive_counts: Positives of each row on all ranks, (B,) int64, at least 1 unless the loss is
+            pointwise; with weights or explicit negatives the sum of the weights of both, float32.
         seen: (2, K) int64 (row, candidate) pairs that are not negatives; includes all positives.
         log_q: Natural log of the chance that a candidate is in the set, (C,) float32, or None.
         weights: Weight of each row's loss, (B,) float32; 1 on average over all rows of an epoch.
@@ -30,6 +30,9 @@ class Batch:
         interactions: Interactions that the step learns from, over all ranks.
         query_partition: Partition of row-partitioned tables that has all ids of the queries; None: any.
         candidate_partition: The same of the candidates.
+        positive_weights: Weights of the positives, (P,) float32, or None: all weigh 1.
+        negatives: (2, M) int64 explicit negatives as (row, candidate), or None.
+        negative_weights: Their weights, (M,) float32, or None.
     """
 
     queries: KeyedJaggedTensor
@@ -46,6 +49,9 @@ class Batch:
     interactions: int
     query_partition: int | None = None
     candidate_partition: int | None = None
+    positive_weights: torch.Tensor | None = None
+    negatives: torch.Tensor | None = None
+    negative_weights: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+import torch
 
 from trainer.batching import seeds
 
@@ -61,16 +62,18 @@ class CandidateSets:
         samples: int,
         popularity_power: float,
         seed: int,
+        popularity: np.ndarray | None = None,
     ) -> None:
         """Compute what all steps share.
 
         Args:
             kind: Kind of the sets.
-            item_rows: Training rows that contain each item, (N,).
+            item_rows: Training rows that contain each item, as a positive or as an explicit negative, (N,).
             row_count: Training rows.
             samples: Draws of `sampled`.
             popularity_power: See `trainer.batching.sampler.BatchPlan`.
             seed: Seed of the training.
+            popularity: Popularity of each item by which `sampled` draws, (N,); None: `item_rows`.
         """
         self._item_rows, self._row_count, self._samples, self._seed = item_rows, row_count, samples, seed
         self._make = {
@@ -83,7 +86,8 @@ class CandidateSets:
             self._catalogue = catalogue(item_rows)
         if kind == "sampled":
             # An item that is never a positive would only be pushed down.
-            weights = np.where(item_rows > 0, item_rows.astype(np.float64) ** popularity_power, 0)
+            popularity = (item_rows if popularity is None else popularity).astype(np.float64)
+            weights = np.where(popularity > 0, popularity**popularity_power, 0)
             self.draw_chances = weights / weights.sum()
             self.cumulative_chances = np.cumsum(self.draw_chances)
 
@@ -93,7 +97,7 @@ class CandidateSets:
         Args:
             step: Number of the step.
             rows: Rows of the step over all ranks.
-            items: Positives of all of them.
+            items: Positives and explicit negatives of all of them.
         """
         return self._make(step, rows, items)
 
@@ -188,6 +192,30 @@ def sampled(
     with np.errstate(divide="ignore"):
         absent_from_draws = draws * np.log1p(-draw_chances[items])
     return Candidates(items, _log_chance(absent_from_rows + absent_from_draws))
+
+
+def pairs(lengths: np.ndarray, columns: np.ndarray, share: slice | None = None) -> torch.Tensor:
+    """Return pairs of row and column, (2, P); with a share of the columns, those in it, from its first.
+
+    Args:
+        lengths: Number of columns of each row.
+        columns: Columns of all rows, one row's after another's.
+        share: Columns to keep; None: all.
+    """
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    if share is not None:
+        inside = np.flatnonzero((columns >= share.start) & (columns < share.stop))
+        rows, columns = rows[inside], columns[inside] - share.start
+    return torch.from_numpy(np.stack([rows, columns.astype(np.int64)]))
+
+
+def inside(columns: np.ndarray, weights: np.ndarray | None, share: slice | None) -> torch.Tensor | None:
+    """Return the weights of the pairs that `pairs` keeps."""
+    if weights is None:
+        return None
+    if share is not None:
+        weights = weights[(columns >= share.start) & (columns < share.stop)]
+    return torch.from_numpy(weights)
 
 
 def _marked(present: np.ndarray) -> Candidates:

@@ -14,8 +14,9 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from trainer.batching.batch import Batch
-from trainer.batching.candidates import CandidateKind, Candidates, CandidateSets
+from trainer.batching.candidates import CandidateKind, Candidates, CandidateSets, inside, pairs
 from trainer.batching.history_dropout import Bags, History, draw_history
+from trainer.batching.interaction_weights import InteractionWeights, Negatives
 from trainer.batching.item_dropout import drop_item_ids
 from trainer.batching.row_order import RowOrder
 from trainer.batching.tower_inputs import USER_HISTORY, Inputs, keyed_jagged
@@ -81,7 +82,8 @@ class Batches:
         """
         self.plan, self.user_inputs, self.item_inputs = plan, user_inputs, item_inputs
         self.item_name, self.item_count = dataset.item_name, dataset.item_count
-        self.train: Interactions = dataset.train
+        self.interaction_weights = InteractionWeights(dataset, plan.rows, plan.candidates == "own")
+        self.train: Interactions = self.interaction_weights.train
         self.train_by_user: Ragged = dataset.train_by_user()
         # Users without training interactions make no row.
         self.row_users = np.flatnonzero(self.train_by_user.lengths()) if plan.rows == "user" else None
@@ -89,14 +91,14 @@ class Batches:
         self.row_order = RowOrder(self.row_count, plan.size, plan.seed)
         self.candidate_sets = CandidateSets(
             plan.candidates,
-            # A row contains an item once at most.
-            np.bincount(self.train.items, minlength=dataset.item_count),
+            self.interaction_weights.rows_with_items(dataset.item_count),
             self.row_count,
             samples=plan.samples,
             popularity_power=plan.popularity_power,
             seed=plan.seed,
+            popularity=dataset.item_popularity(),
         )
-        self.user_weights = self._user_weights()
+        self.row_weights = self.interaction_weights.of_rows(plan.user_weight_power)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -116,6 +118,9 @@ class Batches:
         rows, share, query_counts = self._share_and_counts(rows, rank, world_size)
         scored = slice(0, len(rows)) if query_counts else share
         users, lengths, items, all_items = self._positives(rows, scored)
+        weighing = self.interaction_weights
+        negatives = weighing.of_negatives(users)
+        all_items = self._with_negatives(rows, scored, all_items, negatives)
         candidates = self.candidate_sets.of_step(step, len(rows), all_items)
         cuts = self._cuts(candidates.items, world_size)
         looked_up = slice(cuts[rank], cuts[rank + 1])
@@ -130,16 +135,19 @@ class Batches:
         if query_counts:
             columns, log_q = looked_up, None if log_q is None else log_q[looked_up]
             history = self._history(step, rows, share)
-        positives = _pairs(lengths, candidates.positions(items)[0], columns)
+        positive_weights = weighing.of_positives(rows[scored], users, lengths, items)
+        totals = weighing.totals(lengths, positive_weights, negatives)
+        positions = candidates.positions(items)[0]
+        positives = pairs(lengths, positions, columns)
         seen = self._seen(users, candidates, columns) if self._masks_more() else positives
         return Batch(
             queries=self._queries(users[share] if query_counts else users, history),
             candidates=self._looked_up(step, candidates.items[looked_up], looked_up, len(candidates.items)),
             positives=positives,
-            positive_counts=torch.from_numpy(lengths.astype(np.int64)),
+            positive_counts=torch.from_numpy(totals),
             seen=seen,
             log_q=None if log_q is None else torch.from_numpy(log_q),
-            weights=self._weights(users),
+            weights=self._weights(rows[scored]),
             values=self._values(rows[share]),
             query_counts=query_counts,
             candidate_counts=[] if query_counts else np.diff(cuts).tolist(),
@@ -147,6 +155,8 @@ class Batches:
             interactions=self._interactions(rows),
             query_partition=rank if self.plan.user_block else None,
             candidate_partition=rank if self.plan.item_block else None,
+            positive_weights=inside(positions, positive_weights, columns),
+            **self._negatives(negatives, candidates, columns),
         )
 
     def _make_pointwise(self, step: int, rows: np.ndarray, share: Share, rank: int) -> Batch:
@@ -160,7 +170,7 @@ class Batches:
             positive_counts=torch.zeros(len(mine), dtype=torch.int64),
             seen=no_pairs,
             log_q=None,
-            weights=torch.ones(len(mine)),
+            weights=self._weights(mine),
             values=self._values(mine),
             query_counts=[],
             candidate_counts=[],
@@ -268,40 +278,39 @@ class Batches:
     def _seen(self, users: np.ndarray, candidates: Candidates, columns: slice | None) -> torch.Tensor:
         lengths, items = self.train_by_user.take(users)
         positions, present = candidates.positions(items)
-        return _pairs(lengths, np.where(present, positions, -1), columns or slice(0, len(candidates.items)))
+        return pairs(lengths, np.where(present, positions, -1), columns or slice(0, len(candidates.items)))
 
-    def _user_weights(self) -> np.ndarray | None:
-        """Return the weight of every user's row, or None if rows are interactions, which weigh alike."""
-        if self.row_users is None:
-            return None
-        counts = self.train_by_user.lengths()
-        weights = counts[self.row_users].astype(np.float64) ** self.plan.user_weight_power
-        by_user = np.zeros(len(counts), np.float32)
-        by_user[self.row_users] = weights / weights.mean()
-        return by_user
+    def _with_negatives(
+        self, rows: np.ndarray, share: Share, items: np.ndarray, negatives: Negatives | None
+    ) -> np.ndarray:
+        """Return the items of a step's positives and of its explicit negatives, of which some are given."""
+        # The catalogue holds them all.
+        if negatives is None or self.plan.candidates == "catalogue":
+            return items
+        if len(rows[share]) < len(rows):
+            users = rows if self.row_users is not None else self.train.users[rows]
+            negatives = self.interaction_weights.of_negatives(users)
+            assert negatives is not None
+        return np.concatenate([items, negatives.items])
 
-    def _weights(self, users: np.ndarray) -> torch.Tensor:
-        if self.user_weights is None:
-            return torch.ones(len(users))
-        return torch.from_numpy(self.user_weights[users])
+    def _negatives(
+        self, negatives: Negatives | None, candidates: Candidates, columns: slice | None
+    ) -> dict[str, torch.Tensor | None]:
+        if negatives is None:
+            return {}
+        positions = candidates.positions(negatives.items)[0]
+        return {
+            "negatives": pairs(negatives.lengths, positions, columns),
+            "negative_weights": inside(positions, negatives.weights, columns),
+        }
+
+    def _weights(self, rows: np.ndarray) -> torch.Tensor:
+        if self.row_weights is None:
+            return torch.ones(len(rows))
+        return torch.from_numpy(self.row_weights[rows])
 
 
 def batches(source: Batches, steps: int, rank: int, world_size: int, start: int = 0) -> Iterator[Batch]:
     """Yield one rank's batches from step `start` to the last, on the CPU."""
     for step in range(start, steps):
         yield source.make(step, rank, world_size)
-
-
-def _pairs(lengths: np.ndarray, columns: np.ndarray, share: slice | None = None) -> torch.Tensor:
-    """Return pairs of row and column, (2, P); with a share of the columns, those in it, from its first.
-
-    Args:
-        lengths: Number of columns of each row.
-        columns: Columns of all rows, one row's after another's.
-        share: Columns to keep; None: all.
-    """
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    if share is not None:
-        inside = np.flatnonzero((columns >= share.start) & (columns < share.stop))
-        rows, columns = rows[inside], columns[inside] - share.start
-    return torch.from_numpy(np.stack([rows, columns.astype(np.int64)]))

@@ -14,6 +14,8 @@ from trainer.errors import ConfigError
 
 RANKING = losses_where(lambda spec: not spec.pointwise)
 """Losses that score candidates, for error messages."""
+RATING = losses_where(lambda spec: spec.needs_values)
+"""Losses that fit values, for error messages."""
 ADAM = ("adam", "adam_fused")
 
 
@@ -38,6 +40,10 @@ def _is_random(config: Config) -> bool:
     if data.held_out is not None or data.split in ("given", "none"):
         return data.validation_size > 0 or config.run.choose
     return data.split in ("random", "per_user")
+
+
+def _uses_values(config: Config) -> bool:
+    return config.data.min_value is not None or loss_spec(config.loss.name).needs_values
 
 
 def _scores_candidates(config: Config) -> bool:
@@ -78,10 +84,17 @@ EFFECTS = (
             *("data.format", "data.interactions", "data.held_out", "data.users", "data.items"),
             *("data.encoding", "data.separator", "data.columns"),
             *("data.user_column", "data.item_column", "data.value_column", "data.timestamp_column"),
+            "data.weight_column",
         ),
         lambda config: config.data.name == "files",
         "--data.name files",
     ),
+    Effect(
+        ("data.value_column",),
+        lambda config: config.data.name == "files" and _uses_values(config),
+        f"--data.name files with --data.min_value, or with --loss.name {RATING}",
+    ),
+    Effect(("data.negatives",), lambda config: config.data.min_value is not None, "--data.min_value"),
     Effect(
         ("data.bad_rows",), lambda config: config.data.name != "synthetic", "data that are read from files"
     ),

@@ -49,10 +49,14 @@ class DataConfig:
     """Column of values (ratings) in your own tables; it may be absent, and `null` leaves it unread."""
     timestamp_column: str | None = "timestamp"
     """Column of times, ISO 8601 or s, ms, us, ns since 1970; may be absent, and `null` leaves it unread."""
+    weight_column: str | None = None
+    """Column of weights in your own tables, for losses and popularity: 2 counts twice, 0 not at all."""
     bad_rows: Literal["error", "skip"] = "error"
     """What a line that cannot be read does: stop with an error that names it, or be skipped and counted."""
     min_value: float | None = None
     """Interactions with a smaller value are no positives and are dropped, in every split."""
+    negatives: Literal["drop", "use"] = "drop"
+    """`use` trains on values below `min_value` as explicit negatives, instead of leaving them out."""
     k_core: int = 0
     """Drop users and items with fewer interactions than this, until none has fewer (0: keep all)."""
     split: Literal["random", "leave_last_out", "temporal", "per_user", "given", "none"] = "random"

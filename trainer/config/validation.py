@@ -216,6 +216,18 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         "needs --evaluation.seen keep: what a user has already cannot be found while it is masked",
         data.repeats == "drop" or config.evaluation.seen == "keep",
     )
+    binary, least = spec.binary_values, data.min_value
+    yield (
+        "data.min_value",
+        f"less than --loss.positive_value {loss.positive_value:g} is needed with --loss.name {loss.name}, as "
+        "all that is left would count as 1; or --data.negatives use",
+        not binary or least is None or data.negatives == "use" or least < loss.positive_value,
+    )
+    yield (
+        "loss.positive_value",
+        "--data.min_value or more is needed with --data.negatives use, as a negative counts as 0",
+        not binary or least is None or data.negatives == "drop" or least <= loss.positive_value,
+    )
     yield "data.name", "needs --data.interactions FILE", data.name != "files" or data.interactions is not None
     yield (
         "data.split",

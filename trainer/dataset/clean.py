@@ -1,17 +1,22 @@
-"""Filters on encoded interactions: minimum value, duplicates and k-core."""
+"""Filters on encoded interactions: minimum value, duplicates and k-core; explicit negatives."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from trainer.dataset.columns import blocks, grouped_by_user
 from trainer.dataset.encode import Encoded
 from trainer.dataset.split import (
+    TRAIN,
     Repeats,
+    Rule,
     core,
     first_and_last_of_each_pair,
     last_of_each_pair,
+    random_rows,
     repeated_pairs,
+    validation_rule,
 )
 from trainer.errors import DataError
 
@@ -105,3 +110,66 @@ def _drop_duplicates(encoded: Encoded, stays: np.ndarray, keep_first: bool) -> R
         else:
             stays[rows] = last_of_each_pair(pairs, moments, rows >= encoded.training_rows)
     return Repeats(np.concatenate(firsts), np.concatenate(lasts))
+
+
+def explicit_negatives(
+    encoded: Encoded, stays: np.ndarray, parts: np.ndarray, settings: dict[str, Any], rule: Rule
+) -> np.ndarray:
+    """Return the rows, ascending, that are explicit negatives of the training: values below `min_value`.
+
+    Only rows of users and items with training interactions count. What would be held out if it were a
+    positive is left out: rows later than the first held-out one (`temporal`; of the same user
+    `leave_last_out`), rows of the held-out file (`given`), and a random share as large as that of the splits
+    (`random`, `per_user`). Of the others, of a pair that stands several times the latest row counts, and none
+    if it is also a positive of the training; what later became a positive is not known.
+
+    Args:
+        encoded: All interactions.
+        stays: (n,) bool, the positives.
+        parts: (n,) int8, their split; -1 elsewhere.
+        settings: Of the preparation.
+        rule: Rule of the split.
+    """
+    columns, item_count = encoded.columns, len(encoded.ids["item_id"])
+    negative = np.zeros(len(stays), bool)
+    for at, values in blocks(columns["value"]):
+        negative[at] = values < settings["min_value"]
+    all_users, all_items = columns["user_id"].read(), columns["item_id"].read()
+    trains, trained = parts == TRAIN, {}
+    for name, ids in (("user_id", all_users), ("item_id", all_items)):
+        trained[name] = np.bincount(ids[trains], minlength=len(encoded.ids[name])) > 0
+    rows = np.flatnonzero(negative & trained["user_id"][all_users] & trained["item_id"][all_items])
+    rows = rows[_before_held_out(encoded, rows, all_users, parts, settings, rule)]
+    pairs = all_users[rows] * np.int64(item_count) + all_items[rows]
+    positives = all_users[trains] * np.int64(item_count) + all_items[trains]
+    chosen = ~np.isin(pairs, positives)
+    rows, pairs = rows[chosen], pairs[chosen]
+    moments = columns["timestamp"].take(rows) if "timestamp" in columns else None
+    return rows[last_of_each_pair(pairs, moments, rows >= encoded.training_rows)]
+
+
+def _before_held_out(
+    encoded: Encoded,
+    rows: np.ndarray,
+    users: np.ndarray,
+    parts: np.ndarray,
+    settings: dict[str, Any],
+    rule: Rule,
+) -> np.ndarray:
+    """Return which of the rows of negatives belong to training, (len(rows),) bool."""
+    if rule == "given":
+        return rows < encoded.training_rows
+    test_size = 0 if rule == "none" else settings["test_size"]
+    if rule == "none":
+        rule = validation_rule(rule, "timestamp" in encoded.columns)
+    if rule in ("random", "per_user"):
+        held_out = 1 - (1 - test_size) * (1 - settings["validation_size"])
+        return ~random_rows(len(rows), held_out, settings["split_seed"])
+    moments = encoded.columns["timestamp"]
+    later = np.flatnonzero(parts > TRAIN)
+    first = np.full(len(encoded.ids["user_id"]), np.iinfo(np.int64).max)
+    if rule == "temporal":
+        first[:] = moments.take(later).min()
+    else:
+        np.minimum.at(first, users[later], moments.take(later))
+    return moments.take(rows) < first[users[rows]]

@@ -21,9 +21,9 @@ from filelock import FileLock
 
 from trainer.dataset import storage
 from trainer.dataset.attributes import Feature, Ragged, align, categorise
-from trainer.dataset.clean import clean
+from trainer.dataset.clean import clean, explicit_negatives
 from trainer.dataset.encode import COLUMNS, encode, id_notes
-from trainer.dataset.split import BY_TIME, PARTS, Rule, check_split
+from trainer.dataset.split import BY_TIME, NEGATIVE, NEGATIVES, PARTS, Rule, check_split
 from trainer.dataset.write_splits import count_known, count_repeats, parts_of_rows, write_parts
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
@@ -38,12 +38,14 @@ class Interactions:
         items: (n,) int32 row of the item vocabulary.
         values: (n,) float32, or None.
         timestamps: (n,) int64 seconds, or None.
+        weights: (n,) float32 above 0, or None: all weigh 1.
     """
 
     users: np.ndarray
     items: np.ndarray
     values: np.ndarray | None
     timestamps: np.ndarray | None
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -73,6 +75,7 @@ class Dataset:
         kept_users: (n,) int64 rows that have vectors of their own without training interactions; see
             `trainer.runs.retained_ids`.
         kept_items: The same for items.
+        negatives: Explicit negatives of the training, of users and items with training interactions; or None.
     """
 
     folder: Path
@@ -93,11 +96,16 @@ class Dataset:
     notes: list[str]
     kept_users: np.ndarray
     kept_items: np.ndarray
+    negatives: Interactions | None = None
 
     @property
     def evaluated_items(self) -> int:
         """Number of items that evaluations rank: all but the last, which an earlier run retained."""
         return self.item_count - int(self.report.get("kept_items", 0))
+
+    def item_popularity(self) -> np.ndarray:
+        """Return the summed weights of each item's training interactions, (item_count,) float64."""
+        return np.bincount(self.train.items, self.train.weights, self.item_count).astype(np.float64)
 
     def train_by_user(self) -> Ragged:
         """Training items of each user, of the same shape as `seen`."""
@@ -151,16 +159,17 @@ def prepare(
     split_seed: int,
     validation_seed: int | None = None,
     repeats: Literal["drop", "keep"] = "drop",
+    negatives: str = "drop",
 ) -> Path:
     """Return the folder of the prepared data set, made if it is not there or not whole.
 
-    Interactions are cleaned in this order: values below `min_value` are dropped; of a (user, item) pair that
-    stands several times the latest row stays (see `split.last_of_each_pair`), or the first in splits by time,
-    which must not know the future; then the `k_core` is taken. The rest keeps its file order, is numbered
-    from 0 and split (see `split.split_rows`); a source with a held-out file is split by that file, whatever
-    `split` says but for `none`, which trains on both files. The vocabulary holds the remaining users and
-    items in the order in which the files first name them. Attribute columns which are no categories are left
-    out (see `attributes.categorise`).
+    Interactions are cleaned in this order: weights of 0 and values below `min_value` are dropped; of a (user,
+    item) pair that stands several times the latest row stays (see `split.last_of_each_pair`), or the first in
+    splits by time, which must not know the future; then the `k_core` is taken. The rest keeps its file order,
+    is numbered from 0 and split (see `split.split_rows`); a source with a held-out file is split by that
+    file, whatever `split` says but for `none`, which trains on both files. The vocabulary holds the remaining
+    users and items in the order in which the files first name them. Attribute columns which are no categories
+    are left out (see `attributes.categorise`).
 
     Args:
         make_source: Called only if the source has to be read.
@@ -176,6 +185,8 @@ def prepare(
         validation_seed: Seed of the validation split alone, by default `split_seed`.
         repeats: Whether a pair from before the test split counts when it stands there again, in splits by
             time: `drop` leaves it out, `keep` adds it. The other splits are the same.
+        negatives: `use` keeps the dropped values below `min_value` as explicit negatives of the training,
+            see `clean.explicit_negatives`.
 
     Raises:
         DataError: The settings do not suit the source or leave nothing.
@@ -187,6 +198,8 @@ def prepare(
         settings["validation_seed"] = validation_seed
     if split in BY_TIME:  # likewise
         settings["repeats"] = repeats
+    if negatives != "drop":
+        settings["negatives"] = negatives
     identity = json.dumps([storage.FORMAT, name, source_key, settings], sort_keys=True, default=str)
     key = hashlib.sha256(identity.encode()).hexdigest()[:20]
     folder = cache / f"{name}-{key}"
@@ -246,6 +259,7 @@ def open_dataset(folder: Path) -> Dataset:
         notes=meta.get("notes", []),
         kept_users=_kept(folder, "user"),
         kept_items=_kept(folder, "item"),
+        negatives=_map_part(folder, NEGATIVES) if (folder / f"{NEGATIVES}_user_id.npy").exists() else None,
     )
 
 
@@ -262,10 +276,19 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     parts = parts_of_rows(encoded, stays, rule, settings)
     repeated = count_repeats(encoded, parts, rule, repeats, settings.get("repeats") == "keep")
     dropped["duplicates"] -= int(np.count_nonzero(parts >= 0)) - int(np.count_nonzero(stays))
+    if settings.get("negatives") == "use":
+        parts[explicit_negatives(encoded, stays, parts, settings, rule)] = NEGATIVE
     del stays, repeats
-    report: dict[str, int | float | str] = {"read": len(parts), "skipped": source.bad_rows.skipped, **dropped}
+    weightless = encoded.weightless or 0
+    report: dict[str, int | float | str] = {
+        "read": len(parts) + weightless,
+        "skipped": source.bad_rows.skipped,
+    }
     report |= repeated
+    report |= dropped if encoded.weightless is None else {"weightless": weightless, **dropped}
     report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
+    if settings.get("negatives") == "use":
+        report["negatives"] = int(np.count_nonzero(parts == NEGATIVE))
     users, items = write_parts(folder, encoded, parts)
     del encoded
     shutil.rmtree(raw)
@@ -307,10 +330,10 @@ def write_feature(folder: Path, side: str, number: int, feature: Feature) -> Non
 
 
 def _map_part(folder: Path, part: str) -> Interactions:
-    users, items, values, timestamps = (storage.map_array(folder, f"{part}_{column}") for column in COLUMNS)
+    users, items, *others = (storage.map_array(folder, f"{part}_{column}") for column in COLUMNS)
     assert users is not None
     assert items is not None
-    return Interactions(users, items, values, timestamps)
+    return Interactions(users, items, *others)
 
 
 def _kept(folder: Path, side: str) -> np.ndarray:

@@ -13,7 +13,13 @@ from trainer.dataset.columns import Stored, blocks
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
 
-COLUMNS = {"user_id": np.int32, "item_id": np.int32, "value": np.float32, "timestamp": np.int64}
+COLUMNS = {
+    "user_id": np.int32,
+    "item_id": np.int32,
+    "value": np.float32,
+    "timestamp": np.int64,
+    "weight": np.float32,
+}
 ROUND_ROWS = 1 << 20  # encoded at a time; with ids that are hashed, every round hashes the vocabulary again
 LARGEST_LISTED = 1 << 26  # ids below are looked up in a list of at most 256 MB, which is faster than hashing
 
@@ -26,11 +32,13 @@ class Encoded:
         columns: By name of COLUMNS, n rows each; `user_id` and `item_id` are rows of `ids`.
         ids: Raw ids by column, in order of first appearance.
         training_rows: Rows of the training file; the others are held out.
+        weightless: Rows left out because their weight is 0; None: there are no weights.
     """
 
     columns: dict[str, Stored]
     ids: dict[str, pa.Array]
     training_rows: int
+    weightless: int | None = None
 
     def __len__(self) -> int:
         return len(self.columns["user_id"])
@@ -45,14 +53,14 @@ class Encoded:
 
 
 def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
-    """Stream the interactions of a source into one file a column.
+    """Stream the interactions of a source into one file a column, but for those of weight 0.
 
     Raises:
         DataError: There are none, a column has nulls or values that are not finite, or columns or types
             change from one batch or file to another.
     """
     known = {"user_id": _Ids(), "item_id": _Ids()}
-    rows = training_rows = 0
+    rows = training_rows = weightless = 0
     names: list[str] = []
     with ExitStack() as stack:
         files = {}
@@ -60,6 +68,12 @@ def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
             if not files:
                 names = table.column_names
                 files = {column: stack.enter_context(open(folder / column, "wb")) for column in names}
+            if "weight" in names:
+                weighs = pc.not_equal(table["weight"], 0)  # NaN is refused below
+                weightless += len(table) - pc.sum(weighs).as_py()
+                table = table.filter(weighs)
+                if not len(table):
+                    continue
             for column in names:
                 chunks = table[column]
                 codes = known[column].number(chunks) if column in known else chunks.to_numpy()
@@ -69,12 +83,15 @@ def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
                 codes.astype(COLUMNS[column], copy=False).tofile(files[column])
             rows += len(table)
             training_rows += 0 if held_out else len(table)
+    if weightless and not rows:
+        raise DataError(f"{name}: the weights of all {weightless:,} interactions are 0. Name another column")
     if not rows:
         raise DataError(
             f"{name}: no interactions found, expected at least two. Check the file (--data.interactions)"
         )
     columns = {column: Stored(folder / column, COLUMNS[column], rows) for column in names}
-    return Encoded(columns, {column: ids.all() for column, ids in known.items()}, training_rows)
+    ids = {column: found.all() for column, found in known.items()}
+    return Encoded(columns, ids, training_rows, weightless if "weight" in names else None)
 
 
 def id_notes(ids: dict[str, pa.Array]) -> list[str]:

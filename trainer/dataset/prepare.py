@@ -40,6 +40,7 @@ def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
         split_seed=data.split_seed,
         validation_seed=validation_seed,
         repeats=data.repeats,
+        negatives=data.negatives,
     )
 
 
@@ -102,6 +103,8 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
         "separator": data.separator,
         "columns": data.columns or None,
     }
+    if data.weight_column is not None:  # so that other data keep their keys
+        columns["weight_column"] = data.weight_column
     key: dict[str, Any] = {option: _fingerprint(f"--data.{option}", path) for option, path in paths.items()}
 
     def read() -> SourceTables:

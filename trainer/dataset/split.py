@@ -15,6 +15,8 @@ SEEDED = ("random", "per_user", "given")
 """Rules under which another seed cuts another validation split."""
 TRAIN, VALIDATION, TEST = 0, 1, 2
 PARTS = ("train", "validation", "test")
+NEGATIVE, NEGATIVES = 3, "negative"
+"""Number and name of explicit negatives, which are stored like a split."""
 MARKED = 24
 """Most possible pairs per row with which marking the pairs that occur is faster than sorting them."""
 

@@ -9,7 +9,17 @@ import pyarrow.compute as pc
 
 from trainer.dataset.columns import BLOCK_ROWS, blocks, saved, stored, write_items_by_user
 from trainer.dataset.encode import Encoded
-from trainer.dataset.split import BY_TIME, PARTS, TEST, Repeats, Rule, repeated_in_test, split_rows
+from trainer.dataset.split import (
+    BY_TIME,
+    NEGATIVE,
+    NEGATIVES,
+    PARTS,
+    TEST,
+    Repeats,
+    Rule,
+    repeated_in_test,
+    split_rows,
+)
 from trainer.dataset.storage import map_ragged
 from trainer.errors import DataError
 
@@ -74,10 +84,13 @@ def count_repeats(
 
 
 def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Write the columns of each split and its items by user; return the remaining ids of users and items."""
+    """Write the columns of each split and its items by user; return the remaining ids of users and items.
+
+    Explicit negatives, if there are any, are written like a split; their users and items stand in others.
+    """
     ids, rows_of = {}, {}
     for column in ("user_id", "item_id"):
-        used = encoded.counts(column, parts >= 0) > 0
+        used = encoded.counts(column, (parts >= 0) & (parts < NEGATIVE)) > 0
         ids[column] = encoded.ids[column].filter(pa.array(used))
         rows_of[column] = (np.cumsum(used) - 1).astype(np.int32)
     _write_columns(folder, encoded, parts, rows_of)
@@ -96,14 +109,15 @@ def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.A
 
 def _write_columns(folder: Path, encoded: Encoded, parts: np.ndarray, rows_of: dict[str, np.ndarray]) -> None:
     """Write the columns of each split, with ids renumbered by `rows_of`."""
-    sizes = [int(np.count_nonzero(parts == number)) for number in range(len(PARTS))]
+    names = PARTS if not (parts == NEGATIVE).any() else (*PARTS, NEGATIVES)
+    sizes = [int(np.count_nonzero(parts == number)) for number in range(len(names))]
     with ExitStack() as stack:
         files = [
             [
                 stack.enter_context(saved(folder / f"{part}_{name}.npy", column.dtype, size))
                 for name, column in encoded.columns.items()
             ]
-            for part, size in zip(PARTS, sizes, strict=True)
+            for part, size in zip(names, sizes, strict=True)
         ]
         for rows, *columns in blocks(*encoded.columns.values()):
             named = dict(zip(encoded.columns, columns, strict=True))

@@ -76,9 +76,13 @@ def check_item_limits(names: Sequence[str], item_count: int, option_prefix: str 
 
 
 def popularity_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
-    """Make a ranker by the number of training interactions."""
-    order = TieOrder.of(dataset)
-    scores = popularity_scores(torch.tensor(dataset.train.items), dataset.evaluated_items)[order.rows]
+    """Make a ranker by the number of training interactions, or the sum of their weights."""
+    order, weights = TieOrder.of(dataset), dataset.train.weights
+    scores = popularity_scores(
+        torch.tensor(dataset.train.items),
+        dataset.evaluated_items,
+        None if weights is None else torch.tensor(weights, dtype=torch.float64),
+    )[order.rows]
     return order.by_rows(lambda rows, exclude: rank_by_scores(scores, k, exclude))
 
 
@@ -127,12 +131,13 @@ def _history_of_places(dataset: Dataset, order: TieOrder) -> csr_array:
     return matrix
 
 
-def popularity_scores(train_items: Tensor, item_count: int) -> Tensor:
-    """Count the training interactions of each item.
+def popularity_scores(train_items: Tensor, item_count: int, weights: Tensor | None = None) -> Tensor:
+    """Count the training interactions of each item, or sum up their weights.
 
     Args:
         train_items: (interactions,) integer item rows.
         item_count: Items of the catalogue, N.
+        weights: (interactions,); None: all weigh 1.
 
     Returns:
         (N,) float32.
@@ -140,7 +145,7 @@ def popularity_scores(train_items: Tensor, item_count: int) -> Tensor:
     Raises:
         ValueError: If an item row is not below `item_count`.
     """
-    counts = torch.bincount(train_items, minlength=item_count)
+    counts = torch.bincount(train_items, weights, minlength=item_count)
     if len(counts) > item_count:
         raise ValueError(f"item row {len(counts) - 1}, expected 0 to {item_count - 1}")
     return counts.float()

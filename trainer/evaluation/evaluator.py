@@ -20,6 +20,7 @@ from trainer.errors import DataError
 from trainer.evaluation.baselines import check_item_limits, make_ranker, popularity_scores
 from trainer.evaluation.beyond_accuracy import BeyondAccuracy, TrainingFacts, training_facts
 from trainer.evaluation.metrics import metrics_by_user
+from trainer.evaluation.rating_errors import RatingErrors, RatingMeter, RatingTarget
 from trainer.evaluation.tie_order import TieOrder, tied_lists
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.retriever import TowerPair, candidate_vectors, query_vectors
@@ -44,6 +45,7 @@ class Protocol:
         per_user: Whether to return the metrics of every user.
         option_prefix: What the running command writes before its options of a protocol, for messages:
             `--evaluation.` for `train`, `--` for `evaluate`.
+        target: What scores were fitted to, to compute the errors of ratings; None: they predict none.
     """
 
     split: str = "test"
@@ -56,6 +58,7 @@ class Protocol:
     beyond: bool = False
     per_user: bool = False
     option_prefix: str = "--evaluation."
+    target: RatingTarget | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Evaluation:
         per_user: The model's metrics, (users,) each in the order of user rows, if the protocol asks for them.
         left_out: Number of items that are retained from an earlier run and therefore not ranked.
         tied: Number of users in whose list the model gives two items the same score.
+        ratings: Errors of predicted values, if the protocol asks for them and there are values.
+        seen_share: Share of the places of the model's longest lists that seen items take; 0 if masked.
+        whole_lists: Number of users whose shortest list holds every item that may be in it.
     """
 
     split: str
@@ -83,6 +89,9 @@ class Evaluation:
     per_user: dict[str, np.ndarray] = field(default_factory=dict)
     left_out: int = 0
     tied: int = 0
+    ratings: RatingErrors | None = None
+    seen_share: float = 0.0
+    whole_lists: int = 0
 
     @property
     def mostly_tied(self) -> bool:
@@ -120,11 +129,14 @@ def evaluate(
     names = protocol.baselines if world.is_first else ()
     rankers = {name: make_ranker(name, dataset, k, protocol.seed) for name in names}
     facts = _training_facts(dataset, users) if protocol.beyond and world.is_first else None
+    errors = None
+    if protocol.target and dataset.train.values is not None:
+        errors = RatingMeter(dataset, protocol.split, protocol.target, world.device)
     meters: dict[str, _Meter] = {}
-    tied = 0
+    tied = seen_places = 0
     for start in _with_progress(range(0, len(users), protocol.chunk), len(users), world.is_first):
         rows = users[start : start + protocol.chunk]
-        ranked = _rank_chunk(tower_pairs, items, rows, seen, world, protocol, order)
+        ranked = _rank_chunk(tower_pairs, items, rows, seen, world, protocol, order, errors)
         if ranked is None:
             continue
         ranked, ties = ranked[:, :k], ranked[:, k]
@@ -134,6 +146,9 @@ def evaluate(
         lists = {"model": ranked} | {name: ranker(rows, exclude) for name, ranker in rankers.items()}
         for name, ranking in lists.items():
             meters.setdefault(name, _Meter(protocol, facts)).add(ranking, truth, start)
+        if seen is None:
+            seen_places += int(hits(ranked, _item_lists(dataset.seen(protocol.split), rows)).sum())
+    ratings = errors.total(world) if errors else None
     if not world.is_first:
         return None
     return Evaluation(
@@ -146,6 +161,9 @@ def evaluate(
         per_user=meters["model"].per_user() if protocol.per_user else {},
         left_out=dataset.item_count - dataset.evaluated_items,
         tied=tied,
+        ratings=ratings,
+        seen_share=seen_places / (len(users) * min(k, dataset.evaluated_items)),
+        whole_lists=_whole_lists(users, seen, dataset.evaluated_items, min(protocol.ks)),
     )
 
 
@@ -232,8 +250,9 @@ def _rank_chunk(
     world: World,
     protocol: Protocol,
     order: TieOrder,
+    errors: RatingMeter | None,
 ) -> torch.Tensor | None:
-    """Rank items for the users in `rows`.
+    """Rank items for the users in `rows`; a rank that has users' vectors adds their errors to `errors`.
 
     Returns:
         (len(rows), k + 1) on rank 0, None elsewhere: k item rows, and 1 where two of their scores are equal.
@@ -248,9 +267,16 @@ def _rank_chunk(
     vectors = query_vectors(tower_pairs, mine, world.device)
     if protocol.sharded:
         assert items is not None
-        return _to_cpu(world.gather_to_first(rank(vectors, items, mine), counts))
+        ranked = rank(vectors, items, mine)
+        if errors:
+            errors.add(mine, vectors, items)
+        return _to_cpu(world.gather_to_first(ranked, counts))
     gathered = world.gather_to_first(vectors, counts)
-    return None if gathered is None or items is None else rank(gathered, items, rows).cpu()
+    if gathered is None or items is None:
+        return None
+    if errors:
+        errors.add(rows, gathered, items)
+    return rank(gathered, items, rows).cpu()
 
 
 def _item_vectors(
@@ -274,6 +300,12 @@ def _item_vectors(
             block = slice(rows[0], rows[-1] + 1)
             matrix[block if order is None else order.places[block]] = gathered
     return matrix
+
+
+def _whole_lists(users: np.ndarray, seen: Ragged | None, item_count: int, k: int) -> int:
+    """Count the users with at most k items to rank."""
+    ranked = item_count - (np.zeros(len(users), int) if seen is None else seen.lengths()[users])
+    return int(np.count_nonzero(ranked <= k))
 
 
 def _item_lists(bags: Ragged, rows: np.ndarray, world: World | None = None) -> ItemLists:

@@ -2,9 +2,15 @@
 
 from trainer.config.baselines import BASELINES
 from trainer.evaluation.bootstrap import Difference
+from trainer.evaluation.rating_errors import RatingErrors
+from trainer.formatting import format_count
 
 WIDTH = 80
 NAME_WIDTH = 20
+FEW_PLACES = 0.1
+"""Share of a list's places below which it hardly matters whether seen items stand there."""
+NEAR_CHANCE = 1.5
+"""Multiple of the figure of random lists up to which a model's lists are said to be as good as chance."""
 
 
 def results_table(results: dict[str, dict[str, float]], starred: bool = True) -> str:
@@ -37,8 +43,10 @@ def verdict(
     *,
     seen: str = "mask",
     option_prefix: str = "--evaluation.",
+    seen_share: float = 1.0,
+    ratings: RatingErrors | None = None,
 ) -> str:
-    """Say whether the model beats each baseline that `results` holds.
+    """Say whether the model beats each baseline that `results` holds, and what its figures are due to.
 
     Any model must beat the baselines that are not personalized. The others need no training, so a model that
     loses to one of them is not worth its training.
@@ -49,6 +57,8 @@ def verdict(
         model: The ranker that is judged.
         seen: `mask` or `keep`, the protocol of the results.
         option_prefix: What the running command writes before `seen`.
+        seen_share: Share of the places of the model's lists that seen items take.
+        ratings: Errors of a model that predicts values.
     """
     value = results[model][metric]
     baselines = {name: results[name][metric] for name in BASELINES if name in results}
@@ -61,13 +71,28 @@ def verdict(
     if not losses or (wins and not below_a_floor):
         listed = " and ".join([", ".join(wins[:-1]), wins[-1]] if len(wins) > 1 else wins)
         sentences.insert(0, f"{metric} {value:.4f}: {listed}." if wins else f"{metric} {value:.4f}.")
+    if ratings:
+        random = baselines.get("random")
+        sentences += _of_ratings(ratings, random is not None and value <= NEAR_CHANCE * random)
     if seen == "keep":
-        sentences.append(
-            "This protocol also ranks items that the user already has, so the better a model knows what was "
-            "seen, the worse it scores: compare figures with seen items masked instead "
-            f"({option_prefix}seen mask)."
-        )
+        sentences.append(_of_seen_items(seen_share, option_prefix))
     return " ".join(sentences)
+
+
+def ratings_table(ratings: RatingErrors) -> str:
+    """Format the errors of a model that predicts values beside those of the training mean, and its scores."""
+    rows = {
+        "model": {"rmse": ratings.rmse, "mae": ratings.mae},
+        f"always {ratings.mean:.2f}": {"rmse": ratings.mean_rmse, "mae": ratings.mean_mae},
+    }
+    return "\n".join(
+        [
+            f"Errors on {format_count(ratings.interactions, 'rating')}, and scores as mean +- deviation",
+            results_table(rows, starred=False),
+            f"scores of seen items {_spread(ratings.seen_mean, ratings.seen_sd)}, "
+            f"of all others {_spread(ratings.unseen_mean, ratings.unseen_sd)}",
+        ]
+    )
 
 
 def comparison(differences: dict[str, Difference], other: str, users: int, metric: str) -> str:
@@ -91,18 +116,46 @@ def comparison(differences: dict[str, Difference], other: str, users: int, metri
     )
 
 
+def _of_ratings(ratings: RatingErrors, near_chance: bool) -> list[str]:
+    against = f"RMSE {ratings.rmse:.3g} against {ratings.mean_rmse:.3g}"
+    than = "than the training mean, said of every pair"
+    order = "better" if ratings.rmse < ratings.mean_rmse else "worse"
+    spread = (
+        f"Pairs without a rating are never fitted: scores of seen items are "
+        f"{_spread(ratings.seen_mean, ratings.seen_sd)}, those of all others "
+        f"{_spread(ratings.unseen_mean, ratings.unseen_sd)}"
+    )
+    if near_chance and ratings.unseen_sd > ratings.seen_sd:
+        spread += ", and the largest of these, which come first, are noise"
+    return [f"Ratings are predicted {order} {than} ({against}).", f"{spread}."]
+
+
+def _of_seen_items(share: float, option_prefix: str) -> str:
+    taken = f"Items that the user already has are ranked too, and take {share:.1%} of the places"
+    if share < FEW_PLACES:
+        return f"{taken}: masking them ({option_prefix}seen mask) would change little."
+    return (
+        f"{taken}, so the better a model knows what was seen, the worse it scores: compare figures with seen "
+        f"items masked instead ({option_prefix}seen mask)."
+    )
+
+
+def _spread(mean: float, deviation: float) -> str:
+    return f"{mean:.1f} +- {deviation:.2g}" if deviation < 10 else f"{mean:.1f} +- {deviation:.0f}"
+
+
 def _significance(found: Difference, users: int, metric: str) -> str:
     if found.difference == found.low == found.high == 0:
         return f"{metric}: no user is served differently."
     if found.low <= 0 <= found.high:
         return (
-            f"{metric}: no difference can be told. The interval holds 0, so {users:,} other users might turn "
-            "the order over."
+            f"{metric}: no difference can be told. The interval holds 0, so another "
+            f"{format_count(users, 'user')} might turn the order over."
         )
     better = "better" if found.difference > 0 else "worse"
     return (
         f"{metric}: this run is {better} by {abs(found.difference):.4f}, more than the choice of "
-        f"{users:,} users explains."
+        f"{format_count(users, 'user')} explains."
     )
 
 

@@ -1,7 +1,9 @@
 """Losses: pure functions of tensors that return one loss a row, in nats (`mse`: squared units of the value).
 
 A *positive* is an observed (row, candidate) pair. A *seen* pair is no negative: the row's positives and
-the other training items of the row's user. Facts about each loss are in `trainer.config.losses`.
+the other training items of the row's user. An *explicit negative* is a pair that the user has judged low: it
+competes as any negative does, and has a term of its own, see `trainer.model.explicit_negatives`. Facts about
+each loss are in `trainer.config.losses`.
 
 Names end in the shape of the tensor:
     B: rows, each with a query vector.
@@ -9,6 +11,7 @@ Names end in the shape of the tensor:
     D: width of a vector.
     P: positives of all rows together.
     K: seen pairs of all rows together.
+    M: explicit negatives of all rows together.
 """
 # Shapes are capitals.
 # ruff: noqa: N803, N806
@@ -16,17 +19,16 @@ Names end in the shape of the tensor:
 import math
 from collections.abc import Callable
 from pkgutil import resolve_name
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from trainer.config.losses import loss_spec
+from trainer.model.explicit_negatives import AllGather, explicit_negative_losses
 
 LOG_2 = math.log(2)
-AllGather: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-"""From this process's (...) values those of all processes, (processes, ...)."""
 
 
 def loss_function(name: str) -> Callable[..., torch.Tensor]:
@@ -46,12 +48,20 @@ def multi_positive_softmax(
     log_q_C: torch.Tensor | None = None,
     counts_B: torch.Tensor | None = None,
     all_gather: AllGather | None = None,
+    weights_P: torch.Tensor | None = None,
+    negatives_2M: torch.Tensor | None = None,
+    negative_weights_M: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the softmax of each positive against its row's negatives, averaged over the row's positives.
 
     The loss of a positive is softplus(logsumexp over negatives of (score - log_q) - score of the positive):
     a row's other positives do not compete with it, and the correction applies to negatives alone, since a
-    positive is in its own row's candidate set with certainty.
+    positive is in its own row's candidate set with certainty. With weights w of positives p and v of explicit
+    negatives n, the loss of a row is
+
+        (sum over p of w_p loss_p + sum over n of v_n loss_n) / (sum of w + sum of v)
+
+    where loss_n is that of `explicit_negative_losses`.
 
     The candidates may be split over processes, each of which has the queries of all rows: then `candidates`,
     `positives`, `seen` and `log_q` are those of this process, and the losses and the gradient of the queries
@@ -63,8 +73,12 @@ def multi_positive_softmax(
         positives_2P: Row indices, then candidate indices, int64. A row without positives has a loss of NaN.
         seen_2K: (row, candidate) pairs that are not negatives, int64; includes all positives.
         log_q_C: Natural log of the chance that a candidate is in the set; None: no correction.
-        counts_B: Positives of each row in all processes, int64; None: those given.
+        counts_B: Positives of each row in all processes or, with weights, the sum of all of the row's; None:
+            those given.
         all_gather: Gathers values of all processes; None: there are no others.
+        weights_P: Weights of the positives, above 0; None: all weigh 1.
+        negatives_2M: Explicit negatives, (row, candidate) as in `positives`; None: there are none.
+        negative_weights_M: Their weights.
 
     Returns:
         Losses of the rows, (B,), in nats.
@@ -74,24 +88,37 @@ def multi_positive_softmax(
         candidates).
     """
     if counts_B is None:
-        counts_B = _positives_by_row(positives_2P[0], len(query_BD))
-    return _MultiPositiveSoftmax.apply(
-        query_BD, candidates_CD, positives_2P, seen_2K, log_q_C, counts_B, all_gather
+        counts_B = _totals_by_row(positives_2P, weights_P, negatives_2M, negative_weights_M, len(query_BD))
+    losses_B = _MultiPositiveSoftmax.apply(
+        query_BD, candidates_CD, positives_2P, seen_2K, log_q_C, counts_B, all_gather, weights_P
+    )
+    if negatives_2M is None or negative_weights_M is None:
+        return losses_B
+    return losses_B + explicit_negative_losses(
+        query_BD,
+        candidates_CD,
+        positives_2P,
+        negatives_2M,
+        negative_weights_M,
+        counts_B,
+        weights_P=weights_P,
+        all_gather=all_gather,
     )
 
 
 class _MultiPositiveSoftmax(torch.autograd.Function):
     """The loss with a gradient derived by hand: C x B scores are written twice instead of a dozen times.
 
-    With s the scores, n_b the number of positives of row b, N_b its negatives, sigma the sigmoid:
+    With s the scores, n_b the number of positives of row b, N_b its negatives, sigma the sigmoid, and u_p the
+    weight of positive p (1 without weights; with them n_b is the sum of the row's weights):
 
         w_cb = exp(s_cb - log q_c) for c in N_b, otherwise 0         W_b = sum over c of w_cb
-        g_p  = log W_b - s_p for a positive p of row b               L_b = sum over p of softplus(g_p) / n_b
+        g_p  = log W_b - s_p for a positive p of row b        L_b = sum over p of u_p softplus(g_p) / n_b
 
-        dL_b/ds_cb = w_cb / W_b * S_b / n_b   for c in N_b           S_b = sum over p of sigma(g_p)
-        dL_b/ds_p  = -sigma(g_p) / n_b        for a positive p
+        dL_b/ds_cb = w_cb / W_b * S_b / n_b   for c in N_b           S_b = sum over p of u_p sigma(g_p)
+        dL_b/ds_p  = -u_p sigma(g_p) / n_b    for a positive p
 
-    Both are S_b / (W_b n_b) times one matrix, which has w_cb at negatives and -W_b sigma(g_p) / S_b at
+    Both are S_b / (W_b n_b) times one matrix, which has w_cb at negatives and -W_b u_p sigma(g_p) / S_b at
     positives. It takes the place of the scores in the forward pass; dL/dquery and dL/dcandidates are its
     products with the candidates and with the scaled queries. All w and W are divided by the largest w_cb of
     the row.
@@ -109,6 +136,7 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         log_q_C: torch.Tensor | None,
         counts_B: torch.Tensor,
         all_gather: AllGather | None,
+        weights_P: torch.Tensor | None,
     ) -> torch.Tensor:
         ctx.width, ctx.dtype = query_BD.shape[1], query_BD.dtype
         device = query_BD.device.type
@@ -130,7 +158,7 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         scores_CB.view(-1).index_fill_(0, flat_K, -torch.inf)
         weights_CB, largest_B, total_B = _weights(scores_CB, all_gather)
         gaps_P = ((total_B.log2() + largest_B).index_select(0, rows_P) - positive_scores_P) * LOG_2
-        slopes_P = gaps_P.sigmoid()
+        slopes_P = _weighted(gaps_P.sigmoid(), weights_P)
         slopes_B = torch.zeros_like(total_B).index_add_(0, rows_P, slopes_P)
         slopes_B = slopes_B if all_gather is None else all_gather(slopes_B).sum(0)
         # Slopes may be as small as a float can be, and total / slopes would overflow. A power of 2 in both
@@ -142,7 +170,7 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         weights_CB.view(-1).index_add_(0, flat_P, positive_weights_P, alpha=-1)
         factors_B = slopes_B / total_B.clamp_min(limits.tiny) / counts_B
         ctx.save_for_backward(query_BD, candidates_CD, weights_CB, factors_B)
-        return _mean_by_row(functional.softplus(gaps_P), rows_P, counts_B)
+        return _mean_by_row(_weighted(functional.softplus(gaps_P), weights_P), rows_P, counts_B)
 
     @staticmethod
     @once_differentiable
@@ -155,7 +183,7 @@ class _MultiPositiveSoftmax(torch.autograd.Function):
         query_gradient_BD = (weights_CB.T @ candidates_CD).to(ctx.dtype) * factors_B1
         candidate_gradient_CD = (weights_CB @ (query_BD * factors_B1).to(query_BD.dtype)).to(ctx.dtype)
         width = ctx.width
-        return query_gradient_BD[:, :width], candidate_gradient_CD[:, :width], None, None, None, None, None
+        return query_gradient_BD[:, :width], candidate_gradient_CD[:, :width], *[None] * 6
 
 
 def bayesian_personalised_ranking(
@@ -165,11 +193,15 @@ def bayesian_personalised_ranking(
     seen_2K: torch.Tensor,
     log_q_C: torch.Tensor | None = None,
     counts_B: torch.Tensor | None = None,
+    weights_P: torch.Tensor | None = None,
+    negatives_2M: torch.Tensor | None = None,
+    negative_weights_M: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the loss of ranking a positive above a negative, over all of the row's negatives at once.
 
     Rendle's loss draws one negative; this is its expectation over the candidate set, in which a candidate
-    that was unlikely to be drawn weighs more. Takes P x C memory: meant for rows of one positive.
+    that was unlikely to be drawn weighs more. Takes P x C memory: meant for rows of one positive. Weights and
+    explicit negatives enter as in `multi_positive_softmax`.
 
     Args:
         query_BD: Query vectors.
@@ -177,7 +209,10 @@ def bayesian_personalised_ranking(
         positives_2P: As in `multi_positive_softmax`.
         seen_2K: As in `multi_positive_softmax`.
         log_q_C: As in `multi_positive_softmax`.
-        counts_B: Positives of each row, int64; None: those given.
+        counts_B: As in `multi_positive_softmax`.
+        weights_P: As in `multi_positive_softmax`.
+        negatives_2M: As in `multi_positive_softmax`.
+        negative_weights_M: As in `multi_positive_softmax`.
 
     Returns:
         Losses of the rows, (B,), in nats.
@@ -193,10 +228,21 @@ def bayesian_personalised_ranking(
     weights_BC[tuple(seen_2K)] = 0
     weights_BC = weights_BC / weights_BC.sum(1, keepdim=True).clamp_min(torch.finfo(weights_BC.dtype).tiny)
     gaps_PC = scores_BC[rows_P] - scores_BC[tuple(positives_2P)].unsqueeze(1)
-    losses_P = (weights_BC[rows_P] * functional.softplus(gaps_PC)).sum(1)
+    losses_P = _weighted((weights_BC[rows_P] * functional.softplus(gaps_PC)).sum(1), weights_P)
     if counts_B is None:
-        counts_B = _positives_by_row(rows_P, len(query_BD))
-    return _mean_by_row(losses_P, rows_P, counts_B)
+        counts_B = _totals_by_row(positives_2P, weights_P, negatives_2M, negative_weights_M, len(query_BD))
+    losses_B = _mean_by_row(losses_P, rows_P, counts_B)
+    if negatives_2M is None or negative_weights_M is None:
+        return losses_B
+    return losses_B + explicit_negative_losses(
+        query_BD,
+        candidates_CD,
+        positives_2P,
+        negatives_2M,
+        negative_weights_M,
+        counts_B,
+        weights_P=weights_P,
+    )
 
 
 def mean_squared_error(
@@ -232,9 +278,25 @@ def binary_cross_entropy(
     return functional.binary_cross_entropy_with_logits(scores_B, labels_B, reduction="none")
 
 
-def _positives_by_row(rows_P: torch.Tensor, rows: int) -> torch.Tensor:
+def _totals_by_row(
+    positives_2P: torch.Tensor,
+    weights_P: torch.Tensor | None,
+    negatives_2M: torch.Tensor | None,
+    negative_weights_M: torch.Tensor | None,
+    rows: int,
+) -> torch.Tensor:
+    """Return the number of each row's positives or, with weights, the sum of all of the row's weights."""
     # torch.bincount would make the CPU wait for a GPU.
-    return rows_P.new_zeros(rows).index_add_(0, rows_P, torch.ones_like(rows_P))
+    rows_P = positives_2P[0]
+    weights_P = torch.ones_like(rows_P) if weights_P is None else weights_P
+    totals_B = weights_P.new_zeros(rows).index_add_(0, rows_P, weights_P)
+    if negatives_2M is None or negative_weights_M is None:
+        return totals_B
+    return totals_B.to(negative_weights_M.dtype).index_add_(0, negatives_2M[0], negative_weights_M)
+
+
+def _weighted(values_P: torch.Tensor, weights_P: torch.Tensor | None) -> torch.Tensor:
+    return values_P if weights_P is None else values_P * weights_P
 
 
 def _flat(pairs_2P: torch.Tensor, rows: int) -> torch.Tensor:

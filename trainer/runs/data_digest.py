@@ -48,6 +48,8 @@ def data_digests(dataset: Dataset) -> dict[str, str]:
 def _columns(dataset: Dataset) -> dict[str, dict[str, Column]]:
     """Return the columns that each digest is of, by name."""
     columns: dict[str, dict[str, Column]] = {name: vars(getattr(dataset, name)) for name in PARTS}
+    if dataset.negatives is not None:
+        columns["negatives"] = vars(dataset.negatives)
     attributes: dict[str, Column] = {"titles": dataset.titles}
     for side, features in (("user", dataset.user_features), ("item", dataset.item_features)):
         for name, feature in features.items():

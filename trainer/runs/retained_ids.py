@@ -21,7 +21,7 @@ from trainer.batching.tower_inputs import USER, Inputs
 from trainer.dataset import storage
 from trainer.dataset.attributes import Feature, Ragged
 from trainer.dataset.dataset import Dataset, open_dataset, write_feature
-from trainer.dataset.split import PARTS
+from trainer.dataset.split import NEGATIVES, PARTS
 from trainer.dataset.vocabulary import Vocabulary
 from trainer.errors import DataError
 
@@ -271,6 +271,8 @@ def _write(
         empty = Ragged(np.zeros(len(users.ids) + 1, np.int64), np.empty(0, np.int32))
         by_user = storage.map_ragged(dataset.folder, f"by_user_{split}")
         storage.write_ragged(folder, f"by_user_{split}", _insert_rows(by_user, empty, before_last=True))
+    for path in dataset.folder.glob(f"{NEGATIVES}_*.npy"):
+        _link(path, folder / path.name)
     for name, ragged in (("known", dataset.seen("test")), ("history", dataset.history())):
         storage.write_ragged(folder, f"by_user_{name}", _insert_rows(ragged, histories, before_last=True))
     if held_out is not None:  # beside the test split, in which nobody looks for them

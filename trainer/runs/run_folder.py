@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -294,4 +294,14 @@ def evaluation_report(run: Path, step: int, evaluation: Evaluation) -> dict[str,
     beyond = {"beyond": evaluation.beyond} if evaluation.beyond else {}
     left_out = {"left_out": evaluation.left_out} if evaluation.left_out else {}
     tied = {"tied": evaluation.tied} if evaluation.mostly_tied else {}
-    return {"run": str(run), "step": step, **protocol, **left_out, **tied, **evaluation.rankers, **beyond}
+    ratings = {"ratings": asdict(evaluation.ratings)} if evaluation.ratings else {}
+    return {
+        "run": str(run),
+        "step": step,
+        **protocol,
+        **left_out,
+        **tied,
+        **evaluation.rankers,
+        **beyond,
+        **ratings,
+    }

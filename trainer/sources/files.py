@@ -55,6 +55,7 @@ def read_tables(
     encoding: str = "utf-8",
     separator: str | None = None,
     columns: Sequence[str] | None = None,
+    weight_column: str | None = None,
 ) -> SourceTables:
     """Read interactions, optional held-out ones and attributes; columns are found by name.
 
@@ -95,6 +96,7 @@ def read_tables(
         batches = []
         for table in files[part]:
             optional = _optional(table, value_column, timestamp_column)
+            optional += _weight(table.rows, weight_column)
             first = optional if first is None else first
             _check_same(table.rows, optional, files[part][0].rows, first)
             ids = [_id("user", user_column, user, table), _id("item", item_column, item, table)]
@@ -245,6 +247,19 @@ def _check_same(rows: Rows, columns: list[Column], first: Rows, expected: list[C
             f"{with_it.path.name} has it. Give all files the same columns, or leave it unread: "
             f"--data.{name}_column null"
         )
+
+
+def _weight(rows: Rows, weight_column: str | None) -> list[Column]:
+    """Return the column of weights, if one is asked for."""
+    if weight_column is None:
+        return []
+    source = _found(rows, weight_column)
+    if source is None:
+        raise DataError(
+            f"{rows.path}: no column {weight_column!r}, found {', '.join(rows.names)}. "
+            "Name another, or leave the option out: --data.weight_column NAME"
+        )
+    return [Column("weight", source, pa.float32(), "a number from 0 up", (0, LARGEST_VALUE))]
 
 
 def _attributes(format: Format, files: list[Rows], key: Column, bad: BadRows) -> pa.Table:

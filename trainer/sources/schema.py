@@ -14,8 +14,9 @@ class SourceTables:
 
     Attributes:
         interactions: Record batches with the columns `user_id` and `item_id` (both int64, or both/either
-            string; no nulls), and, where the source has them, `value` (float32) and `timestamp` (int64
-            seconds); every batch has the same schema. Can be consumed once, in file order.
+            string; no nulls), and, where the source has them, `value` (float32), `timestamp` (int64
+            seconds) and `weight` (float32 from 0 up); every batch has the same schema. Can be consumed once,
+            in file order.
         held_out: The same for a separate held-out file, or None.
         users: A row a user: `user_id`, then attributes; or None. Users without interactions may occur.
         items: A row an item: `item_id`, perhaps `title` (string), then attributes; or None. An attribute

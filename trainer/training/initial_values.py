@@ -93,13 +93,16 @@ def scaled(source: np.ndarray, factor: float) -> Block:
 def popularity_bias(dataset: Dataset, prior: float, trains_reserved_item: bool) -> Block:
     """Return centred log popularity times `prior`, where an item without interactions counts as half of one.
 
+    Popularity is the number of training interactions, or the sum of their weights.
+
     So does the reserved last row, which all such items share. Where it is trained, it represents items of any
     popularity, and starts at the mean popularity of items with interactions.
     """
-    counts = np.bincount(dataset.train.items, minlength=dataset.item_count + 1).astype(np.float64)
+    counts = np.append(dataset.item_popularity(), 0.0)
     if trains_reserved_item:
         counts[-1] = counts[counts > 0].mean()
-    logarithm = np.log(np.maximum(counts, 0.5))
+    weights = dataset.train.weights
+    logarithm = np.log(np.maximum(counts, 0.5 if weights is None else weights.min() / 2))
     bias = (prior * (logarithm - logarithm[:-1].mean())).astype(np.float32)
     return scaled(np.repeat(bias[:, None], BIAS_DIM, axis=1), 1.0)
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from trainer.batching.prefetch import in_advance
 from trainer.batching.sampler import Batches, batches
+from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig
+from trainer.config.schema import LossConfig
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.determinism import all_algorithms
 from trainer.distributed.preemption import Preemption
 from trainer.distributed.world import World
 from trainer.evaluation.evaluator import Evaluation, Protocol, evaluate
+from trainer.evaluation.rating_errors import RatingTarget
 from trainer.runs.checkpoint_policy import CheckpointPolicy
 from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.validation_history import SavedProgress, Stopwatch, ValidationHistory
@@ -137,7 +140,15 @@ def protocol(
         settings.sharded,
         config.run.seed,
         settings.baselines if baselines is None else baselines,
+        target=_rating_target(config.loss),
     )
+
+
+def _rating_target(loss: LossConfig) -> RatingTarget | None:
+    spec = loss_spec(loss.name)
+    if not spec.needs_values:
+        return None
+    return RatingTarget(loss.positive_value if spec.binary_values else None)
 
 
 def evaluate_model(
@@ -154,6 +165,6 @@ def validate(
     """Return the model's figures on the validation split, on every rank, so that all decide alike."""
     # Seen items are masked, whatever the final evaluation does: with them ranked too, the best weights would
     # be those that have learned least of the training split.
-    masked = replace(protocol(config, "validation", baselines=()), seen="mask")
+    masked = replace(protocol(config, "validation", baselines=()), seen="mask", target=None)
     evaluation = evaluate_model(components, dataset, world, masked)
     return world.on_first(lambda: evaluation.rankers["model"] if evaluation else {})

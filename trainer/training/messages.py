@@ -4,14 +4,18 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trainer.batching.sampler import BatchPlan
+from trainer.config.losses import loss_spec
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
-from trainer.evaluation.results_table import comparison, results_table, verdict
+from trainer.evaluation.results_table import comparison, ratings_table, results_table, verdict
 from trainer.formatting import format_count
 from trainer.inspection.dataset_summary import known_text, repeats_text
+from trainer.planning.plan import Plan
 from trainer.runs.resume import resume_command
 from trainer.runs.validation_history import ValidationHistory
 from trainer.runs.warm_start import WarmStart
@@ -36,11 +40,12 @@ def choice_text(decided: dict[str, Any], choice: Choice) -> str:
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in decided.items()
     )
-    *others, last = (f"{users:,}" for users in choice.users)
-    users = (
-        f"validation parts of {', '.join(others)} and {last}" if others else f"a validation part of {last}"
-    )
-    lines = [_wrapped(f"Chosen by {choice.metric} on {users} users: {values}.")]
+    *others, last = choice.users
+    users = f"a validation part of {format_count(last, 'user')}"
+    if others:
+        counts = ", ".join(f"{count:,}" for count in others)
+        users = f"validation parts of {counts} and {format_count(last, 'user')}"
+    lines = [_wrapped(f"Chosen by {choice.metric} on {users}: {values}.")]
     for name, figures in (
         ("temperature", choice.temperatures),
         ("closed form, penalty", choice.penalties),
@@ -65,24 +70,59 @@ def opening_text(
         for table in components.plan.tables
     )
     idle = [str(rank) for rank in components.plan.idle_ranks]
-    sizes = f"{dataset.name}: {dataset.user_count:,} users, {dataset.item_count:,} {dataset.item_name}s, " + (
-        f"{len(dataset.train):,} training interactions, all there are"
-        if dataset.report["split"] == "none"
-        else f"{len(dataset.train):,} training and {len(dataset.test):,} test interactions"
+    counted = f"{len(dataset.train):,} training and {format_count(len(dataset.test), 'test interaction')}"
+    if dataset.report["split"] == "none":
+        counted = f"{format_count(len(dataset.train), 'training interaction')}, all there are"
+    sizes = (
+        f"{dataset.name}: {format_count(dataset.user_count, 'user')}, "
+        f"{format_count(dataset.item_count, dataset.item_name)}, {counted}"
     )
-    ranks = f"{world.size} rank{'s' if world.size > 1 else ''} on {world.device.type}"
-    lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}")]
+    ranks = f"{format_count(world.size, 'rank')} on {world.device.type}"
+    lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}"), _wrapped(_tables_text(components.plan))]
     for text in (known_text(dataset, LITTLE_KNOWN), repeats_text(dataset)):
         if text:
             lines.insert(1, _wrapped(text))
     if dataset.report["skipped"]:
-        lines.insert(0, f"{dataset.report['skipped']:,} rows that cannot be read were skipped.")
+        skipped = int(dataset.report["skipped"])
+        were = "was" if skipped == 1 else "were"
+        lines.insert(0, f"{format_count(skipped, 'row')} that cannot be read {were} skipped.")
     lines[:0] = [_wrapped(f"{note}.") for note in dataset.notes]
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")
     if warning := correction_text(plan):
         lines.append(_wrapped(warning))
     return "\n".join([*lines, f"Run: {run}"])
+
+
+def _tables_text(plan: Plan) -> str:
+    text = "Tables are rows x width; those of ids have one row more, for unknown ids"
+    if any(table.name.endswith("_low_rank") for table in plan.tables):
+        text += "; *_low_rank hold a closed form, which is not trained"
+    return f"{text}."
+
+
+def values_text(dataset: Dataset, min_value: float | None, loss: str) -> str | None:
+    """Return what the values of interactions mean to a loss that ranks; None where it goes without saying.
+
+    Args:
+        dataset: Interactions.
+        min_value: Smallest value of a positive, if one was given.
+        loss: Name of the loss.
+    """
+    train = dataset.train
+    if dataset.negatives is not None:
+        negatives = format_count(len(dataset.negatives), "training interaction")
+        return f"{negatives} with values below {min_value:g} are explicit negatives."
+    if train.values is None or min_value is not None or loss_spec(loss).needs_values:
+        return None
+    least, largest = float(train.values.min()), float(train.values.max())
+    if least == largest:
+        return None
+    return _wrapped(
+        f"Every interaction counts as a positive, whatever its value (from {least:g} to {largest:g}). If low "
+        f"values mean dislike, name the least that does not: --data.min_value {np.median(train.values):g}; "
+        "--data.negatives use trains on the others as negatives."
+    )
 
 
 def correction_text(plan: BatchPlan) -> str | None:
@@ -155,7 +195,10 @@ def closing_text(
     if history.validations:
         done[-2] += f" (99% of the best after {seconds['to_99_percent_of_best']:.1f} s)"
         done.insert(-1, f"validated in {seconds['validate']:.1f} s")
-        validated = [_wrapped(validation_text(history))]
+        sentences = validation_text(history)
+        if evaluation and evaluation.split == "test":
+            sentences += " The table is of the test part, by which nothing was chosen."
+        validated = [_wrapped(sentences)]
     times = _wrapped(f"{', '.join(done).capitalize()}.")
     results = evaluation_text(dataset, evaluation) if evaluation else _wrapped(unmeasured_text(dataset))
     return "\n".join(["", results, *validated, times])
@@ -200,21 +243,23 @@ def evaluation_text(dataset: Dataset, evaluation: Evaluation, option_prefix: str
         evaluation: What is shown.
         option_prefix: What the running command writes before its options of a protocol.
     """
-    seen = "masked" if evaluation.seen == "mask" else "kept"
-    protocol = (
-        f"{dataset.name}, {evaluation.split} part, {evaluation.users:,} users, "
-        f"{evaluation.items:,} {dataset.item_name}s, seen items {seen}"
-    )
-    if evaluation.left_out:
-        protocol += (
-            f"\n{evaluation.left_out:,} {dataset.item_name}s kept from an earlier run are left out, as "
-            "nobody can be looking for them"
-        )
     metric = main_metric(evaluation)
-    summary = verdict(evaluation.rankers, metric, seen=evaluation.seen, option_prefix=option_prefix)
-    lines = [protocol, results_table(evaluation.rankers), textwrap.fill(summary, 80)]
+    summary = verdict(
+        evaluation.rankers,
+        metric,
+        seen=evaluation.seen,
+        option_prefix=option_prefix,
+        seen_share=evaluation.seen_share,
+        ratings=evaluation.ratings,
+    )
+    lines = [protocol_text(dataset, evaluation), results_table(evaluation.rankers)]
+    if len(evaluation.rankers) > 1:
+        lines.append("* the best of its column")
     if evaluation.mostly_tied:
         lines.append(_wrapped(ties_text(evaluation)))
+    if evaluation.ratings:
+        lines.append(ratings_table(evaluation.ratings))
+    lines += [textwrap.fill(text, 80) for text in (*trivial_text(dataset, evaluation), summary)]
     if evaluation.beyond:
         lines += ["", beyond_text(evaluation.beyond)]
     return "\n".join(lines)
@@ -227,6 +272,42 @@ def ties_text(evaluation: Evaluation) -> str:
         "the same score. These are ranked by a hash of their ids, so the figures are partly chance. Train "
         "longer (--run.epochs) or with a higher --optimizer.learning_rate, so that items are told apart."
     )
+
+
+def protocol_text(dataset: Dataset, evaluation: Evaluation) -> str:
+    """Return on what an evaluation was made: which users of how many and why, items, and seen items."""
+    name = dataset.item_name
+    users = format_count(evaluation.users, "user")
+    if others := dataset.user_count - evaluation.users:
+        have = "has" if others == 1 else "have"
+        all_users = format_count(dataset.user_count, "user")
+        users = f"{evaluation.users:,} of {all_users} ({others:,} {have} nothing to be found)"
+    seen = "masked" if evaluation.seen == "mask" else "kept"
+    items = format_count(evaluation.items, name)
+    lines = [_wrapped(f"{dataset.name}, {evaluation.split} part, {users}, {items}, seen items {seen}")]
+    if evaluation.left_out:
+        left_out = format_count(evaluation.left_out, name)
+        be = "is" if evaluation.left_out == 1 else "are"
+        lines.append(
+            _wrapped(f"{left_out} kept from an earlier run {be} left out, as nobody can be looking for them")
+        )
+    return "\n".join(lines)
+
+
+def trivial_text(dataset: Dataset, evaluation: Evaluation) -> list[str]:
+    """Return warnings, each a sentence, if any model would do as well or a single user decides."""
+    warnings = []
+    if evaluation.users == 1:
+        warnings.append("A trivial test: it has one user, and says nothing about others.")
+    if whole := evaluation.whole_lists:
+        lengths = [int(metric.partition("@")[2]) for metric in evaluation.rankers["model"]]
+        who = "every user" if whole == evaluation.users else f"{whole:,} of {evaluation.users:,} users"
+        trivial = "A trivial test" if whole == evaluation.users else "In part a trivial test"
+        warnings.append(
+            f"{trivial}: for {who} the list of {min(lengths)} has room for every {dataset.item_name} that "
+            "may be in it: any model finds all of them, and only their order can differ."
+        )
+    return warnings
 
 
 def beyond_text(beyond: dict[str, dict[str, float]]) -> str:

@@ -67,7 +67,9 @@ def train_step(
 def make_loss(config: LossConfig, world: World) -> RowLosses:
     """Return the configured loss as a function of a step's vectors and batch.
 
-    The losses of rows whose candidates are split over ranks are this rank's summands.
+    The losses of rows whose candidates are split over ranks are this rank's summands. A ranking loss takes
+    weights of positives and explicit negatives as keywords where a batch has them, see
+    `trainer.model.losses.multi_positive_softmax`; a pointwise one is weighted by its rows.
     """
     spec, function = loss_spec(config.name), loss_function(config.name)
 
@@ -81,8 +83,11 @@ def make_loss(config: LossConfig, world: World) -> RowLosses:
     def ranking(query: torch.Tensor, candidates: torch.Tensor, batch: Batch) -> torch.Tensor:
         # The rows of all ranks are here: then every other rank has a share of their candidates.
         split = {"all_gather": world.all_gather} if batch.query_counts else {}
+        weighed = {"weights_P": batch.positive_weights} if batch.positive_weights is not None else {}
+        if batch.negatives is not None:
+            weighed |= {"negatives_2M": batch.negatives, "negative_weights_M": batch.negative_weights}
         pairs = batch.positives, batch.seen
-        return function(query, candidates, *pairs, batch.log_q, batch.positive_counts, **split)
+        return function(query, candidates, *pairs, batch.log_q, batch.positive_counts, **split, **weighed)
 
     return pointwise if spec.pointwise else ranking
 

@@ -45,6 +45,7 @@ from trainer.training.messages import (
     opening_text,
     paused_text,
     size_text,
+    values_text,
     warm_start_text,
 )
 from trainer.training.progress import MOST_PROJECTED, Progress
@@ -111,6 +112,8 @@ def _train_in(
     world.on_first(lambda: drop_later_records(run, start))
     with Progress(run, steps, world.is_first, config.run.tensorboard, start) as progress:
         progress.say(opening_text(dataset, components, batches.plan, world, run))
+        if said := values_text(dataset, config.data.min_value, config.loss.name):
+            progress.say(said)
         if warm_start:
             progress.say(warm_start_text(warm_start, dataset.item_name))
         if start:
