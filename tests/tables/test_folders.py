@@ -44,6 +44,14 @@ def test_a_folder_without_rows_is_refused(tmp_path, given):
         part_files(tmp_path)
 
 
+@pytest.mark.parametrize("target", ["nowhere", "."])
+def test_a_link_that_leads_nowhere_or_in_a_circle_is_refused(tmp_path, target):
+    make(tmp_path, "part-0.parquet")
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    with pytest.raises(DataError, match=r"link.*: is a link that leads nowhere"):
+        part_files(tmp_path)
+
+
 def test_a_delta_table_that_was_written_once_is_its_files(tmp_path):
     make(tmp_path, "part-0.parquet", "_delta_log/00000000000000000000.json")
     assert names(tmp_path) == ["part-0.parquet"]

@@ -34,14 +34,21 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """Yield the files in and below a folder, but for paths with a part that begins with `_` or `.`."""
+    """Yield the files in and below a folder, but for paths with a part that begins with `_` or `.`.
+
+    Raises:
+        DataError: A link in it leads nowhere, or round in a circle.
+    """
     for path in folder.iterdir():
         if path.name.startswith(("_", ".")):
             continue
         if path.is_dir():
             yield from visible_files(path)
-        else:
+        elif path.exists():
             yield path
+        else:
+            shown = str(path) if len(str(path)) < 200 else f"{str(path)[:200]}..."
+            raise DataError(f"{shown}: is a link that leads nowhere. Remove it, or mend it")
 
 
 def _refuse_versions(folder: Path) -> None:
