@@ -34,7 +34,10 @@ GOOD = {
         ({CPU_BUILD: None}, "neither fbgemm-gpu-cpu nor fbgemm-gpu is installed"),
         ({"numpy": "1.26.4"}, "numpy 1.26.4 is installed, expected 2 or newer"),
         ({"torchrec": None}, "torchrec is not installed"),
-        ({"torch": "2.130.0"}, "torch 2.130.0 is installed, but torch 2.13, torchrec 1.8 and FBGEMM 1.8"),
+        ({"torchrec": "1.9.2"}, "torchrec 1.9.2 is installed, but 1.8 belongs to torch 2.13.0+cpu"),
+        ({"torch": "2.14.1"}, "torchrec 1.8.0 is installed, but 1.9 belongs to torch 2.14.1"),
+        ({"torch": "2.14.1", "torchrec": "1.9.2", CPU_BUILD: "1.9.0"}, None),
+        ({"torch": "2.130.0"}, None),
     ],
 )
 def test_builds_that_cannot_work_together_are_named_with_a_remedy(changed, words, monkeypatch) -> None:
@@ -49,6 +52,12 @@ def test_builds_that_cannot_work_together_are_named_with_a_remedy(changed, words
         assert fault is not None
         assert fault.startswith(words)
         assert fault.endswith("bash launch/setup.sh")
+
+
+def test_packages_without_metadata_are_named_only_where_an_import_has_failed(monkeypatch) -> None:
+    monkeypatch.setattr(installation, "_versions", lambda *names: {"numpy": "2.4.6"})
+    assert installation_fault(missing=False) is None
+    assert installation_fault() == "torch is not installed. Run: bash launch/setup.sh"
 
 
 def test_versions_are_printed(capsys) -> None:

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except FROM_WRONG_BUILDS as error:
         message = _file_error(error) if isinstance(error, OSError) else None
-        message = message or installation_fault()
+        message = message or installation_fault(missing=isinstance(error, ImportError))
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr, flush=True)

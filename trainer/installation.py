@@ -10,8 +10,8 @@ from trainer import __version__
 
 CPU_BUILD, CUDA_BUILD = "fbgemm-gpu-cpu", "fbgemm-gpu"
 """Distributions of FBGEMM. Both install the package `fbgemm_gpu`: the later one overwrites the other."""
-PAIRED = {"torch": "2.13", "torchrec": "1.8", CPU_BUILD: "1.8", CUDA_BUILD: "1.8"}
-"""Versions that are binary compatible, by distribution."""
+PAIRS = {"2.11": "1.6", "2.12": "1.7", "2.13": "1.8", "2.14": "1.9"}
+"""Minor versions of TorchRec and FBGEMM that belong to one of torch; others of torch are not judged."""
 OLDEST = {"numpy": 2, "pandas": 3, "pyarrow": 26}
 """Oldest major versions that can be used, by distribution."""
 REMEDY = "Run: bash launch/setup.sh"
@@ -24,9 +24,13 @@ def versions_text() -> str:
     return "\n".join(f"{name} {number}" for name, number in lines.items())
 
 
-def installation_fault() -> str | None:
-    """Return what is wrong with the installed packages, with a remedy; None: nothing that is known."""
-    found = _versions(*PAIRED, *OLDEST)
+def installation_fault(missing: bool = True) -> str | None:
+    """Return what is wrong with the installed packages, with a remedy; None: nothing that is known.
+
+    Args:
+        missing: Whether to name packages without metadata, as nightly builds of another name are.
+    """
+    found = _versions("torch", "torchrec", CPU_BUILD, CUDA_BUILD, *OLDEST)
     if CPU_BUILD in found and CUDA_BUILD in found:
         return (
             f"{CUDA_BUILD} {found[CUDA_BUILD]} (CUDA) and {CPU_BUILD} {found[CPU_BUILD]} are installed over "
@@ -38,18 +42,25 @@ def installation_fault() -> str | None:
             f"pip uninstall {CUDA_BUILD}, then: bash launch/setup.sh"
         )
     for name in ("torch", "torchrec", *OLDEST):
-        if name not in found:
+        if missing and name not in found:
             return f"{name} is not installed. {REMEDY}"
-    if CPU_BUILD not in found and CUDA_BUILD not in found:
+    if missing and CPU_BUILD not in found and CUDA_BUILD not in found:
         return f"neither {CPU_BUILD} nor {CUDA_BUILD} is installed. {REMEDY}"
     for name, least in OLDEST.items():
-        if int(found[name].split(".")[0]) < least:
+        if name in found and int(found[name].split(".")[0]) < least:
             return f"{name} {found[name]} is installed, expected {least} or newer. {REMEDY}"
-    for name, series in PAIRED.items():
-        if name in found and not f"{found[name]}.".startswith(f"{series}."):
-            pairs = f"torch {PAIRED['torch']}, torchrec {PAIRED['torchrec']} and FBGEMM {PAIRED[CPU_BUILD]}"
-            return f"{name} {found[name]} is installed, but {pairs} belong together. {REMEDY}"
+    paired = PAIRS.get(_minor(found.get("torch", "")))
+    for name in ("torchrec", CPU_BUILD, CUDA_BUILD):
+        if paired and name in found and _minor(found[name]) != paired:
+            return (
+                f"{name} {found[name]} is installed, but {paired} belongs to torch {found['torch']}. {REMEDY}"
+            )
     return None
+
+
+def _minor(number: str) -> str:
+    """Return the minor version: `2.13` of `2.13.0+cpu`."""
+    return ".".join(number.split(".")[:2])
 
 
 def _versions(*names: str) -> dict[str, str]:

@@ -131,3 +131,14 @@ def test_a_rank_that_is_killed_when_the_training_is_over_takes_nothing_from_it(t
     (tmp_path / "my run" / "metrics.json").touch()
     words = launcher_module().next_words(tmp_path / "note", [])
     assert words == f"The training was over; its run is '{tmp_path}/my run'"
+
+
+def test_a_rank_that_is_killed_while_settings_are_chosen_leaves_trials_to_go_on_from(tmp_path):
+    run = tmp_path / "my run"
+    (tmp_path / "note").write_text(str(run))
+    (run / "tuning").mkdir(parents=True)
+    assert launcher_module().next_words(tmp_path / "note", []).startswith("Nothing was saved")
+    (run / "tuning" / "trials.json").touch()
+    words = launcher_module().next_words(tmp_path / "note", [])
+    assert words.startswith("Go on with: ")
+    assert words.endswith(f"train --run.dir '{run}'")
