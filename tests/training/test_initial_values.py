@@ -1,8 +1,10 @@
 """Initial vectors of the closed form; normal ones and biases are tested with the training."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from tests import worlds
@@ -11,7 +13,7 @@ from trainer.model.edlae import history_vectors, training_towers
 from trainer.sharding.model_state import table_name
 from trainer.sharding.table_values import normal_block
 from trainer.training.components import assemble
-from trainer.training.initial_values import START_NORM, normal_values
+from trainer.training.initial_values import START_NORM, normal_values, popularity_bias
 
 TRAIN, WITHHELD = worlds.checkerboard(users=32)
 
@@ -68,3 +70,16 @@ def test_rows_that_nothing_trains_are_zero_and_others_normal_in_every_block(tmp_
             expected[torch.from_numpy(np.isin(numbers, rows, invert=True))] = 0
             assert torch.equal(found[table](block), expected)
         assert 0 < len(rows) < 64
+
+
+def test_the_bias_starts_at_the_log_of_summed_weights_and_of_half_the_least_where_there_are_none(
+    tmp_path,
+) -> None:
+    dataset = worlds.dataset(tmp_path, [(1, 10), (2, 10), (2, 11)], [(1, 12)])
+    weighed = replace(dataset, train=replace(dataset.train, weights=np.array([3.0, 0.5, 0.2], np.float32)))
+    values = popularity_bias(weighed, 0.5, trains_reserved_item=False)(slice(0, 4))
+    logs = np.log([3.5, 0.2, 0.1, 0.1])  # item 12 is held out alone; the last row is the reserved one
+    assert values[:, 0].tolist() == pytest.approx(0.5 * (logs - logs[:3].mean()), rel=1e-5)
+    counted = popularity_bias(dataset, 0.5, trains_reserved_item=False)(slice(0, 4))
+    logs = np.log([2, 1, 0.5, 0.5])
+    assert counted[:, 0].tolist() == pytest.approx(0.5 * (logs - logs[:3].mean()), rel=1e-5)
