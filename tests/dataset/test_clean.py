@@ -72,13 +72,13 @@ def test_users_and_items_without_training_positives_have_no_negatives(tmp_path):
 def test_negatives_later_than_the_first_test_row_are_left_out_of_a_split_by_time(tmp_path):
     rows = [(1, 10, 5, 1), (2, 11, 5, 2), (1, 11, 1, 3), (2, 10, 5, 5), (1, 12, 5, 6), (2, 10, 1, 0)]
     rows += [(2, 12, 5, 4), (1, 11, 1, 5)]
-    # Positives by time: 1, 2, 4 for training, then 5 and 6 for the test. Of (1, 11) the row of second 5 is
-    # the last, and too late; (2, 10) is a positive of the test.
+    # Positives by time: 1, 2, 4 for training, then 5 and 6 for the test. Of (1, 11) the row of second 5 is too
+    # late and that of second 3 counts; that (2, 10) will be a positive of the test is not known either.
     dataset = ready(tmp_path, rows, TIMED, split="temporal", test_size=0.4)
     assert raw(dataset, dataset.train) == [(1, 10), (2, 11), (2, 12)]
-    assert dataset.negatives is None
+    assert raw(dataset, dataset.negatives) == [(1, 11), (2, 10)]
     early = ready(tmp_path / "early", [*rows[:-1]], TIMED, split="temporal", test_size=0.4)
-    assert raw(early, early.negatives) == [(1, 11)]
+    assert raw(early, early.negatives) == [(1, 11), (2, 10)]
 
 
 def test_negatives_of_a_user_are_older_than_the_users_last_positive(tmp_path):

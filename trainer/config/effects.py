@@ -83,8 +83,7 @@ EFFECTS = (
         (
             *("data.format", "data.interactions", "data.held_out", "data.users", "data.items"),
             *("data.encoding", "data.separator", "data.columns"),
-            *("data.user_column", "data.item_column", "data.value_column", "data.timestamp_column"),
-            "data.weight_column",
+            *("data.user_column", "data.item_column", "data.timestamp_column", "data.weight_column"),
         ),
         lambda config: config.data.name == "files",
         "--data.name files",
