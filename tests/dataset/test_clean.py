@@ -72,7 +72,7 @@ def test_users_and_items_without_training_positives_have_no_negatives(tmp_path):
 def test_negatives_later_than_the_first_test_row_are_left_out_of_a_split_by_time(tmp_path):
     rows = [(1, 10, 5, 1), (2, 11, 5, 2), (1, 11, 1, 3), (2, 10, 5, 5), (1, 12, 5, 6), (2, 10, 1, 0)]
     rows += [(2, 12, 5, 4), (1, 11, 1, 5)]
-    # Positives by time: 1, 2, 4 for training, then 5 and 6 for the test. Of (1, 11) the row of second 5 is too
+    # Positives by time: 1, 2, 4 for training, 5 and 6 for the test. Of (1, 11) the row of second 5 is too
     # late and that of second 3 counts; that (2, 10) will be a positive of the test is not known either.
     dataset = ready(tmp_path, rows, TIMED, split="temporal", test_size=0.4)
     assert raw(dataset, dataset.train) == [(1, 10), (2, 11), (2, 12)]
