@@ -24,6 +24,10 @@ CASES: dict[str, tuple[str, str, str]] = {
     "data.item_column": ("i", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.value_column": ("v", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.timestamp_column": ("t", "--data.name ml-1m", "--data.name files --data.interactions f"),
+    "data.user_vectors": ("{a: f.npz}", "--data.name synthetic", "--data.name ml-1m"),
+    "data.item_vectors": ("{a: f.npz}", "--data.name synthetic", "--data.name ml-1m"),
+    "data.attribute_kinds": ("{year: number}", "--data.name synthetic", "--data.name ml-1m"),
+    "data.list_separator": (";", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.bad_rows": ("skip", "--data.name synthetic", "--data.name ml-1m"),
     "data.split": (
         "temporal",

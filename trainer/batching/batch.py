@@ -30,6 +30,9 @@ class Batch:
         interactions: Interactions that the step learns from, over all ranks.
         query_partition: Partition of row-partitioned tables that has all ids of the queries; None: any.
         candidate_partition: The same of the candidates.
+        query_values: Attributes of the queries that are numbers or vectors, side by side, (b, sum of their
+            widths) float32 with NaN where missing; None without any.
+        candidate_values: Those of the candidates, (c, sum of their widths).
     """
 
     queries: KeyedJaggedTensor
@@ -46,6 +49,8 @@ class Batch:
     interactions: int
     query_partition: int | None = None
     candidate_partition: int | None = None
+    query_values: torch.Tensor | None = None
+    candidate_values: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""

@@ -12,6 +12,10 @@ def run(arguments: list[str], heading: str = "") -> None:
     from trainer.dataset.prepare import prepare_data
 
     folder = prepare_data(config.data)
-    if skipped := open_dataset(folder).report["skipped"]:
+    dataset = open_dataset(folder)
+    if skipped := dataset.report["skipped"]:
         print(f"{skipped:,} rows that cannot be read were skipped")
+    for side, attributes in dataset.attributes.items():
+        for name, text in attributes.items():
+            print(f"{side} attribute {name}: {text}")
     print(f"prepared: {folder}")

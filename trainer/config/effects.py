@@ -49,7 +49,10 @@ def _draws_candidates(config: Config) -> bool:
 
 
 def _has_dense_parameters(config: Config) -> bool:
-    return bool(config.model.hidden) or config.model.learn_temperature
+    model = config.model
+    # Whether attributes are numbers or vectors, which have a layer each, is known once the data are.
+    may_have_layers = bool(model.user_features or model.item_features)
+    return bool(model.hidden) or model.learn_temperature or may_have_layers
 
 
 def _combines_features(config: Config) -> bool:
@@ -77,9 +80,15 @@ EFFECTS = (
         (
             *("data.format", "data.interactions", "data.held_out", "data.users", "data.items"),
             *("data.user_column", "data.item_column", "data.value_column", "data.timestamp_column"),
+            "data.list_separator",
         ),
         lambda config: config.data.name == "files",
         "--data.name files",
+    ),
+    Effect(
+        ("data.user_vectors", "data.item_vectors", "data.attribute_kinds"),
+        lambda config: config.data.name != "synthetic",
+        "data of users and items that exist, in --data.name",
     ),
     Effect(
         ("data.bad_rows",), lambda config: config.data.name != "synthetic", "data that are read from files"
@@ -153,7 +162,8 @@ EFFECTS = (
     Effect(
         ("optimizer.dense_learning_rate", "optimizer.clip_gradients"),
         _has_dense_parameters,
-        "dense layers or a learned temperature: --model.hidden or --model.learn_temperature true",
+        "dense layers or a learned temperature: --model.hidden, --model.learn_temperature true, or numbers "
+        "and vectors in --model.item_features",
     ),
     Effect(
         ("sharding.kind", "sharding.tables", "sharding.partitions", "sharding.ranks", "sharding.uvm_caching"),

@@ -7,7 +7,7 @@ from typing import TypeAlias, get_args, get_type_hints
 from trainer.config.baselines import BASELINES
 from trainer.config.effects import validates
 from trainer.config.losses import loss_spec, losses_where
-from trainer.config.schema import Config, ShardingConfig
+from trainer.config.schema import ATTRIBUTE_KINDS, Config, ShardingConfig
 
 Rule: TypeAlias = tuple[str, str, bool]
 """A key, what it needs, and whether the configuration satisfies that."""
@@ -132,6 +132,15 @@ def _of_data(config: Config) -> Iterator[Rule]:
     yield "data.validation_size", "a share from 0 to below 1 is needed", 0 <= data.validation_size < 1
     yield "data.split_seed", "a whole number from 0 to 4294967295 is needed", 0 <= data.split_seed < 2**32
     yield "data.k_core", "a whole number from 0 up is needed", data.k_core >= 0
+    for name, kind in data.attribute_kinds.items():
+        plain, colon, count = kind.partition(":")
+        counted = plain == "buckets" and count.isdecimal() and int(count) > 1
+        yield (
+            f"data.attribute_kinds.{name}",
+            f"one of {', '.join(ATTRIBUTE_KINDS)} is needed; buckets may have a count from 2 up: buckets:20",
+            plain in ATTRIBUTE_KINDS and (not colon or counted),
+        )
+    yield "data.list_separator", "at least one character is needed", data.list_separator != ""
 
 
 def _of_sharding(config: Config) -> Iterator[Rule]:

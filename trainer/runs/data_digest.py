@@ -43,6 +43,8 @@ def _columns(dataset: Dataset) -> dict[str, dict[str, Column]]:
         for name, feature in features.items():
             attributes |= {f"{side} {name} {column}": array for column, array in vars(feature.bags).items()}
             attributes[f"{side} {name} categories"] = feature.categories
+    for side, dense in (("user", dataset.user_dense), ("item", dataset.item_dense)):
+        attributes |= {f"{side} {name} numbers": feature.values for name, feature in dense.items()}
     return columns | {"attributes": attributes}
 
 

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from trainer.atomic_write import write_text
-from trainer.batching.tower_inputs import Inputs, open_inputs, save_inputs
+from trainer.batching.tower_inputs import Inputs, dense_widths, looked_up, open_inputs, save_inputs
 from trainer.config.parser import config_text, read_config
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.resume import LAUNCH, RUNS, launch_id
@@ -122,6 +122,8 @@ def describe_run(
     full: dict[str, Any] = {
         name: str(Path(path).absolute()) for name, path in paths.items() if path is not None
     }
+    for name in ("user_vectors", "item_vectors"):
+        full[name] = {vector: str(Path(path).absolute()) for vector, path in getattr(data, name).items()}
     save_plan(plan, run / PLAN)
     copy_vocabulary(dataset, run)
     write_text(run / DATA, json.dumps(data_digests(dataset), indent=1) + "\n")
@@ -231,10 +233,12 @@ def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:
     users, items = run_inputs(run, LEARNED)
     learned = make_towers(
         config,
-        {table: rows[table] for table in users},
-        {table: rows[table] for table in items},
+        {table: rows[table] for table in looked_up(users)},
+        {table: rows[table] for table in looked_up(items)},
         vocabulary.item_name,
         table_dtype="float32",  # holds every float16 exactly, and needs no special kernel to be served
+        user_dense=dense_widths(users),
+        item_dense=dense_widths(items),
     )
     closed = None
     if HISTORY in tables:

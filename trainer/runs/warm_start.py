@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
-from trainer.batching.tower_inputs import USER, USER_HISTORY, Inputs
+from trainer.batching.tower_inputs import USER, USER_HISTORY, Inputs, dense_widths
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.resume import check_shape
 from trainer.config.schema import Config
@@ -22,6 +22,7 @@ from trainer.dataset.dataset import Dataset, Interactions
 from trainer.dataset.prepare import prepare_data
 from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.distributed.world import World
+from trainer.errors import ConfigError
 from trainer.runs.checkpoint import entries, read_entry
 from trainer.runs.checkpoint_store import SavedCheckpoint, finished_step, has_checkpoint, newest
 from trainer.runs.retained_ids import extend, rows_in
@@ -150,6 +151,7 @@ def take_over(
         model: Its sharded model with initial values, which new rows retain; on every rank alike.
         optimizer: Its optimizer, before the first step.
     """
+    _check_attributes(origin, config, dataset)
     users = rows_in(origin.vocabulary.user_ids, dataset.user_ids)
     items = rows_in(origin.vocabulary.item_ids, dataset.item_ids)
     rows = _origin_rows(origin, config, dataset, users, items)
@@ -168,6 +170,25 @@ def take_over(
         told=_count_seen(origin.vocabulary, users[held_out.users], items[held_out.items]),
         measured=len(held_out),
     )
+
+
+def _check_attributes(origin: Origin, config: Config, dataset: Dataset) -> None:
+    """Refuse attributes that were categories and are numbers now, or the reverse, or of another width."""
+    for side, prefix, inputs, names in (
+        (USER, USER, origin.user_inputs, config.model.user_features),
+        ("item", origin.vocabulary.item_name, origin.item_inputs, config.model.item_features),
+    ):
+        dense = dataset.user_dense if side == USER else dataset.item_dense
+        widths = dense_widths(inputs)
+        for name in names:
+            before = widths.get(f"{prefix}_{name}", 0)
+            now = dense[name].values.shape[1] if name in dense else 0
+            if before != now:
+                kinds = [f"{width} numbers wide" if width else "a category" for width in (before, now)]
+                raise ConfigError(
+                    f"--model.{side}_features {name}: was {kinds[0]} in {origin.run}, and is {kinds[1]} now. "
+                    f"Read it as before with --data.attribute_kinds.{name}, or train without --from"
+                )
 
 
 def _take_over_states(
@@ -235,6 +256,8 @@ def _origin_rows(
         (name, config.model.item_features, dataset.item_features, before.item_categories),
     ):
         for feature in names:
+            if feature not in features:  # a number or a vector, which has no table
+                continue
             codes = rows_in(categories[feature], features[feature].categories)
             rows[f"{side}_{feature}"] = np.append(codes, len(categories[feature]))
     return rows
@@ -262,8 +285,8 @@ def _origin_key(key: str, origin: Origin, dataset: Dataset) -> str:
     """Return the key of the same entry in the earlier run, which may have another name for items."""
     before, now = origin.vocabulary.item_name, dataset.item_name
     path = key.split(".")
-    if "candidate" in path and "embedding_bags" in path:
-        table = path.index("embedding_bags") + 1
+    for module in {"embedding_bags", "dense_inputs"} & set(path if "candidate" in path else ()):
+        table = path.index(module) + (1 if module == "embedding_bags" else 2)
         path[table] = before + path[table].removeprefix(now)
     return ".".join(path)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.batching.tower_inputs import USER, USER_HISTORY
+from trainer.batching.tower_inputs import USER, USER_HISTORY, looked_up
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
+from trainer.model.builder import START_NORM
 from trainer.model.edlae import history_vectors
 from trainer.model.retriever import TowerPair
 from trainer.model.towers import BIAS_DIM
@@ -16,8 +17,6 @@ from trainer.sharding.table_values import normal_block
 
 Block = Callable[[slice], torch.Tensor]
 """Rows of a table -> their values; rows beyond its end are zero."""
-START_NORM = 0.3
-"""Mean norm of initial vectors."""
 
 
 def normal_values(
@@ -120,7 +119,7 @@ def _used_rows(dataset: Dataset, learned: TowerPair) -> dict[str, np.ndarray]:
     return {
         table: items if table == USER_HISTORY else np.unique(_looked_up(column, rows))
         for inputs, rows in sides
-        for table, column in inputs.items()
+        for table, column in looked_up(inputs).items()
     }
 
 
