@@ -70,7 +70,8 @@ TRAININGS = {
     "numbers and vectors, sgd": f"{DENSE} --optimizer.dense_learning_rate 0.05 {SGD}",
     "numbers and vectors side by side, dense layers, ids dropped": f"{DENSE} --model.combine concat "
     "--model.dim 24 --model.hidden 8 --model.item_id_dropout 0.3 --loss.candidates in_batch",
-    "numbers and vectors, rows in place, mse": f"--sharding.kind row_partitioned {DENSE} --loss.name mse {SINGLE}",
+    "numbers and vectors, rows in place, mse": f"--sharding.kind row_partitioned {DENSE} --loss.name mse "
+    f"{SINGLE}",
     "numbers and vectors, bpr, copies": f"{DENSE} --sharding.kind data_parallel --loss.name bpr "
     f"--loss.candidates in_batch {SINGLE}",
     "copies": f"--sharding.kind data_parallel {FEATURES} --model.hidden 8",

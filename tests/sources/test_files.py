@@ -322,12 +322,12 @@ def test_attributes_of_parquet_keep_their_types(tmp_path):
         "year": [1995, None],
         "price": [0.5, 1.0],
         "kind": ["k", None],
-        "when": [datetime(1970, 1, 1), datetime(1970, 1, 1, 0, 0, 1)],  # noqa: DTZ001 - it has no zone
+        "when": [datetime(1970, 1, 1), datetime(1970, 1, 1, 0, 0, 1)],
     }
     assert items.schema.field("year").type == pa.int64()
     assert source.remarks["item"] == {
-        "nested": "left out, as struct<a: int64> is no number, text, truth value, time, or list of numbers or "
-        "texts"
+        "nested": "left out, as struct<a: int64> is no number, text, truth value, time, or list of numbers "
+        "or texts"
     }
     assert items.schema.field("genres").type == pa.list_(pa.string())
 

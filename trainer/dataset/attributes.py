@@ -214,7 +214,7 @@ def _numbers(array: pa.Array) -> np.ndarray:
         numbers = pc.fill_null(array.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise LeftOutError(f"left out, as not all of its values ({array.type}) are numbers") from None
-    if np.isinf(numbers.astype(np.float32)).any():
+    if (np.abs(numbers) > np.finfo(np.float32).max).any():
         raise LeftOutError("left out, as it holds numbers that are infinite in float32")
     return numbers
 
