@@ -45,6 +45,11 @@ CASES: dict[str, tuple[str, str, str]] = {
     "model.low_rank_weight": ("8", "--model.low_rank 0", "--model.low_rank 16"),
     "model.low_rank_penalty": ("8", "--model.low_rank 0", "--model.low_rank 0 --model.start low_rank"),
     "model.history_dropout": ("0.5", "--model.history false", "--model.history true"),
+    "model.new_item_boost": (
+        "0.5",
+        "--model.item_features year",
+        "--model.item_features year --model.item_id_dropout 0.2",
+    ),
     "model.combine": ("concat", "--model.history false", "--model.history true"),
     "loss.candidates": (
         "in_batch",

@@ -10,8 +10,10 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from trainer.atomic_write import replaced
+from trainer.batching.expected_popularity import expected_log_popularity
 from trainer.batching.history_dropout import Bags
-from trainer.config.schema import Config
+from trainer.config.effects import expects_bias
+from trainer.config.schema import Config, ModelConfig
 from trainer.dataset.attributes import DenseFeature, Feature, Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.errors import CheckpointError, ConfigError
@@ -50,6 +52,37 @@ def item_inputs(dataset: Dataset, features: Sequence[str], bias: bool) -> Inputs
     ids[dataset.kept_items] = dataset.kept_items
     attributes = _attributes(name, features, dataset.item_features, dataset.item_dense)
     return {name: ids} | attributes | ({f"{name}_bias": ids} if bias else {})
+
+
+def expected_bias(item_name: str) -> str:
+    """Return the name of the numbers that hold each item's bias as its attributes let expect it."""
+    return f"{item_name}_expected_bias"
+
+
+def expected_popularity(dataset: Dataset, names: Sequence[str]) -> np.ndarray:
+    """Return the log popularity of each item that these attributes let expect, (items,) float64."""
+    return expected_log_popularity(
+        np.bincount(dataset.train.items, minlength=dataset.item_count),
+        {name: dataset.item_features[name] for name in names if name in dataset.item_features},
+        {name: dataset.item_dense[name] for name in names if name in dataset.item_dense},
+    )
+
+
+def expected_biases(dataset: Dataset, model: ModelConfig) -> np.ndarray:
+    """Return the expected bias of each item, (items, 1): centred log popularity times the prior.
+
+    Items without training interactions, which no step looks up, have the boost in it.
+    """
+    counts = np.bincount(dataset.train.items, minlength=dataset.item_count)
+    expected = expected_popularity(dataset, model.item_features)
+    biases = model.popularity_prior * (expected - log_popularity(counts).mean())
+    biases[counts == 0] += model.new_item_boost
+    return biases[:, None].astype(np.float32)
+
+
+def log_popularity(counts: np.ndarray) -> np.ndarray:
+    """Return the log of training interactions, where none count as half of one."""
+    return np.log(np.maximum(counts, 0.5))
 
 
 def _attributes(
@@ -161,7 +194,7 @@ def open_inputs(path: Path) -> Inputs:
     }
 
 
-TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
+TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "expected_bias", "low_rank")}
 """Attributes whose tables would have the name of another one."""
 
 
@@ -190,6 +223,8 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
     model = config.model
     users = user_inputs(dataset, model.user_features, model.user_id, model.history)
     items = item_inputs(dataset, model.item_features, model.item_bias)
+    if expects_bias(model):
+        items = {**items, expected_bias(dataset.item_name): expected_biases(dataset, model)}
     if not looked_up(users):
         raise ConfigError(
             f"--model.user_id false: the query tower needs a table, and {', '.join(users)} have none, as "

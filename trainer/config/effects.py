@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from trainer.config.losses import loss_spec, losses_where
-from trainer.config.schema import Config
+from trainer.config.schema import Config, ModelConfig
 from trainer.errors import ConfigError
 
 RANKING = losses_where(lambda spec: not spec.pointwise)
@@ -58,6 +58,11 @@ def _has_dense_parameters(config: Config) -> bool:
 def _combines_features(config: Config) -> bool:
     model = config.model
     return model.user_id + model.history + len(model.user_features) > 1 or bool(model.item_features)
+
+
+def expects_bias(model: ModelConfig) -> bool:
+    """Return whether items have an expected bias: where some are trained to be known by attributes alone."""
+    return model.item_bias and model.item_id_dropout > 0 and bool(model.item_features)
 
 
 def validates(config: Config) -> bool:
@@ -129,6 +134,12 @@ EFFECTS = (
         "a closed form: --model.low_rank 128 or --model.start low_rank",
     ),
     Effect(("model.history_dropout",), lambda config: config.model.history, "--model.history true"),
+    Effect(
+        ("model.new_item_boost",),
+        lambda config: expects_bias(config.model),
+        "items known by attributes alone: --model.item_id_dropout 0.1, --model.item_features and "
+        "--model.item_bias true",
+    ),
     Effect(
         ("model.combine",),
         _combines_features,

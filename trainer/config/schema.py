@@ -130,7 +130,10 @@ class ModelConfig:
     history_dropout: float = 0.8
     """Share of a user's items that a step hides from the history and predicts (between 0 and 1)."""
     item_id_dropout: float = 0.0
-    """Share of a step's candidates known by their attributes alone, as a new item is (0 to below 1)."""
+    """Share of a step's candidates known by their attributes alone, as a new item is (0 to below 1). Above 0,
+    the bias of an item is what its attributes let expect, and what its interactions say beyond."""
+    new_item_boost: float = 0.0
+    """Added to the scores of items without training interactions; a negative one gives them fewer places."""
     user_features: list[str] = field(default_factory=list)
     """User attributes in the query tower, e.g. `gender`: a table each; numbers and vectors a linear layer."""
     item_features: list[str] = field(default_factory=list)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from trainer.batching.tower_inputs import Inputs
+from trainer.batching.tower_inputs import Inputs, expected_bias
 from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.dataset import Dataset
 from trainer.model.towers import TwoTowers
@@ -66,10 +66,10 @@ def make_towers(
         partitions: Number of row partitions of each partitioned table.
         table_dtype: Type of table values; None: the configured one.
         user_dense: Numbers in each user feature that is a number or a vector.
-        item_dense: The same for items.
+        item_dense: The same for items, and the expected bias if there is one.
     """
     torch.manual_seed(config.run.seed)  # initial weights of the dense layers
-    model = config.model
+    model, numbers, expected = config.model, item_dense or {}, expected_bias(item_name)
     return TwoTowers(
         dict(user_tables),
         dict(item_tables),
@@ -83,7 +83,8 @@ def make_towers(
         partitions=dict(partitions or {}),
         table_dtype=table_dtype or model.table_dtype,
         user_dense=user_dense,
-        item_dense=item_dense,
+        item_dense={name: width for name, width in numbers.items() if name != expected},
+        expects_bias=expected in numbers,
         dense_std=initial_std(model.dim, model.init_std),
     )
 

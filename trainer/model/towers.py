@@ -40,6 +40,7 @@ class Tower(nn.Module):
         table_dtype: str = "float32",
         dense: Mapping[str, int] | None = None,
         dense_std: float = 0.02,
+        expects_bias: bool = False,
     ) -> None:
         """Make tables on the meta device; `trainer.sharding.shard` gives them memory and values.
 
@@ -53,6 +54,7 @@ class Tower(nn.Module):
             table_dtype: Type of table values, see `DATA_TYPES`.
             dense: Numbers in each feature that is a number or a vector, by its name; see `DenseInputs`.
             dense_std: Standard deviation of initial weights of their layers.
+            expects_bias: Whether a bias that is expected by attributes is given and added, times a slope.
         """
         super().__init__()
         self.features = [name for name in tables if name != bias_table]
@@ -82,6 +84,7 @@ class Tower(nn.Module):
         )
         self.dense = _dense_layers(count * width, hidden, dim) if hidden else None
         self.dense_inputs = DenseInputs(dense, width, dense_std) if dense else None
+        self.bias_slope = nn.Parameter(torch.ones(1)) if expects_bias else None
 
     def forward(
         self, inputs: KeyedJaggedTensor, partition: int | None = None, values: torch.Tensor | None = None
@@ -91,12 +94,17 @@ class Tower(nn.Module):
         Args:
             inputs: Features, stride B.
             partition: Partition of all partitioned tables that has every id; None: any.
-            values: Numbers and vectors of the rows, as `DenseInputs` takes them; None without any.
+            values: Numbers and vectors of the rows, as `DenseInputs` takes them, then the expected bias, if
+                it is part of the model; None without any.
         """
         pooled = self._pooled(inputs, partition)
         keys = inputs.keys()
         lengths = inputs.lengths().view(len(keys), inputs.stride())
         embedded = [_by_root(pooled[name], lengths[keys.index(name)]) for name in self.features]
+        expected = None
+        if self.bias_slope is not None:
+            assert values is not None, "a tower that expects biases needs their values"
+            values, expected = values[:, :-1], values[:, -1:]
         if self.dense_inputs is not None:
             assert values is not None, "a tower with numbers or vectors needs their values"
             embedded += self.dense_inputs(values)
@@ -107,6 +115,8 @@ class Tower(nn.Module):
         if self.dense is not None:
             vectors = vectors + self.dense(torch.cat(embedded, dim=1))
         bias = pooled[self.bias_table].mean(1, keepdim=True) if self.bias_table else None
+        if bias is not None and self.bias_slope is not None and expected is not None:
+            bias = bias + self.bias_slope * expected
         return vectors, bias
 
     def lookups(self, inputs: KeyedJaggedTensor, partition: int | None = None) -> KeyedJaggedTensor:
@@ -152,6 +162,7 @@ class TwoTowers(nn.Module):
         user_dense: Mapping[str, int] | None = None,
         item_dense: Mapping[str, int] | None = None,
         dense_std: float = 0.02,
+        expects_bias: bool = False,
     ) -> None:
         """Make towers without values in their tables.
 
@@ -171,6 +182,7 @@ class TwoTowers(nn.Module):
             user_dense: Numbers in each user feature that is a number or a vector.
             item_dense: The same for items.
             dense_std: Standard deviation of initial weights of their layers.
+            expects_bias: Whether items have a bias that is expected by their attributes, beside the table's.
         """
         super().__init__()
         counts = partitions or {}
@@ -179,7 +191,15 @@ class TwoTowers(nn.Module):
         query, candidate = (user_dense, dense_std), (item_dense, dense_std)
         self.query = Tower(user_tables, dim, None, hidden or [], combine, users, table_dtype, *query)
         self.candidate = Tower(
-            item_tables, dim, item_bias, hidden or [], combine, items, table_dtype, *candidate
+            item_tables,
+            dim,
+            item_bias,
+            hidden or [],
+            combine,
+            items,
+            table_dtype,
+            *candidate,
+            expects_bias=expects_bias,
         )
         self.unit = similarity == "cosine"
         self.output_dim = dim + (item_bias is not None)

@@ -14,7 +14,15 @@ import torch
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
-from trainer.batching.tower_inputs import USER, USER_HISTORY, Inputs, dense_widths
+from trainer.batching.tower_inputs import (
+    USER,
+    USER_HISTORY,
+    Inputs,
+    dense_widths,
+    expected_bias,
+    expected_biases,
+)
+from trainer.config.effects import expects_bias
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.resume import check_shape
 from trainer.config.schema import Config
@@ -32,6 +40,7 @@ from trainer.sharding.optimizer_state import PREFIX, UNTRAINED, create_states, o
 from trainer.sharding.private_api import ShardedTensor
 
 ROWS_AT_ONCE = 65_536
+BIAS_SLOPE = "candidate.bias_slope"
 
 
 @dataclass(frozen=True)
@@ -156,8 +165,9 @@ def take_over(
     items = rows_in(origin.vocabulary.item_ids, dataset.item_ids)
     rows = _origin_rows(origin, config, dataset, users, items)
     for key, value in whole_state(model).items():
-        if _is_taken_over(key, origin.config, config):
+        if _is_taken_over(key, origin, config):
             _fill(value, origin, _origin_key(key, origin, dataset), rows.get(str(table_name(key))))
+    _keep_biases(origin, config, dataset, model, rows)
     why_not = _take_over_states(origin, config, dataset, model, optimizer, _without_retained(rows, dataset))
     held_out: Interactions = getattr(dataset, config.evaluation.split)
     return WarmStart(
@@ -248,7 +258,10 @@ def _origin_rows(
     # Where the reserved row of untrained items is trained from now on, it keeps its initial value.
     reserved_item = -1 if trains_reserved == [False, True] else len(before.item_ids)
     all_items = np.append(items, reserved_item)
-    rows = {USER_HISTORY: items, name: all_items, f"{name}_bias": all_items}
+    # Where attributes let expect a bias, the reserved row holds what comes on top of it.
+    means_the_same = (_bias_slope(origin) != 0) == expects_bias(config.model)
+    all_biases = np.append(items, reserved_item if means_the_same else -1)
+    rows = {USER_HISTORY: items, name: all_items, f"{name}_bias": all_biases}
     if USER in origin.user_inputs:
         rows[USER] = np.append(_trained(users, origin.user_inputs[USER]), len(before.user_ids))
     for side, names, features, categories in (
@@ -269,15 +282,46 @@ def _trained(rows: np.ndarray, column: Any) -> np.ndarray:
     return np.where(own[rows], rows, -1)
 
 
+def _bias_slope(origin: Origin) -> float:
+    """Return the slope of the earlier run's expected biases; 0 if it has none."""
+    folder = origin.checkpoint.folder
+    keys = [key for key in entries(folder) if key.endswith(BIAS_SLOPE)]
+    return float(read_entry(folder, keys[0])) if keys else 0.0
+
+
+def _keep_biases(
+    origin: Origin, config: ResolvedConfig, dataset: Dataset, model: nn.Module, rows: dict[str, np.ndarray]
+) -> None:
+    """Change the table of biases so that known items keep theirs, whatever is expected of them now."""
+    name, state = dataset.item_name, whole_state(model)
+    origin_rows = rows[f"{name}_bias"][:-1]
+    known = np.flatnonzero(origin_rows >= 0)
+    change = np.zeros(dataset.item_count + 1, np.float32)
+    before: Any = origin.item_inputs.get(expected_bias(origin.vocabulary.item_name))
+    if before is not None:
+        change[known] += _bias_slope(origin) * before[origin_rows[known], 0]
+    if expects_bias(config.model):
+        slope = next(float(value) for key, value in state.items() if key.endswith(BIAS_SLOPE))
+        change[known] -= slope * expected_biases(dataset, config.model)[known, 0]
+    for key, value in state.items() if change.any() else ():
+        if table_name(key) == f"{name}_bias":
+            for shard, first_row, _ in local_shards(value):
+                own = torch.from_numpy(change[first_row : first_row + len(shard), None])
+                with torch.no_grad():
+                    shard.add_(own.to(shard.device, shard.dtype))
+
+
 def _matched(rows: np.ndarray, before: pa.Array, retained: int) -> Matched:
     found = int(np.count_nonzero(rows >= 0))
     return Matched(found - retained, len(rows) - found, len(before) - found, retained)
 
 
-def _is_taken_over(key: str, before: Config, now: Config) -> bool:
+def _is_taken_over(key: str, origin: Origin, now: Config) -> bool:
     """Return whether an entry of the model's state is trained in both runs."""
     if key.endswith("log_temperature"):
-        return before.model.learn_temperature and now.model.learn_temperature
+        return origin.config.model.learn_temperature and now.model.learn_temperature
+    if key.endswith(BIAS_SLOPE):
+        return _bias_slope(origin) != 0
     return not key.startswith(UNTRAINED)
 
 

@@ -14,7 +14,14 @@ from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.sampler import Batches, BatchPlan
-from trainer.batching.tower_inputs import Inputs, looked_up, make_inputs, named_dense
+from trainer.batching.tower_inputs import (
+    Inputs,
+    expected_popularity,
+    looked_up,
+    make_inputs,
+    named_dense,
+)
+from trainer.config.effects import expects_bias
 from trainer.config.losses import loss_spec, losses_where
 from trainer.config.resolved import ResolvedConfig, ResolvedOptimizerConfig
 from trainer.config.schema import Config
@@ -221,7 +228,8 @@ def _initial_values(
     std = initial_std(dim, model.init_std)
     trains_reserved_item = model.item_id_dropout > 0
     blocks = normal_values(dataset, learned, config.run.seed, std, trains_reserved_item)
-    blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item)
+    expected = expected_popularity(dataset, model.item_features) if expects_bias(model) else None
+    blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item, expected)
     if model.start == "low_rank":
         files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty), long=True)
         blocks |= closed_form_start(dataset, files)

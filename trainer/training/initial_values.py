@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.batching.tower_inputs import USER, USER_HISTORY, looked_up
+from trainer.batching.expected_popularity import residual_mean
+from trainer.batching.tower_inputs import USER, USER_HISTORY, log_popularity, looked_up
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.model.builder import START_NORM
@@ -89,17 +90,29 @@ def scaled(source: np.ndarray, factor: float) -> Block:
     return values
 
 
-def popularity_bias(dataset: Dataset, prior: float, trains_reserved_item: bool) -> Block:
+def popularity_bias(
+    dataset: Dataset, prior: float, trains_reserved_item: bool, expected: np.ndarray | None = None
+) -> Block:
     """Return centred log popularity times `prior`, where an item without interactions counts as half of one.
 
     So does the reserved last row, which all such items share. Where it is trained, it represents items of any
-    popularity, and starts at the mean popularity of items with interactions.
+    popularity, and starts at the mean popularity of items with interactions. Where expected popularities are
+    added to the table's, the table has what an item's popularity is beyond them.
+
+    Args:
+        dataset: The data set.
+        prior: Multiple of log popularity.
+        trains_reserved_item: Whether the reserved row is trained.
+        expected: Log popularity that attributes let expect, (items,); None: not part of the model.
     """
     counts = np.bincount(dataset.train.items, minlength=dataset.item_count + 1).astype(np.float64)
     if trains_reserved_item:
         counts[-1] = counts[counts > 0].mean()
-    logarithm = np.log(np.maximum(counts, 0.5))
-    bias = (prior * (logarithm - logarithm[:-1].mean())).astype(np.float32)
+    logarithm = log_popularity(counts)
+    beyond = logarithm - logarithm[:-1].mean()
+    if expected is not None:
+        beyond = np.append(logarithm[:-1] - expected, residual_mean(counts[:-1], expected))
+    bias = (prior * beyond).astype(np.float32)
     return scaled(np.repeat(bias[:, None], BIAS_DIM, axis=1), 1.0)
 
 
