@@ -194,11 +194,14 @@ def _check_attributes(origin: Origin, config: Config, dataset: Dataset) -> None:
             before = widths.get(f"{prefix}_{name}", 0)
             now = dense[name].values.shape[1] if name in dense else 0
             if before != now:
-                kinds = [f"{width} numbers wide" if width else "a category" for width in (before, now)]
                 raise ConfigError(
-                    f"--model.{side}_features {name}: was {kinds[0]} in {origin.run}, and is {kinds[1]} now. "
+                    f"--model.{side}_features {name}: was {_kind(before)} in {origin.run}, and is {_kind(now)} now. "
                     f"Read it as before with --data.attribute_kinds.{name}, or train without --from"
                 )
+
+
+def _kind(width: int) -> str:
+    return {0: "a category", 1: "a number"}.get(width, f"a vector of {width:,}")
 
 
 def _take_over_states(

@@ -67,11 +67,23 @@ def opening_text(
     lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}")]
     if dataset.report["skipped"]:
         lines.insert(0, f"{dataset.report['skipped']:,} rows that cannot be read were skipped.")
+    lines += [_wrapped(text) for text in attribute_texts(dataset, components)]
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")
     if warning := correction_text(plan):
         lines.append(_wrapped(warning))
     return "\n".join([*lines, f"Run: {run}"])
+
+
+def attribute_texts(dataset: Dataset, components: TrainingComponents) -> list[str]:
+    """Return a text on each attribute that the towers use: what it was taken for, and what was guessed."""
+    sides = (("user", "user", components.user_inputs), ("item", dataset.item_name, components.item_inputs))
+    return [
+        f"{side} attribute {name}: {text}"
+        for side, prefix, inputs in sides
+        for name, text in dataset.attributes.get(side, {}).items()
+        if f"{prefix}_{name}" in inputs
+    ]
 
 
 def correction_text(plan: BatchPlan) -> str | None:
