@@ -328,9 +328,7 @@ def test_an_attribute_that_is_a_number_no_more_is_refused(grown, tmp_path, capsy
         capsys, "train", "--from", str(earlier), *priced(tmp_path, 2, grown), "--run.dir", str(tmp_path / "x")
     )
     # Twice the prices are whole numbers, which are categories unless the kind says otherwise.
-    assert (
-        f"features price: was 1 numbers wide in {earlier}, and is a category now. Read it as before" in error
-    )
+    assert f"price: was a number in {earlier}, and is a category now. Read it as before with --data" in error
     begin_with(
         earlier,
         tmp_path / "y",

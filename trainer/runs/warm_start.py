@@ -194,9 +194,10 @@ def _check_attributes(origin: Origin, config: Config, dataset: Dataset) -> None:
             before = widths.get(f"{prefix}_{name}", 0)
             now = dense[name].values.shape[1] if name in dense else 0
             if before != now:
+                kinds = f"was {_kind(before)} in {origin.run}, and is {_kind(now)} now"
                 raise ConfigError(
-                    f"--model.{side}_features {name}: was {_kind(before)} in {origin.run}, and is {_kind(now)} now. "
-                    f"Read it as before with --data.attribute_kinds.{name}, or train without --from"
+                    f"--model.{side}_features {name}: {kinds}. Read it as before with "
+                    f"--data.attribute_kinds.{name}, or train without --from"
                 )
 
 
