@@ -45,6 +45,7 @@ DIGESTED = {
     "validation": "validation interactions",
     "test": "held-out interactions",
     "attributes": "attributes or titles",
+    "numbers": "attributes that are numbers or vectors",
 }
 """Name, in messages, of the data that each digest covers."""
 LEARNED, CLOSED = "learned", "closed"
@@ -177,7 +178,7 @@ def check_same_data(run: Path, dataset: Dataset) -> None:
     changed = [] if same else ["users, items or interactions before the test part"]
     if same and (digests := _read_digests(run)):
         now = data_digests(dataset)
-        changed = [DIGESTED[name] for name, digest in digests.items() if now[name] != digest]
+        changed = [DIGESTED[name] for name, digest in digests.items() if now.get(name) != digest]
     if changed:
         raise CheckpointError(
             f"{run}: its data have changed since the training ({', '.join(changed)}). Bring the files back "
