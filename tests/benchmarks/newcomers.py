@@ -45,7 +45,7 @@ ITEMS = {
     "ids alone": "",
     "attributes": "{attributes}",
     "attributes, ids dropped from 0.2": "{attributes} --model.item_id_dropout 0.2",
-    "the same, boost -0.4": "{attributes} --model.item_id_dropout 0.2 --model.new_item_boost -0.4",
+    "the same, boost -0.5": "{attributes} --model.item_id_dropout 0.2 --model.new_item_boost -0.5",
     "the same, boost 0.5": "{attributes} --model.item_id_dropout 0.2 --model.new_item_boost 0.5",
 }
 MADE_UP = "made-up"
