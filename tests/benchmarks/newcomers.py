@@ -46,6 +46,7 @@ ITEMS = {
     "attributes": "{attributes}",
     "attributes, ids dropped from 0.2": "{attributes} --model.item_id_dropout 0.2",
     "the same, boost -0.5": "{attributes} --model.item_id_dropout 0.2 --model.new_item_boost -0.5",
+    "the same, boost -0.25": "{attributes} --model.item_id_dropout 0.2 --model.new_item_boost -0.25",
     "the same, boost 0.5": "{attributes} --model.item_id_dropout 0.2 --model.new_item_boost 0.5",
 }
 MADE_UP = "made-up"
@@ -198,7 +199,7 @@ def items(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str, 
 def presence(
     trained: Trained, dataset: Dataset, train: Pairs, held_out: Pairs, new: np.ndarray
 ) -> dict[str, float]:
-    """NDCG of the test part with the new items in the catalogue, and the share of places that they take."""
+    """What places new items take, how often they are hits, and NDCG of the test part with and without them."""
     test = Pairs(dataset.test.users, dataset.test.items)
     users = np.intersect1d(train.users, test.users)
     query, truth = trained.queries(users), test.lists(users, trained.items)
@@ -208,10 +209,13 @@ def presence(
     old_alone = Pairs(
         np.append(train.users, pairs.users), np.append(trained.items[train.items], pairs.items)
     ).lists(users, np.arange(len(trained.item_vectors)))
-    taken = torch.isin(trained.first(query, seen), torch.from_numpy(new)).float()
+    lists, everything = trained.first(query, seen), both.lists(users, trained.items)
+    taken, hit = torch.isin(lists, torch.from_numpy(new)), hits(lists, everything).float()
     return {
-        "places": float(taken.mean()),
-        "all held out": trained.ndcg(query, both.lists(users, trained.items), seen),
+        "places": float(taken.float().mean()),
+        "of them hits": float(hit[taken].mean()),
+        "hits of old": float(hit[~taken].mean()),
+        "all held out": trained.ndcg(query, everything, seen),
         "without new": trained.ndcg(query, truth, old_alone),
         "test part": trained.ndcg(query, truth, seen),
     }
