@@ -199,7 +199,7 @@ def items(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str, 
 def presence(
     trained: Trained, dataset: Dataset, train: Pairs, held_out: Pairs, new: np.ndarray
 ) -> dict[str, float]:
-    """What places new items take, how often they are hits, and NDCG of the test part with and without them."""
+    """Places of new items, how often these are hits, and NDCG of the test part with and without them."""
     test = Pairs(dataset.test.users, dataset.test.items)
     users = np.intersect1d(train.users, test.users)
     query, truth = trained.queries(users), test.lists(users, trained.items)
