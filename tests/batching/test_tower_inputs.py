@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from tests import worlds
-from trainer.batching.tower_inputs import item_inputs, keyed_jagged, open_inputs, save_inputs, user_inputs
+from trainer.batching.tower_inputs import (
+    dense_values,
+    dense_widths,
+    item_inputs,
+    keyed_jagged,
+    make_inputs,
+    open_inputs,
+    save_inputs,
+    user_inputs,
+)
+from trainer.config.parser import parse_config
 from trainer.dataset.dataset import Dataset
 
 # User 30 has only a test interaction: nothing was learned of that user.
@@ -69,3 +79,47 @@ def test_inputs_come_back_from_their_file(data, tmp_path: Path) -> None:
         expected, actual = keyed_jagged(inputs, rows), keyed_jagged(found, rows)
         assert torch.equal(actual.values(), expected.values())
         assert torch.equal(actual.lengths(), expected.lengths())
+
+
+def numbered(tmp_path: Path) -> Dataset:
+    """Three items, the last of which is new, with a number each; the second and third user have one too."""
+    items = pa.table({"item_id": [10, 20, 30], "price": [0.5, 1.5, 3.5], "kind": ["a", "b", "a"]})
+    pairs = [(1, 10), (1, 20), (2, 10), (3, 10)], [(1, 30)]
+    users = pa.table({"user_id": [2, 3], "income": [1.5, 2.5]})
+    return worlds.dataset(tmp_path, *pairs, users=users, items=items)
+
+
+def test_numbers_stand_beside_what_is_looked_up(tmp_path: Path) -> None:
+    data = numbered(tmp_path)
+    config = parse_config(["--model.user_features", "income", "--model.item_features", "price,kind"])
+    users, items = make_inputs(config, data)
+    assert keyed_jagged(items, np.array([2, 0])).keys() == ["item", "item_kind", "item_bias"]
+    assert dense_values(items, np.array([2, 0])).tolist() == [[3.5], [0.5]]
+    assert keyed_jagged(users, np.array([1])).keys() == ["user"]
+    np.testing.assert_array_equal(dense_values(users, np.array([1, 0, 3])), [[1.5], [np.nan], [np.nan]])
+    assert dense_widths(items) == {"item_price": 1}
+    assert dense_values({"item": items["item"]}, np.array([0])) is None
+
+
+def test_numbers_are_saved_with_a_run_as_they_are(tmp_path: Path) -> None:
+    data = numbered(tmp_path / "data")
+    _, items = make_inputs(parse_config(["--model.item_features", "price,kind"]), data)
+    save_inputs(tmp_path / "inputs.npz", items)
+    opened = open_inputs(tmp_path / "inputs.npz")
+    assert list(opened) == list(items)
+    np.testing.assert_array_equal(opened["item_price"], items["item_price"])
+
+
+def test_new_items_have_the_expected_bias_of_their_kind_and_the_boost(tmp_path: Path) -> None:
+    data = numbered(tmp_path)
+    options = ["--model.item_features", "kind", "--model.item_id_dropout", "0.2"]
+    _, plain = make_inputs(parse_config(options), data)
+    _, boosted = make_inputs(parse_config([*options, "--model.new_item_boost", "-0.5"]), data)
+    # Kind a is had by 3 users and kind b by one, so that their weights are half of log 3 times 1 / (1 + 5).
+    # Biases are centred at the mean over all items, of which the new one counts as half an interaction.
+    mean = (np.log(3) + np.log(0.5)) / 3
+    step = np.log(3) / 2 / 6
+    expected = 0.85 * (np.log(3) / 2 + np.array([step, -step, step]) - mean)
+    np.testing.assert_allclose(plain["item_expected_bias"][:, 0], expected, rtol=1e-5)
+    change = boosted["item_expected_bias"] - plain["item_expected_bias"]
+    np.testing.assert_allclose(change[:, 0], [0, 0, -0.5], atol=1e-6)

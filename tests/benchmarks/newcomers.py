@@ -5,8 +5,11 @@
 People: a fifth of the users is left out of training altogether. Their vectors come from their training items
 alone, as `recommend --history` makes them, to find the same test items as in a training that had them.
 Items: a tenth of the items is left out and ranked by attributes alone, for every user who has one of them:
-among themselves, and among the whole catalogue, beside chance. Then what their presence costs or brings: the
-test part, found in the whole catalogue and without them in the lists, and the share of places that they take.
+among themselves, and among the whole catalogue, beside chance. Then what their presence costs: the share of
+places that they take, and the test part, found in the whole catalogue; in the last column as a share of that
+of a training by ids alone, in whose lists they take no place. `without new` ranks the old items alone, and
+`all held out` counts hits among old and new ones alike. `--data made-up` has vectors that carry the taste for
+each item and its popularity.
 """
 
 import argparse
@@ -24,12 +27,13 @@ import torch
 from tests.benchmarks.quality import DATA, spread
 from trainer.cli import main as command
 from trainer.config.schema import DataConfig
-from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.dataset import Dataset, open_dataset, prepare
 from trainer.dataset.prepare import prepare_data
 from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.retriever import candidate_vectors, query_from_history, query_vectors
 from trainer.runs.run_folder import TrainedRun, open_run
+from trainer.sources.schema import SourceTables
 
 K, METRIC, CPU = 10, "ndcg@10", torch.device("cpu")
 PEOPLE = {
@@ -37,12 +41,15 @@ PEOPLE = {
     "user id alone": "--model.low_rank 0",
     "history alone": "--model.low_rank 0 --model.user_id false --model.history true",
 }
-BY_ATTRIBUTES = "--model.low_rank 0 --model.item_features genres,release_year"
 ITEMS = {
-    "attributes": BY_ATTRIBUTES,
-    "attributes, ids dropped from 0.2": f"{BY_ATTRIBUTES} --model.item_id_dropout 0.2",
-    "attributes, ids dropped from 0.5": f"{BY_ATTRIBUTES} --model.item_id_dropout 0.5",
+    "ids alone": "",
+    "attributes": "{attributes}",
+    "attributes, ids dropped from 0.2": "{attributes} --model.item_id_dropout 0.2",
+    "the same, boost -0.5": "{attributes} --model.item_id_dropout 0.2 --model.new_item_boost -0.5",
+    "the same, boost -0.25": "{attributes} --model.item_id_dropout 0.2 --model.new_item_boost -0.25",
+    "the same, boost 0.5": "{attributes} --model.item_id_dropout 0.2 --model.new_item_boost 0.5",
 }
+MADE_UP = "made-up"
 
 
 class Pairs:
@@ -92,8 +99,14 @@ class Trained:
         return query_vectors(self.run.tower_pairs, self.users[users], CPU)
 
     def ndcg(self, query: torch.Tensor, truth: ItemLists, exclude: ItemLists) -> float:
+        return self.metric(METRIC, query, truth, exclude)
+
+    def recall(self, query: torch.Tensor, truth: ItemLists, exclude: ItemLists) -> float:
+        return self.metric(f"recall@{K}", query, truth, exclude)
+
+    def metric(self, name: str, query: torch.Tensor, truth: ItemLists, exclude: ItemLists) -> float:
         found = hits(self.first(query, exclude), truth)
-        return float(metrics_by_user(found, truth[0], [K])[METRIC].mean())
+        return float(metrics_by_user(found, truth[0], [K])[name].mean())
 
     def first(self, query: torch.Tensor, exclude: ItemLists) -> torch.Tensor:
         return top_k(query, self.item_vectors, K, exclude)[1]
@@ -106,7 +119,40 @@ def attributes(dataset: Dataset) -> pa.Table:
         name: pa.ListArray.from_arrays(pa.array(bag.offsets, pa.int32()), pa.array(bag.values))
         for name, bag in bags.items()
     }
-    return pa.table({"item_id": dataset.item_ids} | lists)
+    vectors = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(feature.values.ravel()), feature.values.shape[1])
+        for name, feature in dataset.item_dense.items()
+    }
+    return pa.table({"item_id": dataset.item_ids} | lists | vectors)
+
+
+def made_up(cache: Path, users: int = 1000, items: int = 600, tastes: int = 8) -> Dataset:
+    """Users who have 40 items each by taste and popularity, and items whose vectors carry both."""
+    generator = np.random.default_rng(0)
+    likes, kinds = (generator.standard_normal((count, tastes)) for count in (users, items))
+    popularity = generator.standard_normal(items)
+    logits = likes @ kinds.T * 0.7 + popularity + generator.gumbel(size=(users, items))
+    chosen = np.argsort(-logits, axis=1)[:, :40]
+    order = generator.permutation(chosen.size)
+    truth = np.column_stack([kinds, popularity]) @ generator.standard_normal((tastes + 1, 32))
+    pairs = {"user_id": np.repeat(np.arange(users), 40)[order], "item_id": chosen.ravel()[order]}
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(truth.ravel().astype(np.float32)), 32)
+    source = SourceTables(
+        iter([pa.record_batch(pairs)]), items=pa.table({"item_id": np.arange(items), "vector": vectors})
+    )
+    folder = prepare(
+        lambda: source,
+        {},
+        cache,
+        name=MADE_UP,
+        min_value=None,
+        k_core=0,
+        split="random",
+        test_size=0.2,
+        validation_size=0.0,
+        split_seed=42,
+    )
+    return open_dataset(folder)
 
 
 def places(ids: pa.Array, among: pa.Array) -> np.ndarray:
@@ -130,7 +176,7 @@ def people(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str,
 
 
 def items(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str, float]:
-    """NDCG of the items that are left out, among themselves and among all, each beside chance."""
+    """Recall of the items that are left out, among themselves and among all, each beside chance."""
     pairs = Pairs(dataset.train.users, dataset.train.items)
     generator = np.random.default_rng(seed)
     known = np.unique(pairs.items)
@@ -145,59 +191,91 @@ def items(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str, 
     chance = torch.from_numpy(generator.standard_normal(query.shape, dtype=np.float32))
     figures = {}
     for name, exclude in (("among new", others), ("among all", seen)):
-        figures[name] = trained.ndcg(query, truth, exclude)
-        figures[f"{name}, chance"] = trained.ndcg(chance, truth, exclude)
-    return figures | presence(trained, dataset, train, trained.items[new])
+        figures[name] = trained.recall(query, truth, exclude)
+        figures[f"{name}, chance"] = trained.recall(chance, truth, exclude)
+    return figures | presence(trained, dataset, train, held_out, trained.items[new])
 
 
-def presence(trained: Trained, dataset: Dataset, train: Pairs, new: np.ndarray) -> dict[str, float]:
-    """NDCG of the test part with and without the new items in the lists, and their share of places."""
+def presence(
+    trained: Trained, dataset: Dataset, train: Pairs, held_out: Pairs, new: np.ndarray
+) -> dict[str, float]:
+    """Places of new items, how often these are hits, and NDCG of the test part with and without them."""
     test = Pairs(dataset.test.users, dataset.test.items)
     users = np.intersect1d(train.users, test.users)
     query, truth = trained.queries(users), test.lists(users, trained.items)
     seen = train.lists(users, trained.items)
+    both = Pairs(np.append(test.users, held_out.users), np.append(test.items, held_out.items))
     pairs = Pairs(np.repeat(users, len(new)), np.tile(new, len(users)))
-    both = Pairs(
-        np.concatenate([train.users, pairs.users]), np.concatenate([trained.items[train.items], pairs.items])
-    )
-    without = both.lists(users, np.arange(len(trained.item_vectors)))
-    taken = torch.isin(trained.first(query, seen), torch.from_numpy(new)).float()
+    old_alone = Pairs(
+        np.append(train.users, pairs.users), np.append(trained.items[train.items], pairs.items)
+    ).lists(users, np.arange(len(trained.item_vectors)))
+    lists, everything = trained.first(query, seen), both.lists(users, trained.items)
+    taken, hit = torch.isin(lists, torch.from_numpy(new)), hits(lists, everything).float()
     return {
+        "places": float(taken.float().mean()),
+        "of them hits": float(hit[taken].mean()),
+        "hits of old": float(hit[~taken].mean()),
+        "all held out": trained.ndcg(query, everything, seen),
+        "without new": trained.ndcg(query, truth, old_alone),
         "test part": trained.ndcg(query, truth, seen),
-        "without new": trained.ndcg(query, truth, without),
-        "places": float(taken.mean()),
     }
 
 
 def show(title: str, rows: dict[str, list[dict[str, float]]]) -> str:
     columns = list(next(iter(rows.values()))[0])
-    lines = [f"{title:<34}" + "".join(f"{column:>20}" for column in columns)]
+    lines = [title, " " * 34 + "".join(f"{column:>20}" for column in columns)]
     for name, runs in rows.items():
         cells = "".join(f"{spread([run[column] for run in runs]):>20}" for column in columns)
         lines.append(f"{name:<34}{cells}")
     return "\n".join(lines)
 
 
+def compared(rows: dict[str, list[dict[str, float]]]) -> None:
+    """Add what the test part is of that of ids alone, seed by seed."""
+    for runs in rows.values():
+        for run, alone in zip(runs, next(iter(rows.values())), strict=True):
+            run["of ids alone"] = run["test part"] / alone["test part"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", choices=DATA, default="ml-100k", help="data set")
+    parser.add_argument("--data", choices=[*DATA, MADE_UP], default="ml-100k", help="data set")
+    parser.add_argument("--only", choices=["people", "items"], help="one of the two tables")
+    parser.add_argument("--options", default="", help="further options of every training")
     parser.add_argument("--root", type=Path, default="data", help="folder of the MovieLens files")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44], help="of drawing and training")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        data = DataConfig(**DATA[options.data], root=str(options.root.absolute()), cache=f"{folder}/cache")
-        dataset = open_dataset(prepare_data(data))
-        for title, models, work in (("people", PEOPLE, people), ("items", ITEMS, items)):
+        if options.data == MADE_UP:
+            dataset, attributes = made_up(Path(folder) / "cache"), "vector"
+        else:
+            data = DataConfig(
+                **DATA[options.data], root=str(options.root.absolute()), cache=f"{folder}/cache"
+            )
+            dataset, attributes = open_dataset(prepare_data(data)), "genres,release_year"
+        by_attributes = f"--model.item_features {attributes}"
+        models_of_items = {
+            name: f"--model.low_rank 0 {given.format(attributes=by_attributes)}"
+            for name, given in ITEMS.items()
+        }
+        for title, models, work in (("people", PEOPLE, people), ("items", models_of_items, items)):
+            if options.only not in (None, title):
+                continue
             rows = {
                 name: [
-                    work(Path(folder) / f"{title}-{number}-{seed}", dataset, given, seed)
+                    work(
+                        Path(folder) / f"{title}-{number}-{seed}", dataset, f"{given} {options.options}", seed
+                    )
                     for seed in options.seeds
                 ]
                 for number, (name, given) in enumerate(models.items())
             }
-            print(show(f"{options.data}, {title}, {METRIC}", rows) + "\n", flush=True)
+            if title == "items":
+                compared(rows)
+            metric = METRIC if title == "people" else f"recall@{K} of the new, then {METRIC}"
+            print(show(f"{options.data}, {title}, {metric}", rows) + "\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ CASES: dict[str, tuple[str, str, str]] = {
     "data.weight_column": ("w", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.negatives": ("use", "", "--data.min_value 4"),
     "data.timestamp_column": ("t", "--data.name ml-1m", "--data.name files --data.interactions f"),
+    "data.user_vectors": ("{a: f.npz}", "--data.name synthetic", "--data.name ml-1m"),
+    "data.item_vectors": ("{a: f.npz}", "--data.name synthetic", "--data.name ml-1m"),
+    "data.attribute_kinds": ("{year: number}", "--data.name synthetic", "--data.name ml-1m"),
+    "data.list_separator": (";", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.bad_rows": ("skip", "--data.name synthetic", "--data.name ml-1m"),
     "data.split": (
         "temporal",
@@ -55,6 +59,11 @@ CASES: dict[str, tuple[str, str, str]] = {
     "model.low_rank_weight": ("8", "--model.low_rank 0", "--model.low_rank 16"),
     "model.low_rank_penalty": ("8", "--model.low_rank 0", "--model.low_rank 0 --model.start low_rank"),
     "model.history_dropout": ("0.5", "--model.history false", "--model.history true"),
+    "model.new_item_boost": (
+        "0.5",
+        "--model.item_features year",
+        "--model.item_features year --model.item_id_dropout 0.2",
+    ),
     "model.combine": ("concat", "--model.history false", "--model.history true"),
     "loss.candidates": (
         "in_batch",

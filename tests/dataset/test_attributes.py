@@ -4,7 +4,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from trainer.dataset.attributes import Ragged, align, categorise
+from trainer.dataset.attributes import (
+    LeftOutError,
+    Ragged,
+    align,
+    bucketed,
+    categorise,
+    description,
+    encode_attribute,
+)
 from trainer.errors import DataError
 
 
@@ -84,3 +92,76 @@ def test_an_id_with_two_attribute_rows_is_named():
     table = pa.table({"user_id": [1, 4, 4, 2], "age": [1, 2, 3, 4]})
     with pytest.raises(DataError, match="user_id 4 has more than one row"):
         align(pa.array([1]), table, "user_id")
+
+
+def test_fractional_numbers_are_standardised_by_their_mean_and_deviation():
+    feature = encode_attribute("price", pa.chunked_array([[1.5, None, 4.5]]))
+    assert feature.center.tolist() == [3.0]  # (1.5 + 4.5) / 2
+    assert feature.scale == 1.5  # both are 1.5 away
+    np.testing.assert_array_equal(feature.values, np.array([[1.5], [np.nan], [4.5]], np.float32))
+    assert description(feature, 3) == "number, mean 3, deviation 1.5, 1 of 3 missing"
+
+
+def test_integers_are_numbers_where_the_kind_says_so():
+    column = pa.chunked_array([[10, 20, 30]])
+    assert encode_attribute("year", column).size == 4
+    assert encode_attribute("year", column, "number").center.tolist() == [20]
+
+
+def test_times_are_seconds():
+    times = pa.chunked_array([pa.array([0, 86_400], pa.timestamp("s")).cast(pa.timestamp("ns"))])
+    assert encode_attribute("made", times).values.tolist() == [[0], [86_400]]
+    assert encode_attribute("made", times, "buckets:2").bags.values.tolist() == [0, 1]
+
+
+def test_buckets_have_equal_shares_and_missing_is_one_more():
+    numbers = np.array([5, 1, np.nan, 8, 2, 4, 3, 7, 6], float)  # quarters 1 2 | 3 4 | 5 6 | 7 8
+    feature = bucketed("price", numbers, 4)
+    assert feature.bags.values.tolist() == [2, 0, 4, 3, 0, 1, 1, 3, 2]
+    assert feature.categories.to_pylist() == [
+        "lowest to 3.0",
+        "3.0 to 5.0",
+        "5.0 to 7.0",
+        "7.0 to highest",
+    ]
+    assert feature.size == 5
+
+
+@pytest.mark.parametrize("numbers", [[1.0] * 9 + [2.0], [1.0, 1.0], [0.0, 1.0, 10.0], [np.nan, np.nan]])
+def test_no_bucket_is_empty(numbers):
+    feature = bucketed("price", np.array(numbers), 10)
+    codes = np.unique(feature.bags.values[~np.isnan(numbers)])
+    assert codes.tolist() == list(range(len(codes)))
+    assert len(codes) in (len(feature.categories), 0)
+
+
+def test_lists_of_one_length_are_vectors_with_one_scale():
+    column = pa.chunked_array([pa.array([[3, 0], None, [0, 4]], pa.list_(pa.float32(), 2))])
+    feature = encode_attribute("image", column)
+    np.testing.assert_array_equal(feature.values, [[3, 0], [np.nan, np.nan], [0, 4]])
+    assert feature.center.tolist() == [1.5, 2]
+    assert feature.scale == 2.5  # both are (1.5, 2) away: 2.25 + 4 = 2.5 ** 2
+    assert description(feature, 3) == "vector of 2 numbers, 1 of 3 missing"
+
+
+def test_a_vector_with_a_gap_is_missing_as_a_whole():
+    feature = encode_attribute("image", pa.chunked_array([[[1.5, None], [1.0, 2.0], [2.0, 2.5]]]))
+    assert np.isnan(feature.values[0]).all()
+    assert feature.center.tolist() == [1.5, 2.25]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "reason"),
+    [
+        ([[0.5], [0.5, 1.0]], None, r"its lists have different lengths \(1 and 2\)"),
+        ([0.5, 0.5], None, "all of its values are the same"),
+        ([float("nan")], None, "all of its values are missing"),
+        ([0.5, 1e300], None, "infinite in float32"),
+        (["a", "b"], "number", r"not all of its values \(string\) are numbers"),
+        ([1, 2], "vector", "int64 is no list of numbers"),
+        ([1, 2], "ignore", "as --data.attribute_kinds.x says"),
+    ],
+)
+def test_an_attribute_that_cannot_be_used_says_why(values, kind, reason):
+    with pytest.raises(LeftOutError, match=reason):
+        encode_attribute("x", pa.chunked_array([values]), kind)

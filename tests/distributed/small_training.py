@@ -28,7 +28,8 @@ def small_dataset(cache: Path, validation_size: float = 0) -> Path:
     """Folder of a prepared data set of 61 users, 43 items and 4 tastes, with values and attributes.
 
     Item popularity falls with its number; a user likes (value 4 or 5) mostly items of his own taste, item
-    number modulo 4. Items have bags of none to three labels.
+    number modulo 4. Items have bags of none to three labels, a price, and a vector; users have an income.
+    Every seventh price and every fifth vector is missing.
     """
     generator = np.random.default_rng(7)
     odds = (1 + 5 * (np.arange(ITEMS) % TASTES == np.arange(USERS)[:, None] % TASTES)) / (
@@ -49,10 +50,24 @@ def small_dataset(cache: Path, validation_size: float = 0) -> Path:
         }
     )
     labels = [[f"label {n}" for n in range(item % 4)] for item in range(ITEMS)]
+    prices = [None if item % 7 == 0 else 1.5 * item for item in range(ITEMS)]
+    images = pa.array(
+        [
+            None if item % 5 == 0 else [float(item % TASTES == taste) for taste in range(3)]
+            for item in range(ITEMS)
+        ],
+        pa.list_(pa.float32(), 3),
+    )
     source = SourceTables(
         iter([interactions]),
-        users=pa.table({"user_id": np.arange(USERS) + 1000, "group": np.arange(USERS) % 3}),
-        items=pa.table({"item_id": np.arange(ITEMS) + 1, "labels": labels}),
+        users=pa.table(
+            {
+                "user_id": np.arange(USERS) + 1000,
+                "group": np.arange(USERS) % 3,
+                "income": np.arange(USERS) % TASTES + 0.5,
+            }
+        ),
+        items=pa.table({"item_id": np.arange(ITEMS) + 1, "labels": labels, "price": prices, "image": images}),
     )
     return prepare(
         lambda: source,

@@ -27,6 +27,7 @@ RANKS = (1, 2, 4)
 # Adagrad and Adam forgive a gradient that is a multiple of the right one; SGD at a high rate does not.
 SGD = "--optimizer.name sgd --optimizer.learning_rate 3 --optimizer.table_learning_rates {}"
 SINGLE = "--batches.rows interaction --batches.size 61"
+DENSE = "--model.user_features income --model.item_features price,image"
 FEATURES = "--model.user_features group --model.item_features labels"
 
 # Every loss, kind of candidates, optimizer, sharding and part of a model stands in at least one line.
@@ -66,6 +67,13 @@ TRAININGS = {
     "--model.hidden 8",
     "users in place, copies of items, bpr": "--sharding.kind data_parallel --loss.name bpr "
     f"--sharding.tables.user row_partitioned --loss.candidates in_batch {SINGLE} {SGD}",
+    "numbers and vectors, sgd": f"{DENSE} --optimizer.dense_learning_rate 0.05 {SGD}",
+    "numbers and vectors side by side, dense layers, ids dropped": f"{DENSE} --model.combine concat "
+    "--model.dim 24 --model.hidden 8 --model.item_id_dropout 0.3 --loss.candidates in_batch",
+    "numbers and vectors, rows in place, mse": f"--sharding.kind row_partitioned {DENSE} --loss.name mse "
+    f"{SINGLE}",
+    "numbers and vectors, bpr, copies": f"{DENSE} --sharding.kind data_parallel --loss.name bpr "
+    f"--loss.candidates in_batch {SINGLE}",
     "copies": f"--sharding.kind data_parallel {FEATURES} --model.hidden 8",
     "copies, adam, mse": f"--sharding.kind data_parallel --optimizer.name adam --loss.name mse {SINGLE} "
     "--optimizer.weight_decay 0.01",

@@ -5,11 +5,13 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tests import worlds
 from trainer.cli import main
 from trainer.config.resume import EVALUATED_WITH
+from trainer.runs.data_digest import data_digests
 
 TRAIN, WITHHELD = worlds.checkerboard()
 
@@ -104,3 +106,19 @@ def test_a_warm_start_takes_the_prepared_form_when_the_files_are_gone(
     assert "--data.held_out" in error or "--data.interactions" in error
     assert "no such file. Name an existing one" in error
     assert not (tmp_path / "new").exists()
+
+
+def test_numbers_have_a_digest_of_their_own(tmp_path: Path) -> None:
+    one, other, none = (
+        data_digests(worlds.dataset(tmp_path / str(number), [(1, 51), (2, 52)], [(1, 52)], items=items))
+        for number, items in enumerate(
+            [
+                pa.table({"item_id": [51, 52], "price": [0.5, 1.5]}),
+                pa.table({"item_id": [51, 52], "price": [0.5, 2.5]}),
+                None,
+            ]
+        )
+    )
+    assert one["numbers"] != other["numbers"]
+    assert one["attributes"] == other["attributes"] == none["attributes"]
+    assert "numbers" not in none

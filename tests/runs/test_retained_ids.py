@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -144,3 +145,23 @@ def test_weights_and_explicit_negatives_stay(before, tmp_path):
     assert (data.negatives.users.tolist(), data.negatives.items.tolist()) == ([1], [0])
     assert data.negatives.weights.tolist() == [0.5]
     assert "negatives" in data_digests(data)
+
+
+def test_numbers_of_retained_ids_come_from_the_earlier_run(tmp_path):
+    def with_numbers(folder, pairs, users, items):
+        tables = {
+            f"{side}s": pa.table({f"{side}_id": list(rows), "number": list(rows.values())})
+            for side, rows in (("user", users), ("item", items))
+        }
+        return worlds.dataset(tmp_path / folder, *pairs, **tables)
+
+    before = with_numbers("before", BEFORE, {1: 1.5, 3: 3.5}, {10: 10.5, 30: 30.5, 40: 40.5})
+    after = with_numbers("after", AFTER, {1: 1.25, 5: 5.5}, {10: 10.25, 50: 50.5})
+    inputs = user_inputs(before, ["number"]), item_inputs(before, ["number"], bias=True)
+    data = open_dataset(extend(after.folder, kept_by(before, tmp_path), *inputs))
+    nan = np.nan
+    assert data.user_ids.to_pylist() == [5, 1, 2, 3]
+    np.testing.assert_array_equal(data.user_dense["number"].values[:, 0], [5.5, 1.25, nan, 3.5, nan])
+    assert data.item_ids.to_pylist() == [50, 10, 20, 30]
+    np.testing.assert_array_equal(data.item_dense["number"].values[:, 0], [50.5, 10.25, nan, 30.5])
+    assert data.item_dense["number"].center == after.item_dense["number"].center

@@ -5,6 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torchrec.optim.keyed import CombinedOptimizer
@@ -295,3 +298,42 @@ def test_a_run_with_the_vocabulary_of_another_is_refused(origin, grown, tmp_path
         new = str(tmp_path / "new")
         error = refusal(capsys, "train", "--from", str(run), *grown, "--run.dir", new, *options)
         assert f"{run / 'vocabulary'}: is not the one that step-000000080 was trained with" in error
+
+
+def priced(folder: Path, factor: float, options: list[str]) -> list[str]:
+    """Options for items that have a price in some currency."""
+    items = np.arange(worlds.FIRST_ITEM, worlds.FIRST_ITEM + 12)
+    pq.write_table(pa.table({"item_id": items, "price": (items + 0.5) * factor}), folder / "items.parquet")
+    return [*options, "--data.items", str(folder / "items.parquet"), "--model.item_features", "price"]
+
+
+def test_a_price_is_read_on_the_scale_of_the_earlier_run(grown, tmp_path):
+    first = worlds.options(tmp_path, TRAIN, WITHHELD)
+    earlier = worlds.trained(tmp_path / "earlier", *ADAM, *priced(tmp_path, 1, first))
+    frozen = ("--optimizer.learning_rate", "1e-9", "--optimizer.dense_learning_rate", "1e-9")
+    later = begin_with(earlier, tmp_path / "later", *priced(tmp_path, 1, grown), *frozen)
+    layers = [
+        open_run(run).tower_pairs[0].towers.candidate.dense_inputs.layers["item_price"]
+        for run in (earlier, later)
+    ]
+    # The new catalogue has other items, of another mean price; the layer's weights mean the earlier one.
+    assert layers[1].center == layers[0].center == 55  # (51.5 + ... + 58.5) / 8
+    assert layers[1].scale == layers[0].scale
+    torch.testing.assert_close(layers[1].weight, layers[0].weight, rtol=0, atol=1e-5)
+
+
+def test_an_attribute_that_is_a_number_no_more_is_refused(grown, tmp_path, capsys):
+    first = worlds.options(tmp_path, TRAIN, WITHHELD)
+    earlier = worlds.trained(tmp_path / "earlier", *ADAM, *priced(tmp_path, 1, first))
+    error = refusal(
+        capsys, "train", "--from", str(earlier), *priced(tmp_path, 2, grown), "--run.dir", str(tmp_path / "x")
+    )
+    # Twice the prices are whole numbers, which are categories unless the kind says otherwise.
+    assert f"price: was a number in {earlier}, and is a category now. Read it as before with --data" in error
+    begin_with(
+        earlier,
+        tmp_path / "y",
+        *priced(tmp_path, 2, grown),
+        "--data.attribute_kinds.price",
+        "number",
+    )

@@ -1,5 +1,7 @@
 """Tables of your own: the same three interactions in each format, and what may be wrong with them."""
 
+from datetime import datetime
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -309,6 +311,7 @@ def test_attributes_of_recbole_follow_their_declared_types(tmp_path):
         "item_id": ["a", "b"],
         "title": ["Toy Story", "Heat"],
         "year": [1995, None],
+        "price": [9.5, 3.0],
         "class": [["Drama", "War"], []],
         "maker": [7, 8],
     }
@@ -325,7 +328,7 @@ def test_attributes_of_csv_are_integers_or_strings(tmp_path):
     }
 
 
-def test_attributes_of_parquet_keep_integers_strings_and_lists(tmp_path):
+def test_attributes_of_parquet_keep_their_types(tmp_path):
     path = write(tmp_path, "parquet")
     table = pa.table(
         {
@@ -340,13 +343,21 @@ def test_attributes_of_parquet_keep_integers_strings_and_lists(tmp_path):
         }
     )
     parquet.write_table(table, tmp_path / "items.parquet")
-    items = read("parquet", path, items=tmp_path / "items.parquet").items
+    source = read("parquet", path, items=tmp_path / "items.parquet")
+    items = source.items
     assert items.to_pydict() == {
         "item_id": ["a", "b"],
         "genres": [["x", "y"], None],
         "codes": [[1], []],
         "year": [1995, None],
+        "price": [0.5, 1.0],
         "kind": ["k", None],
+        "when": [datetime(1970, 1, 1), datetime(1970, 1, 1, 0, 0, 1)],
+    }
+    assert items.schema.field("year").type == pa.int64()
+    assert source.remarks["item"] == {
+        "nested": "left out, as struct<a: int64> is no number, text, truth value, time, or list of numbers "
+        "or texts"
     }
     assert items.schema.field("genres").type == pa.list_(pa.string())
 

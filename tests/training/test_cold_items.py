@@ -11,6 +11,7 @@ import torch
 from tests import worlds
 from trainer.batching.sampler import Batches, BatchPlan
 from trainer.batching.tower_inputs import item_inputs, user_inputs
+from trainer.cli import main
 from trainer.model.retriever import candidate_vectors
 from trainer.runs.run_folder import TrainedRun, open_run
 from trainer.serving.recommend import recommend
@@ -133,3 +134,88 @@ def test_the_asked_for_share_of_ids_is_replaced_and_biases_with_them(
         replaced, looked_up = replaced + int((~kept).sum()), looked_up + len(ids)
     tolerance = 5 * np.sqrt(0.3 * 0.7 / looked_up)
     assert replaced / looked_up == pytest.approx(0.3, abs=tolerance)
+
+
+POPULAR, RARE = "hit", "niche"
+
+
+def kinds(folder: Path) -> list[str]:
+    """Items 0 to 7, the even ones of a kind that 12 of 24 users have each and the odd of one that 2 have.
+
+    Items 8 and 9, one of each kind, are new.
+    """
+    generator = np.random.default_rng(3)
+    train = [
+        (user, item)
+        for item in range(8)
+        for user in generator.choice(24, 2 if item % 2 else 12, replace=False).tolist()
+    ]
+    train += [(user, 0) for user in range(24) if (user, 0) not in train]
+    table = pa.table({"item_id": np.arange(10), "kind": [POPULAR, RARE] * 5})
+    pq.write_table(table, folder / "kinds.parquet")
+    options = worlds.options(folder, train, [(0, 8), (1, 9)])
+    return [*options, "--data.items", str(folder / "kinds.parquet"), "--model.item_features", "kind"]
+
+
+def biases(run: Path) -> dict[int, float]:
+    """The bias of every item by its raw id."""
+    trained = open_run(run)
+    vectors = candidate_vectors(trained.tower_pairs, np.arange(len(trained.vocabulary.item_ids)), CPU)
+    return dict(zip(trained.vocabulary.item_ids.to_pylist(), vectors[:, -1].tolist(), strict=True))
+
+
+CPU = torch.device("cpu")
+UNTRAINED = ["--optimizer.learning_rate", "1e-9", "--optimizer.dense_learning_rate", "1e-9"]
+
+
+def test_a_new_item_of_a_popular_kind_has_the_bias_of_one(tmp_path: Path) -> None:
+    data = kinds(tmp_path)
+    run = worlds.trained(tmp_path / "dropping", *data, "--model.item_id_dropout", "0.3")
+    found = biases(run)
+    assert found[8] > found[9] + 0.5
+    without = biases(worlds.trained(tmp_path / "plain", *data))
+    assert without[8] == without[9]
+
+
+def test_expected_and_own_biases_start_as_log_popularity_together(tmp_path: Path) -> None:
+    data = kinds(tmp_path)
+    dropping = worlds.trained(tmp_path / "dropping", *data, "--model.item_id_dropout", "0.3", *UNTRAINED)
+    plain = worlds.trained(tmp_path / "plain", *data, *UNTRAINED[:2])
+    found, expected = biases(dropping), biases(plain)
+    assert [found[item] for item in range(8)] == pytest.approx(
+        [expected[item] for item in range(8)], abs=1e-4
+    )
+
+
+def test_a_boost_moves_new_items_alone(tmp_path: Path) -> None:
+    data = [*kinds(tmp_path), "--model.item_id_dropout", "0.3"]
+    plain = biases(worlds.trained(tmp_path / "plain", *data))
+    boosted = biases(worlds.trained(tmp_path / "boosted", *data, "--model.new_item_boost", "0.5"))
+    slope = open_run(tmp_path / "boosted" / "run").tower_pairs[0].towers.candidate.bias_slope
+    assert slope is not None
+    moved = {item: boosted[item] - plain[item] for item in plain}
+    assert [moved[item] for item in range(8)] == pytest.approx([0] * 8, abs=1e-6)
+    assert [moved[item] for item in (8, 9)] == pytest.approx([0.5 * slope.item()] * 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("before", [["--model.item_id_dropout", "0.3"], []], ids=["expected", "not expected"])
+@pytest.mark.parametrize("now", [["--model.item_id_dropout", "0.3"], []], ids=["expected", "not expected"])
+def test_known_items_keep_their_bias_in_a_training_that_expects_another(
+    tmp_path: Path, before: list[str], now: list[str]
+) -> None:
+    earlier = worlds.trained(tmp_path / "earlier", *kinds(tmp_path), *before)
+    # Tomorrow the niche is what most people have: other popularities are expected.
+    (tmp_path / "later").mkdir()
+    later = kinds(tmp_path / "later")
+    pq.write_table(
+        worlds.table([(user, item) for user in range(24) for item in range(8) if item % 2 or user < 2]),
+        tmp_path / "later" / "interactions.parquet",
+    )
+    run = tmp_path / "now"
+    dropout = now or ["--model.item_id_dropout", "0"]
+    still = [*UNTRAINED[: 4 if now else 2], "--optimizer.table_learning_rates", "{}"]
+    assert main(["train", "--from", str(earlier), *later, *dropout, *still, "--run.dir", str(run)]) == 0
+    found, expected = biases(run), biases(earlier)
+    assert [found[item] for item in range(8)] == pytest.approx(
+        [expected[item] for item in range(8)], abs=1e-3
+    )

@@ -33,6 +33,9 @@ class Batch:
         positive_weights: Weights of the positives, (P,) float32, or None: all weigh 1.
         negatives: (2, M) int64 explicit negatives as (row, candidate), or None.
         negative_weights: Their weights, (M,) float32, or None.
+        query_values: Attributes of the queries that are numbers or vectors, side by side, (b, sum of their
+            widths) float32 with NaN where missing; None without any.
+        candidate_values: Those of the candidates, (c, sum of their widths).
     """
 
     queries: KeyedJaggedTensor
@@ -52,6 +55,8 @@ class Batch:
     positive_weights: torch.Tensor | None = None
     negatives: torch.Tensor | None = None
     negative_weights: torch.Tensor | None = None
+    query_values: torch.Tensor | None = None
+    candidate_values: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""

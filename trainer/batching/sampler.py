@@ -19,7 +19,7 @@ from trainer.batching.history_dropout import Bags, History, draw_history
 from trainer.batching.interaction_weights import InteractionWeights, Negatives
 from trainer.batching.item_dropout import drop_item_ids
 from trainer.batching.row_order import RowOrder
-from trainer.batching.tower_inputs import USER_HISTORY, Inputs, keyed_jagged
+from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_values, keyed_jagged
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset, Interactions
 
@@ -140,9 +140,10 @@ class Batches:
         positions = candidates.positions(items)[0]
         positives = pairs(lengths, positions, columns)
         seen = self._seen(users, candidates, columns) if self._masks_more() else positives
+        queried, items = users[share] if query_counts else users, candidates.items[looked_up]
         return Batch(
-            queries=self._queries(users[share] if query_counts else users, history),
-            candidates=self._looked_up(step, candidates.items[looked_up], looked_up, len(candidates.items)),
+            queries=self._queries(queried, history),
+            candidates=self._looked_up(step, items, looked_up, len(candidates.items)),
             positives=positives,
             positive_counts=torch.from_numpy(totals),
             seen=seen,
@@ -157,6 +158,8 @@ class Batches:
             candidate_partition=rank if self.plan.item_block else None,
             positive_weights=inside(positions, positive_weights, columns),
             **self._negatives(negatives, candidates, columns),
+            query_values=dense_values(self.user_inputs, queried),
+            candidate_values=dense_values(self.item_inputs, items),
         )
 
     def _make_pointwise(self, step: int, rows: np.ndarray, share: Share, rank: int) -> Batch:
@@ -177,6 +180,8 @@ class Batches:
             rows=len(rows),
             interactions=len(rows),
             query_partition=rank if self.plan.user_block else None,
+            query_values=dense_values(self.user_inputs, self.train.users[mine]),
+            candidate_values=dense_values(self.item_inputs, self.train.items[mine]),
         )
 
     def _share(self, rows: np.ndarray, rank: int, world_size: int) -> Share:

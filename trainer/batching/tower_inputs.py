@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from zipfile import BadZipFile
 
 import numpy as np
@@ -10,14 +10,17 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from trainer.atomic_write import replaced
+from trainer.batching.expected_popularity import expected_log_popularity
 from trainer.batching.history_dropout import Bags
-from trainer.config.schema import Config
-from trainer.dataset.attributes import Ragged
+from trainer.config.effects import expects_bias
+from trainer.config.schema import Config, ModelConfig
+from trainer.dataset.attributes import DenseFeature, Feature, Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.errors import CheckpointError, ConfigError
 
 Inputs: TypeAlias = Mapping[str, np.ndarray | Ragged]
-"""Features of one tower by table: one id a row, (rows,), or a bag of codes a row."""
+"""Features of one tower by name: one id a row, (rows,), or a bag of codes a row, each for a table of that
+name; or the numbers of each row, (rows, width) float32 with NaN where missing, for a layer of that name."""
 
 USER = "user"
 """Name of the table of user ids."""
@@ -34,7 +37,7 @@ def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, his
     rows, items = np.arange(dataset.user_count + 1, dtype=np.int32), dataset.history()
     rows[dataset.train_by_user().lengths() == 0] = dataset.user_count
     rows[dataset.kept_users] = dataset.kept_users
-    attributes = {f"user_{name}": dataset.user_features[name].bags for name in features}
+    attributes = _attributes(USER, features, dataset.user_features, dataset.user_dense)
     return ({USER: rows} if ids else {}) | ({USER_HISTORY: items} if history else {}) | attributes
 
 
@@ -47,8 +50,76 @@ def item_inputs(dataset: Dataset, features: Sequence[str], bias: bool) -> Inputs
     name, ids = dataset.item_name, np.arange(dataset.item_count, dtype=np.int32)
     ids[np.bincount(dataset.train.items, minlength=dataset.item_count) == 0] = dataset.item_count
     ids[dataset.kept_items] = dataset.kept_items
-    attributes = {f"{name}_{feature}": dataset.item_features[feature].bags for feature in features}
+    attributes = _attributes(name, features, dataset.item_features, dataset.item_dense)
     return {name: ids} | attributes | ({f"{name}_bias": ids} if bias else {})
+
+
+def expected_bias(item_name: str) -> str:
+    """Return the name of the numbers that hold each item's bias as its attributes let expect it."""
+    return f"{item_name}_expected_bias"
+
+
+def expected_popularity(dataset: Dataset, names: Sequence[str]) -> np.ndarray:
+    """Return the log popularity of each item that these attributes let expect, (items,) float64."""
+    return expected_log_popularity(
+        np.bincount(dataset.train.items, minlength=dataset.item_count),
+        {name: dataset.item_features[name] for name in names if name in dataset.item_features},
+        {name: dataset.item_dense[name] for name in names if name in dataset.item_dense},
+    )
+
+
+def expected_biases(dataset: Dataset, model: ModelConfig) -> np.ndarray:
+    """Return the expected bias of each item, (items, 1): centred log popularity times the prior.
+
+    Items without training interactions, which no step looks up, have the boost in it.
+    """
+    counts = np.bincount(dataset.train.items, minlength=dataset.item_count)
+    expected = expected_popularity(dataset, model.item_features)
+    biases = model.popularity_prior * (expected - log_popularity(counts).mean())
+    biases[counts == 0] += model.new_item_boost
+    return biases[:, None].astype(np.float32)
+
+
+def log_popularity(counts: np.ndarray, least: float = 0.5) -> np.ndarray:
+    """Return the log of training interactions, or of their weights, where none count as `least`."""
+    return np.log(np.maximum(counts, least))
+
+
+def _attributes(
+    prefix: str,
+    names: Sequence[str],
+    categories: Mapping[str, Feature],
+    dense: Mapping[str, DenseFeature],
+) -> dict[str, np.ndarray | Ragged]:
+    return {
+        f"{prefix}_{name}": dense[name].values if name in dense else categories[name].bags for name in names
+    }
+
+
+def named_dense(dataset: Dataset) -> dict[str, DenseFeature]:
+    """Return the numbers and vectors of both sides by the names that they have in towers."""
+    sides = ((USER, dataset.user_dense), (dataset.item_name, dataset.item_dense))
+    return {f"{prefix}_{name}": feature for prefix, dense in sides for name, feature in dense.items()}
+
+
+def dense_widths(inputs: Inputs) -> dict[str, int]:
+    """Return the numbers in each feature that is a number or a vector, by its name."""
+    return {name: column.shape[1] for name, column in inputs.items() if _is_dense(column)}  # type: ignore[union-attr]
+
+
+def _is_dense(column: np.ndarray | Ragged) -> bool:
+    return isinstance(column, np.ndarray) and column.ndim == 2
+
+
+def looked_up(inputs: Inputs) -> Inputs:
+    """Return the features that are looked up in tables: all but numbers and vectors."""
+    return {name: column for name, column in inputs.items() if not _is_dense(column)}
+
+
+def dense_values(inputs: Inputs, rows: np.ndarray) -> torch.Tensor | None:
+    """Return the numbers and vectors of the given rows side by side, (b, sum of widths); None without any."""
+    columns: list[Any] = [inputs[name] for name in dense_widths(inputs)]
+    return torch.from_numpy(np.concatenate([column[rows] for column in columns], axis=1)) if columns else None
 
 
 def table_rows(dataset: Dataset, inputs: Inputs) -> dict[str, int]:
@@ -58,7 +129,7 @@ def table_rows(dataset: Dataset, inputs: Inputs) -> dict[str, int]:
     rows |= {f"{name}_{feature.name}": feature.size for feature in dataset.item_features.values()}
     rows |= {USER: dataset.user_count + 1, USER_HISTORY: dataset.item_count}
     rows |= {name: dataset.item_count + 1, f"{name}_bias": dataset.item_count + 1}
-    return {table: rows[table] for table in inputs}
+    return {table: rows[table] for table in looked_up(inputs)}
 
 
 def keyed_jagged(
@@ -75,14 +146,14 @@ def keyed_jagged(
         Features of stride b, keys in the order of `inputs`.
     """
     instead, ones = instead or {}, np.ones(len(rows), np.int32)
-    bags = []
-    for table, column in inputs.items():
+    bags, tables = [], looked_up(inputs)
+    for table, column in tables.items():
         if table in instead:
             bags.append(instead[table])
         else:
             bags.append(column.take(rows) if isinstance(column, Ragged) else (ones, column[rows]))
     return KeyedJaggedTensor(
-        keys=list(inputs),
+        keys=list(tables),
         values=torch.from_numpy(np.concatenate([ids for _, ids in bags], dtype=np.int64)),
         lengths=torch.from_numpy(np.concatenate([lengths for lengths, _ in bags], dtype=np.int32)),
         stride=len(rows),
@@ -123,7 +194,7 @@ def open_inputs(path: Path) -> Inputs:
     }
 
 
-TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "low_rank")}
+TAKEN_NAMES = {"user": ("history", "low_rank"), "item": ("bias", "expected_bias", "low_rank")}
 """Attributes whose tables would have the name of another one."""
 
 
@@ -134,15 +205,15 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
         ConfigError: If the data set lacks an attribute, or one cannot name a table.
     """
     for side, wanted, present in (
-        ("user", config.model.user_features, dataset.user_features),
-        ("item", config.model.item_features, dataset.item_features),
+        ("user", config.model.user_features, dataset.user_features | dataset.user_dense),
+        ("item", config.model.item_features, dataset.item_features | dataset.item_dense),
     ):
         for name in wanted:
             if name not in present:
                 has = f"it has {', '.join(present)}" if present else "it has none"
-                raise ConfigError(
-                    f"--model.{side}_features {name}: no such attribute in {dataset.name}; {has}"
-                )
+                remark = dataset.attributes.get(side, {}).get(name)
+                why = f"was {remark}" if remark else f"no such attribute in {dataset.name}"
+                raise ConfigError(f"--model.{side}_features {name}: {why}; {has}")
             if "." in name or ":" in name or name in TAKEN_NAMES[side]:
                 taken = " or ".join(f"`{other}`" for other in TAKEN_NAMES[side])
                 raise ConfigError(
@@ -152,4 +223,11 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
     model = config.model
     users = user_inputs(dataset, model.user_features, model.user_id, model.history)
     items = item_inputs(dataset, model.item_features, model.item_bias)
+    if expects_bias(model):
+        items = {**items, expected_bias(dataset.item_name): expected_biases(dataset, model)}
+    if not looked_up(users):
+        raise ConfigError(
+            f"--model.user_id false: the query tower needs a table, and {', '.join(users)} have none, as "
+            "numbers and vectors. Use --model.user_id true or --model.history true"
+        )
     return users, items

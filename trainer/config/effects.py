@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from trainer.config.losses import loss_spec, losses_where
-from trainer.config.schema import Config
+from trainer.config.schema import Config, ModelConfig
 from trainer.errors import ConfigError
 
 RANKING = losses_where(lambda spec: not spec.pointwise)
@@ -55,12 +55,20 @@ def _draws_candidates(config: Config) -> bool:
 
 
 def _has_dense_parameters(config: Config) -> bool:
-    return bool(config.model.hidden) or config.model.learn_temperature
+    model = config.model
+    # Whether attributes are numbers or vectors, which have a layer each, is known once the data are.
+    may_have_layers = bool(model.user_features or model.item_features)
+    return bool(model.hidden) or model.learn_temperature or may_have_layers
 
 
 def _combines_features(config: Config) -> bool:
     model = config.model
     return model.user_id + model.history + len(model.user_features) > 1 or bool(model.item_features)
+
+
+def expects_bias(model: ModelConfig) -> bool:
+    """Return whether items have an expected bias: where some are trained to be known by attributes alone."""
+    return model.item_bias and model.item_id_dropout > 0 and bool(model.item_features)
 
 
 def validates(config: Config) -> bool:
@@ -84,6 +92,7 @@ EFFECTS = (
             *("data.format", "data.interactions", "data.held_out", "data.users", "data.items"),
             *("data.encoding", "data.separator", "data.columns"),
             *("data.user_column", "data.item_column", "data.timestamp_column", "data.weight_column"),
+            "data.list_separator",
         ),
         lambda config: config.data.name == "files",
         "--data.name files",
@@ -94,6 +103,11 @@ EFFECTS = (
         f"--data.name files with --data.min_value, or with --loss.name {RATING}",
     ),
     Effect(("data.negatives",), lambda config: config.data.min_value is not None, "--data.min_value"),
+    Effect(
+        ("data.user_vectors", "data.item_vectors", "data.attribute_kinds"),
+        lambda config: config.data.name != "synthetic",
+        "data of users and items that exist, in --data.name",
+    ),
     Effect(
         ("data.bad_rows",), lambda config: config.data.name != "synthetic", "data that are read from files"
     ),
@@ -141,6 +155,12 @@ EFFECTS = (
     ),
     Effect(("model.history_dropout",), lambda config: config.model.history, "--model.history true"),
     Effect(
+        ("model.new_item_boost",),
+        lambda config: expects_bias(config.model),
+        "items known by attributes alone: --model.item_id_dropout 0.1, --model.item_features and "
+        "--model.item_bias true",
+    ),
+    Effect(
         ("model.combine",),
         _combines_features,
         "more than one feature in a tower, for instance --model.history true or --model.item_features",
@@ -173,7 +193,8 @@ EFFECTS = (
     Effect(
         ("optimizer.dense_learning_rate", "optimizer.clip_gradients"),
         _has_dense_parameters,
-        "dense layers or a learned temperature: --model.hidden or --model.learn_temperature true",
+        "dense layers or a learned temperature: --model.hidden, --model.learn_temperature true, or numbers "
+        "and vectors in --model.item_features",
     ),
     Effect(
         ("sharding.kind", "sharding.tables", "sharding.partitions", "sharding.ranks", "sharding.uvm_caching"),

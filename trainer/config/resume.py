@@ -36,6 +36,7 @@ EVALUATED_WITH = (
 RUNS, LAUNCH = Path("runs"), ".launch"
 RUN_NOTE = "SHARDTOWER_RUN_NOTE"
 """Environment variable that names the file in which launch/ranks.py expects the run folder."""
+VECTORS = ("data.user_vectors", "data.item_vectors")
 SHAPE = (
     *("model.dim", "model.similarity", "model.item_bias", "model.user_id", "model.history"),
     *("model.user_features", "model.item_features", "model.hidden", "model.combine", "loss.name"),
@@ -214,6 +215,9 @@ def evaluated_config(file: Path, arguments: Sequence[str]) -> Config:
 def _is_same(key: str, before: Any, value: Any) -> bool:
     """Return whether two paths of data name the same place."""
     section, _, name = key.partition(".")
+    if key in VECTORS:
+        files = [{vector: Path(path).absolute() for vector, path in each.items()} for each in (before, value)]
+        return files[0] == files[1]
     if section != "data" or name not in PATHS or None in (before, value):
         return False
     return Path(before).absolute() == Path(value).absolute()

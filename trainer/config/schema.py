@@ -10,6 +10,9 @@ from typing import Literal
 
 from trainer.config.losses import LossName
 
+ATTRIBUTE_KINDS = ("category", "list", "number", "buckets", "time", "vector", "ignore")
+"""How an attribute can be read; see `trainer.dataset.attributes`."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -41,6 +44,17 @@ class DataConfig:
     """File or folder of user attributes, keyed by `user_column`."""
     items: str | None = None
     """File or folder of item attributes, keyed by `item_column`; `title` names the items."""
+    user_vectors: dict[str, str] = field(default_factory=dict)
+    """Vectors of users by name: a `.npz` file with `ids` and `vectors`, or `X.npy` beside `X_ids.npy`."""
+    item_vectors: dict[str, str] = field(default_factory=dict)
+    """The same for items: `--data.item_vectors.image image.npz` makes an attribute `image` of embeddings."""
+    attribute_kinds: dict[str, str] = field(default_factory=dict)
+    """Kind of an attribute where its type misleads: `category`, `list`, `number`, `buckets` (10 quantiles, or
+    `buckets:20`), `time`, `vector`, `ignore`. By type: whole numbers and texts are categories; fractional
+    numbers and times are standardised numbers; lists of categories bags; lists of fractional numbers vectors.
+    Missing is a value of its own."""
+    list_separator: str | None = None
+    """Separates the entries of lists in text attributes; by default guessed (`|` or `;`), and printed."""
     user_column: str = "user_id"
     """Column of user ids in your own tables."""
     item_column: str = "item_id"
@@ -130,11 +144,14 @@ class ModelConfig:
     history_dropout: float = 0.8
     """Share of a user's items that a step hides from the history and predicts (between 0 and 1)."""
     item_id_dropout: float = 0.0
-    """Share of a step's candidates known by their attributes alone, as a new item is (0 to below 1)."""
+    """Share of a step's candidates known by their attributes alone, as a new item is (0 to below 1). Above 0,
+    the bias of an item is what its attributes let expect, and what its interactions say beyond."""
+    new_item_boost: float = 0.0
+    """Added to the scores of items without training interactions; a negative one gives them fewer places."""
     user_features: list[str] = field(default_factory=list)
-    """User attributes with a table in the query tower, e.g. `gender`, `age`, `occupation`, `zip_prefix`."""
+    """User attributes in the query tower, e.g. `gender`: a table each; numbers and vectors a linear layer."""
     item_features: list[str] = field(default_factory=list)
-    """Item attributes with a table in the candidate tower, e.g. `genres`, `release_year`."""
+    """Item attributes in the candidate tower, e.g. `genres`: a table each; numbers and vectors a layer."""
     hidden: list[int] = field(default_factory=list)
     """Widths of dense layers per tower, added to the combined embeddings (empty: no dense layers)."""
     combine: Literal["sum", "concat"] = "sum"

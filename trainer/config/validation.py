@@ -8,7 +8,7 @@ from typing import TypeAlias, get_args, get_type_hints
 from trainer.config.baselines import BASELINES
 from trainer.config.effects import validates
 from trainer.config.losses import loss_spec, losses_where
-from trainer.config.schema import Config, ShardingConfig
+from trainer.config.schema import ATTRIBUTE_KINDS, Config, ShardingConfig
 
 Rule: TypeAlias = tuple[str, str, bool]
 """A key, what it needs, and whether the configuration satisfies that."""
@@ -171,6 +171,15 @@ def _of_data(config: Config) -> Iterator[Rule]:
             not data.columns
             or (bool({role, column} & {*data.columns}) and len({*data.columns}) == len(data.columns)),
         )
+    for name, kind in data.attribute_kinds.items():
+        plain, colon, count = kind.partition(":")
+        counted = plain == "buckets" and count.isdecimal() and int(count) > 1
+        yield (
+            f"data.attribute_kinds.{name}",
+            f"one of {', '.join(ATTRIBUTE_KINDS)} is needed; buckets may have a count from 2 up: buckets:20",
+            plain in ATTRIBUTE_KINDS and (not colon or counted),
+        )
+    yield "data.list_separator", "at least one character is needed", data.list_separator != ""
 
 
 def _of_sharding(config: Config) -> Iterator[Rule]:

@@ -9,9 +9,10 @@ prepared form takes up to 28 bytes an interaction on disk, and 28 more while it 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,8 @@ import pyarrow.compute as pc
 from filelock import FileLock
 
 from trainer.dataset import storage
-from trainer.dataset.attributes import Feature, Ragged, align, categorise
+from trainer.dataset.attribute_store import map_dense, map_features, write_attributes
+from trainer.dataset.attributes import DenseFeature, Feature, Ragged
 from trainer.dataset.clean import clean, explicit_negatives
 from trainer.dataset.encode import COLUMNS, encode, id_notes
 from trainer.dataset.split import BY_TIME, NEGATIVE, NEGATIVES, PARTS, Rule, check_split
@@ -70,6 +72,9 @@ class Dataset:
         titles: (item_count,) strings, null where unknown, or None.
         user_features: Attributes by name; `user_count + 1` rows, the last one unknown.
         item_features: Attributes by name; `item_count` rows.
+        user_dense: Numbers and vectors by name, of the same rows as `user_features`.
+        item_dense: The same for items.
+        attributes: A text on every attribute, used or left out, by side (`user`, `item`) and name.
         report: What was read, dropped and kept.
         notes: Sentences on how the files were understood and what of them was left out.
         kept_users: (n,) int64 rows that have vectors of their own without training interactions; see
@@ -92,6 +97,9 @@ class Dataset:
     titles: pa.Array | None
     user_features: dict[str, Feature]
     item_features: dict[str, Feature]
+    user_dense: dict[str, DenseFeature]
+    item_dense: dict[str, DenseFeature]
+    attributes: dict[str, dict[str, str]]
     report: dict[str, int | float | str]
     notes: list[str]
     kept_users: np.ndarray
@@ -160,6 +168,7 @@ def prepare(
     validation_seed: int | None = None,
     repeats: Literal["drop", "keep"] = "drop",
     negatives: str = "drop",
+    attribute_kinds: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Return the folder of the prepared data set, made if it is not there or not whole.
 
@@ -168,8 +177,8 @@ def prepare(
     splits by time, which must not know the future; then the `k_core` is taken. The rest keeps its file order,
     is numbered from 0 and split (see `split.split_rows`); a source with a held-out file is split by that
     file, whatever `split` says but for `none`, which trains on both files. The vocabulary holds the remaining
-    users and items in the order in which the files first name them. Attribute columns which are no categories
-    are left out (see `attributes.categorise`).
+    users and items in the order in which the files first name them. `attributes.encode_attribute`
+    says what attributes become.
 
     Args:
         make_source: Called only if the source has to be read.
@@ -187,6 +196,7 @@ def prepare(
             time: `drop` leaves it out, `keep` adds it. The other splits are the same.
         negatives: `use` keeps the dropped values below `min_value` as explicit negatives of the training,
             see `clean.explicit_negatives`.
+        attribute_kinds: Kinds of attributes that were asked for, by name.
 
     Raises:
         DataError: The settings do not suit the source or leave nothing.
@@ -200,6 +210,8 @@ def prepare(
         settings["repeats"] = repeats
     if negatives != "drop":
         settings["negatives"] = negatives
+    if attribute_kinds:
+        settings["attribute_kinds"] = dict(attribute_kinds)
     identity = json.dumps([storage.FORMAT, name, source_key, settings], sort_keys=True, default=str)
     key = hashlib.sha256(identity.encode()).hexdigest()[:20]
     folder = cache / f"{name}-{key}"
@@ -228,17 +240,6 @@ def open_dataset(folder: Path) -> Dataset:
     meta = storage.read_meta(folder, "Prepare it anew: start the same command again")
     user_ids, _ = storage.map_ids(folder, "user")
     item_ids, titles = storage.map_ids(folder, "item")
-    user_features, item_features = (
-        {
-            name: Feature(
-                name,
-                storage.map_column(folder, f"{side}_categories_{number}"),
-                storage.map_ragged(folder, f"{side}_feature_{number}"),
-            )
-            for number, name in enumerate(meta[f"{side}_features"])
-        }
-        for side in ("user", "item")
-    )
     train, validation, test = (_map_part(folder, part) for part in PARTS)
     return Dataset(
         folder=folder,
@@ -253,8 +254,11 @@ def open_dataset(folder: Path) -> Dataset:
         user_ids=user_ids,
         item_ids=item_ids,
         titles=titles,
-        user_features=user_features,
-        item_features=item_features,
+        user_features=map_features(folder, "user", meta),
+        item_features=map_features(folder, "item", meta),
+        user_dense=map_dense(folder, "user", meta),
+        item_dense=map_dense(folder, "item", meta),
+        attributes=meta.get("attributes", {}),
         report=meta["report"],
         notes=meta.get("notes", []),
         kept_users=_kept(folder, "user"),
@@ -295,38 +299,14 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     ids, tables = {"user": users, "item": items}, {"user": source.users, "item": source.items}
     report |= count_known(folder, name, rule, ids, tables)
     known_users = pa.concat_arrays([users, pa.nulls(1, users.type)])  # the null: the row of unknown users
-    user_features, _ = _write_attributes(folder, "user", known_users, source.users)
-    item_features, titles = _write_attributes(folder, "item", items, source.items)
+    ids = {"user": known_users, "item": items}
+    attributes, titles = write_attributes(folder, ids, source, settings.get("attribute_kinds", {}))
     storage.write_ids(folder, "user", users, None)
     storage.write_ids(folder, "item", items, titles)
     report |= {"users": len(users), "items": len(items)}
     notes = [*source.bad_rows.notes, *notes]
     meta = {"key": key, "name": name, "item_name": source.item_name, "report": report, "notes": notes}
-    storage.write_meta(folder, meta | {"user_features": user_features, "item_features": item_features})
-
-
-def _write_attributes(
-    folder: Path, side: str, ids: pa.Array, table: pa.Table | None
-) -> tuple[list[str], pa.Array | None]:
-    """Write the features of a side's ids; returns their names, and the titles if there are any."""
-    if table is None:
-        return [], None
-    aligned = align(ids, table, f"{side}_id")
-    features: list[str] = []
-    titles = None
-    for name in aligned.column_names:
-        if side == "item" and name == "title":
-            titles = aligned[name].cast(pa.string()).combine_chunks()
-        elif name != f"{side}_id" and (feature := categorise(name, aligned[name])):
-            write_feature(folder, side, len(features), feature)
-            features.append(name)
-    return features, titles
-
-
-def write_feature(folder: Path, side: str, number: int, feature: Feature) -> None:
-    """Save the feature with that number of a side."""
-    storage.write_ragged(folder, f"{side}_feature_{number}", feature.bags)
-    storage.write_column(folder, f"{side}_categories_{number}", feature.categories)
+    storage.write_meta(folder, meta | attributes)
 
 
 def _map_part(folder: Path, part: str) -> Interactions:

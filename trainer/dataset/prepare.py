@@ -5,6 +5,7 @@ Readers are imported when something has to be read, so that a second start is qu
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,9 @@ from trainer.dataset.dataset import prepare
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
 from trainer.tables.folders import visible_files
+
+ATTRIBUTE_RULES = 2
+"""Version of how attributes are read, so that those which an earlier version read otherwise are read anew."""
 
 
 def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
@@ -26,7 +30,7 @@ def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
     Raises:
         DataError: Data are missing or cannot be read.
     """
-    make_source, key = _source(data)
+    make_source, key = _with_vectors(data, *_source(data))
     return prepare(
         make_source,
         key,
@@ -41,6 +45,7 @@ def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
         validation_seed=validation_seed,
         repeats=data.repeats,
         negatives=data.negatives,
+        attribute_kinds=data.attribute_kinds,
     )
 
 
@@ -73,6 +78,34 @@ def _source(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
     folder = ensure_movielens(data.name, Path(data.root), data.source)
     key = {"movielens": data.name, "files": _fingerprint("--data.root", folder), "bad_rows": data.bad_rows}
     return lambda: _movielens(data.name, folder, data.bad_rows), key
+
+
+def _with_vectors(
+    data: DataConfig, make_source: Callable[[], SourceTables], key: dict[str, Any]
+) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
+    """Return the same with the dense vectors that stand in files of their own."""
+    given = {"user": data.user_vectors, "item": data.item_vectors}
+    if not any(given.values()):
+        return make_source, key
+    from trainer.sources.vector_files import files_of, read_vectors
+
+    paths = {
+        (side, name, f"--data.{side}_vectors.{name}"): Path(path)
+        for side, files in given.items()
+        for name, path in files.items()
+    }
+    vectors = {
+        option: [_fingerprint(option, file) for file in files_of(path)]
+        for (_, _, option), path in paths.items()
+    }
+
+    def read() -> SourceTables:
+        tables: dict[str, dict[str, Any]] = {"user": {}, "item": {}}
+        for (side, name, option), path in paths.items():
+            tables[side][name] = read_vectors(option, path)
+        return replace(make_source(), vectors=tables)
+
+    return read, key | {"vectors": vectors}
 
 
 def _synthesised(*size: int) -> SourceTables:
@@ -108,6 +141,7 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
     key: dict[str, Any] = {option: _fingerprint(f"--data.{option}", path) for option, path in paths.items()}
 
     def read() -> SourceTables:
+        from trainer.sources.attribute_columns import Reading
         from trainer.sources.files import read_tables
 
         return read_tables(
@@ -117,10 +151,14 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
             paths.get("users"),
             paths.get("items"),
             bad_rows=data.bad_rows,
+            reading=Reading(data.attribute_kinds, data.list_separator),
             **columns,
         )
 
-    return read, key | columns | {"format": data.format, "bad_rows": data.bad_rows}
+    key |= columns | {"format": data.format, "bad_rows": data.bad_rows}
+    if data.users or data.items:
+        key |= {"list_separator": data.list_separator, "attribute_rules": ATTRIBUTE_RULES}
+    return read, key
 
 
 def _fingerprint(option: str, path: Path) -> list[tuple[str, int, int]]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trainer.dataset.attributes import Feature
+from trainer.dataset.attributes import DenseFeature, Feature
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.split import PARTS
 from trainer.formatting import format_count
@@ -47,11 +47,14 @@ def summary(dataset: Dataset) -> dict[str, Any]:
         "attributes": {
             side: {
                 "with_a_row": report.get(f"{side}_with_attributes", 0),
-                "columns": [_attribute(feature, rows) for feature in features.values()],
+                "columns": [
+                    {"name": name, **_facts(name, categories, dense, rows), "text": text}
+                    for name, text in dataset.attributes.get(side.removesuffix("s"), {}).items()
+                ],
             }
-            for side, features, rows in (
-                ("users", dataset.user_features, dataset.user_count),
-                ("items", dataset.item_features, dataset.item_count),
+            for side, categories, dense, rows in (
+                ("users", dataset.user_features, dataset.user_dense, dataset.user_count),
+                ("items", dataset.item_features, dataset.item_dense, dataset.item_count),
             )
         },
         "folder": str(dataset.folder),
@@ -84,7 +87,7 @@ def summary_text(dataset: Dataset) -> str:
         if attributes["with_a_row"]:
             of = format_count(found[side], name)
             lines.append(f"attributes: {attributes['with_a_row']:,} of {of} have a row")
-            lines += [f"  {_attribute_text(column)}" for column in attributes["columns"]]
+        lines += [f"  {column['name']}: {column['text']}" for column in attributes["columns"]]
     lines += [f"{note}." for note in dataset.notes]
     return "\n  ".join(lines) + f"\nprepared: {found['folder']}"
 
@@ -118,19 +121,23 @@ def _moment(seconds: int) -> str:
         return f"{seconds:,} s"
 
 
-def _attribute(feature: Feature, rows: int) -> dict[str, Any]:
-    """Return name, type, number of values, and rows without a value; row `rows` is that of unknown users."""
+def _facts(
+    name: str, categories: dict[str, Feature], dense: dict[str, DenseFeature], rows: int
+) -> dict[str, Any]:
+    """Return type, different values and missing ones of an attribute; nothing of one that is left out."""
+    if name in dense:
+        values = dense[name].values[:rows]
+        kind = "number" if values.shape[1] == 1 else f"vector of {values.shape[1]}"
+        return {"type": kind, "missing": int(np.isnan(values).all(1).sum())}
+    if name not in categories:
+        return {"type": None}
+    feature = categories[name]
     bags, kind = feature.bags, "integer" if pa.types.is_integer(feature.categories.type) else "text"
     lists = bool((bags.lengths()[:rows] != 1).any())
     unknown = np.flatnonzero(bags.values[: bags.offsets[rows]] == feature.size - 1)
     missing = len(np.unique(np.searchsorted(bags.offsets, unknown, side="right")))
     shown = f"list of {kind}" if lists else kind
-    return {"name": feature.name, "type": shown, "values": len(feature.categories), "missing": missing}
-
-
-def _attribute_text(column: dict[str, Any]) -> str:
-    missing = f", missing in {column['missing']:,}" if column["missing"] else ""
-    return f"{column['name']}: {column['type']}, {format_count(column['values'], 'value')}{missing}"
+    return {"type": shown, "values": len(feature.categories), "missing": missing}
 
 
 def repeats_text(dataset: Dataset) -> str | None:

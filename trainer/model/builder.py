@@ -5,11 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from trainer.batching.tower_inputs import Inputs
+from trainer.batching.tower_inputs import Inputs, expected_bias
 from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.dataset import Dataset
 from trainer.model.towers import TwoTowers
 
+START_NORM = 0.3
+"""Mean norm of initial vectors."""
 HISTORY = "user_low_rank"
 """Name of the closed-form table for histories."""
 
@@ -51,6 +53,8 @@ def make_towers(
     item_name: str,
     partitions: Mapping[str, int] | None = None,
     table_dtype: str | None = None,
+    user_dense: Mapping[str, int] | None = None,
+    item_dense: Mapping[str, int] | None = None,
 ) -> TwoTowers:
     """Make the learned towers, without values in their tables.
 
@@ -61,9 +65,11 @@ def make_towers(
         item_name: What the data set calls its items.
         partitions: Number of row partitions of each partitioned table.
         table_dtype: Type of table values; None: the configured one.
+        user_dense: Numbers in each user feature that is a number or a vector.
+        item_dense: The same for items, and the expected bias if there is one.
     """
     torch.manual_seed(config.run.seed)  # initial weights of the dense layers
-    model = config.model
+    model, numbers, expected = config.model, item_dense or {}, expected_bias(item_name)
     return TwoTowers(
         dict(user_tables),
         dict(item_tables),
@@ -76,4 +82,13 @@ def make_towers(
         combine=model.combine,
         partitions=dict(partitions or {}),
         table_dtype=table_dtype or model.table_dtype,
+        user_dense=user_dense,
+        item_dense={name: width for name, width in numbers.items() if name != expected},
+        expects_bias=expected in numbers,
+        dense_std=initial_std(model.dim, model.init_std),
     )
+
+
+def initial_std(dim: int, given: float | None) -> float:
+    """Return the standard deviation of initial vectors: as given, or for a mean norm of START_NORM."""
+    return START_NORM / dim**0.5 if given is None else given

@@ -1,6 +1,6 @@
 """Pairs of towers with their features; their concatenated vectors rank the catalogue."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchrec import KeyedJaggedTensor
 
-from trainer.batching.tower_inputs import USER_HISTORY, Inputs, keyed_jagged
+from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_values, keyed_jagged
 from trainer.dataset.attributes import Ragged
 from trainer.model.fold_in import fold_in
 from trainer.model.towers import TwoTowers
@@ -40,18 +40,19 @@ class CombinedTowers(nn.Module):
         candidates: KeyedJaggedTensor,
         query_partition: int | None = None,
         candidate_partition: int | None = None,
+        query_values: torch.Tensor | None = None,
+        candidate_values: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return query and candidate vectors of the learned towers, the trained ones; see `TwoTowers`."""
-        return self.learned(queries, candidates, query_partition, candidate_partition)
+        partitions = query_partition, candidate_partition
+        return self.learned(queries, candidates, *partitions, query_values, candidate_values)
 
 
 def query_vectors(tower_pairs: Sequence[TowerPair], rows: np.ndarray, device: torch.device) -> torch.Tensor:
     """Return the query vectors of the users in `rows`, (len(rows), sum of the towers' widths)."""
     with torch.no_grad():
-        return torch.cat(
-            [pair.towers.queries(keyed_jagged(pair.user_inputs, rows).to(device)) for pair in tower_pairs],
-            dim=1,
-        )
+        looked_up = [(pair.towers.queries, pair.user_inputs) for pair in tower_pairs]
+        return torch.cat([_vectors(tower, inputs, rows, device) for tower, inputs in looked_up], dim=1)
 
 
 def candidate_vectors(
@@ -59,10 +60,16 @@ def candidate_vectors(
 ) -> torch.Tensor:
     """Return the candidate vectors of the items in `rows`, (len(rows), sum of the towers' widths)."""
     with torch.no_grad():
-        return torch.cat(
-            [pair.towers.candidates(keyed_jagged(pair.item_inputs, rows).to(device)) for pair in tower_pairs],
-            dim=1,
-        )
+        looked_up = [(pair.towers.candidates, pair.item_inputs) for pair in tower_pairs]
+        return torch.cat([_vectors(tower, inputs, rows, device) for tower, inputs in looked_up], dim=1)
+
+
+def _vectors(
+    tower: Callable[..., torch.Tensor], inputs: Inputs, rows: np.ndarray, device: torch.device
+) -> torch.Tensor:
+    """Return the vectors of `rows` as one tower makes them."""
+    values = dense_values(inputs, rows)
+    return tower(keyed_jagged(inputs, rows).to(device), values=None if values is None else values.to(device))
 
 
 def query_from_history(
@@ -104,6 +111,6 @@ def _look_up(pair: TowerPair, table: str, histories: Ragged, device: torch.devic
 def _unknown(column: np.ndarray | Ragged, count: int) -> np.ndarray | Ragged:
     """Repeat the last row, that of unknown users, `count` times."""
     if not isinstance(column, Ragged):
-        return np.repeat(column[-1:], count)
+        return np.repeat(column[-1:], count, axis=0)
     lengths, values = column.take(np.full(count, len(column.offsets) - 2))
     return Ragged(np.concatenate([[0], np.cumsum(lengths)]), values)

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.types import DataType
 
+from trainer.model.dense_input import DenseInputs
 from trainer.model.row_partitions import MARK, partition_names, split_by_rows, within_partition
 
 BIAS_DIM = 4
@@ -37,6 +38,9 @@ class Tower(nn.Module):
         combine: str = "sum",
         partitions: Mapping[str, int] | None = None,
         table_dtype: str = "float32",
+        dense: Mapping[str, int] | None = None,
+        dense_std: float = 0.02,
+        expects_bias: bool = False,
     ) -> None:
         """Make tables on the meta device; `trainer.sharding.shard` gives them memory and values.
 
@@ -48,12 +52,16 @@ class Tower(nn.Module):
             combine: `sum` (every table is `dim` wide) or `concat` (the features share `dim` evenly).
             partitions: Number of row partitions of a feature's table; see `trainer.model.row_partitions`.
             table_dtype: Type of table values, see `DATA_TYPES`.
+            dense: Numbers in each feature that is a number or a vector, by its name; see `DenseInputs`.
+            dense_std: Standard deviation of initial weights of their layers.
+            expects_bias: Whether a bias that is expected by attributes is given and added, times a slope.
         """
         super().__init__()
         self.features = [name for name in tables if name != bias_table]
+        count = len(self.features) + len(dense or {})
         self.bias_table = bias_table
         self.concatenates = combine == "concat"
-        width = int(dim) // len(self.features) if self.concatenates else int(dim)
+        width = int(dim) // count if self.concatenates else int(dim)
         self.widths = {name: BIAS_DIM if name == bias_table else width for name in tables}
         names = {
             name: partition_names(name, tables[name], count) for name, count in (partitions or {}).items()
@@ -74,21 +82,32 @@ class Tower(nn.Module):
                 for partition, size in names.get(name, {name: rows}).items()
             ],
         )
-        self.dense = _dense_layers(len(self.features) * width, hidden, dim) if hidden else None
+        self.dense = _dense_layers(count * width, hidden, dim) if hidden else None
+        self.dense_inputs = DenseInputs(dense, width, dense_std) if dense else None
+        self.bias_slope = nn.Parameter(torch.ones(1)) if expects_bias else None
 
     def forward(
-        self, inputs: KeyedJaggedTensor, partition: int | None = None
+        self, inputs: KeyedJaggedTensor, partition: int | None = None, values: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return vectors, (B, dim), and biases, (B, 1), or None without a bias table.
 
         Args:
             inputs: Features, stride B.
             partition: Partition of all partitioned tables that has every id; None: any.
+            values: Numbers and vectors of the rows, as `DenseInputs` takes them, then the expected bias, if
+                it is part of the model; None without any.
         """
         pooled = self._pooled(inputs, partition)
         keys = inputs.keys()
         lengths = inputs.lengths().view(len(keys), inputs.stride())
         embedded = [_by_root(pooled[name], lengths[keys.index(name)]) for name in self.features]
+        expected = None
+        if self.bias_slope is not None:
+            assert values is not None, "a tower that expects biases needs their values"
+            values, expected = values[:, :-1], values[:, -1:]
+        if self.dense_inputs is not None:
+            assert values is not None, "a tower with numbers or vectors needs their values"
+            embedded += self.dense_inputs(values)
         if len(embedded) == 1:
             vectors = embedded[0]
         else:
@@ -96,6 +115,8 @@ class Tower(nn.Module):
         if self.dense is not None:
             vectors = vectors + self.dense(torch.cat(embedded, dim=1))
         bias = pooled[self.bias_table].mean(1, keepdim=True) if self.bias_table else None
+        if bias is not None and self.bias_slope is not None and expected is not None:
+            bias = bias + self.bias_slope * expected
         return vectors, bias
 
     def lookups(self, inputs: KeyedJaggedTensor, partition: int | None = None) -> KeyedJaggedTensor:
@@ -138,6 +159,10 @@ class TwoTowers(nn.Module):
         combine: str = "sum",
         partitions: Mapping[str, int] | None = None,
         table_dtype: str = "float32",
+        user_dense: Mapping[str, int] | None = None,
+        item_dense: Mapping[str, int] | None = None,
+        dense_std: float = 0.02,
+        expects_bias: bool = False,
     ) -> None:
         """Make towers without values in their tables.
 
@@ -154,13 +179,28 @@ class TwoTowers(nn.Module):
                 a multiple of 4.
             partitions: Number of row partitions of a feature's table, for features of either tower.
             table_dtype: Type of the values of all tables, `float32` or `float16`; outputs are float32.
+            user_dense: Numbers in each user feature that is a number or a vector.
+            item_dense: The same for items.
+            dense_std: Standard deviation of initial weights of their layers.
+            expects_bias: Whether items have a bias that is expected by their attributes, beside the table's.
         """
         super().__init__()
         counts = partitions or {}
         users = {name: count for name, count in counts.items() if name in user_tables}
         items = {name: count for name, count in counts.items() if name in item_tables}
-        self.query = Tower(user_tables, dim, None, hidden or [], combine, users, table_dtype)
-        self.candidate = Tower(item_tables, dim, item_bias, hidden or [], combine, items, table_dtype)
+        query, candidate = (user_dense, dense_std), (item_dense, dense_std)
+        self.query = Tower(user_tables, dim, None, hidden or [], combine, users, table_dtype, *query)
+        self.candidate = Tower(
+            item_tables,
+            dim,
+            item_bias,
+            hidden or [],
+            combine,
+            items,
+            table_dtype,
+            *candidate,
+            expects_bias=expects_bias,
+        )
         self.unit = similarity == "cosine"
         self.output_dim = dim + (item_bias is not None)
         log_temperature = torch.tensor(math.log(temperature if self.unit else 1.0))
@@ -169,17 +209,21 @@ class TwoTowers(nn.Module):
         else:
             self.register_buffer("log_temperature", log_temperature)
 
-    def queries(self, inputs: KeyedJaggedTensor, partition: int | None = None) -> torch.Tensor:
-        """Return query vectors, (B, output_dim); `partition` as in `Tower.forward`."""
-        vectors, _ = self.query(inputs, partition)
+    def queries(
+        self, inputs: KeyedJaggedTensor, partition: int | None = None, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return query vectors, (B, output_dim); `partition` and `values` as in `Tower.forward`."""
+        vectors, _ = self.query(inputs, partition, values)
         vectors = normalize(vectors) if self.unit else vectors
         if self.output_dim == vectors.shape[1]:
             return vectors
         return torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1)
 
-    def candidates(self, inputs: KeyedJaggedTensor, partition: int | None = None) -> torch.Tensor:
-        """Return candidate vectors, (C, output_dim); `partition` as in `Tower.forward`."""
-        vectors, bias = self.candidate(inputs, partition)
+    def candidates(
+        self, inputs: KeyedJaggedTensor, partition: int | None = None, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return candidate vectors, (C, output_dim); `partition` and `values` as in `Tower.forward`."""
+        vectors, bias = self.candidate(inputs, partition, values)
         if self.unit:
             vectors = normalize(vectors, torch.exp(-self.log_temperature))
         return vectors if bias is None else torch.cat([vectors, bias], dim=1)
@@ -190,6 +234,8 @@ class TwoTowers(nn.Module):
         candidates: KeyedJaggedTensor,
         query_partition: int | None = None,
         candidate_partition: int | None = None,
+        query_values: torch.Tensor | None = None,
+        candidate_values: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return query vectors, (B, output_dim), and candidate vectors, (C, output_dim), of a batch.
 
@@ -198,8 +244,13 @@ class TwoTowers(nn.Module):
             candidates: Candidate features, stride C.
             query_partition: Partition that has all ids of the queries; None: any.
             candidate_partition: Partition that has all ids of the candidates; None: any.
+            query_values: Numbers and vectors of the queries; None without any.
+            candidate_values: Those of the candidates.
         """
-        return self.queries(queries, query_partition), self.candidates(candidates, candidate_partition)
+        return (
+            self.queries(queries, query_partition, query_values),
+            self.candidates(candidates, candidate_partition, candidate_values),
+        )
 
 
 def _by_root(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

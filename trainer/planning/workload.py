@@ -1,9 +1,9 @@
 """How large the tables of a training are, and how often a step looks them up."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from trainer.batching.tower_inputs import USER_HISTORY, Inputs, table_rows
+from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_widths, table_rows
 from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedLossConfig
 from trainer.dataset.attributes import Ragged
@@ -25,6 +25,8 @@ class Workload:
         candidates: Items that a step looks up over all ranks.
         gathered: Vectors of rows or of candidates that every rank needs in full, whatever the plan.
         pooling: Mean ids per bag, of the tables where it is not 1.
+        user_dense: Numbers in each feature of the query tower that is a number or a vector.
+        item_dense: The same for the candidate tower.
     """
 
     user_tables: Mapping[str, int]
@@ -35,6 +37,8 @@ class Workload:
     candidates: int
     gathered: int
     pooling: Mapping[str, float]
+    user_dense: Mapping[str, int] = field(default_factory=dict)
+    item_dense: Mapping[str, int] = field(default_factory=dict)
 
 
 def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: Inputs) -> Workload:
@@ -66,6 +70,8 @@ def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: 
         candidates=candidates,
         gathered=gathered,
         pooling=pooling,
+        user_dense=dense_widths(users),
+        item_dense=dense_widths(items),
     )
 
 
@@ -100,7 +106,15 @@ def make_all_towers(
         partitions: Number of partitions of each row-partitioned table.
     """
     rank = config.model.low_rank
-    learned = make_towers(config, workload.user_tables, workload.item_tables, workload.item_name, partitions)
+    learned = make_towers(
+        config,
+        workload.user_tables,
+        workload.item_tables,
+        workload.item_name,
+        partitions,
+        user_dense=workload.user_dense,
+        item_dense=workload.item_dense,
+    )
     closed = None
     if rank:
         dtype = config.model.table_dtype

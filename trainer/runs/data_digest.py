@@ -28,7 +28,7 @@ CACHE = "digests.json"
 
 
 def data_digests(dataset: Dataset) -> dict[str, str]:
-    """Return the SHA-256 of each split's interactions, and of attributes with titles, in hexadecimal.
+    """Return the SHA-256 of each split's interactions, of attributes with titles, and of numbers, in hex.
 
     They depend on the content alone: raw files may be touched, moved or written in another format. Raw ids
     are left out, as a run has them itself.
@@ -55,7 +55,13 @@ def _columns(dataset: Dataset) -> dict[str, dict[str, Column]]:
         for name, feature in features.items():
             attributes |= {f"{side} {name} {column}": array for column, array in vars(feature.bags).items()}
             attributes[f"{side} {name} categories"] = feature.categories
-    return columns | {"attributes": attributes}
+    numbers: dict[str, Column] = {
+        f"{side} {name}": feature.values
+        for side, dense in (("user", dataset.user_dense), ("item", dataset.item_dense))
+        for name, feature in dense.items()
+    }
+    # A digest of their own, as runs from before there were numbers have none to compare.
+    return columns | {"attributes": attributes} | ({"numbers": numbers} if numbers else {})
 
 
 def _digest(columns: dict[str, Column]) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from filelock import FileLock
 
 from trainer.batching.tower_inputs import USER, Inputs
 from trainer.dataset import storage
-from trainer.dataset.attributes import Feature, Ragged
-from trainer.dataset.dataset import Dataset, open_dataset, write_feature
+from trainer.dataset.attribute_store import write_dense, write_feature
+from trainer.dataset.attributes import DenseFeature, Feature, Ragged
+from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.split import NEGATIVES, PARTS
 from trainer.dataset.vocabulary import Vocabulary
 from trainer.errors import DataError
@@ -57,6 +58,7 @@ class _Retained:
         rows: (rows of the earlier run,) row of each in the extended data set, -1 if there is none.
         own_rows: Rows that look up vectors of their own without training: the appended ones, and others.
         features: Attributes of the extended data set.
+        dense: Those that are numbers or vectors.
     """
 
     ids: pa.Array
@@ -64,6 +66,7 @@ class _Retained:
     rows: np.ndarray
     own_rows: np.ndarray
     features: list[Feature]
+    dense: list[DenseFeature]
 
 
 def rows_in(vocabulary: pa.Array, ids: pa.Array) -> np.ndarray:
@@ -162,7 +165,11 @@ def _retain(dataset: Dataset, earlier: _Earlier, counts: np.ndarray) -> _Retaine
         )
         for name, feature in getattr(dataset, f"{side}_features").items()
     ]
-    return _Retained(ids, earlier_rows, rows, np.append(untrained, rows[earlier_rows]), features)
+    dense = [
+        _extend_dense(feature, earlier.inputs.get(f"{earlier.table}_{name}"), earlier_rows, side == "user")
+        for name, feature in getattr(dataset, f"{side}_dense").items()
+    ]
+    return _Retained(ids, earlier_rows, rows, np.append(untrained, rows[earlier_rows]), features, dense)
 
 
 def _extend_feature(
@@ -199,6 +206,17 @@ def _extend_feature(
     bags = Ragged(feature.bags.offsets, values.astype(np.int32))
     added_bags = Ragged(np.append(0, np.cumsum(lengths)), codes.astype(np.int32))
     return Feature(feature.name, all_categories, _insert_rows(bags, added_bags, has_unknown_row))
+
+
+def _extend_dense(feature: DenseFeature, column: Any, rows: np.ndarray, before_last: bool) -> DenseFeature:
+    """Append the numbers of retained rows to a feature; they are missing where the earlier run has none."""
+    width = feature.values.shape[1]
+    added = np.full((len(rows), width), np.nan, np.float32)
+    if isinstance(column, np.ndarray) and column.shape[1:] == (width,):
+        added = column[rows]
+    cut = len(feature.values) - before_last
+    values = np.concatenate([feature.values[:cut], added, feature.values[cut:]])
+    return replace(feature, values=values)
 
 
 def _cast(values: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
@@ -239,6 +257,7 @@ def _key(dataset: Dataset, users: _Retained, items: _Retained, lists: Sequence[R
         for feature in side.features:
             digest.update("\n".join(map(str, [*feature.categories.to_pylist(), ""])).encode())
             arrays += [feature.bags.offsets, feature.bags.values]
+        arrays += [feature.values for feature in side.dense]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
@@ -280,12 +299,15 @@ def _write(
         storage.write_ragged(folder, "by_user_held_out", known)
     storage.write_ids(folder, "user", pa.concat_arrays([dataset.user_ids, users.ids]), None)
     storage.write_ids(folder, "item", pa.concat_arrays([dataset.item_ids, items.ids]), titles)
-    names = {}
+    names: dict[str, Any] = {"attributes": dataset.attributes}
     for side, retained in (("user", users), ("item", items)):
         np.save(folder / f"kept_{side}s.npy", retained.own_rows)
         for number, feature in enumerate(retained.features):
             write_feature(folder, side, number, feature)
+        for number, dense in enumerate(retained.dense):
+            write_dense(folder, side, number, dense)
         names[f"{side}_features"] = [feature.name for feature in retained.features]
+        names[f"{side}_dense"] = [feature.name for feature in retained.dense]
     report = dataset.report | {"kept_users": len(users.ids), "kept_items": len(items.ids)}
     meta = {"key": key, "name": dataset.name, "item_name": dataset.item_name, "report": report}
     storage.write_meta(folder, meta | names)

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from trainer.atomic_write import write_text
-from trainer.batching.tower_inputs import Inputs, open_inputs, save_inputs
+from trainer.batching.tower_inputs import Inputs, dense_widths, looked_up, open_inputs, save_inputs
 from trainer.config.parser import config_text, read_config
 from trainer.config.resolved import ResolvedConfig, is_open, resolve
 from trainer.config.resume import LAUNCH, RUNS, evaluated_config, launch_id
@@ -47,6 +47,7 @@ DIGESTED = {
     "validation": "validation interactions",
     "test": "held-out interactions",
     "attributes": "attributes or titles",
+    "numbers": "attributes that are numbers or vectors",
 }
 """Name, in messages, of the data that each digest covers."""
 LEARNED, CLOSED = "learned", "closed"
@@ -118,6 +119,8 @@ def write_config(run: Path, config: Config) -> None:
     full: dict[str, Any] = {
         name: str(Path(path).absolute()) for name, path in paths.items() if path is not None
     }
+    for name in ("user_vectors", "item_vectors"):
+        full[name] = {vector: str(Path(path).absolute()) for vector, path in getattr(data, name).items()}
     plan = str(Path(config.sharding.plan).absolute()) if config.sharding.plan else None
     sharding = replace(config.sharding, plan=plan)
     write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full), sharding=sharding)))
@@ -179,7 +182,7 @@ def check_same_data(run: Path, dataset: Dataset) -> None:
     changed = [] if same else ["users, items or interactions before the test part"]
     if same and (digests := _read_digests(run)):
         now = data_digests(dataset)
-        changed = [DIGESTED[name] for name, digest in digests.items() if now[name] != digest]
+        changed = [DIGESTED[name] for name, digest in digests.items() if now.get(name) != digest]
     if changed:
         raise CheckpointError(
             f"{run}: its data have changed since the training ({', '.join(changed)}). Bring the files back "
@@ -242,10 +245,12 @@ def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:
     users, items = run_inputs(run, LEARNED)
     learned = make_towers(
         config,
-        {table: rows[table] for table in users},
-        {table: rows[table] for table in items},
+        {table: rows[table] for table in looked_up(users)},
+        {table: rows[table] for table in looked_up(items)},
         vocabulary.item_name,
         table_dtype="float32",  # holds every float16 exactly, and needs no special kernel to be served
+        user_dense=dense_widths(users),
+        item_dense=dense_widths(items),
     )
     closed = None
     if HISTORY in tables:

@@ -14,7 +14,15 @@ import torch
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
-from trainer.batching.tower_inputs import USER, USER_HISTORY, Inputs
+from trainer.batching.tower_inputs import (
+    USER,
+    USER_HISTORY,
+    Inputs,
+    dense_widths,
+    expected_bias,
+    expected_biases,
+)
+from trainer.config.effects import expects_bias
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.resume import check_shape
 from trainer.config.schema import Config
@@ -22,6 +30,7 @@ from trainer.dataset.dataset import Dataset, Interactions
 from trainer.dataset.prepare import prepare_data
 from trainer.dataset.vocabulary import News, Vocabulary, news_of, open_vocabulary, stand_in
 from trainer.distributed.world import World
+from trainer.errors import ConfigError
 from trainer.runs.checkpoint import entries, read_entry
 from trainer.runs.checkpoint_store import SavedCheckpoint, finished_step, has_checkpoint, newest
 from trainer.runs.data_digest import standing_form
@@ -32,6 +41,7 @@ from trainer.sharding.optimizer_state import PREFIX, UNTRAINED, create_states, o
 from trainer.sharding.private_api import ShardedTensor
 
 ROWS_AT_ONCE = 65_536
+BIAS_SLOPE = "candidate.bias_slope"
 
 
 @dataclass(frozen=True)
@@ -158,12 +168,14 @@ def take_over(
         model: Its sharded model with initial values, which new rows retain; on every rank alike.
         optimizer: Its optimizer, before the first step.
     """
+    _check_attributes(origin, config, dataset)
     users = rows_in(origin.vocabulary.user_ids, dataset.user_ids)
     items = rows_in(origin.vocabulary.item_ids, dataset.item_ids)
     rows = _origin_rows(origin, config, dataset, users, items)
     for key, value in whole_state(model).items():
-        if _is_taken_over(key, origin.config, config):
+        if _is_taken_over(key, origin, config):
             _fill(value, origin, _origin_key(key, origin, dataset), rows.get(str(table_name(key))))
+    _keep_biases(origin, config, dataset, model, rows)
     why_not = _take_over_states(origin, config, dataset, model, optimizer, _without_retained(rows, dataset))
     held_out: Interactions = getattr(dataset, config.evaluation.split)
     told = origin.vocabulary.had(users[held_out.users], items[held_out.items])
@@ -180,6 +192,29 @@ def take_over(
         measured=len(held_out),
         news=news_of(origin.vocabulary, dataset, users, items),
     )
+
+
+def _check_attributes(origin: Origin, config: Config, dataset: Dataset) -> None:
+    """Refuse attributes that were categories and are numbers now, or the reverse, or of another width."""
+    for side, prefix, inputs, names in (
+        (USER, USER, origin.user_inputs, config.model.user_features),
+        ("item", origin.vocabulary.item_name, origin.item_inputs, config.model.item_features),
+    ):
+        dense = dataset.user_dense if side == USER else dataset.item_dense
+        widths = dense_widths(inputs)
+        for name in names:
+            before = widths.get(f"{prefix}_{name}", 0)
+            now = dense[name].values.shape[1] if name in dense else 0
+            if before != now:
+                kinds = f"was {_kind(before)} in {origin.run}, and is {_kind(now)} now"
+                raise ConfigError(
+                    f"--model.{side}_features {name}: {kinds}. Read it as before with "
+                    f"--data.attribute_kinds.{name}, or train without --from"
+                )
+
+
+def _kind(width: int) -> str:
+    return {0: "a category", 1: "a number"}.get(width, f"a vector of {width:,}")
 
 
 def _take_over_states(
@@ -239,7 +274,10 @@ def _origin_rows(
     # Where the reserved row of untrained items is trained from now on, it keeps its initial value.
     reserved_item = -1 if trains_reserved == [False, True] else len(before.item_ids)
     all_items = np.append(items, reserved_item)
-    rows = {USER_HISTORY: items, name: all_items, f"{name}_bias": all_items}
+    # Where attributes let expect a bias, the reserved row holds what comes on top of it.
+    means_the_same = (_bias_slope(origin) != 0) == expects_bias(config.model)
+    all_biases = np.append(items, reserved_item if means_the_same else -1)
+    rows = {USER_HISTORY: items, name: all_items, f"{name}_bias": all_biases}
     if USER in origin.user_inputs:
         rows[USER] = np.append(_trained(users, origin.user_inputs[USER]), len(before.user_ids))
     for side, names, features, categories in (
@@ -247,6 +285,8 @@ def _origin_rows(
         (name, config.model.item_features, dataset.item_features, before.item_categories),
     ):
         for feature in names:
+            if feature not in features:  # a number or a vector, which has no table
+                continue
             codes = rows_in(categories[feature], features[feature].categories)
             rows[f"{side}_{feature}"] = np.append(codes, len(categories[feature]))
     return rows
@@ -258,15 +298,46 @@ def _trained(rows: np.ndarray, column: Any) -> np.ndarray:
     return np.where(own[rows], rows, -1)
 
 
+def _bias_slope(origin: Origin) -> float:
+    """Return the slope of the earlier run's expected biases; 0 if it has none."""
+    folder = origin.checkpoint.folder
+    keys = [key for key in entries(folder) if key.endswith(BIAS_SLOPE)]
+    return float(read_entry(folder, keys[0])) if keys else 0.0
+
+
+def _keep_biases(
+    origin: Origin, config: ResolvedConfig, dataset: Dataset, model: nn.Module, rows: dict[str, np.ndarray]
+) -> None:
+    """Change the table of biases so that known items keep theirs, whatever is expected of them now."""
+    name, state = dataset.item_name, whole_state(model)
+    origin_rows = rows[f"{name}_bias"][:-1]
+    known = np.flatnonzero(origin_rows >= 0)
+    change = np.zeros(dataset.item_count + 1, np.float32)
+    before: Any = origin.item_inputs.get(expected_bias(origin.vocabulary.item_name))
+    if before is not None:
+        change[known] += _bias_slope(origin) * before[origin_rows[known], 0]
+    if expects_bias(config.model):
+        slope = next(float(value) for key, value in state.items() if key.endswith(BIAS_SLOPE))
+        change[known] -= slope * expected_biases(dataset, config.model)[known, 0]
+    for key, value in state.items() if change.any() else ():
+        if table_name(key) == f"{name}_bias":
+            for shard, first_row, _ in local_shards(value):
+                own = torch.from_numpy(change[first_row : first_row + len(shard), None])
+                with torch.no_grad():
+                    shard.add_(own.to(shard.device, shard.dtype))
+
+
 def _matched(rows: np.ndarray, before: pa.Array, retained: int) -> Matched:
     found = int(np.count_nonzero(rows >= 0))
     return Matched(found - retained, len(rows) - found, len(before) - found, retained)
 
 
-def _is_taken_over(key: str, before: Config, now: Config) -> bool:
+def _is_taken_over(key: str, origin: Origin, now: Config) -> bool:
     """Return whether an entry of the model's state is trained in both runs."""
     if key.endswith("log_temperature"):
-        return before.model.learn_temperature and now.model.learn_temperature
+        return origin.config.model.learn_temperature and now.model.learn_temperature
+    if key.endswith(BIAS_SLOPE):
+        return _bias_slope(origin) != 0
     return not key.startswith(UNTRAINED)
 
 
@@ -274,8 +345,8 @@ def _origin_key(key: str, origin: Origin, dataset: Dataset) -> str:
     """Return the key of the same entry in the earlier run, which may have another name for items."""
     before, now = origin.vocabulary.item_name, dataset.item_name
     path = key.split(".")
-    if "candidate" in path and "embedding_bags" in path:
-        table = path.index("embedding_bags") + 1
+    for module in {"embedding_bags", "dense_inputs"} & set(path if "candidate" in path else ()):
+        table = path.index(module) + (1 if module == "embedding_bags" else 2)
         path[table] = before + path[table].removeprefix(now)
     return ".".join(path)
 

@@ -6,11 +6,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.errors import DataError
+from trainer.sources.attribute_columns import (
+    BY_TYPE,
+    READABLE,
+    Reading,
+    parquet_type,
+    typed_numbers,
+    typed_text,
+)
 from trainer.sources.formats import (
     COLUMNS_OPTION,
     FORMATS,
@@ -28,7 +35,6 @@ from trainer.tables.column_rules import (
     LARGEST_VALUE,
     Column,
     are_whole_ids,
-    as_whole_numbers,
     can_be_id,
     is_fractional,
     plain_type,
@@ -56,6 +62,7 @@ def read_tables(
     separator: str | None = None,
     columns: Sequence[str] | None = None,
     weight_column: str | None = None,
+    reading: Reading = BY_TYPE,
 ) -> SourceTables:
     """Read interactions, optional held-out ones and attributes; columns are found by name.
 
@@ -69,8 +76,7 @@ def read_tables(
     in canonical form (`007` is a string) or with a zero behind the point, as pandas writes 86.0 in a column
     with gaps. Missing ids (null, empty, NaN) make bad rows.
 
-    Attributes are integers, strings and lists of them. Fractional numbers, dates and structures are left out.
-    RecBole's `token_seq` is a list, and `title` a string in any case; other text formats have no lists.
+    Attributes are typed as `attribute_columns` says; `title` is a string in any case.
     Of RecBole's ratings, `rating` is the value where `value_column` is not there.
 
     Raises:
@@ -104,19 +110,21 @@ def read_tables(
             batches.append(checked(table.rows, ids + optional, bad))
         return chain.from_iterable(batches)
 
-    def attributes(part: str, side: str, name: str, type: pa.DataType) -> pa.Table | None:
-        if part not in files:
-            return None
-        key = _id(side, name, type, files[part][0])
-        return _attributes(files[part][0].format, [table.rows for table in files[part]], key, bad)
-
+    keys = {"users": ("user", user_column, user), "items": ("item", item_column, item)}
+    tables: dict[str, tuple[pa.Table | None, dict[str, str]]] = {
+        part: _attributes(files[part], _id(*key, files[part][0]), bad, reading)
+        if part in files
+        else (None, {})
+        for part, key in keys.items()
+    }
     return SourceTables(
         stream("train"),
         stream("held_out") if held_out else None,
-        attributes("users", "user", user_column, user),
-        attributes("items", "item", item_column, item),
+        tables["users"][0],
+        tables["items"][0],
         "item",
         bad,
+        remarks={"user": tables["users"][1], "item": tables["items"][1]},
     )
 
 
@@ -262,57 +270,32 @@ def _weight(rows: Rows, weight_column: str | None) -> list[Column]:
     return [Column("weight", source, pa.float32(), "a number from 0 up", (0, LARGEST_VALUE))]
 
 
-def _attributes(format: Format, files: list[Rows], key: Column, bad: BadRows) -> pa.Table:
-    columns, declared = [key], {}
+def _attributes(
+    tables: list[Table], key: Column, bad: BadRows, reading: Reading
+) -> tuple[pa.Table, dict[str, str]]:
+    """Return the attributes, and remarks on them by name: what was guessed, and why one is left out."""
+    format, files = FORMATS[tables[0].format], [table.rows for table in tables]
+    columns, declared, remarks = [key], {}, {}
     for source in files[0].names:
-        name, _, declared[name] = (
-            source.partition(":") if FORMATS[format].types_in_names else (source, "", "")
-        )
+        name, _, declared[name] = source.partition(":") if format.types_in_names else (source, "", "")
+        if source == key.source:
+            continue
         type = pa.string()
         if isinstance(files[0], ParquetFile) and name != "title":
-            type = _category_type(files[0].file.schema_arrow.field(source).type)
-        if source != key.source and type is not None:
+            found = files[0].type_of(source)
+            type = parquet_type(found)
+            if type is None:
+                remarks[name] = f"left out, as {found} is no {READABLE}"
+        if type is not None:
             columns.append(Column(name, source, type, required=False))
     table = pa.concat_tables(read_table(rows, columns, bad) for rows in files)
-    categories = {key.name: table[key.name].combine_chunks()}
+    attributes = {key.name: table[key.name].combine_chunks()}
     for column in columns[1:]:
-        values = table[column.name].combine_chunks()
-        if column.name != "title" and (not FORMATS[format].typed or column.type == pa.float64()):
-            values = _category(values, declared[column.name])
-        if values is not None:
-            categories[column.name] = values
-    return pa.table(categories)
-
-
-def _category(values: pa.Array, declared: str) -> pa.Array | None:
-    """Convert texts or fractional numbers to integers, strings or lists of strings; None: no categories."""
-    if declared == "token_seq":
-        lists = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(values))  # two spaces hold no token
-        lists = pc.if_else(pc.equal(pc.binary_length(pc.ascii_trim_whitespace(values)), 0), None, lists)
-        offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().fill_null(0))]).astype(np.int32)
-        return pa.ListArray.from_arrays(offsets, lists.flatten())
-    if declared == "float" or values.type == pa.float64():
-        try:
-            numbers = values.cast(pa.float64())
-            return pc.if_else(pc.is_nan(numbers), None, numbers).cast(pa.int64())  # refuses a fraction
-        except pa.ArrowInvalid:
-            return None
-    if declared == "float_seq":
-        return None
-    whole = as_whole_numbers(values)
-    return values if whole is None else whole
-
-
-def _category_type(type: pa.DataType) -> pa.DataType | None:
-    """Return what a Parquet column of attributes is read as; None: no category."""
-    if pa.types.is_dictionary(type):
-        return _category_type(type.value_type)
-    if pa.types.is_list(type) or pa.types.is_large_list(type):
-        element = _category_type(type.value_type)
-        return pa.list_(element) if element in (pa.int64(), pa.string()) else None
-    if pa.types.is_integer(type):
-        return pa.int64()
-    if pa.types.is_floating(type):
-        return pa.float64()
-    textual = pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_boolean(type)
-    return pa.string() if textual else None
+        name, values = column.name, table[column.name].combine_chunks()
+        if name != "title" and not format.typed:
+            typed = typed_text(name, values, reading, declared[name])
+            values, remarks[name] = typed.values, typed.remark
+        elif column.type == pa.float64():
+            values = typed_numbers(name, values, reading)
+        attributes[name] = values
+    return pa.table(attributes), {name: remark for name, remark in remarks.items() if remark}

@@ -1,6 +1,6 @@
 """What every reader returns: raw ids as in the files; nothing is joined, encoded or split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -19,11 +19,13 @@ class SourceTables:
             in file order.
         held_out: The same for a separate held-out file, or None.
         users: A row a user: `user_id`, then attributes; or None. Users without interactions may occur.
-        items: A row an item: `item_id`, perhaps `title` (string), then attributes; or None. An attribute
-            column is an integer or a string (one category a row, null: unknown) or a list of strings or
-            integers (a bag of categories, empty: none).
+        items: A row an item: `item_id`, perhaps `title` (string), then attributes; or None. What their
+            types mean says `trainer.dataset.attributes`.
         item_name: What an item is called in the tables and texts of this data set: `movie` or `item`.
         bad_rows: Filled while the interactions are consumed.
+        vectors: Dense vectors in files of their own, by side (`user`, `item`) and name: tables with the
+            columns `id` and `vector`.
+        remarks: What was guessed of an attribute, or why it is left out, by side and name.
     """
 
     interactions: Iterator[pa.RecordBatch]
@@ -32,3 +34,5 @@ class SourceTables:
     items: pa.Table | None = None
     item_name: str = "item"
     bad_rows: BadRows = field(default_factory=BadRows)
+    vectors: Mapping[str, Mapping[str, pa.Table]] = field(default_factory=dict)
+    remarks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

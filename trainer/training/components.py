@@ -14,7 +14,14 @@ from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.sampler import Batches, BatchPlan
-from trainer.batching.tower_inputs import Inputs, make_inputs
+from trainer.batching.tower_inputs import (
+    Inputs,
+    expected_popularity,
+    looked_up,
+    make_inputs,
+    named_dense,
+)
+from trainer.config.effects import expects_bias
 from trainer.config.losses import loss_spec, losses_where
 from trainer.config.resolved import ResolvedConfig, ResolvedOptimizerConfig
 from trainer.config.schema import Config
@@ -22,7 +29,7 @@ from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
-from trainer.model.builder import HISTORY, closed_inputs, item_table, table_of_alias
+from trainer.model.builder import HISTORY, closed_inputs, initial_std, item_table, table_of_alias
 from trainer.model.edlae import closed_form_files
 from trainer.model.retriever import CombinedTowers, TowerPair
 from trainer.model.towers import TwoTowers
@@ -36,7 +43,6 @@ from trainer.sharding.shard import shard
 from trainer.sharding.table_values import fill_tables
 from trainer.sharding.torchrec_plan import sharding_plan
 from trainer.training.initial_values import (
-    START_NORM,
     closed_form_start,
     normal_values,
     popularity_bias,
@@ -99,9 +105,13 @@ def assemble(
 
     # Towers on the meta device, with tables in as many partitions as the plan has.
     towers = make_all_towers(config, workload, partitions_of(plan))
+    for tower in (towers.learned.query, towers.learned.candidate):
+        if tower.dense_inputs is not None:
+            tower.dense_inputs.set_scales(named_dense(dataset))
 
     # DistributedModelParallel, with a fused or a dense optimizer for each table.
-    rates = _learning_rates(config.optimizer, [*user_inputs, *item_inputs], dataset.item_name)
+    tables = [*looked_up(user_inputs), *looked_up(item_inputs)]
+    rates = _learning_rates(config.optimizer, tables, dataset.item_name)
     if config.model.low_rank:  # closed-form towers are not trained: no gradient reaches their tables
         rates |= {HISTORY: 0.0, item_table(dataset.item_name): 0.0}
     model, optimizer = shard(
@@ -215,10 +225,11 @@ def _initial_values(
     """Return the initial values of every table, as `fill_tables` takes them."""
     model, name = config.model, dataset.item_name
     dim, rank, penalty = model.dim, model.low_rank, model.low_rank_penalty
-    std = START_NORM / dim**0.5 if model.init_std is None else model.init_std
+    std = initial_std(dim, model.init_std)
     trains_reserved_item = model.item_id_dropout > 0
     blocks = normal_values(dataset, learned, config.run.seed, std, trains_reserved_item)
-    blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item)
+    expected = expected_popularity(dataset, model.item_features) if expects_bias(model) else None
+    blocks[f"{name}_bias"] = popularity_bias(dataset, model.popularity_prior, trains_reserved_item, expected)
     if model.start == "low_rank":
         files = world.on_each_host(lambda: closed_form_files(dataset, dim, penalty), long=True)
         blocks |= closed_form_start(dataset, files)

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.batching.tower_inputs import USER, USER_HISTORY
+from trainer.batching.expected_popularity import residual_mean
+from trainer.batching.tower_inputs import USER, USER_HISTORY, log_popularity, looked_up
 from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
+from trainer.model.builder import START_NORM
 from trainer.model.edlae import history_vectors
 from trainer.model.retriever import TowerPair
 from trainer.model.towers import BIAS_DIM
@@ -16,8 +18,6 @@ from trainer.sharding.table_values import normal_block
 
 Block = Callable[[slice], torch.Tensor]
 """Rows of a table -> their values; rows beyond its end are zero."""
-START_NORM = 0.3
-"""Mean norm of initial vectors."""
 
 
 def normal_values(
@@ -90,20 +90,32 @@ def scaled(source: np.ndarray, factor: float) -> Block:
     return values
 
 
-def popularity_bias(dataset: Dataset, prior: float, trains_reserved_item: bool) -> Block:
+def popularity_bias(
+    dataset: Dataset, prior: float, trains_reserved_item: bool, expected: np.ndarray | None = None
+) -> Block:
     """Return centred log popularity times `prior`, where an item without interactions counts as half of one.
 
     Popularity is the number of training interactions, or the sum of their weights.
 
     So does the reserved last row, which all such items share. Where it is trained, it represents items of any
-    popularity, and starts at the mean popularity of items with interactions.
+    popularity, and starts at the mean popularity of items with interactions. Where expected popularities are
+    added to the table's, the table has what an item's popularity is beyond them.
+
+    Args:
+        dataset: The data set.
+        prior: Multiple of log popularity.
+        trains_reserved_item: Whether the reserved row is trained.
+        expected: Log popularity that attributes let expect, (items,); None: not part of the model.
     """
     counts = np.append(dataset.item_popularity(), 0.0)
     if trains_reserved_item:
         counts[-1] = counts[counts > 0].mean()
     weights = dataset.train.weights
-    logarithm = np.log(np.maximum(counts, 0.5 if weights is None else weights.min() / 2))
-    bias = (prior * (logarithm - logarithm[:-1].mean())).astype(np.float32)
+    logarithm = log_popularity(counts, 0.5 if weights is None else weights.min() / 2)
+    beyond = logarithm - logarithm[:-1].mean()
+    if expected is not None:
+        beyond = np.append(logarithm[:-1] - expected, residual_mean(counts[:-1], expected))
+    bias = (prior * beyond).astype(np.float32)
     return scaled(np.repeat(bias[:, None], BIAS_DIM, axis=1), 1.0)
 
 
@@ -123,7 +135,7 @@ def _used_rows(dataset: Dataset, learned: TowerPair) -> dict[str, np.ndarray]:
     return {
         table: items if table == USER_HISTORY else np.unique(_looked_up(column, rows))
         for inputs, rows in sides
-        for table, column in inputs.items()
+        for table, column in looked_up(inputs).items()
     }
 
 

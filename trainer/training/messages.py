@@ -87,6 +87,7 @@ def opening_text(
         were = "was" if skipped == 1 else "were"
         lines.insert(0, f"{format_count(skipped, 'row')} that cannot be read {were} skipped.")
     lines[:0] = [_wrapped(f"{note}.") for note in dataset.notes]
+    lines += [_wrapped(text) for text in attribute_texts(dataset, components)]
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")
     if warning := correction_text(plan):
@@ -123,6 +124,17 @@ def values_text(dataset: Dataset, min_value: float | None, loss: str) -> str | N
         f"values mean dislike, name the least that does not: --data.min_value {np.median(train.values):g}; "
         "--data.negatives use trains on the others as negatives."
     )
+
+
+def attribute_texts(dataset: Dataset, components: TrainingComponents) -> list[str]:
+    """Return a text on each attribute that the towers use: what it was taken for, and what was guessed."""
+    sides = (("user", "user", components.user_inputs), ("item", dataset.item_name, components.item_inputs))
+    return [
+        f"{side} attribute {name}: {text}"
+        for side, prefix, inputs in sides
+        for name, text in dataset.attributes.get(side, {}).items()
+        if f"{prefix}_{name}" in inputs
+    ]
 
 
 def correction_text(plan: BatchPlan) -> str | None:

@@ -48,7 +48,12 @@ def train_step(
     with matmul_precision(precision):
         with autocast(precision, world.device):
             query, candidates = model(
-                batch.queries, batch.candidates, batch.query_partition, batch.candidate_partition
+                batch.queries,
+                batch.candidates,
+                batch.query_partition,
+                batch.candidate_partition,
+                batch.query_values,
+                batch.candidate_values,
             )
             if batch.query_counts:
                 query = world.gather_rows(query, batch.query_counts)
