@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from trainer.atomic_write import naming, replaced
-from trainer.dataset import storage
+from trainer.storage import arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 VALUES = np.arange(100_000)
@@ -68,7 +68,7 @@ def test_a_file_or_folder_that_could_not_be_written_leaves_nothing(tmp_path: Pat
 
     for writing, name, place in (
         (replaced(tmp_path / "values.npy"), "", tmp_path / "values.npy"),
-        (storage.published(tmp_path / "data"), "users", tmp_path),
+        (arrays.published(tmp_path / "data"), "users", tmp_path),
     ):
         with pytest.raises(OSError, match="No space left") as failure:
             fail(writing, name)

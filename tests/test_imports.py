@@ -14,8 +14,9 @@ TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
 ROOMS = (
     *("errors", "formatting", "atomic_write", "installation"),
-    *("config", "tables", "sources", "distributed", "dataset", "batching", "model", "planning", "sharding"),
-    *("evaluation", "inspection", "runs", "training", "serving", "commands", "cli", "__main__"),
+    *("config", "tables", "sources", "distributed", "storage", "dataset", "batching", "model"),
+    *("planning", "sharding", "evaluation", "reporting", "inspection", "runs", "warm_start"),
+    *("training", "serving", "commands", "cli", "__main__"),
 )
 """Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""
 MOST_FILES, MOST_LINES = 12, 2100

@@ -1,6 +1,7 @@
-"""Counts, bytes, times, ranks and commands as text."""
+"""Counts, bytes, times, ranks and commands as text, and its wrapping."""
 
 import shlex
+import textwrap
 from collections.abc import Iterable
 
 
@@ -45,3 +46,9 @@ def format_ranks(ranks: Iterable[int], most: int = 3) -> str:
     shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges[:most])
     left_out = sum(last - first + 1 for first, last in ranges[most:])
     return f"{shown} and {left_out:,} more" if left_out else shown
+
+
+def wrapped(text: str) -> str:
+    """Wrap at 80 columns, and indent further lines by two columns more than the first."""
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    return textwrap.fill(text, 80, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)

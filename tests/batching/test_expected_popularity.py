@@ -6,7 +6,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from trainer.batching.expected_popularity import PENALTY, expected_log_popularity, residual_mean
-from trainer.dataset.attributes import categorise, encode_attribute
+from trainer.storage.attributes import categorise, encode_attribute
 
 
 def test_items_are_expected_as_popular_as_those_of_their_category():

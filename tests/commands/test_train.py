@@ -22,6 +22,7 @@ from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import join_world
 from trainer.errors import ConfigError
 from trainer.model.losses import multi_positive_softmax
+from trainer.reporting.progress import Progress
 from trainer.runs import run_folder as runs
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.run_folder import open_run, run_folder
@@ -29,7 +30,6 @@ from trainer.sharding.optimizers import schedule_factor
 from trainer.training import loop, train
 from trainer.training.components import assemble, make_batches
 from trainer.training.loop import fit
-from trainer.training.progress import Progress
 from trainer.training.step import make_loss, train_step
 
 TRAIN, WITHHELD = worlds.checkerboard()

@@ -17,12 +17,12 @@ from trainer.dataset.dataset import Dataset, open_dataset, prepare
 from trainer.distributed.world import World
 from trainer.runs.checkpoint import save
 from trainer.runs.run_folder import describe_run
-from trainer.runs.warm_start import WarmStart, open_origin, take_over
 from trainer.sharding.model_state import whole_state
 from trainer.sharding.optimizer_state import create_states, optimizer_state
 from trainer.sources.schema import SourceTables
 from trainer.training.components import TrainingComponents, assemble
 from trainer.training.loop import fit
+from trainer.warm_start.origin import WarmStart, open_origin, take_over
 
 pytestmark = pytest.mark.distributed
 

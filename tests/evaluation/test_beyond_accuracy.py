@@ -7,7 +7,6 @@ import torch
 from scipy.sparse import csr_array
 from scipy.spatial.distance import jaccard
 
-from trainer.dataset.attributes import Feature, Ragged
 from trainer.evaluation import beyond_accuracy as beyond
 from trainer.evaluation.beyond_accuracy import (
     BeyondAccuracy,
@@ -25,6 +24,7 @@ from trainer.evaluation.beyond_accuracy import (
 )
 from trainer.evaluation.metrics import ndcg
 from trainer.evaluation.topk import hits
+from trainer.storage.attributes import Feature, Ragged
 
 
 def lists(*items):

@@ -12,7 +12,6 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from tests import worlds
 from trainer.config.parser import parse_config
-from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.evaluation import item_item
@@ -20,6 +19,7 @@ from trainer.evaluation.baselines import EASE, ITEM_KNN
 from trainer.evaluation.item_item import cached_weights, ease, item_knn, rank_by_history, training_matrix
 from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import hits
+from trainer.storage.attributes import Ragged
 
 DATA = Path(os.environ.get("SHARDTOWER_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 

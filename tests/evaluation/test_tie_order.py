@@ -13,7 +13,7 @@ from trainer.config.baselines import BASELINES
 from trainer.evaluation.baselines import make_ranker
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.tie_order import TieOrder, tie_hashes, tied_lists
-from trainer.training.messages import ties_text
+from trainer.reporting.evaluation_text import ties_text
 
 IDS = ["7", "a,119", "", "東京", "x" * 40]
 HASHES = [

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from trainer.dataset.attributes import DenseFeature
 from trainer.model.dense_input import DenseInputs
+from trainer.storage.attributes import DenseFeature
 
 NAN = float("nan")
 

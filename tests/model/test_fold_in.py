@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional
 
 from tests import worlds
-from trainer.dataset.attributes import Ragged
 from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model import fold_in as folding
@@ -19,6 +18,7 @@ from trainer.model.losses import multi_positive_softmax
 from trainer.model.retriever import candidate_vectors, query_from_history, query_vectors
 from trainer.runs.run_folder import open_run
 from trainer.sources.synthetic import synthesise
+from trainer.storage.attributes import Ragged
 
 CPU = torch.device("cpu")
 

@@ -9,10 +9,10 @@ import pytest
 
 from tests import worlds
 from trainer.cli import main
-from trainer.dataset import storage
 from trainer.dataset.vocabulary import FOLDER, HELD_OUT, open_vocabulary
 from trainer.errors import DataError, UserError
 from trainer.serving.recommend import recommend
+from trainer.storage import arrays
 
 TRAIN, WITHHELD = worlds.checkerboard()
 ITEMS = set(range(worlds.FIRST_ITEM, worlds.FIRST_ITEM + 8))
@@ -34,11 +34,11 @@ def run(tmp_path: Path) -> Path:
 def without_test_items(run: Path) -> None:
     """Make the run folder one of an older version, which kept no test items."""
     target = run / FOLDER
-    meta = storage.read_meta(target, "")
+    meta = arrays.read_meta(target, "")
     for path in target.glob(f"{HELD_OUT}_*.npy"):
         path.unlink()
     (target / "meta.json").unlink()
-    storage.write_meta(target, {name: meta[name] for name in meta if name not in ("format", "files")})
+    arrays.write_meta(target, {name: meta[name] for name in meta if name not in ("format", "files")})
 
 
 def test_items_of_all_splits_are_left_out(tmp_path: Path) -> None:

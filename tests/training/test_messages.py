@@ -8,7 +8,8 @@ import pytest
 from tests import worlds
 from trainer.dataset.dataset import Dataset
 from trainer.evaluation.evaluator import Evaluation
-from trainer.training.messages import evaluation_text, protocol_text, trivial_text, values_text
+from trainer.reporting.evaluation_text import evaluation_text, protocol_text, trivial_text
+from trainer.training.messages import values_text
 
 
 @pytest.fixture

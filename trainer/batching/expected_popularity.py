@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import LinearOperator, lsqr
 
-from trainer.dataset.attributes import DenseFeature, Feature, Ragged
+from trainer.storage.attributes import DenseFeature, Feature, Ragged
 
 PENALTY = 5.0
 """Ridge penalty: an attribute that only five items have is trusted by half."""

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 
 from trainer.batching import seeds
-from trainer.dataset.attributes import Ragged
+from trainer.storage.attributes import Ragged
 
 Bags: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Lengths (b,) and concatenated values, as `Ragged.take` returns them."""

@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset, Interactions
+from trainer.storage.attributes import Ragged
 
 
 @dataclass(frozen=True)

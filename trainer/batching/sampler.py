@@ -20,8 +20,8 @@ from trainer.batching.interaction_weights import InteractionWeights, Negatives
 from trainer.batching.item_dropout import drop_item_ids
 from trainer.batching.row_order import RowOrder
 from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_values, keyed_jagged
-from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset, Interactions
+from trainer.storage.attributes import Ragged
 
 Share: TypeAlias = slice | np.ndarray
 """Which of a step's rows are a rank's."""

@@ -14,9 +14,9 @@ from trainer.batching.expected_popularity import expected_log_popularity
 from trainer.batching.history_dropout import Bags
 from trainer.config.effects import expects_bias
 from trainer.config.schema import Config, ModelConfig
-from trainer.dataset.attributes import DenseFeature, Feature, Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.errors import CheckpointError, ConfigError
+from trainer.storage.attributes import DenseFeature, Feature, Ragged
 
 Inputs: TypeAlias = Mapping[str, np.ndarray | Ragged]
 """Features of one tower by name: one id a row, (rows,), or a bag of codes a row, each for a table of that

@@ -18,7 +18,7 @@ def run(arguments: list[str], heading: str = "") -> None:
         return
     from trainer.dataset.dataset import open_dataset
     from trainer.dataset.prepare import prepare_data
-    from trainer.inspection.dataset_summary import summary, summary_text
+    from trainer.reporting.dataset_summary import summary, summary_text
 
     dataset = open_dataset(prepare_data(config.data))
     print(json.dumps(summary(dataset)) if as_json else summary_text(dataset))

@@ -11,7 +11,7 @@ from typing import Literal
 from trainer.config.losses import LossName
 
 ATTRIBUTE_KINDS = ("category", "list", "number", "buckets", "time", "vector", "ignore")
-"""How an attribute can be read; see `trainer.dataset.attributes`."""
+"""How an attribute can be read; see `trainer.storage.attributes`."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from trainer.dataset.columns import blocks, grouped_by_user
 from trainer.dataset.encode import Encoded
 from trainer.dataset.split import (
     TRAIN,
@@ -19,6 +18,7 @@ from trainer.dataset.split import (
     validation_rule,
 )
 from trainer.errors import DataError
+from trainer.storage.columns import blocks, grouped_by_user
 
 
 def clean(

@@ -20,15 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock
 
-from trainer.dataset import storage
-from trainer.dataset.attribute_store import map_dense, map_features, write_attributes
-from trainer.dataset.attributes import DenseFeature, Feature, Ragged
 from trainer.dataset.clean import clean, explicit_negatives
 from trainer.dataset.encode import COLUMNS, encode, id_notes
 from trainer.dataset.split import BY_TIME, NEGATIVE, NEGATIVES, PARTS, Rule, check_split
 from trainer.dataset.write_splits import count_known, count_repeats, parts_of_rows, write_parts
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
+from trainer.storage import arrays
+from trainer.storage.attribute_store import map_dense, map_features, write_attributes
+from trainer.storage.attributes import DenseFeature, Feature, Ragged
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Dataset:
         report: What was read, dropped and kept.
         notes: Sentences on how the files were understood and what of them was left out.
         kept_users: (n,) int64 rows that have vectors of their own without training interactions; see
-            `trainer.runs.retained_ids`.
+            `trainer.warm_start.retained_ids`.
         kept_items: The same for items.
         negatives: Explicit negatives of the training, of users and items with training interactions; or None.
     """
@@ -133,16 +133,16 @@ class Dataset:
 
     def _by_user(self, name: str) -> Ragged:
         own = (self.folder / f"by_user_{name}_offsets.npy").exists()
-        return storage.map_ragged(self.folder, f"by_user_{name if own else 'train'}")
+        return arrays.map_ragged(self.folder, f"by_user_{name if own else 'train'}")
 
     def held_out(self, split: str) -> Ragged:
         """Return the items of `split` by user, of the same shape as `seen`."""
-        return storage.map_ragged(self.folder, f"by_user_{split}")
+        return arrays.map_ragged(self.folder, f"by_user_{split}")
 
     def served_held_out(self) -> Ragged:
         """Return the test items of each user or, for a retained user, those that the earlier run knew of."""
         own = (self.folder / "by_user_held_out_offsets.npy").exists()
-        return storage.map_ragged(self.folder, "by_user_held_out") if own else self.held_out("test")
+        return arrays.map_ragged(self.folder, "by_user_held_out") if own else self.held_out("test")
 
     def user_row(self, raw_id: str | int) -> int | None:
         """Return the row of a user, or None. Command-line ids are text, so "1" finds the integer 1."""
@@ -212,10 +212,10 @@ def prepare(
         settings["negatives"] = negatives
     if attribute_kinds:
         settings["attribute_kinds"] = dict(attribute_kinds)
-    identity = json.dumps([storage.FORMAT, name, source_key, settings], sort_keys=True, default=str)
+    identity = json.dumps([arrays.FORMAT, name, source_key, settings], sort_keys=True, default=str)
     key = hashlib.sha256(identity.encode()).hexdigest()[:20]
     folder = cache / f"{name}-{key}"
-    if storage.is_whole(folder):
+    if arrays.is_whole(folder):
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -225,8 +225,8 @@ def prepare(
             f"{cache}: {error.strerror}. Choose a folder for prepared data: --data.cache"
         ) from error
     with lock:
-        if not storage.is_whole(folder):
-            with storage.published(folder) as temporary:
+        if not arrays.is_whole(folder):
+            with arrays.published(folder) as temporary:
                 _build(temporary, make_source(), key, name, settings)
     return folder
 
@@ -237,9 +237,9 @@ def open_dataset(folder: Path) -> Dataset:
     Raises:
         DataError: A file of it is missing or truncated.
     """
-    meta = storage.read_meta(folder, "Prepare it anew: start the same command again")
-    user_ids, _ = storage.map_ids(folder, "user")
-    item_ids, titles = storage.map_ids(folder, "item")
+    meta = arrays.read_meta(folder, "Prepare it anew: start the same command again")
+    user_ids, _ = arrays.map_ids(folder, "user")
+    item_ids, titles = arrays.map_ids(folder, "item")
     train, validation, test = (_map_part(folder, part) for part in PARTS)
     return Dataset(
         folder=folder,
@@ -301,23 +301,23 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     known_users = pa.concat_arrays([users, pa.nulls(1, users.type)])  # the null: the row of unknown users
     ids = {"user": known_users, "item": items}
     attributes, titles = write_attributes(folder, ids, source, settings.get("attribute_kinds", {}))
-    storage.write_ids(folder, "user", users, None)
-    storage.write_ids(folder, "item", items, titles)
+    arrays.write_ids(folder, "user", users, None)
+    arrays.write_ids(folder, "item", items, titles)
     report |= {"users": len(users), "items": len(items)}
     notes = [*source.bad_rows.notes, *notes]
     meta = {"key": key, "name": name, "item_name": source.item_name, "report": report, "notes": notes}
-    storage.write_meta(folder, meta | attributes)
+    arrays.write_meta(folder, meta | attributes)
 
 
 def _map_part(folder: Path, part: str) -> Interactions:
-    users, items, *others = (storage.map_array(folder, f"{part}_{column}") for column in COLUMNS)
+    users, items, *others = (arrays.map_array(folder, f"{part}_{column}") for column in COLUMNS)
     assert users is not None
     assert items is not None
     return Interactions(users, items, *others)
 
 
 def _kept(folder: Path, side: str) -> np.ndarray:
-    rows = storage.map_array(folder, f"kept_{side}s")
+    rows = arrays.map_array(folder, f"kept_{side}s")
     return np.empty(0, np.int64) if rows is None else rows
 
 

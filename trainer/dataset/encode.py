@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainer.dataset.columns import Stored, blocks
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
+from trainer.storage.columns import Stored, blocks
 
 COLUMNS = {
     "user_id": np.int32,

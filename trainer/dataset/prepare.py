@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config.schema import DataConfig
-from trainer.dataset import storage
 from trainer.dataset.dataset import prepare
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
+from trainer.storage import arrays
 from trainer.tables.folders import visible_files
 
 ATTRIBUTE_RULES = 2
@@ -172,7 +172,7 @@ def _fingerprint(option: str, path: Path) -> list[tuple[str, int, int]]:
 def find_prepared(data: DataConfig, key: str) -> Path | None:
     """Return the prepared form with a key, if it stands in the folder of prepared data; else None."""
     for folder in cache_folder(data.cache).glob(f"{data.name}-*{key[:20]}"):
-        if storage.is_whole(folder) and storage.read_meta(folder, "")["key"] == key:
+        if arrays.is_whole(folder) and arrays.read_meta(folder, "")["key"] == key:
             return folder
     return None
 

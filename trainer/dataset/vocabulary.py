@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from trainer.dataset import storage
-from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset, row_of
+from trainer.storage import arrays
+from trainer.storage.attributes import Ragged
 
 FOLDER = "vocabulary"
 SEEN, HELD_OUT = "by_user_known", "by_user_test"
@@ -79,19 +79,19 @@ def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
     Nothing is done if it is there already; that of another data set is replaced.
     """
     target = folder / FOLDER
-    if storage.is_whole(target) and vocabulary_key(folder) == dataset.key and _has_held_out(target):
+    if arrays.is_whole(target) and vocabulary_key(folder) == dataset.key and _has_held_out(target):
         return
-    with storage.published(target) as temporary:
-        storage.write_ids(temporary, "user", dataset.user_ids, None)
-        storage.write_ids(temporary, "item", dataset.item_ids, dataset.titles)
-        storage.write_ragged(temporary, SEEN, dataset.seen("test"))
-        storage.write_ragged(temporary, HELD_OUT, dataset.served_held_out())
+    with arrays.published(target) as temporary:
+        arrays.write_ids(temporary, "user", dataset.user_ids, None)
+        arrays.write_ids(temporary, "item", dataset.item_ids, dataset.titles)
+        arrays.write_ragged(temporary, SEEN, dataset.seen("test"))
+        arrays.write_ragged(temporary, HELD_OUT, dataset.served_held_out())
         names: dict[str, list[str]] = {}
         for side, features in (("user", dataset.user_features), ("item", dataset.item_features)):
             names[f"{side}_features"] = list(features)
             for number, feature in enumerate(features.values()):
-                storage.write_column(temporary, f"{side}_categories_{number}", feature.categories)
-        storage.write_meta(temporary, {"key": dataset.key, "item_name": dataset.item_name} | names)
+                arrays.write_column(temporary, f"{side}_categories_{number}", feature.categories)
+        arrays.write_meta(temporary, {"key": dataset.key, "item_name": dataset.item_name} | names)
 
 
 def open_vocabulary(folder: Path) -> Vocabulary:
@@ -101,12 +101,12 @@ def open_vocabulary(folder: Path) -> Vocabulary:
         DataError: A file of it is missing or truncated.
     """
     target = folder / FOLDER
-    meta = storage.read_meta(target, "Train the run anew, into another folder")
-    user_ids, _ = storage.map_ids(target, "user")
-    item_ids, titles = storage.map_ids(target, "item")
+    meta = arrays.read_meta(target, "Train the run anew, into another folder")
+    user_ids, _ = arrays.map_ids(target, "user")
+    item_ids, titles = arrays.map_ids(target, "item")
     user_categories, item_categories = (
         {
-            name: storage.map_column(target, f"{side}_categories_{number}")
+            name: arrays.map_column(target, f"{side}_categories_{number}")
             for number, name in enumerate(meta[f"{side}_features"])
         }
         for side in ("user", "item")
@@ -116,8 +116,8 @@ def open_vocabulary(folder: Path) -> Vocabulary:
         item_ids=item_ids,
         titles=titles,
         item_name=meta["item_name"],
-        seen=storage.map_ragged(target, SEEN),
-        held_out=storage.map_ragged(target, HELD_OUT) if _has_held_out(target) else None,
+        seen=arrays.map_ragged(target, SEEN),
+        held_out=arrays.map_ragged(target, HELD_OUT) if _has_held_out(target) else None,
         user_categories=user_categories,
         item_categories=item_categories,
     )
@@ -125,7 +125,7 @@ def open_vocabulary(folder: Path) -> Vocabulary:
 
 def vocabulary_key(folder: Path) -> str:
     """Return the key of the data set whose vocabulary is in `folder`."""
-    return storage.read_meta(folder / FOLDER, "Train the run anew, into another folder")["key"]
+    return arrays.read_meta(folder / FOLDER, "Train the run anew, into another folder")["key"]
 
 
 def _has_held_out(target: Path) -> bool:

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainer.dataset.columns import BLOCK_ROWS, blocks, saved, stored, write_items_by_user
 from trainer.dataset.encode import Encoded
 from trainer.dataset.split import (
     BY_TIME,
@@ -20,8 +19,9 @@ from trainer.dataset.split import (
     repeated_in_test,
     split_rows,
 )
-from trainer.dataset.storage import map_ragged
 from trainer.errors import DataError
+from trainer.storage.arrays import map_ragged
+from trainer.storage.columns import BLOCK_ROWS, blocks, saved, stored, write_items_by_user
 
 FEWEST_UNKNOWN = 10
 """Fewest held-out ids of which it is no chance that training knows none: they are spelled otherwise."""

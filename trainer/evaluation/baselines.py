@@ -13,7 +13,6 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from trainer.config.baselines import baseline
-from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.errors import DataError
 from trainer.evaluation.item_item import (
@@ -26,6 +25,7 @@ from trainer.evaluation.item_item import (
 from trainer.evaluation.tie_order import TieOrder
 from trainer.evaluation.topk import ItemLists, owners, top_k
 from trainer.model.edlae import cached_towers
+from trainer.storage.attributes import Ragged
 
 Ranker: TypeAlias = Callable[[np.ndarray, ItemLists], Tensor]
 """From user rows (B,) and the items to exclude for each to ranked item rows (B, k), -1 for no item."""

@@ -12,9 +12,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from trainer.dataset.attributes import Feature
 from trainer.evaluation.metrics import ndcg
 from trainer.evaluation.topk import ItemLists, hits, owners
+from trainer.storage.attributes import Feature
 
 ACTIVITIES = ("light", "medium", "heavy")
 POPULARITIES = ("head", "middle", "tail")

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.errors import DataError
@@ -24,6 +23,7 @@ from trainer.evaluation.rating_errors import RatingErrors, RatingMeter, RatingTa
 from trainer.evaluation.tie_order import TieOrder, tied_lists
 from trainer.evaluation.topk import ItemLists, hits, top_k
 from trainer.model.retriever import TowerPair, candidate_vectors, query_vectors
+from trainer.storage.attributes import Ragged
 
 BAR_DELAY, LINE_INTERVAL = 2, 60
 """Seconds before a progress bar is shown; seconds between progress lines where there is no terminal."""

@@ -15,9 +15,9 @@ from scipy.linalg import lapack
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from trainer.dataset.attributes import Ragged
-from trainer.dataset.storage import keep_array
 from trainer.evaluation.topk import USER_BLOCK, ItemLists, best_columns, owners
+from trainer.storage.arrays import keep_array
+from trainer.storage.attributes import Ragged
 
 VERSION = 2
 """Version of the computation, part of the names of cached weights, so that those of another are not read."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset, Interactions
 from trainer.distributed.world import World
+from trainer.storage.attributes import Ragged
 
 BLOCK_VALUES = 1 << 24
 """Float32 values of the vectors whose pairs are scored at a time: 64 MiB."""

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.storage import keep_array
+from trainer.storage.arrays import keep_array
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from trainer.dataset.attributes import DenseFeature
+from trainer.storage.attributes import DenseFeature
 
 
 class DenseInputs(nn.Module):

@@ -16,9 +16,9 @@ import scipy.sparse as sparse
 from scipy.linalg import lapack
 
 from trainer.config.size_defaults import FIXED_PENALTY
-from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.storage import keep_array
+from trainer.storage.arrays import keep_array
+from trainer.storage.attributes import Ragged
 
 EXACT_SIZE = 12_000
 """Most items, or users if they are fewer, for an exact inverse: 12 bytes an entry, a minute or two."""

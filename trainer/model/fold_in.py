@@ -5,7 +5,7 @@ Nothing here needs torch, so that `recommend` need not import it.
 
 import numpy as np
 
-from trainer.dataset.attributes import Ragged
+from trainer.storage.attributes import Ragged
 
 STEPS, LEARNING_RATE = 100, 0.1
 SCORES = 2**22

@@ -9,9 +9,9 @@ from torch import nn
 from torchrec import KeyedJaggedTensor
 
 from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_values, keyed_jagged
-from trainer.dataset.attributes import Ragged
 from trainer.model.fold_in import fold_in
 from trainer.model.towers import TwoTowers
+from trainer.storage.attributes import Ragged
 
 Histories = tuple[torch.Tensor, torch.Tensor]
 """Items of each of B people: lengths, (B,), and the concatenated item rows, both integers."""

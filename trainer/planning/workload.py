@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_widths, table_rows
 from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedLossConfig
-from trainer.dataset.attributes import Ragged
 from trainer.dataset.dataset import Dataset
 from trainer.model.builder import make_closed_towers, make_towers
 from trainer.model.retriever import CombinedTowers
+from trainer.storage.attributes import Ragged
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from trainer.config.schema import DataConfig
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.prepare import find_prepared, raw_data_are_there
 from trainer.dataset.split import PARTS
-from trainer.dataset.storage import is_whole, read_meta
 from trainer.dataset.vocabulary import FOLDER
 from trainer.errors import UserError
 from trainer.runs.checkpoint_store import CONFIG
+from trainer.storage.arrays import is_whole, read_meta
 
 Column: TypeAlias = np.ndarray | pa.Array | None
 CACHE = "digests.json"
@@ -94,7 +94,9 @@ def standing_form(run: Path, data: DataConfig, retained: bool = True) -> Path | 
         return None
     folder = find_prepared(data, key) if _identity(then) == _identity(data) else None
     if folder and not retained and "kept_users" in read_meta(folder, "")["report"]:
-        folder = folder.with_name(folder.name.rpartition("-")[0])  # see trainer.runs.retained_ids.extend
+        folder = folder.with_name(
+            folder.name.rpartition("-")[0]
+        )  # see trainer.warm_start.retained_ids.extend
         return folder if is_whole(folder) else None
     return folder
 

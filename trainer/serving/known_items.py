@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.config.schema import DataConfig
-from trainer.dataset import storage
-from trainer.dataset.attributes import Ragged
 from trainer.dataset.prepare import cache_folder, read_source
 from trainer.dataset.vocabulary import HELD_OUT, Vocabulary, vocabulary_key
 from trainer.errors import UserError
 from trainer.formatting import format_command
 from trainer.runs.checkpoint_store import CONFIG
+from trainer.storage import arrays
+from trainer.storage.attributes import Ragged
 
 if TYPE_CHECKING:
     from trainer.sources.files import Format
@@ -87,8 +87,8 @@ def _prepared(run: Path) -> Ragged | None:
     """Return the test items of each user from the prepared data of a run; None if they are gone."""
     # The name of their folder ends with the key, and begins with another one if an earlier run retained ids.
     for folder in cache_folder(_data(run).cache).glob(f"*-{vocabulary_key(run)[:20]}"):
-        if storage.is_whole(folder):
-            return storage.map_ragged(folder, HELD_OUT)
+        if arrays.is_whole(folder):
+            return arrays.map_ragged(folder, HELD_OUT)
     return None
 
 

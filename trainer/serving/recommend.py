@@ -11,7 +11,6 @@ import pandas as pd
 
 from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import ModelConfig
-from trainer.dataset.attributes import Ragged
 from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.errors import UserError, diverged
 from trainer.evaluation.tie_order import tie_hashes
@@ -19,6 +18,7 @@ from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run,
 from trainer.serving.history import known_history, split_history, unknown_text
 from trainer.serving.known_items import held_out_items, newer_items, without_held_out
 from trainer.serving.vector_cache import Vectors, open_vectors
+from trainer.storage.attributes import Ragged
 
 TEST = "test"
 """Split whose items can be marked."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.dataset import storage
 from trainer.runs.checkpoint_store import SavedCheckpoint, file_digest
+from trainer.storage import arrays
 
 FOLDER, SUMS = "vectors", "sha256.json"
 VERSION = 2
@@ -36,7 +36,7 @@ def open_vectors(run: Path, saved: SavedCheckpoint) -> Vectors | None:
     folder, names = run / FOLDER, _names(saved)
     with suppress(OSError, ValueError):
         if json.loads((folder / SUMS).read_text()) == _sums(folder, names):
-            users, items, histories = (storage.map_array(folder, name) for name in names)
+            users, items, histories = (arrays.map_array(folder, name) for name in names)
             assert users is not None
             assert items is not None
             assert histories is not None
@@ -53,7 +53,7 @@ def save_vectors(run: Path, saved: SavedCheckpoint, vectors: Vectors) -> None:
             other.unlink()
         arrays = vectors.users, vectors.items, vectors.histories
         for name, array in zip(_names(saved), arrays, strict=True):
-            storage.keep_array(folder / f"{name}.npy", array)
+            arrays.keep_array(folder / f"{name}.npy", array)
         (folder / SUMS).write_text(json.dumps(_sums(folder, _names(saved))))
 
 

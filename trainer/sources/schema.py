@@ -20,7 +20,7 @@ class SourceTables:
         held_out: The same for a separate held-out file, or None.
         users: A row a user: `user_id`, then attributes; or None. Users without interactions may occur.
         items: A row an item: `item_id`, perhaps `title` (string), then attributes; or None. What their
-            types mean says `trainer.dataset.attributes`.
+            types mean says `trainer.storage.attributes`.
         item_name: What an item is called in the tables and texts of this data set: `movie` or `item`.
         bad_rows: Filled while the interactions are consumed.
         vectors: Dense vectors in files of their own, by side (`user`, `item`) and name: tables with the

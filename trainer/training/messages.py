@@ -1,6 +1,5 @@
 """Texts that a training prints: its sizes and choices, how it began, and its results."""
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,16 @@ from trainer.batching.sampler import BatchPlan
 from trainer.config.losses import loss_spec
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
-from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.evaluator import Evaluation
-from trainer.evaluation.results_table import comparison, ratings_table, results_table, verdict
-from trainer.formatting import format_count
-from trainer.inspection.dataset_summary import known_text, repeats_text
+from trainer.formatting import format_count, wrapped
 from trainer.planning.plan import Plan
+from trainer.reporting.dataset_summary import known_text, repeats_text
+from trainer.reporting.evaluation_text import evaluation_text
 from trainer.runs.resume import resume_command
 from trainer.runs.validation_history import ValidationHistory
-from trainer.runs.warm_start import WarmStart
 from trainer.training.components import TrainingComponents
 from trainer.training.tuning import Choice, Mixture
+from trainer.warm_start.origin import WarmStart
 
 LITTLE_KNOWN = 0.5
 """Known share of held-out users or items below which a training says how many are known."""
@@ -29,7 +27,7 @@ LITTLE_KNOWN = 0.5
 def size_text(decided: dict[str, Any]) -> str:
     """Return a text of the defaults that depend on the size of the data, by key."""
     values = ", ".join(f"{key} {value}" for key, value in decided.items() if value)
-    return _wrapped(f"By the size of the data: {values or 'nothing, all is given'}.")
+    return wrapped(f"By the size of the data: {values or 'nothing, all is given'}.")
 
 
 def choice_text(decided: dict[str, Any], choice: Choice) -> str:
@@ -45,7 +43,7 @@ def choice_text(decided: dict[str, Any], choice: Choice) -> str:
     if others:
         counts = ", ".join(f"{count:,}" for count in others)
         users = f"validation parts of {counts} and {format_count(last, 'user')}"
-    lines = [_wrapped(f"Chosen by {choice.metric} on {users}: {values}.")]
+    lines = [wrapped(f"Chosen by {choice.metric} on {users}: {values}.")]
     for name, figures in (
         ("temperature", choice.temperatures),
         ("closed form, penalty", choice.penalties),
@@ -53,7 +51,7 @@ def choice_text(decided: dict[str, Any], choice: Choice) -> str:
     ):
         if figures:
             tried = ", ".join(f"{key:.3g}: {value:.4f}" for key, value in figures.items())
-            lines.append(_wrapped(f"  {name} {tried}"))
+            lines.append(wrapped(f"  {name} {tried}"))
     if Mixture() in choice.mixtures:
         alone, best = choice.mixtures[Mixture()], max(choice.mixtures.values())
         lines.append(f"  learned dims alone {alone:.4f}, with closed-form ones beside them {best:.4f}")
@@ -78,20 +76,20 @@ def opening_text(
         f"{format_count(dataset.item_count, dataset.item_name)}, {counted}"
     )
     ranks = f"{format_count(world.size, 'rank')} on {world.device.type}"
-    lines = [_wrapped(sizes), _wrapped(f"{ranks}: {places}"), _wrapped(_tables_text(components.plan))]
+    lines = [wrapped(sizes), wrapped(f"{ranks}: {places}"), wrapped(_tables_text(components.plan))]
     for text in (known_text(dataset, LITTLE_KNOWN), repeats_text(dataset)):
         if text:
-            lines.insert(1, _wrapped(text))
+            lines.insert(1, wrapped(text))
     if dataset.report["skipped"]:
         skipped = int(dataset.report["skipped"])
         were = "was" if skipped == 1 else "were"
         lines.insert(0, f"{format_count(skipped, 'row')} that cannot be read {were} skipped.")
-    lines[:0] = [_wrapped(f"{note}.") for note in dataset.notes]
-    lines += [_wrapped(text) for text in attribute_texts(dataset, components)]
+    lines[:0] = [wrapped(f"{note}.") for note in dataset.notes]
+    lines += [wrapped(text) for text in attribute_texts(dataset, components)]
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")
     if warning := correction_text(plan):
-        lines.append(_wrapped(warning))
+        lines.append(wrapped(warning))
     return "\n".join([*lines, f"Run: {run}"])
 
 
@@ -119,7 +117,7 @@ def values_text(dataset: Dataset, min_value: float | None, loss: str) -> str | N
     least, largest = float(train.values.min()), float(train.values.max())
     if least == largest:
         return None
-    return _wrapped(
+    return wrapped(
         f"Every interaction counts as a positive, whatever its value (from {least:g} to {largest:g}). If low "
         f"values mean dislike, name the least that does not: --data.min_value {np.median(train.values):g}; "
         "--data.negatives use trains on the others as negatives."
@@ -159,11 +157,11 @@ def warm_start_text(warm_start: WarmStart, item_name: str) -> str:
     states = "optimizer states taken over"
     if not warm_start.states:
         states = f"optimizer states from zero: {warm_start.why_not}"
-    lines = [_wrapped(f"From {warm_start.run}: {'; '.join([*sides, states])}.")]
-    lines.append(_wrapped(_news_text(warm_start, item_name)))
+    lines = [wrapped(f"From {warm_start.run}: {'; '.join([*sides, states])}.")]
+    lines.append(wrapped(_news_text(warm_start, item_name)))
     if warm_start.told:
         lines.append(
-            _wrapped(
+            wrapped(
                 f"Warning: {warm_start.told:,} of the {warm_start.measured:,} interactions to be found are "
                 "among those that this run was trained on, so that the figures flatter. Hold out only what "
                 "is later: --data.split temporal with a smaller --data.test_size, or --data.held_out."
@@ -210,9 +208,9 @@ def closing_text(
         sentences = validation_text(history)
         if evaluation and evaluation.split == "test":
             sentences += " The table is of the test part, by which nothing was chosen."
-        validated = [_wrapped(sentences)]
-    times = _wrapped(f"{', '.join(done).capitalize()}.")
-    results = evaluation_text(dataset, evaluation) if evaluation else _wrapped(unmeasured_text(dataset))
+        validated = [wrapped(sentences)]
+    times = wrapped(f"{', '.join(done).capitalize()}.")
+    results = evaluation_text(dataset, evaluation) if evaluation else wrapped(unmeasured_text(dataset))
     return "\n".join(["", results, *validated, times])
 
 
@@ -245,116 +243,3 @@ def validation_text(history: ValidationHistory) -> str:
         f"Best at epoch {history.epoch(best.step):g} of {history.epoch(history.steps):g}{stopped}: "
         f"validation {history.metric} {best.figure:.4f}{outcome}."
     )
-
-
-def evaluation_text(dataset: Dataset, evaluation: Evaluation, option_prefix: str = "--evaluation.") -> str:
-    """Return the protocol, the table of metrics, a verdict, and the metrics beyond accuracy.
-
-    Args:
-        dataset: Its name and what its items are called.
-        evaluation: What is shown.
-        option_prefix: What the running command writes before its options of a protocol.
-    """
-    metric = main_metric(evaluation)
-    summary = verdict(
-        evaluation.rankers,
-        metric,
-        seen=evaluation.seen,
-        option_prefix=option_prefix,
-        seen_share=evaluation.seen_share,
-        ratings=evaluation.ratings,
-    )
-    lines = [protocol_text(dataset, evaluation), results_table(evaluation.rankers)]
-    if len(evaluation.rankers) > 1:
-        lines.append("* the best of its column")
-    if evaluation.mostly_tied:
-        lines.append(_wrapped(ties_text(evaluation)))
-    if evaluation.ratings:
-        lines.append(ratings_table(evaluation.ratings))
-    lines += [textwrap.fill(text, 80) for text in (*trivial_text(dataset, evaluation), summary)]
-    if evaluation.beyond:
-        lines += ["", beyond_text(evaluation.beyond)]
-    return "\n".join(lines)
-
-
-def ties_text(evaluation: Evaluation) -> str:
-    """Return a warning that most lists depend on how ties are broken."""
-    return (
-        f"Warning: for {evaluation.tied:,} of {evaluation.users:,} users the model gives items of the list "
-        "the same score. These are ranked by a hash of their ids, so the figures are partly chance. Train "
-        "longer (--run.epochs) or with a higher --optimizer.learning_rate, so that items are told apart."
-    )
-
-
-def protocol_text(dataset: Dataset, evaluation: Evaluation) -> str:
-    """Return on what an evaluation was made: which users of how many and why, items, and seen items."""
-    name = dataset.item_name
-    users = format_count(evaluation.users, "user")
-    if others := dataset.user_count - evaluation.users:
-        have = "has" if others == 1 else "have"
-        all_users = format_count(dataset.user_count, "user")
-        users = f"{evaluation.users:,} of {all_users} ({others:,} {have} nothing to be found)"
-    seen = "masked" if evaluation.seen == "mask" else "kept"
-    items = format_count(evaluation.items, name)
-    lines = [_wrapped(f"{dataset.name}, {evaluation.split} part, {users}, {items}, seen items {seen}")]
-    if evaluation.left_out:
-        left_out = format_count(evaluation.left_out, name)
-        be = "is" if evaluation.left_out == 1 else "are"
-        lines.append(
-            _wrapped(f"{left_out} kept from an earlier run {be} left out, as nobody can be looking for them")
-        )
-    return "\n".join(lines)
-
-
-def trivial_text(dataset: Dataset, evaluation: Evaluation) -> list[str]:
-    """Return warnings, each a sentence, if any model would do as well or a single user decides."""
-    warnings = []
-    if evaluation.users == 1:
-        warnings.append("A trivial test: it has one user, and says nothing about others.")
-    if whole := evaluation.whole_lists:
-        lengths = [int(metric.partition("@")[2]) for metric in evaluation.rankers["model"]]
-        who = "every user" if whole == evaluation.users else f"{whole:,} of {evaluation.users:,} users"
-        trivial = "A trivial test" if whole == evaluation.users else "In part a trivial test"
-        warnings.append(
-            f"{trivial}: for {who} the list of {min(lengths)} has room for every {dataset.item_name} that "
-            "may be in it: any model finds all of them, and only their order can differ."
-        )
-    return warnings
-
-
-def beyond_text(beyond: dict[str, dict[str, float]]) -> str:
-    """Return a table of exposure, novelty and diversity, and one of NDCG by group."""
-    lists, groups = (
-        {
-            ranker: {name.removeprefix("ndcg_"): value for name, value in figures.items() if of_groups(name)}
-            for ranker, figures in beyond.items()
-        }
-        for of_groups in (lambda name: not name.startswith("ndcg_"), lambda name: name.startswith("ndcg_"))
-    )
-    lines = [
-        "Beyond accuracy: exposure of the catalogue, novelty in bits, diversity of lists",
-        results_table(lists, starred=False),
-        "",
-        "NDCG of light, medium and heavy users; of items of head, middle and tail",
-        results_table(groups),
-    ]
-    return "\n".join(lines)
-
-
-def comparison_text(evaluation: Evaluation, differences: dict[str, Difference], other: Path) -> str:
-    """Return how a run differs from another."""
-    text = comparison(differences, str(other), evaluation.users, main_metric(evaluation))
-    *lines, last = text.splitlines()
-    return "\n".join(["", *lines, textwrap.fill(last, 80)])
-
-
-def main_metric(evaluation: Evaluation) -> str:
-    """Return the metric that the verdict names: `ndcg@10`, or the first if that was not computed."""
-    metrics = evaluation.rankers["model"]
-    return "ndcg@10" if "ndcg@10" in metrics else next(iter(metrics))
-
-
-def _wrapped(text: str) -> str:
-    """Wrap at 80 columns, and indent further lines by two columns more than the first."""
-    indent = " " * (len(text) - len(text.lstrip()) + 2)
-    return textwrap.fill(text, 80, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)

@@ -8,10 +8,10 @@ from torch import nn
 from trainer.batching.batch import Batch
 from trainer.distributed.world import World
 from trainer.errors import diverged
+from trainer.reporting.progress import Progress, resident_mebibytes
 from trainer.runs.validation_history import Stopwatch, ValidationHistory
 from trainer.sharding.model_state import local_shards, table_name, whole_state
 from trainer.sharding.private_api import ShardedTensor
-from trainer.training.progress import Progress, resident_mebibytes
 
 NEVER = 2**62
 

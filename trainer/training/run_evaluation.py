@@ -15,13 +15,13 @@ from trainer.distributed.world import World, join_world
 from trainer.errors import ConfigError, DataError
 from trainer.evaluation.bootstrap import paired_bootstrap
 from trainer.evaluation.evaluator import Evaluation, Protocol
+from trainer.reporting.evaluation_text import comparison_text, evaluation_text
 from trainer.runs.checkpoint import load
 from trainer.runs.checkpoint_store import finished_step, newest
 from trainer.runs.run_folder import check_same_data, evaluation_report, run_config
-from trainer.runs.warm_start import prepare_with_retained
 from trainer.training.components import assemble
 from trainer.training.loop import evaluate_model, protocol
-from trainer.training.messages import comparison_text, evaluation_text
+from trainer.warm_start.origin import prepare_with_retained
 
 
 def evaluate(

@@ -21,6 +21,7 @@ from trainer.evaluation.baselines import check_item_limits
 from trainer.evaluation.evaluator import gathered_vectors
 from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
+from trainer.reporting.progress import MOST_PROJECTED, Progress
 from trainer.runs.checkpoint_policy import save_outcome
 from trainer.runs.checkpoint_store import METRICS, newest_resumable
 from trainer.runs.resume import check_resumable, resumable, resume, withdrawn_if_refused
@@ -36,7 +37,6 @@ from trainer.runs.run_folder import (
     warm_start_report,
     write_config,
 )
-from trainer.runs.warm_start import WarmStart, open_origin, prepare_with_retained, take_over
 from trainer.training.components import TrainingComponents, assemble, check_followed_plan, make_batches
 from trainer.training.loop import evaluate_model, fit, protocol
 from trainer.training.messages import (
@@ -48,9 +48,9 @@ from trainer.training.messages import (
     values_text,
     warm_start_text,
 )
-from trainer.training.progress import MOST_PROJECTED, Progress
 from trainer.training.trials import forget_trials
 from trainer.training.tuning import Choice, choose
+from trainer.warm_start.origin import WarmStart, open_origin, prepare_with_retained, take_over
 
 
 def train(config: Config) -> Path | None:

@@ -17,7 +17,7 @@ import torch
 from trainer.atomic_write import replaced, write_text
 from trainer.distributed.world import World
 from trainer.formatting import format_count
-from trainer.training.progress import Progress
+from trainer.reporting.progress import Progress
 
 FOLDER, FIGURES = "tuning", "trials.json"
 """Folder of the trials in a run folder, and the file in it that names those that are finished."""

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from trainer.dataset.attributes import (
+from trainer.errors import DataError
+from trainer.storage.attributes import (
     LeftOutError,
     Ragged,
     align,
@@ -13,7 +14,6 @@ from trainer.dataset.attributes import (
     description,
     encode_attribute,
 )
-from trainer.errors import DataError
 
 
 def bags(feature):

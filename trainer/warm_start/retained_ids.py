@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 from filelock import FileLock
 
 from trainer.batching.tower_inputs import USER, Inputs
-from trainer.dataset import storage
-from trainer.dataset.attribute_store import write_dense, write_feature
-from trainer.dataset.attributes import DenseFeature, Feature, Ragged
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.split import NEGATIVES, PARTS
 from trainer.dataset.vocabulary import Vocabulary
 from trainer.errors import DataError
+from trainer.storage import arrays
+from trainer.storage.attribute_store import write_dense, write_feature
+from trainer.storage.attributes import DenseFeature, Feature, Ragged
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_input
     key = _key(dataset, users, items, [histories] if held_out is None else [histories, held_out])
     extended = folder.with_name(f"{folder.name}-{key[:20]}")
     with FileLock(folder.with_name(f"{extended.name}.lock")):
-        if not storage.is_whole(extended):
-            with storage.published(extended) as temporary:
+        if not arrays.is_whole(extended):
+            with arrays.published(extended) as temporary:
                 titles = _titles(dataset, vocabulary, items)
                 _write(temporary, dataset, key, users, items, histories, held_out, titles)
     return extended
@@ -288,17 +288,17 @@ def _write(
         for path in dataset.folder.glob(f"{split}_*.npy"):
             _link(path, folder / path.name)
         empty = Ragged(np.zeros(len(users.ids) + 1, np.int64), np.empty(0, np.int32))
-        by_user = storage.map_ragged(dataset.folder, f"by_user_{split}")
-        storage.write_ragged(folder, f"by_user_{split}", _insert_rows(by_user, empty, before_last=True))
+        by_user = arrays.map_ragged(dataset.folder, f"by_user_{split}")
+        arrays.write_ragged(folder, f"by_user_{split}", _insert_rows(by_user, empty, before_last=True))
     for path in dataset.folder.glob(f"{NEGATIVES}_*.npy"):
         _link(path, folder / path.name)
     for name, ragged in (("known", dataset.seen("test")), ("history", dataset.history())):
-        storage.write_ragged(folder, f"by_user_{name}", _insert_rows(ragged, histories, before_last=True))
+        arrays.write_ragged(folder, f"by_user_{name}", _insert_rows(ragged, histories, before_last=True))
     if held_out is not None:  # beside the test split, in which nobody looks for them
         known = _insert_rows(dataset.held_out("test"), held_out, before_last=True)
-        storage.write_ragged(folder, "by_user_held_out", known)
-    storage.write_ids(folder, "user", pa.concat_arrays([dataset.user_ids, users.ids]), None)
-    storage.write_ids(folder, "item", pa.concat_arrays([dataset.item_ids, items.ids]), titles)
+        arrays.write_ragged(folder, "by_user_held_out", known)
+    arrays.write_ids(folder, "user", pa.concat_arrays([dataset.user_ids, users.ids]), None)
+    arrays.write_ids(folder, "item", pa.concat_arrays([dataset.item_ids, items.ids]), titles)
     names: dict[str, Any] = {"attributes": dataset.attributes}
     for side, retained in (("user", users), ("item", items)):
         np.save(folder / f"kept_{side}s.npy", retained.own_rows)
@@ -310,7 +310,7 @@ def _write(
         names[f"{side}_dense"] = [feature.name for feature in retained.dense]
     report = dataset.report | {"kept_users": len(users.ids), "kept_items": len(items.ids)}
     meta = {"key": key, "name": dataset.name, "item_name": dataset.item_name, "report": report}
-    storage.write_meta(folder, meta | names)
+    arrays.write_meta(folder, meta | names)
 
 
 def _link(source: Path, target: Path) -> None:

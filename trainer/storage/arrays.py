@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from trainer.atomic_write import naming, replaced
-from trainer.dataset.attributes import Ragged
 from trainer.errors import DataError
+from trainer.storage.attributes import Ragged
 
 FORMAT = 3  # of the files; part of a prepared data set's key, so that one in an older format is made anew
 

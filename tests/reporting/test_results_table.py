@@ -1,6 +1,6 @@
 from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.rating_errors import RatingErrors
-from trainer.evaluation.results_table import comparison, ratings_table, results_table, verdict
+from trainer.reporting.results_table import comparison, ratings_table, results_table, verdict
 
 METRICS = ["ndcg", "recall", "precision", "hit_rate", "mrr", "map"]
 

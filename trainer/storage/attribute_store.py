@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trainer.dataset import storage
-from trainer.dataset.attributes import (
+from trainer.errors import DataError
+from trainer.sources.schema import SourceTables
+from trainer.storage import arrays
+from trainer.storage.attributes import (
     DenseFeature,
     Feature,
     LeftOutError,
@@ -16,8 +18,6 @@ from trainer.dataset.attributes import (
     description,
     encode_attribute,
 )
-from trainer.errors import DataError
-from trainer.sources.schema import SourceTables
 
 
 def write_attributes(
@@ -105,8 +105,8 @@ def _aligned_vectors(side: str, name: str, ids: pa.Array, vectors: pa.Table) -> 
 
 def write_feature(folder: Path, side: str, number: int, feature: Feature) -> None:
     """Save the feature with that number of a side."""
-    storage.write_ragged(folder, f"{side}_feature_{number}", feature.bags)
-    storage.write_column(folder, f"{side}_categories_{number}", feature.categories)
+    arrays.write_ragged(folder, f"{side}_feature_{number}", feature.bags)
+    arrays.write_column(folder, f"{side}_categories_{number}", feature.categories)
 
 
 def write_dense(folder: Path, side: str, number: int, feature: DenseFeature) -> None:
@@ -120,8 +120,8 @@ def map_features(folder: Path, side: str, meta: Mapping[str, Any]) -> dict[str, 
     return {
         name: Feature(
             name,
-            storage.map_column(folder, f"{side}_categories_{number}"),
-            storage.map_ragged(folder, f"{side}_feature_{number}"),
+            arrays.map_column(folder, f"{side}_categories_{number}"),
+            arrays.map_ragged(folder, f"{side}_feature_{number}"),
         )
         for number, name in enumerate(meta[f"{side}_features"])
     }
@@ -131,8 +131,8 @@ def map_dense(folder: Path, side: str, meta: Mapping[str, Any]) -> dict[str, Den
     """Return a side's numbers and vectors by name, memory-mapped; older data sets have none."""
     found = {}
     for number, name in enumerate(meta.get(f"{side}_dense", ())):
-        values = storage.map_array(folder, f"{side}_dense_{number}")
-        scale = storage.map_array(folder, f"{side}_dense_{number}_scale")
+        values = arrays.map_array(folder, f"{side}_dense_{number}")
+        scale = arrays.map_array(folder, f"{side}_dense_{number}_scale")
         assert values is not None
         assert scale is not None
         found[name] = DenseFeature(name, values, scale[:-1], float(scale[-1]))

@@ -12,8 +12,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from trainer.config.parser import parse_config
+from trainer.reporting.progress import Progress
 from trainer.runs.run_folder import drop_later_records
-from trainer.training.progress import Progress
 
 
 def test_a_full_disk_is_reported_once_and_figures_are_still_shown(tmp_path: Path, capsys) -> None:

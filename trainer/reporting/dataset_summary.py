@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trainer.dataset.attributes import DenseFeature, Feature
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.split import PARTS
 from trainer.formatting import format_count
+from trainer.storage.attributes import DenseFeature, Feature
 
 DROPPED = {
     "below_min_value": "below --data.min_value",

@@ -8,13 +8,13 @@ import pytest
 
 from tests import worlds
 from trainer.batching.tower_inputs import item_inputs, user_inputs
-from trainer.dataset.attributes import Feature, Ragged
 from trainer.dataset.dataset import Dataset, open_dataset, prepare
 from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
 from trainer.errors import DataError
 from trainer.runs.data_digest import data_digests
-from trainer.runs.retained_ids import extend
 from trainer.sources.schema import SourceTables
+from trainer.storage.attributes import Feature, Ragged
+from trainer.warm_start.retained_ids import extend
 
 # Of the earlier data user 3 and item 30 are gone; user 2 and item 20 have test interactions alone now.
 BEFORE = ([(1, 10), (2, 20), (3, 30), (3, 10)], [(4, 40)])

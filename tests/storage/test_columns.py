@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.dataset import columns
-from trainer.dataset.columns import Stored, blocks, grouped_by_user, saved, stored, write_items_by_user
+from trainer.storage.columns import Stored, blocks, grouped_by_user, saved, stored, write_items_by_user
 
 
 @pytest.fixture(autouse=True)

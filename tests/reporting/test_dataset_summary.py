@@ -49,8 +49,8 @@ def test_what_was_understood_is_printed(tmp_path: Path, capsys: pytest.CaptureFi
         # Users 2 and 3 and item 12 are held out; training has users 1 and 2 and items 10 and 11.
         "Of what is held out, training knows 1 of 2 users and 0 of 1 item.",
         "attributes: 2 of 3 items have a row",
-        "colour: text, 1 value, missing in 2",
-        "size: integer, 2 values, missing in 1",
+        "colour: category, 1 different, 2 of 3 missing",
+        "size: category, 2 different, 1 of 3 missing",
     ]
     assert last.startswith("prepared: ")
     assert Path(last.removeprefix("prepared: ")).is_dir()
@@ -63,5 +63,6 @@ def test_the_same_is_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found["repeats"] == {"repeats_dropped": 1}
     assert found["held_out"]["users"] == {"held_out": 2, "known": 1}
     colour, size = found["attributes"]["items"]["columns"]
-    assert colour == {"name": "colour", "type": "text", "values": 1, "missing": 2}
+    text = "category, 1 different, 2 of 3 missing"
+    assert colour == {"name": "colour", "type": "text", "values": 1, "missing": 2, "text": text}
     assert (size["type"], found["attributes"]["users"]["columns"]) == ("integer", [])

@@ -34,11 +34,11 @@ from trainer.errors import ConfigError
 from trainer.runs.checkpoint import entries, read_entry
 from trainer.runs.checkpoint_store import SavedCheckpoint, finished_step, has_checkpoint, newest
 from trainer.runs.data_digest import standing_form
-from trainer.runs.retained_ids import extend, rows_in
 from trainer.runs.run_folder import LEARNED, run_config, run_inputs
 from trainer.sharding.model_state import full_shape, local_shards, table_name, whole_state
 from trainer.sharding.optimizer_state import PREFIX, UNTRAINED, create_states, optimizer_state, set_step
 from trainer.sharding.private_api import ShardedTensor
+from trainer.warm_start.retained_ids import extend, rows_in
 
 ROWS_AT_ONCE = 65_536
 BIAS_SLOPE = "candidate.bias_slope"
