@@ -17,13 +17,13 @@ from trainer.reporting.evaluation_text import ties_text
 
 IDS = ["7", "a,119", "", "東京", "x" * 40]
 HASHES = [
-    14015052982278940168,
-    5971602822543687628,
-    15784844581405956975,
-    11506884879273885319,
-    11529421229868406582,
+    11574497865841987289,
+    8716365882840558565,
+    11979738929702503169,
+    15796280923868094319,
+    11676842950213129492,
 ]
-"""Of IDS with key 11, by `hashlib.blake2b(text, digest_size=8, key=b"11")`, the first byte the highest."""
+"""Of IDS with key 42, by `hashlib.blake2b(text, digest_size=8, key=b"42")`, the first byte the highest."""
 
 
 def test_hashes_are_blake2b_of_the_id_as_text_the_same_in_every_version() -> None:

@@ -20,8 +20,9 @@ from trainer.evaluation.baselines import check_item_limits, make_ranker, popular
 from trainer.evaluation.beyond_accuracy import BeyondAccuracy, TrainingFacts, training_facts
 from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.rating_errors import RatingErrors, RatingMeter, RatingTarget
-from trainer.evaluation.tie_order import TieOrder, tied_lists
-from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.evaluation.tie_order import TieOrder
+from trainer.evaluation.tied_ranking import rank_items
+from trainer.evaluation.topk import ItemLists, hits
 from trainer.model.retriever import TowerPair, candidate_vectors, query_vectors
 from trainer.storage.attributes import Ragged
 
@@ -260,9 +261,9 @@ def _rank_chunk(
     k, counts, mine = max(protocol.ks), world.shares(len(rows)), rows[world.share(len(rows))]
 
     def rank(query: torch.Tensor, items: torch.Tensor, users: np.ndarray) -> torch.Tensor:
-        exclude = None if seen is None else order.lists_of_places(_item_lists(seen, users, world))
-        scores, places = top_k(query, items, k, exclude)
-        return torch.cat([order.item_rows(places), tied_lists(scores).long().unsqueeze(1)], 1)
+        exclude = None if seen is None else _item_lists(seen, users, world)
+        found, tied = rank_items(query, items, k, users, exclude, order)
+        return torch.cat([found, tied.long().unsqueeze(1)], 1)
 
     vectors = query_vectors(tower_pairs, mine, world.device)
     if protocol.sharded:

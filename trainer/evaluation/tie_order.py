@@ -4,13 +4,16 @@ Rows are numbered by first appearance, so that low rows tend to be popular items
 with. A model that gives all items the same score would be measured by that order. A hash of the raw id knows
 nothing of popularity and is the same whatever the order of the file, the split and the number of ranks.
 
-The catalogue is numbered anew, by *places*, before anything is ranked; lower places first is then the rule in
-every kernel, and costs nothing where no scores are equal. Nothing here imports torch before it is needed.
+A model's equal scores are ranked in one of 32 orders, by user (see `tied_ranking`); baselines take the same one
+for all. The catalogue is numbered anew, by *places*, before anything is ranked; lower places first is then the
+rule in every kernel, and costs nothing where no scores are equal. Nothing here imports torch before it is
+needed.
 """
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -26,11 +29,14 @@ if TYPE_CHECKING:
     ItemLists: TypeAlias = tuple[Tensor, Tensor]
     Ranker: TypeAlias = Callable[[np.ndarray, ItemLists], Tensor]
 
-SEED = 11
-"""Seed of the hash. One order of the items is one draw: a model that prefers nothing scores about chance, and
-more or less with another seed, as popular items come early or late. Weights of baselines are cached by place,
-so that a new seed needs a new `VERSION` both here and there."""
-VERSION = 1
+SEED = 42
+"""Seed of the hash. Weights of baselines are cached by place, so that a new seed needs a new `VERSION` both
+here and there."""
+ORDERS = 32
+"""Orders that a model's users are divided among, by a hash of their raw ids: the same circle of items,
+entered at 32 places. In a single order, a model that prefers nothing is as good as its first items are
+popular: half as good as chance, or twice."""
+VERSION = 2
 """Version of hash and seed, part of the name of a cached order."""
 HASHED_AT_ONCE = 2**20
 """Ids that are Python strings at a time."""
@@ -49,6 +55,14 @@ def tie_hashes(ids: pa.Array) -> np.ndarray:
     return hashes
 
 
+def first_hashes(user_ids: pa.Array) -> np.ndarray:
+    """Return the hash at which the order of each user's items begins, (n,) uint64, see `ORDERS`.
+
+    Hashes below it come after all others: items are ordered by their hashes less this one, modulo 2**64.
+    """
+    return tie_hashes(user_ids) % np.uint64(ORDERS) * np.uint64(2**64 // ORDERS)
+
+
 @dataclass(frozen=True)
 class TieOrder:
     """The evaluated items of a data set, N of them, numbered by place.
@@ -56,10 +70,12 @@ class TieOrder:
     Attributes:
         rows: (N,) int64 item row at each place.
         places: (N,) int64 place of each item row.
+        dataset: The data set.
     """
 
     rows: "Tensor"
     places: "Tensor"
+    dataset: Dataset
 
     @classmethod
     def of(cls, dataset: Dataset, device: "torch.device | str" = "cpu") -> "TieOrder":
@@ -69,7 +85,17 @@ class TieOrder:
         rows = _cached_rows(dataset)
         places = np.empty_like(rows)
         places[rows] = np.arange(len(rows))
-        return cls(torch.from_numpy(rows).to(device), torch.from_numpy(places).to(device))
+        return cls(torch.from_numpy(rows).to(device), torch.from_numpy(places).to(device), dataset)
+
+    def entries_of(self, users: np.ndarray) -> np.ndarray:
+        """Return the place at which the order of each user begins, (n,) int64, of users given by rows."""
+        first = first_hashes(self.dataset.user_ids.take(pa.array(users)))
+        return np.searchsorted(self._hashes, first) % max(len(self.rows), 1)
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        """Hash of the item at each place, ascending."""
+        return tie_hashes(self.dataset.item_ids.take(pa.array(self.rows.cpu().numpy())))
 
     def lists_of_places(self, lists: "ItemLists") -> "ItemLists":
         """Return lists of item rows as lists of places."""

@@ -13,7 +13,7 @@ from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import ModelConfig
 from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.errors import UserError, diverged
-from trainer.evaluation.tie_order import tie_hashes
+from trainer.evaluation.tie_order import first_hashes, tie_hashes
 from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run, finished_step, newest
 from trainer.serving.history import known_history, split_history, unknown_text
 from trainer.serving.known_items import held_out_items, newer_items, without_held_out
@@ -83,7 +83,8 @@ def recommend(
         from trainer.serving.embed import query_and_items
 
         query, vectors = query_and_items(run, saved, row)
-    rows, items = _best(run, vocabulary, query, vectors, k, known)
+    first = int(first_hashes(vocabulary.user_ids.slice(row, 1))[0])
+    rows, items = _best(run, vocabulary, query, vectors, k, known, first)
     if mark is not None and held_out is not None:
         items[TEST] = np.isin(rows, held_out)
         items.attrs["held_out"] = len(held_out)
@@ -183,9 +184,18 @@ def _query_from_cache(cached: Vectors, rows: Sequence[int], model: ModelConfig) 
 
 
 def _best(
-    run: Path, vocabulary: Vocabulary, query: np.ndarray, vectors: np.ndarray, k: int, left_out: np.ndarray
+    run: Path,
+    vocabulary: Vocabulary,
+    query: np.ndarray,
+    vectors: np.ndarray,
+    k: int,
+    left_out: np.ndarray,
+    first_hash: int = 0,
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Return the rows of the k best items without those that are left out, and a table of them."""
+    """Return the rows of the k best items without those that are left out, and a table of them.
+
+    Where scores are equal, the order of the items begins at `first_hash`.
+    """
     # Not with BLAS, which may sum rows in different orders: items with equal vectors need equal scores.
     scores = np.einsum("id,d->i", vectors, query)
     if not np.isfinite(scores).all():
@@ -195,7 +205,8 @@ def _best(
         left = left[scores[left] >= np.partition(scores[left], -k)[-k]]
     found = left[np.argsort(-scores[left])]
     if (scores[found[1:]] == scores[found[:-1]]).any():  # ranked as an evaluation ranks them
-        found = found[np.lexsort((tie_hashes(vocabulary.item_ids.take(found)), -scores[found]))]
+        places = tie_hashes(vocabulary.item_ids.take(found)) - np.uint64(first_hash)
+        found = found[np.lexsort((places, -scores[found]))]
     found = found[:k]
     titles, ids = vocabulary.titles, vocabulary.item_ids
     return found, pd.DataFrame(

@@ -51,8 +51,8 @@ def save_vectors(run: Path, saved: SavedCheckpoint, vectors: Vectors) -> None:
         folder.mkdir(exist_ok=True)
         for other in folder.glob("*.npy"):
             other.unlink()
-        arrays = vectors.users, vectors.items, vectors.histories
-        for name, array in zip(_names(saved), arrays, strict=True):
+        kept = vectors.users, vectors.items, vectors.histories
+        for name, array in zip(_names(saved), kept, strict=True):
             arrays.keep_array(folder / f"{name}.npy", array)
         (folder / SUMS).write_text(json.dumps(_sums(folder, _names(saved))))
 

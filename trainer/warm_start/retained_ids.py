@@ -250,7 +250,7 @@ def _histories(seen: Ragged, users: _Retained, items: _Retained) -> Ragged:
 
 def _key(dataset: Dataset, users: _Retained, items: _Retained, lists: Sequence[Ragged]) -> str:
     digest = hashlib.sha256(dataset.key.encode())
-    arrays = [array for each in lists for array in (each.offsets, each.values)]
+    parts = [array for each in lists for array in (each.offsets, each.values)]
     for side in (users, items):
         digest.update("\n".join(map(str, [*side.ids.to_pylist(), ""])).encode())
         arrays.append(side.own_rows)
@@ -258,7 +258,7 @@ def _key(dataset: Dataset, users: _Retained, items: _Retained, lists: Sequence[R
             digest.update("\n".join(map(str, [*feature.categories.to_pylist(), ""])).encode())
             arrays += [feature.bags.offsets, feature.bags.values]
         arrays += [feature.values for feature in side.dense]
-    for array in arrays:
+    for array in parts:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
