@@ -253,11 +253,11 @@ def _key(dataset: Dataset, users: _Retained, items: _Retained, lists: Sequence[R
     parts = [array for each in lists for array in (each.offsets, each.values)]
     for side in (users, items):
         digest.update("\n".join(map(str, [*side.ids.to_pylist(), ""])).encode())
-        arrays.append(side.own_rows)
+        parts.append(side.own_rows)
         for feature in side.features:
             digest.update("\n".join(map(str, [*feature.categories.to_pylist(), ""])).encode())
-            arrays += [feature.bags.offsets, feature.bags.values]
-        arrays += [feature.values for feature in side.dense]
+            parts += [feature.bags.offsets, feature.bags.values]
+        parts += [feature.values for feature in side.dense]
     for array in parts:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
