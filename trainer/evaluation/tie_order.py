@@ -5,9 +5,9 @@ with. A model that gives all items the same score would be measured by that orde
 nothing of popularity and is the same whatever the order of the file, the split and the number of ranks.
 
 A model's equal scores are ranked in one of 32 orders, by user (see `tied_ranking`); baselines take the same
-one for all. The catalogue is numbered anew, by *places*, before anything is ranked; lower places first is then
-the rule in every kernel, and costs nothing where no scores are equal. Nothing here imports torch before it is
-needed.
+one for all. The catalogue is numbered anew, by *places*, before anything is ranked; lower places first is
+then the rule in every kernel, and costs nothing where no scores are equal. Nothing here imports torch
+before it is needed.
 """
 
 import hashlib
