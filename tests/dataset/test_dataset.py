@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from trainer.dataset import columns, encode
+from trainer.dataset import encode
 from trainer.dataset.dataset import open_dataset, prepare
 from trainer.dataset.vocabulary import copy_vocabulary, open_vocabulary
 from trainer.errors import DataError
 from trainer.sources.schema import BadRows, SourceTables
+from trainer.storage import columns
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SHARDTOWER_DATA", ROOT.parent / "shared" / "data"))

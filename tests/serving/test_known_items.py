@@ -52,6 +52,20 @@ def test_items_of_all_splits_are_left_out(tmp_path: Path) -> None:
         assert found(run, user, keep_seen=True) == ITEMS
 
 
+def test_what_a_user_disliked_is_left_out_where_it_was_trained_on(tmp_path: Path) -> None:
+    rows = [(user, item, 5.0) for user, item in TRAIN] + [(user, item, 5.0) for user, item in WITHHELD]
+    disliked = {user: min(ITEMS - known(user)) for user, _ in WITHHELD}
+    rows += [(user, item, 1.0) for user, item in disliked.items()]
+    text = "".join(f"{user},{item},{value}\n" for user, item, value in rows)
+    (tmp_path / "ratings.csv").write_text(f"user_id,item_id,value\n{text}")
+    files = ("--data.name", "files", "--data.interactions", str(tmp_path / "ratings.csv"))
+    values = ("--data.min_value", "3", "--data.negatives", "use", "--data.split", "none")
+    quick = ("--run.choose", "false", "--run.epochs", "1", "--data.cache", str(tmp_path / "cache"))
+    run = worlds.trained(tmp_path, *files, *values, *quick)
+    for user, item in disliked.items():
+        assert found(run, user) == ITEMS - known(user) - {item}
+
+
 def test_the_test_split_is_ranked_and_marked_on_request(run: Path) -> None:
     for user, withheld in WITHHELD[:4]:
         items = recommend(run, str(user), 100, mark="test")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.dataset import columns
+from trainer.storage import columns
 from trainer.storage.columns import Stored, blocks, grouped_by_user, saved, stored, write_items_by_user
 
 

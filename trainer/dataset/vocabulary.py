@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from trainer.dataset.dataset import Dataset, row_of
+from trainer.dataset.dataset import Dataset, Interactions, row_of
 from trainer.storage import arrays
 from trainer.storage.attributes import Ragged
 
 FOLDER = "vocabulary"
-SEEN, HELD_OUT = "by_user_known", "by_user_test"
+SEEN, HELD_OUT, DISLIKED = "by_user_known", "by_user_test", "by_user_disliked"
 """Names of the items of each user before the test split, and in it, as in prepared data."""
 
 
@@ -27,6 +27,7 @@ class Vocabulary:
         item_name: What an item is called, e.g. `movie`.
         seen: Items of each user before the test split (users + 1 rows, the last one empty).
         held_out: Items of each user in the test split, likewise; None in run folders of older versions.
+        disliked: Explicit negatives of each user, likewise; None without any.
         user_categories: Categories of each user attribute, in the order of its codes, by name.
         item_categories: The same for items.
     """
@@ -37,6 +38,7 @@ class Vocabulary:
     item_name: str
     seen: Ragged
     held_out: Ragged | None
+    disliked: Ragged | None
     user_categories: dict[str, pa.Array]
     item_categories: dict[str, pa.Array]
 
@@ -79,13 +81,15 @@ def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
     Nothing is done if it is there already; that of another data set is replaced.
     """
     target = folder / FOLDER
-    if arrays.is_whole(target) and vocabulary_key(folder) == dataset.key and _has_held_out(target):
+    if arrays.is_whole(target) and vocabulary_key(folder) == dataset.key and _has(target, HELD_OUT):
         return
     with arrays.published(target) as temporary:
         arrays.write_ids(temporary, "user", dataset.user_ids, None)
         arrays.write_ids(temporary, "item", dataset.item_ids, dataset.titles)
         arrays.write_ragged(temporary, SEEN, dataset.seen("test"))
         arrays.write_ragged(temporary, HELD_OUT, dataset.served_held_out())
+        if dataset.negatives is not None:
+            arrays.write_ragged(temporary, DISLIKED, _by_user(dataset.negatives, dataset.user_count))
         names: dict[str, list[str]] = {}
         for side, features in (("user", dataset.user_features), ("item", dataset.item_features)):
             names[f"{side}_features"] = list(features)
@@ -117,7 +121,8 @@ def open_vocabulary(folder: Path) -> Vocabulary:
         titles=titles,
         item_name=meta["item_name"],
         seen=arrays.map_ragged(target, SEEN),
-        held_out=arrays.map_ragged(target, HELD_OUT) if _has_held_out(target) else None,
+        held_out=arrays.map_ragged(target, HELD_OUT) if _has(target, HELD_OUT) else None,
+        disliked=arrays.map_ragged(target, DISLIKED) if _has(target, DISLIKED) else None,
         user_categories=user_categories,
         item_categories=item_categories,
     )
@@ -128,8 +133,15 @@ def vocabulary_key(folder: Path) -> str:
     return arrays.read_meta(folder / FOLDER, "Train the run anew, into another folder")["key"]
 
 
-def _has_held_out(target: Path) -> bool:
-    return (target / f"{HELD_OUT}_offsets.npy").exists()
+def _has(target: Path, lists: str) -> bool:
+    return (target / f"{lists}_offsets.npy").exists()
+
+
+def _by_user(interactions: Interactions, users: int) -> Ragged:
+    """Return the items of each user, (users + 1) lists of which the last is empty."""
+    lengths = np.bincount(interactions.users, minlength=users + 1)
+    order = np.argsort(interactions.users, kind="stable")
+    return Ragged(np.append(0, np.cumsum(lengths)), np.asarray(interactions.items)[order])
 
 
 def vocabulary_digest(folder: Path) -> str | None:
