@@ -33,7 +33,8 @@ REFUSED = (
 
 
 def blocks(page: Path, language: str = "") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.S | re.M)
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M)
+    return [text for kind, text in found if kind == language]
 
 
 def commands() -> list[str]:
