@@ -114,6 +114,7 @@ def _file_error(error: OSError) -> str | None:
 
 def _quiet_libraries() -> None:
     """Keep the libraries' notes to their own developers out of what the user reads."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     for name in ("root", "torchrec", "torch.fx", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("torchrec", "fbgemm_gpu", "torch", "torchmetrics", "tensordict", "pyre_extensions"):

@@ -149,6 +149,19 @@ def test_the_module_ends_with_the_exit_code_and_without_a_traceback() -> None:
     assert done.stderr == "error: --run.epoch: no such option. Did you mean --run.epochs?\n"
 
 
+def test_a_training_with_layers_has_nothing_to_say_on_stderr(tmp_path: Path) -> None:
+    options = [
+        *("--data.name", "synthetic", "--data.synthetic_users", "50", "--data.synthetic_items", "30"),
+        *("--data.synthetic_interactions", "400", "--model.dim", "8", "--model.hidden", "[8]"),
+        *("--run.epochs", "1", "--run.choose", "false", "--run.tensorboard", "false", "--device", "cpu"),
+        *("--data.cache", str(tmp_path / "cache"), "--run.dir", str(tmp_path / "run")),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", *options], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("k", ["-k", "--k"])
 def test_recommend_prints_a_heading_and_a_line_an_item(capsys, run: Path, k: str) -> None:
     capsys.readouterr()
