@@ -20,7 +20,7 @@ NEEDS_MORE = {
     "python -m trainer plan --world-size 4": "plans the tables of MovieLens 100K",
     "python -m trainer --config configs/notebook.yaml --data.name ml-100k": "trains on MovieLens 100K",
     "python -m trainer recommend runs/ml-100k-softmax-... --user 196": "asks a run on MovieLens 100K",
-    "python -m trainer train --config shop.yaml --data.split temporal --run.dir measured": "reads a shop's files",
+    "python -m trainer train --config shop.yaml --data.split temporal --run.dir measured": "reads your files",
     "python -m trainer train --from measured --data.split none --run.dir day-1": "goes on from that run",
     "python -m trainer train --from day-1 --run.dir day-2": "goes on from the run after it",
     "python -m trainer recommend RUN --user 7 --interactions today.csv": "reads a file of the user's own",

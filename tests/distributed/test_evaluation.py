@@ -15,7 +15,7 @@ from trainer.dataset.dataset import open_dataset
 from trainer.evaluation import baselines as baselines_module
 from trainer.evaluation.baselines import popularity_scores
 from trainer.evaluation.evaluator import Protocol, evaluate
-from trainer.evaluation.tie_order import tie_hashes
+from trainer.evaluation.tie_order import first_hashes, tie_hashes
 from trainer.model.retriever import CombinedTowers, candidate_vectors, query_vectors
 from trainer.runs.checkpoint import load, save
 from trainer.runs.checkpoint_store import newest
@@ -175,9 +175,10 @@ def test_chunks_and_sharded_scoring_change_no_figure(trained):
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_model_that_prefers_nothing_ranks_by_hash_at_any_world_size(size, folder):
     dataset = open_dataset(folder)
-    # Scores that fall with the hash give the same order without a tie.
-    by_hash = np.argsort(np.argsort(tie_hashes(dataset.item_ids)))
-    expected = plain_evaluation(np.tile(-by_hash.astype(float), (dataset.user_count, 1)), dataset, "mask", 10)
+    # Scores that fall with the hash, from each user's first one on, give the same order without a tie.
+    hashes = tie_hashes(dataset.item_ids) - first_hashes(dataset.user_ids)[:, None]
+    by_hash = np.argsort(np.argsort(hashes, axis=1), axis=1)
+    expected = plain_evaluation(-by_hash.astype(float), dataset, "mask", 10)
     for evaluation in run_on_ranks(size, evaluate_zeros, configured(), folder)[0]:
         assert evaluation.rankers["model"] == pytest.approx(expected, abs=1e-9)
         assert evaluation.tied == evaluation.users

@@ -30,7 +30,7 @@ def test_the_checkerboard_is_learned_and_recommended_from(capsys, tmp_path: Path
     assert main(["evaluate", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"]["ndcg@1"] == 1
     for user, item in WITHHELD[:3]:
-        assert main(["recommend", str(run), "--user", str(user), "-k", "1", "--json"]) == 0
+        assert main(["recommend", str(run), "--user", str(user), "-k", "1", "--json", "--mark", "test"]) == 0
         assert str(item) in capsys.readouterr().out
 
 

@@ -65,7 +65,7 @@ def prepared(tmp_path, capsys, *options):
 def test_vectors_of_a_file_are_aligned_by_id_and_counted(tmp_path, capsys):
     np.savez(tmp_path / "image.npz", ids=[53, 51, 7], vectors=np.eye(3))
     status, text = prepared(tmp_path, capsys, "--data.item_vectors.image", str(tmp_path / "image.npz"))
-    assert (status, "item attribute image: vector of 3 numbers, 1 of 3 missing" in text) == (0, True)
+    assert (status, "  image: vector of 3 numbers, 1 of 3 missing" in text) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class RunSummary:
 
 def run(arguments: list[str], heading: str = "") -> None:
     """List the run folders in a folder, the last one changed first."""
-    parser = Parser(prog="python -m trainer runs", description=run.__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m trainer runs", description=run.__doc__)
     parser.add_argument(
         "folder", type=Path, nargs="?", metavar="FOLDER", help="folder of run folders (default: runs)"
     )
