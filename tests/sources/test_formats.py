@@ -52,7 +52,7 @@ def write(path, content):
         ("csv", TEXT.replace(",", "\t")),
         ("auto", TEXT.replace(",", "|")),
         ("auto", TEXT.replace(",", "::")),
-        ("auto", gzip.compress(TEXT.encode())),
+        ("auto", gzip.compress(TEXT.encode(), mtime=0)),
         ("csv", bz2.compress(TEXT.encode())),
         ("csv", TEXT.replace(str(NOON), "2020-09-17 12:00:00")),
         ("csv", TEXT.replace(str(NOON), "2020-09-17T12:00:00Z")),
