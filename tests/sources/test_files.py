@@ -365,7 +365,7 @@ def test_attributes_of_parquet_keep_their_types(tmp_path):
 def test_a_bad_row_of_attributes_is_named(tmp_path):
     path = write(tmp_path, "csv")
     (tmp_path / "items.csv").write_text("item_id,size\na,1\nb\n")
-    with pytest.raises(DataError, match=r"items.csv:3: 1 fields, expected 2"):
+    with pytest.raises(DataError, match=r"items.csv:3: 1 field, expected 2"):
         read("csv", path, items=tmp_path / "items.csv")
     tables = read("csv", path, items=tmp_path / "items.csv", bad_rows="skip")
     assert tables.items.to_pydict() == {"item_id": ["a"], "size": [1]}

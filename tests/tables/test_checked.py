@@ -33,7 +33,7 @@ def read(folder, text, columns, policy="error"):
         ("user_id,value\n,1\n,2\n", r"x.csv:2: user_id is '', expected an id .*Name another column$"),
         (
             "user_id,value\n1;2\n2;3\n",
-            r"x.csv:2: 1 fields, expected 2 \(2 of 2 rows are bad\). Name a separator$",
+            r"x.csv:2: 1 field, expected 2 \(2 of 2 rows are bad\). Name a separator$",
         ),
     ],
 )
@@ -63,7 +63,7 @@ def test_bytes_that_are_no_text_in_an_attribute_are_an_error_or_a_counted_row(tm
 
 def test_an_id_that_goes_on_over_several_lines_is_a_quote_that_was_not_closed(tmp_path):
     text = 'user_id,value\n1,3\n"2,3\n' + "3,3\n" * 99
-    with pytest.raises(DataError, match=r"x.csv:3: 1 fields, expected 2") as error:
+    with pytest.raises(DataError, match=r"x.csv:3: 1 field, expected 2") as error:
         read(tmp_path, text, [ID, VALUE])
     text = 'value,user_id\n3,1\n3,"2\n' + "3,3\n" * 99
     for policy in ("error", "skip"):  # skipping it would lose all the rows that it holds
@@ -76,7 +76,7 @@ def test_an_attribute_that_goes_on_over_several_lines_is_told(tmp_path):
     title = Column("title", "title", pa.string(), required=False)
     found, bad = read(tmp_path, 'user_id,title\n1,"Heat\nand dust"\n2,Up\n', [ID, title])
     assert found["title"] == ["Heat\nand dust", "Up"]
-    assert bad.notes[0].endswith("x.csv: 1 values of title go on over several lines")
+    assert bad.notes[0].endswith("x.csv: 1 value of title goes on over several lines")
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path):

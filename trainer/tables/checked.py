@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.errors import DataError
+from trainer.formatting import format_count
 from trainer.tables.bad_rows import BadRows
 from trainer.tables.column_rules import Column, plain
 from trainer.tables.delimited import TextFile
@@ -59,9 +60,11 @@ def checked(rows: TextFile | ParquetFile, columns: list[Column], bad: BadRows) -
     for remark in [*(reader.note for reader in readers if reader.note), *rows.remarks()]:
         bad.note(rows.path, remark)
     for name, count in found.long.items():
-        bad.note(rows.path, f"{count:,} values of {name} go on over several lines")
+        goes = "goes" if count == 1 else "go"
+        bad.note(rows.path, f"{format_count(count, 'value')} of {name} {goes} on over several lines")
     for name, (count, shown) in found.unread.items():
-        bad.note(rows.path, f"{count:,} values of {name} cannot be read and are unknown, such as {shown}")
+        values, are = format_count(count, "value"), "is" if count == 1 else "are"
+        bad.note(rows.path, f"{values} of {name} cannot be read and {are} unknown, such as {shown}")
 
 
 @dataclass

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from trainer.errors import DataError
+from trainer.formatting import format_count
 from trainer.tables.recognise import UNREADABLE, open_stream, reason, wrong_encoding
 
 BLOCK_BYTES = 4 << 20  # a line must fit
@@ -202,7 +203,8 @@ class TextFile:
 
     def _remember(self, row: csv.InvalidRow) -> Literal["skip"]:
         if not self.malformed:
-            self.malformed_fault = f"{row.actual_columns} fields, expected {row.expected_columns}"
+            fields = format_count(row.actual_columns, "field")
+            self.malformed_fault = f"{fields}, expected {row.expected_columns}"
         self.malformed.append(row.number)
         return "skip"
 
