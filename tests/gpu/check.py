@@ -42,10 +42,10 @@ PARTS: Mapping[str, Part] = {
     "evaluation": Part("ranked users/s beside one product with top-k", 60, timed=True),
     "anatomy": Part("what a small step spends its time on", 60, timed=True),
     "optimizers": Part("every optimizer and kernel against float64", 90),
-    "quality": Part("NDCG@10 of two data sets beside the CPU's", 150),
+    "quality": Part("NDCG@10 of two data sets beside the CPU's", 200),
     "resume": Part("trainings cut and resumed, across devices too", 120),
     "options": Part("losses under each option beside the plain ones", 150),
-    "tests": Part("the tests that need CUDA", 180),
+    "tests": Part("the tests that need CUDA", 240),
     "two_gpus": Part("two ranks lose what one does", 120, gpus=2),
 }
 
