@@ -128,7 +128,7 @@ def fail_on_the_last(world):
 
 def test_a_hanging_rank_is_named_and_ended():
     with pytest.raises(TimeoutError, match=r"ranks \[2\] of 3 hang in hang_on_the_last"):
-        run_on_ranks(3, hang_on_the_last, timeout=2)
+        run_on_ranks(3, hang_on_the_last, timeout=10)
 
 
 def test_a_failing_rank_ends_the_others_that_wait_for_it():
