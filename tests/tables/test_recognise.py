@@ -69,6 +69,7 @@ def test_text_in_a_named_encoding_is_the_same(tmp_path, encoding):
         (b"SQLite format 3\0", "this is an SQLite data base"),
         (b"\xfd7zXZ\0", "this is compressed by xz"),
         (b'{"user_id": 1}\n', "this is JSON"),
+        (b"sep=;\nuser_id;item_id\n1;2\n", "this is text behind a line `sep=` for Excel; remove that line"),
     ],
 )
 def test_what_is_no_text_is_named(tmp_path, content, message):

@@ -36,6 +36,7 @@ FOREIGN = {
     b"%PDF": "PDF; write its table as CSV",
     b'{"': "JSON; write it as Parquet or CSV",
     b"[{": "JSON; write it as Parquet or CSV",
+    b"sep=": "text behind a line `sep=` for Excel; remove that line",
 }
 """What is no delimited text, by the first bytes of the (uncompressed) file."""
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
