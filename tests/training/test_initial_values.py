@@ -4,10 +4,13 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from tests import worlds
+from trainer.batching.tower_inputs import expected_biases, expected_popularity
+from trainer.config.parser import parse_config
 from trainer.distributed.world import join_world
 from trainer.model.edlae import history_vectors, training_towers
 from trainer.sharding.model_state import table_name
@@ -83,3 +86,17 @@ def test_the_bias_starts_at_the_log_of_summed_weights_and_of_half_the_least_wher
     counted = popularity_bias(dataset, 0.5, trains_reserved_item=False)(slice(0, 4))
     logs = np.log([2, 1, 0.5, 0.5])
     assert counted[:, 0].tolist() == pytest.approx(0.5 * (logs - logs[:3].mean()), rel=1e-5)
+
+
+def test_with_expected_biases_items_start_alike_in_any_unit_of_weight(tmp_path):
+    items = pa.table({"item_id": [10, 11, 12], "kind": ["a", "b", "a"]})
+    dataset = worlds.dataset(tmp_path, [(1, 10), (2, 10), (2, 11)], [(1, 12)], items=items)
+    heavy = replace(dataset, train=replace(dataset.train, weights=np.full(3, 8, np.float32)))
+    model = parse_config(["--model.item_features", "kind"]).model
+    starts = []
+    for data in (dataset, heavy):
+        beyond = popularity_bias(data, 0.85, False, expected_popularity(data, ["kind"]))(slice(0, 2))
+        starts.append(beyond[:, :1].numpy() + expected_biases(data, model)[:2])
+        starts.append(expected_biases(data, model)[2:])  # of the new item, which has no row of its own
+    np.testing.assert_allclose(starts[2], starts[0], atol=1e-5)
+    np.testing.assert_allclose(starts[3], starts[1], atol=1e-5)

@@ -62,7 +62,7 @@ def expected_bias(item_name: str) -> str:
 def expected_popularity(dataset: Dataset, names: Sequence[str]) -> np.ndarray:
     """Return the log popularity of each item that these attributes let expect, (items,) float64."""
     return expected_log_popularity(
-        np.bincount(dataset.train.items, minlength=dataset.item_count),
+        dataset.item_popularity(),
         {name: dataset.item_features[name] for name in names if name in dataset.item_features},
         {name: dataset.item_dense[name] for name in names if name in dataset.item_dense},
     )
@@ -73,16 +73,16 @@ def expected_biases(dataset: Dataset, model: ModelConfig) -> np.ndarray:
 
     Items without training interactions, which no step looks up, have the boost in it.
     """
-    counts = np.bincount(dataset.train.items, minlength=dataset.item_count)
+    popularity = dataset.item_popularity()
     expected = expected_popularity(dataset, model.item_features)
-    biases = model.popularity_prior * (expected - log_popularity(counts).mean())
-    biases[counts == 0] += model.new_item_boost
+    biases = model.popularity_prior * (expected - log_popularity(popularity, dataset.train.weights).mean())
+    biases[popularity == 0] += model.new_item_boost
     return biases[:, None].astype(np.float32)
 
 
-def log_popularity(counts: np.ndarray, least: float = 0.5) -> np.ndarray:
-    """Return the log of training interactions, or of their weights, where none count as `least`."""
-    return np.log(np.maximum(counts, least))
+def log_popularity(popularity: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Return the log of counts or summed weights, where none count as half of one or of the least weight."""
+    return np.log(np.maximum(popularity, 0.5 if weights is None else weights.min() / 2))
 
 
 def _attributes(

@@ -110,8 +110,7 @@ def popularity_bias(
     counts = np.append(dataset.item_popularity(), 0.0)
     if trains_reserved_item:
         counts[-1] = counts[counts > 0].mean()
-    weights = dataset.train.weights
-    logarithm = log_popularity(counts, 0.5 if weights is None else weights.min() / 2)
+    logarithm = log_popularity(counts, dataset.train.weights)
     beyond = logarithm - logarithm[:-1].mean()
     if expected is not None:
         beyond = np.append(logarithm[:-1] - expected, residual_mean(counts[:-1], expected))
