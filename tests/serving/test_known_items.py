@@ -99,6 +99,19 @@ def test_items_of_newer_interactions_are_left_out_on_request(run: Path, tmp_path
     assert other.attrs["notes"] == [f"--interactions {path}: no item of the catalogue for user {user + 1}"]
 
 
+def test_newer_interactions_need_no_other_column_of_the_training(tmp_path: Path) -> None:
+    pairs = "".join(f"{user},{item},2,\n" for user, item in TRAIN)
+    (tmp_path / "weighed.csv").write_text(
+        f"user_id,item_id,quantity,timestamp\n{pairs}".replace(",\n", ",7\n")
+    )
+    files = ("--data.name", "files", "--data.interactions", str(tmp_path / "weighed.csv"))
+    quick = ("--run.choose", "false", "--run.epochs", "1", "--data.cache", str(tmp_path / "cache"))
+    run = worlds.trained(tmp_path, *files, "--data.weight_column", "quantity", "--data.split", "none", *quick)
+    new = min(ITEMS - {item for user, item in TRAIN if user == 1001})
+    (tmp_path / "newer.tsv").write_text(f"user_id\titem_id\n1001\t{new}\n")
+    assert found(run, 1001) - found(run, 1001, interactions=tmp_path / "newer.tsv") == {new}
+
+
 def test_faulty_newer_interactions_are_refused_in_one_line(run: Path, tmp_path: Path, capsys) -> None:
     path = tmp_path / "newer.csv"
     path.write_text("person,item_id\n1001,53\n")

@@ -1,9 +1,7 @@
 """Items that a user is known to have: those of all splits of a run, and on request of newer interactions."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +15,6 @@ from trainer.formatting import format_command
 from trainer.runs.checkpoint_store import CONFIG
 from trainer.storage import arrays
 from trainer.storage.attributes import Ragged
-
-if TYPE_CHECKING:
-    from trainer.sources.files import Format
-
-FORMATS: Mapping[str, "Format"] = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".inter": "recbole"}
-"""Format of a file of newer interactions, by its suffix."""
 
 
 def held_out_items(run: Path, vocabulary: Vocabulary, row: int) -> np.ndarray | None:
@@ -46,8 +38,8 @@ def newer_items(run: Path, vocabulary: Vocabulary, path: Path, user: str) -> np.
     """Return the item rows of a user in a file of interactions, ascending, without items unknown to the run.
 
     Args:
-        run: Run folder, whose column names and format hold for the file too; its suffix says the format where
-            the training read other files.
+        run: Run folder, whose names of id columns hold for the file too, and whose format where the file ends
+            as those of the training did; any other is taken as what it is.
         vocabulary: Of the run.
         path: File of interactions.
         user: Raw id as text.
@@ -63,11 +55,17 @@ def newer_items(run: Path, vocabulary: Vocabulary, path: Path, user: str) -> np.
     data = replace(
         trained,
         name="files",
-        format=trained.format if same else FORMATS.get(path.suffix, trained.format),
+        format=trained.format if same else "auto",
         interactions=str(path),
         held_out=None,
         users=None,
         items=None,
+        user_vectors={},
+        item_vectors={},
+        # Ids alone matter.
+        value_column=None,
+        timestamp_column=None,
+        weight_column=None,
     )
     found = [np.empty(0, np.int64)]
     for batch in read_source(data).interactions:
