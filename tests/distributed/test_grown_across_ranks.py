@@ -22,7 +22,8 @@ from trainer.sharding.optimizer_state import create_states, optimizer_state
 from trainer.sources.schema import SourceTables
 from trainer.training.components import TrainingComponents, assemble
 from trainer.training.loop import fit
-from trainer.warm_start.origin import WarmStart, open_origin, take_over
+from trainer.warm_start.origin import open_origin
+from trainer.warm_start.take_over import WarmStart, take_over
 
 pytestmark = pytest.mark.distributed
 

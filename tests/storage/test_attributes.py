@@ -6,6 +6,7 @@ import pytest
 
 from trainer.errors import DataError
 from trainer.storage.attributes import (
+    DenseFeature,
     LeftOutError,
     Ragged,
     align,
@@ -165,3 +166,10 @@ def test_a_vector_with_a_gap_is_missing_as_a_whole():
 def test_an_attribute_that_cannot_be_used_says_why(values, kind, reason):
     with pytest.raises(LeftOutError, match=reason):
         encode_attribute("x", pa.chunked_array([values]), kind)
+
+
+def test_a_time_is_described_by_its_date_and_days() -> None:
+    # 1970-01-11 and 1970-01-31: their mean is 1970-01-21, from which both are ten days away.
+    days = np.array([[10], [30], [np.nan]], np.float32) * 86_400
+    feature = DenseFeature("since", days, np.array([20 * 86_400], np.float32), 10 * 86_400.0)
+    assert description(feature, 3, is_time=True) == "time, mean 1970-01-21, deviation 10 days, 1 of 3 missing"

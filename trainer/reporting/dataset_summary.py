@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.split import PARTS
-from trainer.formatting import format_count
+from trainer.formatting import format_count, wrapped
 from trainer.storage.attributes import DenseFeature, Feature
 
 DROPPED = {
@@ -89,7 +89,8 @@ def summary_text(dataset: Dataset) -> str:
             lines.append(f"attributes: {attributes['with_a_row']:,} of {of} have a row")
         lines += [f"  {column['name']}: {column['text']}" for column in attributes["columns"]]
     lines += [f"{note}." for note in dataset.notes]
-    return "\n  ".join(lines) + f"\nprepared: {found['folder']}"
+    text = "\n".join(wrapped(line) for line in [lines[0], *(f"  {line}" for line in lines[1:])])
+    return f"{text}\nprepared: {found['folder']}"
 
 
 def known_text(dataset: Dataset, most: float = 1.0) -> str | None:

@@ -261,8 +261,10 @@ def description(attribute: Feature | DenseFeature, rows: int, is_time: bool = Fa
         missing = f"{int(np.isnan(attribute.values[:rows, 0]).sum()):,} of {rows:,} missing"
         if width > 1:
             return f"vector of {width:,} numbers, {missing}"
-        sort = "time in seconds from 1970" if is_time else "number"
-        return f"{sort}, mean {attribute.center[0]:.4g}, deviation {attribute.scale:.4g}, {missing}"
+        if is_time:
+            mean, days = np.datetime64(int(attribute.center[0]), "s"), attribute.scale / 86_400
+            return f"time, mean {str(mean)[:10]}, deviation {days:.4g} days, {missing}"
+        return f"number, mean {attribute.center[0]:.4g}, deviation {attribute.scale:.4g}, {missing}"
     lengths, codes = attribute.bags.take(np.arange(rows))
     missing = f"{int(np.count_nonzero(codes == attribute.size - 1)):,} of {rows:,} missing"
     if (lengths == 1).all():

@@ -18,7 +18,7 @@ from trainer.runs.resume import resume_command
 from trainer.runs.validation_history import ValidationHistory
 from trainer.training.components import TrainingComponents
 from trainer.training.tuning import Choice, Mixture
-from trainer.warm_start.origin import WarmStart
+from trainer.warm_start.take_over import WarmStart
 
 LITTLE_KNOWN = 0.5
 """Known share of held-out users or items below which a training says how many are known."""

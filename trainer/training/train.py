@@ -50,7 +50,8 @@ from trainer.training.messages import (
 )
 from trainer.training.trials import forget_trials
 from trainer.training.tuning import Choice, choose
-from trainer.warm_start.origin import WarmStart, open_origin, prepare_with_retained, take_over
+from trainer.warm_start.origin import open_origin, prepare_with_retained
+from trainer.warm_start.take_over import WarmStart, take_over
 
 
 def train(config: Config) -> Path | None:
