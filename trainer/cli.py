@@ -128,11 +128,11 @@ def _commands_help() -> str:
 
 
 COMMANDS = {
-    "train": "Train a model, evaluate it and write a run folder (the default command).",
-    "plan": "Show which rank would hold what, whether it fits, and what would be better.",
+    "train": "Train a model, evaluate it, write a run folder (the default).",
+    "plan": "Show which rank would hold what, if it fits, what would be better.",
     "prepare": "Fetch, read, clean and split the data, as `train` does first.",
-    "evaluate": "Evaluate a run under any protocol, next to baselines or another run.",
-    "recommend": "List the best unseen items for a user, or for a new user with a history.",
+    "evaluate": "Evaluate a run under any protocol, beside baselines or a run.",
+    "recommend": "List the best unseen items for a user, or for someone new.",
     "runs": "List run folders with their data, model, figures and state.",
 }
 """What each command does, by the name of its module in `trainer.commands`."""

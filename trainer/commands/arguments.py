@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 COMMON = """\
-  --help [SECTION]      Show this help, or one section or option with an example of each:
+  --help [SECTION]      Show this help, or one section or option with examples:
                         --help data, --help data.split
   --from RUN            Start from the vectors of an earlier run.
   --config FILE         YAML file with any of the keys below, nested by section.
@@ -61,7 +61,7 @@ def _print_help(prog: str, heading: str, following: list[str]) -> None:
         return
     if heading:
         print(heading)
-    print(f"usage: {prog} [--from RUN] [--config FILE] [--section.key VALUE ...]\n")
+    print(f"usage: {prog} [--from RUN] [--config F] [--section.key V ...]\n")
     print(COMMON)
     print(help_text())
 

@@ -12,7 +12,7 @@ def run(arguments: list[str], heading: str = "") -> None:
     folder = Path(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
     parser = Parser(
         prog="python -m trainer plan",
-        usage="%(prog)s [RUN] [options] [--config FILE] [--section.key VALUE ...]",
+        usage="%(prog)s [RUN] [options] [--config F] [--section.key V ...]",
         description=f"{run.__doc__} With RUN: what that run used.",
         epilog="Configuration as `train` takes it; see python -m trainer train --help.",
     )

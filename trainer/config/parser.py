@@ -83,7 +83,7 @@ def make_parser(prog: str) -> jsonargparse.ArgumentParser:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog=prog,
-        usage=f"{prog} [--from RUN] [--config FILE] [--section.key VALUE ...]",
+        usage=f"{prog} [--from RUN] [--config F] [--section.key V ...]",
         exit_on_error=False,
         print_config=None,
         allow_abbrev=False,
