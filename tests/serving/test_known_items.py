@@ -64,6 +64,7 @@ def test_what_a_user_disliked_is_left_out_where_it_was_trained_on(tmp_path: Path
     run = worlds.trained(tmp_path, *files, *values, *quick)
     for user, item in disliked.items():
         assert found(run, user) == ITEMS - known(user) - {item}
+        assert found(run, user, mark="test") == ITEMS - known(user)  # as an evaluation ranks
 
 
 def test_the_test_split_is_ranked_and_marked_on_request(run: Path) -> None:

@@ -94,9 +94,8 @@ def standing_form(run: Path, data: DataConfig, retained: bool = True) -> Path | 
         return None
     folder = find_prepared(data, key) if _identity(then) == _identity(data) else None
     if folder and not retained and "kept_users" in read_meta(folder, "")["report"]:
-        folder = folder.with_name(
-            folder.name.rpartition("-")[0]
-        )  # see trainer.warm_start.retained_ids.extend
+        # See trainer.warm_start.retained_ids.extend.
+        folder = folder.with_name(folder.name.rpartition("-")[0])
         return folder if is_whole(folder) else None
     return folder
 

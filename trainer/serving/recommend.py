@@ -68,7 +68,7 @@ def recommend(
     known, notes = np.empty(0, np.int64), []
     if not keep_seen:
         known = vocabulary.seen.take(np.array([row]))[1]
-        if vocabulary.disliked is not None:
+        if vocabulary.disliked is not None and mark is None:  # an evaluation ranks them
             known = np.append(known, vocabulary.disliked.take(np.array([row]))[1])
         if held_out is None:
             notes.append(f"only training and validation items are left out: {without_held_out(run)}")
