@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torchrec import KeyedJaggedTensor
 
+from trainer.batching.slots import Slots
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -36,6 +38,8 @@ class Batch:
         query_values: Attributes of the queries that are numbers or vectors, side by side, (b, sum of their
             widths) float32 with NaN where missing; None without any.
         candidate_values: Those of the candidates, (c, sum of their widths).
+        slots: Ordered histories of the rows, whose items are among the candidates of all ranks; then queries have
+            the stride of its stretches, and b is still the number of rows. None without any.
     """
 
     queries: KeyedJaggedTensor
@@ -57,6 +61,7 @@ class Batch:
     negative_weights: torch.Tensor | None = None
     query_values: torch.Tensor | None = None
     candidate_values: torch.Tensor | None = None
+    slots: Slots | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
@@ -75,11 +80,11 @@ class Batch:
         for value in self._tensors().values():
             value.record_stream(stream)
 
-    def _tensors(self) -> dict[str, torch.Tensor | KeyedJaggedTensor]:
+    def _tensors(self) -> dict[str, torch.Tensor | KeyedJaggedTensor | Slots]:
         return {
             name: value
             for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor | KeyedJaggedTensor)
+            if isinstance(value, torch.Tensor | KeyedJaggedTensor | Slots)
         }
 
     def _with(self, values: dict[str, Any]) -> "Batch":

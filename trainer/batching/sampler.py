@@ -32,8 +32,9 @@ class BatchPlan:
     """How steps are cut from a training split.
 
     Attributes:
-        rows: What a row is: a `user` with all positives, or an `interaction`.
-        size: Rows of a step over all ranks.
+        rows: What a row is: a `user` with all positives, an `interaction`, or what a user did `next` after all
+            that came before.
+        size: Rows of a step over all ranks; for `next` stretches, see `trainer.batching.stretches`.
         seed: Seed of all random draws.
         candidates: Kind of the candidate sets; `own` is for pointwise losses.
         samples: Draws of `sampled`.
@@ -50,9 +51,11 @@ class BatchPlan:
         user_block: Table rows of a rank's users: rank r takes the rows whose users are in the r-th block of
             this size; 0: a contiguous share of the rows.
         item_block: The same for the candidates that a rank looks up.
+        history_length: Most positions of a stretch, and most items before them, for `next`.
+        sequence_dropout: Chance that an item of a stretch is dropped from all histories of its rows.
     """
 
-    rows: Literal["user", "interaction"]
+    rows: Literal["user", "interaction", "next"]
     size: int
     seed: int
     candidates: CandidateKind
@@ -66,6 +69,8 @@ class BatchPlan:
     rows_gathered: bool = False
     user_block: int = 0
     item_block: int = 0
+    history_length: int = 50
+    sequence_dropout: float = 0.0
 
 
 class Batches:
@@ -88,17 +93,22 @@ class Batches:
         # Users without training interactions make no row.
         self.row_users = np.flatnonzero(self.train_by_user.lengths()) if plan.rows == "user" else None
         self.row_count = len(self.train) if self.row_users is None else len(self.row_users)
-        self.row_order = RowOrder(self.row_count, plan.size, plan.seed)
+        self._count_rows(dataset, self.row_count, self.interaction_weights.rows_with_items(dataset.item_count))
+        self.row_weights = self.interaction_weights.of_rows(plan.user_weight_power)
+
+    def _count_rows(self, dataset: Dataset, row_count: int, rows_with_items: np.ndarray) -> None:
+        """Set the order of the rows and the candidate sets, which depend on the rows that have an item."""
+        plan, self.row_count = self.plan, row_count
+        self.row_order = RowOrder(row_count, plan.size, plan.seed)
         self.candidate_sets = CandidateSets(
             plan.candidates,
-            self.interaction_weights.rows_with_items(dataset.item_count),
-            self.row_count,
+            rows_with_items,
+            row_count,
             samples=plan.samples,
             popularity_power=plan.popularity_power,
             seed=plan.seed,
             popularity=dataset.item_popularity(),
         )
-        self.row_weights = self.interaction_weights.of_rows(plan.user_weight_power)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -12,7 +12,8 @@ from torchrec import KeyedJaggedTensor
 from trainer.atomic_write import replaced
 from trainer.batching.expected_popularity import expected_log_popularity
 from trainer.batching.history_dropout import Bags
-from trainer.config.effects import expects_bias
+from trainer.config.effects import expects_bias, query_features
+from trainer.config.histories import history_spec
 from trainer.config.schema import Config, ModelConfig
 from trainer.dataset.dataset import Dataset
 from trainer.errors import CheckpointError, ConfigError
@@ -26,6 +27,8 @@ USER = "user"
 """Name of the table of user ids."""
 USER_HISTORY = "user_history"
 """Name of the table for histories, with a row an item."""
+USER_SEQUENCE, USER_SEQUENCE_TIMES = "user_sequence", "user_sequence_times"
+"""Names of ordered histories and of their times in the features of users; they have no tables of their own."""
 
 
 def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, history: bool = False) -> Inputs:
@@ -75,6 +78,7 @@ def expected_biases(dataset: Dataset, model: ModelConfig) -> np.ndarray:
     """
     popularity = dataset.item_popularity()
     expected = expected_popularity(dataset, model.item_features)
+    assert model.popularity_prior is not None
     biases = model.popularity_prior * (expected - log_popularity(popularity, dataset.train.weights).mean())
     biases[popularity == 0] += model.new_item_boost
     return biases[:, None].astype(np.float32)
@@ -107,13 +111,26 @@ def dense_widths(inputs: Inputs) -> dict[str, int]:
     return {name: column.shape[1] for name, column in inputs.items() if _is_dense(column)}  # type: ignore[union-attr]
 
 
+def ordered_histories(dataset: Dataset, split: str = "test") -> dict[str, Ragged]:
+    """Return the ordered histories that users have before a split, and their times where there are any."""
+    sequences = dataset.sequences(split)
+    times = {} if sequences.times is None else {USER_SEQUENCE_TIMES: sequences.times}
+    return {USER_SEQUENCE: sequences.items, **times}
+
+
+def context_table(item_name: str) -> str:
+    """Return the name of the table of vectors that items have in ordered histories."""
+    return f"{item_name}_context"
+
+
 def _is_dense(column: np.ndarray | Ragged) -> bool:
     return isinstance(column, np.ndarray) and column.ndim == 2
 
 
 def looked_up(inputs: Inputs) -> Inputs:
-    """Return the features that are looked up in tables: all but numbers and vectors."""
-    return {name: column for name, column in inputs.items() if not _is_dense(column)}
+    """Return the features that are looked up in tables: all but numbers, vectors and ordered histories."""
+    ordered = (USER_SEQUENCE, USER_SEQUENCE_TIMES)
+    return {name: column for name, column in inputs.items() if name not in ordered and not _is_dense(column)}
 
 
 def dense_values(inputs: Inputs, rows: np.ndarray) -> torch.Tensor | None:
@@ -128,7 +145,7 @@ def table_rows(dataset: Dataset, inputs: Inputs) -> dict[str, int]:
     rows = {f"user_{feature.name}": feature.size for feature in dataset.user_features.values()}
     rows |= {f"{name}_{feature.name}": feature.size for feature in dataset.item_features.values()}
     rows |= {USER: dataset.user_count + 1, USER_HISTORY: dataset.item_count}
-    rows |= {name: dataset.item_count + 1, f"{name}_bias": dataset.item_count + 1}
+    rows |= dict.fromkeys((name, f"{name}_bias", context_table(name)), dataset.item_count + 1)
     return {table: rows[table] for table in looked_up(inputs)}
 
 
@@ -154,12 +171,16 @@ def keyed_jagged(
             bags.append(column.take(rows) if isinstance(column, Ragged) else (ones, column[rows]))
     return KeyedJaggedTensor(
         keys=list(tables),
-        values=torch.from_numpy(np.concatenate([ids for _, ids in bags], dtype=np.int64)),
-        lengths=torch.from_numpy(np.concatenate([lengths for lengths, _ in bags], dtype=np.int32)),
+        values=_joined([ids for _, ids in bags], np.int64),
+        lengths=_joined([lengths for lengths, _ in bags], np.int32),
         stride=len(rows),
         # Otherwise TorchRec sums them up on the device, and the CPU waits for a GPU.
         length_per_key=[len(ids) for _, ids in bags],
     )
+
+
+def _joined(arrays: list[np.ndarray], dtype: type) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([np.empty(0, dtype), *arrays], dtype=dtype))
 
 
 def save_inputs(path: Path, inputs: Inputs) -> None:
@@ -221,13 +242,18 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
                     "Rename the column"
                 )
     model = config.model
-    users = user_inputs(dataset, model.user_features, model.user_id, model.history)
+    spec = history_spec(model.history)
+    users = user_inputs(dataset, model.user_features, "user_id" in query_features(model), spec.bag)
     items = item_inputs(dataset, model.item_features, model.item_bias)
+    if spec.ordered:
+        users = {**users, **ordered_histories(dataset)}
+        if model.history_table == "own":
+            items = {**items, context_table(dataset.item_name): items[dataset.item_name]}
     if expects_bias(model):
         items = {**items, expected_bias(dataset.item_name): expected_biases(dataset, model)}
-    if not looked_up(users):
+    if not looked_up(users) and not spec.ordered:
         raise ConfigError(
             f"--model.user_id false: the query tower needs a table, and {', '.join(users)} have none, as "
-            "numbers and vectors. Use --model.user_id true or --model.history true"
+            "numbers and vectors. Use --model.user_id true or --model.history bag"
         )
     return users, items

@@ -8,6 +8,7 @@ back.
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
+from trainer.config.histories import ORDERED, history_spec
 from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import Config, ModelConfig
 from trainer.errors import ConfigError
@@ -63,7 +64,17 @@ def _has_dense_parameters(config: Config) -> bool:
 
 def _combines_features(config: Config) -> bool:
     model = config.model
-    return model.user_id + model.history + len(model.user_features) > 1 or bool(model.item_features)
+    return len(query_features(model)) > 1 or bool(model.item_features)
+
+
+def query_features(model: ModelConfig) -> list[str]:
+    """Return the names of the features of the query tower."""
+    spec = history_spec(model.history)
+    named = {
+        "user_id": not spec.ordered if model.user_id is None else model.user_id,
+        "history": spec.bag or spec.ordered,
+    }
+    return [*(name for name, present in named.items() if present), *model.user_features]
 
 
 def expects_bias(model: ModelConfig) -> bool:
@@ -153,7 +164,12 @@ EFFECTS = (
         lambda config: config.model.low_rank != 0 or config.model.start == "low_rank",
         "a closed form: --model.low_rank 128 or --model.start low_rank",
     ),
-    Effect(("model.history_dropout",), lambda config: config.model.history, "--model.history true"),
+    Effect(("model.history_dropout",), lambda config: history_spec(config.model.history).bag, "--model.history bag"),
+    Effect(
+        ("model.history_length", "model.history_table", "model.history_decay", "model.sequence_dropout"),
+        lambda config: config.model.history is None or history_spec(config.model.history).ordered,
+        f"--model.history {ORDERED}",
+    ),
     Effect(
         ("model.new_item_boost",),
         lambda config: expects_bias(config.model),
@@ -163,7 +179,7 @@ EFFECTS = (
     Effect(
         ("model.combine",),
         _combines_features,
-        "more than one feature in a tower, for instance --model.history true or --model.item_features",
+        "more than one feature in a tower, for instance --model.history bag or --model.item_features",
     ),
     Effect(
         ("loss.candidates",),
@@ -181,7 +197,11 @@ EFFECTS = (
         f"--loss.candidates in_batch or sampled and --loss.name {RANKING}",
     ),
     Effect(("loss.mask_known",), _scores_candidates, f"--loss.name {RANKING}"),
-    Effect(("loss.user_weight_power",), lambda config: config.batches.rows == "user", "--batches.rows user"),
+    Effect(
+        ("loss.user_weight_power",),
+        lambda config: config.batches.rows in (None, "user"),
+        "--batches.rows user",
+    ),
     Effect(
         ("loss.positive_value",),
         lambda config: loss_spec(config.loss.name).binary_values,

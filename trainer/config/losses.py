@@ -26,6 +26,7 @@ class LossSpec:
         gathers_rows: Whether each rank scores its candidates for the rows of all ranks; otherwise it scores
             its rows with the candidates of all ranks.
         serves_history: Whether a query vector can be fitted to a history of items without values.
+        serves_ordered: Whether rows may be positions of ordered histories.
         tunable: Whether the temperature and the closed form can be chosen on a validation split.
     """
 
@@ -36,6 +37,7 @@ class LossSpec:
     user_rows: bool = False
     gathers_rows: bool = False
     serves_history: bool = False
+    serves_ordered: bool = False
     tunable: bool = False
 
 
@@ -46,6 +48,7 @@ LOSSES: dict[str, LossSpec] = {
         # A step mostly has fewer rows than candidates, so that fewer vectors and gradients are exchanged.
         gathers_rows=True,
         serves_history=True,
+        serves_ordered=True,
         tunable=True,
     ),
     "bpr": LossSpec("trainer.model.losses:bayesian_personalised_ranking", serves_history=True),

@@ -9,7 +9,7 @@ import math
 import re
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import jsonargparse
 import yaml
 
 from trainer.config.effects import check_effects
+from trainer.config.histories import OLD_NAMES
 from trainer.config.schema import Config
 from trainer.config.validation import rules
 from trainer.errors import ConfigError
@@ -57,6 +58,9 @@ def parse_config(arguments: Sequence[str], base: Path | None = None) -> Config:
         config = _from_mapping(Config, parsed.as_dict())
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(_one_line(str(error), arguments)) from None
+    history = config.model.history
+    if isinstance(history, bool):
+        config = replace(config, model=replace(config.model, history=OLD_NAMES[history]))
     check(config)
     check_effects(config, given)
     return config

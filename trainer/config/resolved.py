@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from trainer.config.schema import BatchConfig, Config, LossConfig, ModelConfig, OptimizerConfig, RunConfig
+from trainer.config.histories import HistoryName
 from trainer.errors import ConfigError
 
 OPEN = (None, "auto")
@@ -16,8 +17,9 @@ OPEN = (None, "auto")
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedBatchConfig(BatchConfig):
-    """Batches of a known size."""
+    """Batches of a known kind and size."""
 
+    rows: Literal["user", "interaction", "next"]
     size: int
 
 
@@ -27,6 +29,9 @@ class ResolvedModelConfig(ModelConfig):
 
     dim: int
     temperature: float
+    popularity_prior: float
+    user_id: bool
+    history: HistoryName
     low_rank: int
     low_rank_weight: float
     low_rank_penalty: float

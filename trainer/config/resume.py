@@ -39,6 +39,7 @@ RUN_NOTE = "SHARDTOWER_RUN_NOTE"
 VECTORS = ("data.user_vectors", "data.item_vectors")
 SHAPE = (
     *("model.dim", "model.similarity", "model.item_bias", "model.user_id", "model.history"),
+    "model.history_table",
     *("model.user_features", "model.item_features", "model.hidden", "model.combine", "loss.name"),
 )
 """Keys in which two models must agree for one to start from the vectors of the other."""

@@ -8,6 +8,7 @@ and a misspelt option answer at once.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer.config.histories import HistoryName
 from trainer.config.losses import LossName
 
 ATTRIBUTE_KINDS = ("category", "list", "number", "buckets", "time", "vector", "ignore")
@@ -99,10 +100,12 @@ class DataConfig:
 class BatchConfig:
     """What a row of a training step is, and how many there are."""
 
-    rows: Literal["user", "interaction"] = "user"
-    """A row is a user with all of their positives at once, or a single interaction."""
+    rows: Literal["user", "interaction", "next"] | None = None
+    """A row is a user with all positives at once, one interaction, or the `next` one after all that came
+    before, which ordered histories need; by default `next` with one of these, else `user`."""
     size: int | None = None
-    """Global batch: rows of one step over all ranks; by default the power of 2 near 4 √rows, 16 to 8,192."""
+    """Global batch: rows of one step over all ranks; by default the power of 2 near 4 √rows, 16 to 8,192.
+    With `rows: next` stretches of up to `history_length` rows, by default 128."""
     ahead: int | None = None
     """Batches that a thread makes in advance (0: none); by default 2 on CUDA and none on CPU."""
 
@@ -125,8 +128,9 @@ class ModelConfig:
     """Train the temperature as a parameter that starts at `temperature`."""
     item_bias: bool = True
     """Add a learned bias to each item's score."""
-    popularity_prior: float = 0.85
-    """The bias of an item starts at this multiple of its centred log popularity (0: at zero)."""
+    popularity_prior: float | None = None
+    """The bias of an item starts at this multiple of its centred log popularity (0: at zero); by default
+    0.85, with an ordered history 0.5."""
     init_std: float | None = None
     """Standard deviation of initial embeddings; by default 0.3 / sqrt(dim)."""
     start: Literal["random", "low_rank"] = "random"
@@ -137,12 +141,22 @@ class ModelConfig:
     """Weight of the closed-form score, a mean over a user's n items times sqrt(n); by default chosen."""
     low_rank_penalty: float | None = None
     """Ridge penalty of the closed form (> 0, squared weights); by default chosen on a validation split."""
-    user_id: bool = True
-    """Give each user a row of a table in the query tower."""
-    history: bool = False
-    """Look up the user's training items in the query tower, in a table with a row an item."""
+    user_id: bool | None = None
+    """Give each user a row of a table in the query tower; by default unless there is an ordered history."""
+    history: HistoryName | bool | None = None
+    """What the query tower knows of a user's items: nothing, a `bag` in a table with a row an item, or their
+    order: vectors that decay with `recency`, or a `transformer` on top of these. By default none or, where the
+    split goes by time, what a validation split shows to be better."""
     history_dropout: float = 0.8
-    """Share of a user's items that a step hides from the history and predicts (between 0 and 1)."""
+    """Share of a user's items that a step hides from a bag and predicts (between 0 and 1)."""
+    history_length: int = 50
+    """Last items that an ordered history holds."""
+    history_table: Literal["tied", "own"] = "tied"
+    """Vectors of items in an ordered history: those of the candidate tower, or a table of their own."""
+    history_decay: Literal["position", "time", "both"] = "position"
+    """An item of an ordered history weighs less by its distance from the last one: by position, by time."""
+    sequence_dropout: float = 0.2
+    """Share of the items of an ordered history that a step leaves out (0 to below 1)."""
     item_id_dropout: float = 0.0
     """Share of a step's candidates known by their attributes alone, as a new item is (0 to below 1). Above 0,
     the bias of an item is what its attributes let expect, and what its interactions say beyond."""

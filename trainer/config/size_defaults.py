@@ -1,9 +1,10 @@
 """Defaults that depend on the size of the data, and fixed ones for what tuning would choose."""
 
 import math
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
+from trainer.config.histories import history_spec
 from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, OptimizerConfig
@@ -24,11 +25,30 @@ RATES: dict[str, tuple[float, dict[str, float]]] = {
     "sgd": (0.05, {"item": 0.1, "item_bias": 0.005}),
 }
 """Peak learning rate of all tables, and of those tables that differ, by optimizer."""
-FIXED_TEMPERATURE = 0.2
+FIXED_TEMPERATURE, FIXED_ORDERED_TEMPERATURE = 0.2, 0.1
 FIXED_WEIGHT = 16.0
 FIXED_PENALTY = 300.0
 
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What the size of the data decides, where nothing was asked for.
+
+    Attributes:
+        size: Rows of a step, or stretches.
+        dim: Width of the towers.
+        candidates: Kind of the candidate sets.
+        samples: Draws of `sampled`.
+        epochs: Length of the training.
+    """
+
+    size: int
+    dim: int
+    candidates: Literal["catalogue", "sampled"]
+    samples: int
+    epochs: int
 
 
 def with_size_defaults(config: Config, users: int, items: int, interactions: int) -> Config:
@@ -40,25 +60,18 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
         items: Number of items in the catalogue.
         interactions: Number of training interactions.
     """
-    rows = users if config.batches.rows == "user" else interactions
-    # The root keeps both the steps of an epoch and the rows of a step in proportion, at any size.
-    size = min(max(2 ** round(math.log2(4 * math.sqrt(max(rows, 1)))), 16), 8192)
-    dim = 256 if interactions >= LARGE_INTERACTIONS else 128
+    config = with_rows(config)
+    recipe = (_ordered if config.batches.rows == "next" else _order_blind)(config, users, items, interactions)
     loss, run = config.loss, config.run
-    automatic = "catalogue" if items <= CATALOGUE_ITEMS else "sampled"
-    candidates = automatic if loss.candidates == "auto" else loss.candidates
-    samples = SAMPLES if candidates == "sampled" else None
-    size = _first(config.batches.size, size)
-    dim = _first(config.model.dim, dim)
-    model = replace(config.model, dim=dim)
-    epochs = max(3, round(FULL_EPOCHS * min(1, math.sqrt(1_000_000 / max(interactions, 1)))))
-    epochs = _first(run.epochs, max(epochs, -(-LEAST_STEPS // -(-rows // size))))
+    candidates = recipe.candidates if loss.candidates == "auto" else loss.candidates
+    samples = recipe.samples if candidates == "sampled" else None
+    dim, epochs = _first(config.model.dim, recipe.dim), _first(run.epochs, recipe.epochs)
     every = -(-epochs // EVALUATIONS) if config.data.validation_size else 0
     every = _first(run.evaluate_every, every)
     return replace(
         config,
-        batches=replace(config.batches, size=size),
-        model=model,
+        batches=replace(config.batches, size=_first(config.batches.size, recipe.size)),
+        model=replace(config.model, dim=dim),
         loss=replace(loss, candidates=candidates, samples=_first(loss.samples, samples)),
         optimizer=_optimizer(config, dim, users + items),
         run=replace(
@@ -70,17 +83,63 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
     )
 
 
+def with_rows(config: Config) -> Config:
+    """Let the kind of history and of rows follow from each other where one of them is given."""
+    rows, history = config.batches.rows, config.model.history
+    if history is None and rows is not None:
+        history = "recency" if rows == "next" else "none"
+    rows = rows or ("next" if history_spec(history).ordered else "user")
+    return replace(
+        config, batches=replace(config.batches, rows=rows), model=replace(config.model, history=history)
+    )
+
+
+def _order_blind(config: Config, users: int, items: int, interactions: int) -> _Recipe:
+    rows = users if config.batches.rows == "user" else interactions
+    # The root keeps both the steps of an epoch and the rows of a step in proportion, at any size.
+    size = min(max(2 ** round(math.log2(4 * math.sqrt(max(rows, 1)))), 16), 8192)
+    epochs = max(3, round(FULL_EPOCHS * min(1, math.sqrt(1_000_000 / max(interactions, 1)))))
+    steps = -(-rows // _first(config.batches.size, size))
+    return _Recipe(
+        size=size,
+        dim=256 if interactions >= LARGE_INTERACTIONS else 128,
+        candidates="catalogue" if items <= CATALOGUE_ITEMS else "sampled",
+        samples=SAMPLES,
+        epochs=max(epochs, -(-LEAST_STEPS // steps)),
+    )
+
+
+def _ordered(config: Config, users: int, items: int, interactions: int) -> _Recipe:
+    return _Recipe(size=128, dim=64, candidates="sampled", samples=1024, epochs=16)
+
+
 def with_fixed_values(config: Config) -> ResolvedConfig:
     """Fill in fixed values for what would otherwise be chosen on a validation split."""
+    config = with_rows(config)
     model = config.model
+    ordered = history_spec(model.history).ordered
     filled = replace(
         model,
-        temperature=_first(model.temperature, FIXED_TEMPERATURE),
+        temperature=_first(model.temperature, fixed_temperature(config)),
+        popularity_prior=_first(model.popularity_prior, 0.5 if ordered else 0.85),
+        user_id=_first(model.user_id, not ordered),
+        history=model.history or "none",
         low_rank=_first(model.low_rank, 0),
         low_rank_weight=_first(model.low_rank_weight, FIXED_WEIGHT),
         low_rank_penalty=_first(model.low_rank_penalty, FIXED_PENALTY),
     )
     return resolve(replace(config, model=filled))
+
+
+def fixed_temperature(config: Config) -> float:
+    """Return the temperature with which tuning begins."""
+    ordered = history_spec(config.model.history).ordered
+    return FIXED_ORDERED_TEMPERATURE if ordered else FIXED_TEMPERATURE
+
+
+def history_is_open(config: Config) -> bool:
+    """Return whether the kind of history is still to be chosen."""
+    return config.model.history is None and config.batches.rows is None
 
 
 def temperature_is_open(config: Config) -> bool:
@@ -102,7 +161,7 @@ def low_rank_is_open(config: Config) -> bool:
 def _optimizer(config: Config, dim: int, rows: int) -> OptimizerConfig:
     given = config.optimizer
     # Adam's rate was found for steps over users: of interactions there are many more steps in an epoch.
-    small = rows * dim <= DENSE_VALUES and config.batches.rows == "user"
+    small = rows * dim <= DENSE_VALUES and config.batches.rows != "interaction"
     # Adam has a dense kernel, which trains float32 alone.
     kinds = {config.sharding.kind, *config.sharding.tables.values()} - {"auto"}
     dense = all("dense" in sharding_kind(kind).kernels for kind in kinds)

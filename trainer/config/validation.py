@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TypeAlias, get_args, get_type_hints
 
 from trainer.config.baselines import BASELINES
-from trainer.config.effects import validates
+from trainer.config.effects import query_features, validates
+from trainer.config.histories import ORDERED, history_spec
 from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import ATTRIBUTE_KINDS, Config, ShardingConfig
 
@@ -50,12 +51,14 @@ def _of_model(config: Config) -> Iterator[Rule]:
     )
     yield (
         "model.user_id",
-        "the query tower needs --model.user_id true, --model.history true or --model.user_features",
-        model.user_id or model.history or bool(model.user_features),
+        "the query tower needs --model.user_id true, --model.history bag or --model.user_features",
+        bool(query_features(model)),
     )
     yield "model.history_dropout", "a share between 0 and 1 is needed", 0 < model.history_dropout < 1
     yield "model.item_id_dropout", "a share from 0 to below 1 is needed", 0 <= model.item_id_dropout < 1
-    users, items = model.user_id + model.history + len(model.user_features), 1 + len(model.item_features)
+    yield "model.history_length", "a whole number from 1 up is needed", model.history_length > 0
+    yield "model.sequence_dropout", "a share from 0 to below 1 is needed", 0 <= model.sequence_dropout < 1
+    users, items = len(query_features(model)), 1 + len(model.item_features)
     shared = 4 * math.lcm(users, items)
     yield (
         "model.dim",
@@ -209,7 +212,29 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         f"needs --loss.name {ranking}: closed-form scores cannot be added to predicted values",
         not model.low_rank or not spec.needs_values,
     )
-    yield "loss.mask_known", "needs --batches.rows interaction", loss.mask_known or by_interaction
+    by_position = config.batches.rows == "next"
+    yield (
+        "loss.mask_known",
+        "needs --batches.rows interaction or next",
+        loss.mask_known or by_interaction or by_position,
+    )
+    ordered = history_spec(model.history).ordered
+    yield (
+        "batches.rows",
+        f"goes with --model.history {ORDERED}, and these go with no other rows",
+        by_position == ordered if config.batches.rows and model.history is not None else True,
+    )
+    yield "loss.name", "needs --model.history none or bag", spec.serves_ordered or not (ordered or by_position)
+    yield (
+        "model.combine",
+        "needs --model.history none or bag, as vectors of ordered histories are as wide as the towers",
+        model.combine == "sum" or not ordered,
+    )
+    yield (
+        "data.negatives",
+        "needs --model.history none or bag, as rows of ordered histories have no explicit negatives",
+        data.negatives == "drop" or not (ordered or by_position),
+    )
     yield (
         "run.evaluate_every",
         "needs a validation part, for instance --data.validation_size 0.1 (the test part is measured once)",

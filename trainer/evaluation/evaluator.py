@@ -23,7 +23,7 @@ from trainer.evaluation.rating_errors import RatingErrors, RatingMeter, RatingTa
 from trainer.evaluation.tie_order import TieOrder
 from trainer.evaluation.tied_ranking import rank_items
 from trainer.evaluation.topk import ItemLists, hits
-from trainer.model.retriever import TowerPair, candidate_vectors, query_vectors
+from trainer.model.retriever import TowerPair, as_of, candidate_vectors, query_vectors
 from trainer.storage.attributes import Ragged
 
 BAR_DELAY, LINE_INTERVAL = 2, 60
@@ -123,6 +123,7 @@ def evaluate(
     held_out = dataset.held_out(protocol.split)
     seen = dataset.seen(protocol.split) if protocol.seen == "mask" else None
     users = evaluated_users(dataset, protocol)
+    tower_pairs = as_of(tower_pairs, dataset, protocol.split)
     # Items retained from an earlier run are left out: no user can have held them out.
     order = TieOrder.of(dataset, world.device)
     items = _item_vectors(tower_pairs, dataset.evaluated_items, world, protocol, order)
@@ -169,9 +170,15 @@ def evaluate(
 
 
 def gathered_vectors(
-    tower_pairs: Sequence[TowerPair], users: np.ndarray, item_count: int, world: World, protocol: Protocol
+    tower_pairs: Sequence[TowerPair],
+    users: np.ndarray,
+    item_count: int,
+    world: World,
+    protocol: Protocol,
+    dataset: Dataset,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Gather query vectors of the users and candidate vectors of the catalogue on rank 0, on its CPU."""
+    tower_pairs = as_of(tower_pairs, dataset, protocol.split)
     items = _item_vectors(tower_pairs, item_count, world, replace(protocol, sharded=False))
     query = world.gather_to_first(
         query_vectors(tower_pairs, users[world.share(len(users))], world.device), world.shares(len(users))

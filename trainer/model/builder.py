@@ -5,9 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from trainer.batching.tower_inputs import Inputs, expected_bias
+from trainer.batching.tower_inputs import Inputs, context_table, expected_bias
+from trainer.config.histories import history_spec
 from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.dataset import Dataset
+from trainer.model.history_encoder import HistoryEncoder
 from trainer.model.towers import TwoTowers
 
 START_NORM = 0.3
@@ -70,6 +72,16 @@ def make_towers(
     """
     torch.manual_seed(config.run.seed)  # initial weights of the dense layers
     model, numbers, expected = config.model, item_dense or {}, expected_bias(item_name)
+    spec, context = history_spec(model.history), context_table(item_name)
+    encoder = None
+    if spec.ordered:
+        encoder = HistoryEncoder(
+            model.dim,
+            model.history_length,
+            by_position=model.history_decay != "time",
+            by_time=model.history_decay != "position",
+            attention=spec.attention,
+        )
     return TwoTowers(
         dict(user_tables),
         dict(item_tables),
@@ -86,6 +98,8 @@ def make_towers(
         item_dense={name: width for name, width in numbers.items() if name != expected},
         expects_bias=expected in numbers,
         dense_std=initial_std(model.dim, model.init_std),
+        encoder=encoder,
+        context_table=context if context in item_tables else None,
     )
 
 

@@ -1,18 +1,33 @@
 """Pairs of towers with their features; their concatenated vectors rank the catalogue."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 from torchrec import KeyedJaggedTensor
 
-from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_values, keyed_jagged
+from trainer.batching.slots import Slots, make_slots
+from trainer.batching.stretches import last_of
+from trainer.batching.tower_inputs import (
+    USER_HISTORY,
+    USER_SEQUENCE,
+    USER_SEQUENCE_TIMES,
+    Inputs,
+    dense_values,
+    keyed_jagged,
+    ordered_histories,
+)
+from trainer.dataset.dataset import Dataset
 from trainer.model.fold_in import fold_in
-from trainer.model.towers import TwoTowers
+from trainer.model.history_encoder import HistoryEncoder
+from trainer.model.towers import Gather, TwoTowers
 from trainer.storage.attributes import Ragged
 
+STRETCHES_AT_ONCE = 512
+"""Ordered histories that are encoded at a time, outside of training."""
 Histories = tuple[torch.Tensor, torch.Tensor]
 """Items of each of B people: lengths, (B,), and the concatenated item rows, both integers."""
 
@@ -42,17 +57,18 @@ class CombinedTowers(nn.Module):
         candidate_partition: int | None = None,
         query_values: torch.Tensor | None = None,
         candidate_values: torch.Tensor | None = None,
+        slots: Slots | None = None,
+        gather: Gather | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return query and candidate vectors of the learned towers, the trained ones; see `TwoTowers`."""
         partitions = query_partition, candidate_partition
-        return self.learned(queries, candidates, *partitions, query_values, candidate_values)
+        return self.learned(queries, candidates, *partitions, query_values, candidate_values, slots, gather)
 
 
 def query_vectors(tower_pairs: Sequence[TowerPair], rows: np.ndarray, device: torch.device) -> torch.Tensor:
     """Return the query vectors of the users in `rows`, (len(rows), sum of the towers' widths)."""
     with torch.no_grad():
-        looked_up = [(pair.towers.queries, pair.user_inputs) for pair in tower_pairs]
-        return torch.cat([_vectors(tower, inputs, rows, device) for tower, inputs in looked_up], dim=1)
+        return torch.cat([_query_vectors(pair, rows, device) for pair in tower_pairs], dim=1)
 
 
 def candidate_vectors(
@@ -60,8 +76,45 @@ def candidate_vectors(
 ) -> torch.Tensor:
     """Return the candidate vectors of the items in `rows`, (len(rows), sum of the towers' widths)."""
     with torch.no_grad():
-        looked_up = [(pair.towers.candidates, pair.item_inputs) for pair in tower_pairs]
-        return torch.cat([_vectors(tower, inputs, rows, device) for tower, inputs in looked_up], dim=1)
+        return torch.cat(
+            [_vectors(pair.towers.candidates, pair.item_inputs, rows, device) for pair in tower_pairs], dim=1
+        )
+
+
+def as_of(tower_pairs: Sequence[TowerPair], dataset: Dataset, split: str) -> list[TowerPair]:
+    """Return the same towers with the ordered histories that users have before a split."""
+    return [
+        replace(pair, user_inputs={**pair.user_inputs, **ordered_histories(dataset, split)})
+        if USER_SEQUENCE in pair.user_inputs
+        else pair
+        for pair in tower_pairs
+    ]
+
+
+def _query_vectors(pair: TowerPair, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return the query vectors of `rows` as one tower makes them; on every rank alike."""
+    if pair.towers.encoder is None:
+        return _vectors(pair.towers.queries, pair.user_inputs, rows, device)
+    states = _states(pair, pair.towers.encoder, rows, device)
+    own = torch.arange(len(rows), device=device)
+    return _vectors(partial(pair.towers.queries, states=states, rows=own), pair.user_inputs, rows, device)
+
+
+def _states(pair: TowerPair, encoder: HistoryEncoder, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return the states of the users in `rows` after all of their ordered histories, (len(rows), dim)."""
+    lengths, places = last_of(pair.user_inputs[USER_SEQUENCE], rows, encoder.length)
+    items, of_place = np.unique(pair.user_inputs[USER_SEQUENCE].values[places], return_inverse=True)
+    context = pair.towers.context(_vectors(pair.towers.unscaled_candidates, pair.item_inputs, items, device))
+    times = pair.user_inputs.get(USER_SEQUENCE_TIMES)
+    found, ends = [], np.cumsum(lengths)
+    for start in range(0, len(rows), STRETCHES_AT_ONCE):
+        of_block = slice(start, start + STRETCHES_AT_ONCE)
+        inside = slice(ends[start] - lengths[start], ends[of_block][-1])
+        slots = make_slots(
+            lengths[of_block], of_place[inside], None if times is None else times.values[places[inside]]
+        )
+        found.append(encoder(context, slots.to(device)))
+    return torch.cat(found) if found else context.new_zeros(0, pair.towers.query.dim)
 
 
 def _vectors(
@@ -77,19 +130,19 @@ def query_from_history(
 ) -> torch.Tensor:
     """Return query vectors of users who are known only by a history, (B, sum of the towers' widths).
 
-    Towers with a table for histories look it up. If the learned ones have user ids alone, a new person has no
+    Towers with a table for histories, or an encoder of them, look them up. If the learned ones have user ids alone, a new person has no
     row there, and their vector is fitted instead.
 
     Args:
         tower_pairs: Whole towers on the device of `item_vectors`, the learned ones first.
-        histories: Items of each of B people, distinct for each; they may be none.
+        histories: Items of each of B people, distinct for each, the oldest first; they may be none.
         item_vectors: Vectors of the catalogue, as `candidate_vectors` returns them.
     """
     learned, *closed = tower_pairs
     lengths, items = (each.cpu().numpy() for each in histories)
     own, device = Ragged(np.concatenate([[0], np.cumsum(lengths)]), items), item_vectors.device
-    if USER_HISTORY in learned.user_inputs:
-        first = _look_up(learned, USER_HISTORY, own, device)
+    if tables := {USER_HISTORY, USER_SEQUENCE} & learned.user_inputs.keys():
+        first = _look_up(learned, tables.pop(), own, device)
     else:
         candidates = item_vectors[:, : learned.towers.output_dim].detach().cpu().numpy()
         bias = learned.towers.candidate.bias_table is not None

@@ -5,8 +5,8 @@ vectors of about the same length however many they are; a bag of one is its row,
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -14,13 +14,31 @@ from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.types import DataType
 
+from trainer.batching.slots import Slots
 from trainer.model.dense_input import DenseInputs
+from trainer.model.history_encoder import HistoryEncoder
 from trainer.model.row_partitions import MARK, partition_names, split_by_rows, within_partition
 
 BIAS_DIM = 4
 """Width of the item bias table, the narrowest that FBGEMM supports; the bias is the mean of a row."""
+Gather: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""Joins the rows of all ranks."""
 DATA_TYPES = {"float32": DataType.FP32, "float16": DataType.FP16}
 """Types of table values that FBGEMM trains, as TorchRec calls them."""
+
+
+class TowerOutput(NamedTuple):
+    """What a tower makes of B rows.
+
+    Attributes:
+        vectors: (B, dim).
+        bias: (B, 1), or None without a bias table.
+        context: Vectors of the rows as items of a history, (B, dim), or None without a table of them.
+    """
+
+    vectors: torch.Tensor
+    bias: torch.Tensor | None
+    context: torch.Tensor | None
 
 
 class Tower(nn.Module):
@@ -41,11 +59,13 @@ class Tower(nn.Module):
         dense: Mapping[str, int] | None = None,
         dense_std: float = 0.02,
         expects_bias: bool = False,
+        context_table: str | None = None,
+        history: bool = False,
     ) -> None:
         """Make tables on the meta device; `trainer.sharding.shard` gives them memory and values.
 
         Args:
-            tables: Rows of each feature's table, by the feature's name.
+            tables: Rows of each feature's table, by the feature's name; there may be none with a history.
             dim: Width of the output.
             bias_table: Feature whose table holds biases instead, or None.
             hidden: Widths of the dense layers before the output.
@@ -55,11 +75,13 @@ class Tower(nn.Module):
             dense: Numbers in each feature that is a number or a vector, by its name; see `DenseInputs`.
             dense_std: Standard deviation of initial weights of their layers.
             expects_bias: Whether a bias that is expected by attributes is given and added, times a slope.
+            context_table: Feature whose table holds the vectors that a row has as an item of a history, or None.
+            history: Whether the state of an ordered history is one more feature.
         """
         super().__init__()
-        self.features = [name for name in tables if name != bias_table]
-        count = len(self.features) + len(dense or {})
-        self.bias_table = bias_table
+        self.features = [name for name in tables if name not in (bias_table, context_table)]
+        count = len(self.features) + len(dense or {}) + history
+        self.dim, self.bias_table, self.context_table = int(dim), bias_table, context_table
         self.concatenates = combine == "concat"
         width = int(dim) // count if self.concatenates else int(dim)
         self.widths = {name: BIAS_DIM if name == bias_table else width for name in tables}
@@ -87,15 +109,22 @@ class Tower(nn.Module):
         self.bias_slope = nn.Parameter(torch.ones(1)) if expects_bias else None
 
     def forward(
-        self, inputs: KeyedJaggedTensor, partition: int | None = None, values: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return vectors, (B, dim), and biases, (B, 1), or None without a bias table.
+        self,
+        inputs: KeyedJaggedTensor,
+        partition: int | None = None,
+        values: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
+    ) -> TowerOutput:
+        """Return what the tower makes of B rows.
 
         Args:
             inputs: Features, stride B.
             partition: Partition of all partitioned tables that has every id; None: any.
             values: Numbers and vectors of the rows, as `DenseInputs` takes them, then the expected bias, if
                 it is part of the model; None without any.
+            states: States of ordered histories, (B, dim), one more feature; None without any.
+            rows: With states, which of the features' rows each state belongs to, (B,).
         """
         pooled = self._pooled(inputs, partition)
         keys = inputs.keys()
@@ -108,6 +137,8 @@ class Tower(nn.Module):
         if self.dense_inputs is not None:
             assert values is not None, "a tower with numbers or vectors needs their values"
             embedded += self.dense_inputs(values)
+        if states is not None:
+            embedded = [*(each.index_select(0, rows) for each in embedded), states]
         if len(embedded) == 1:
             vectors = embedded[0]
         else:
@@ -117,7 +148,7 @@ class Tower(nn.Module):
         bias = pooled[self.bias_table].mean(1, keepdim=True) if self.bias_table else None
         if bias is not None and self.bias_slope is not None and expected is not None:
             bias = bias + self.bias_slope * expected
-        return vectors, bias
+        return TowerOutput(vectors, bias, pooled[self.context_table] if self.context_table else None)
 
     def lookups(self, inputs: KeyedJaggedTensor, partition: int | None = None) -> KeyedJaggedTensor:
         """Return the features as the tables take them: those of partitioned tables by partition."""
@@ -127,6 +158,8 @@ class Tower(nn.Module):
 
     def _pooled(self, inputs: KeyedJaggedTensor, partition: int | None) -> dict[str, torch.Tensor]:
         """Return the sum of each feature's rows, (B, width of its table)."""
+        if not self.widths:
+            return {}
         together = self.embeddings(self.lookups(inputs, partition))
         names = together.keys()
         # Splitting a single feature's vectors off would cost a copy of their gradient.
@@ -163,11 +196,13 @@ class TwoTowers(nn.Module):
         item_dense: Mapping[str, int] | None = None,
         dense_std: float = 0.02,
         expects_bias: bool = False,
+        encoder: HistoryEncoder | None = None,
+        context_table: str | None = None,
     ) -> None:
         """Make towers without values in their tables.
 
         Args:
-            user_tables: Rows of each user feature's table.
+            user_tables: Rows of each user feature's table; there may be none with an encoder.
             item_tables: Rows of each item feature's table.
             dim: Width of the towers, a multiple of 4.
             similarity: `cosine` or `dot`.
@@ -183,13 +218,26 @@ class TwoTowers(nn.Module):
             item_dense: The same for items.
             dense_std: Standard deviation of initial weights of their layers.
             expects_bias: Whether items have a bias that is expected by their attributes, beside the table's.
+            encoder: Encoder of ordered histories, a feature of the query tower; None: there are none.
+            context_table: Item feature whose table holds the vectors that histories are made of; None: they are
+                the candidate tower's own, before it scales them to one length.
         """
         super().__init__()
         counts = partitions or {}
         users = {name: count for name, count in counts.items() if name in user_tables}
         items = {name: count for name, count in counts.items() if name in item_tables}
         query, candidate = (user_dense, dense_std), (item_dense, dense_std)
-        self.query = Tower(user_tables, dim, None, hidden or [], combine, users, table_dtype, *query)
+        self.query = Tower(
+            user_tables,
+            dim,
+            None,
+            hidden or [],
+            combine,
+            users,
+            table_dtype,
+            *query,
+            history=encoder is not None,
+        )
         self.candidate = Tower(
             item_tables,
             dim,
@@ -200,7 +248,9 @@ class TwoTowers(nn.Module):
             table_dtype,
             *candidate,
             expects_bias=expects_bias,
+            context_table=context_table,
         )
+        self.encoder = encoder
         self.unit = similarity == "cosine"
         self.output_dim = dim + (item_bias is not None)
         log_temperature = torch.tensor(math.log(temperature if self.unit else 1.0))
@@ -210,20 +260,53 @@ class TwoTowers(nn.Module):
             self.register_buffer("log_temperature", log_temperature)
 
     def queries(
-        self, inputs: KeyedJaggedTensor, partition: int | None = None, values: torch.Tensor | None = None
+        self,
+        inputs: KeyedJaggedTensor,
+        partition: int | None = None,
+        values: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return query vectors, (B, output_dim); `partition` and `values` as in `Tower.forward`."""
-        vectors, _ = self.query(inputs, partition, values)
+        """Return query vectors, (B, output_dim); arguments as in `Tower.forward`."""
+        vectors = self.query(inputs, partition, values, states, rows).vectors
         vectors = normalize(vectors) if self.unit else vectors
         if self.output_dim == vectors.shape[1]:
             return vectors
         return torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1)
 
+    def unscaled_candidates(
+        self, inputs: KeyedJaggedTensor, partition: int | None = None, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return candidates before their vectors are scaled, with their vectors as items of a history.
+
+        Args:
+            inputs: Features, stride C.
+            partition: As in `Tower.forward`.
+            values: As in `Tower.forward`.
+
+        Returns:
+            Side by side: vectors, (C, dim); biases, (C, 1), if there are any; and vectors as items of a
+            history, (C, dim), if these have a table.
+        """
+        return torch.cat([each for each in self.candidate(inputs, partition, values) if each is not None], 1)
+
+    def scaled(self, unscaled: torch.Tensor) -> torch.Tensor:
+        """Return what `candidates` returns from what `unscaled_candidates` returns."""
+        vectors, others = unscaled[:, : self.candidate.dim], unscaled[:, self.candidate.dim : self.output_dim]
+        if self.unit:
+            vectors = normalize(vectors, torch.exp(-self.log_temperature))
+        return torch.cat([vectors, others], dim=1) if others.shape[1] else vectors
+
+    def context(self, unscaled: torch.Tensor) -> torch.Tensor:
+        """Return the vectors of items of histories, (C, dim), from what `unscaled_candidates` returns."""
+        width = self.candidate.dim
+        return unscaled[:, self.output_dim :] if self.candidate.context_table else unscaled[:, :width]
+
     def candidates(
         self, inputs: KeyedJaggedTensor, partition: int | None = None, values: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return candidate vectors, (C, output_dim); `partition` and `values` as in `Tower.forward`."""
-        vectors, bias = self.candidate(inputs, partition, values)
+        """Return candidate vectors, (C, output_dim); arguments as in `Tower.forward`."""
+        vectors, bias, _ = self.candidate(inputs, partition, values)
         if self.unit:
             vectors = normalize(vectors, torch.exp(-self.log_temperature))
         return vectors if bias is None else torch.cat([vectors, bias], dim=1)
@@ -236,21 +319,32 @@ class TwoTowers(nn.Module):
         candidate_partition: int | None = None,
         query_values: torch.Tensor | None = None,
         candidate_values: torch.Tensor | None = None,
+        slots: Slots | None = None,
+        gather: Gather | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return query vectors, (B, output_dim), and candidate vectors, (C, output_dim), of a batch.
 
         Args:
-            queries: Query features, stride B.
-            candidates: Candidate features, stride C.
+            queries: Query features, stride B or, with slots, that of the stretches.
+            candidates: Candidate features, stride C or, with `gather`, that of this rank's share of C.
             query_partition: Partition that has all ids of the queries; None: any.
             candidate_partition: Partition that has all ids of the candidates; None: any.
             query_values: Numbers and vectors of the queries; None without any.
             candidate_values: Those of the candidates.
+            slots: Ordered histories of the rows, whose items are among the C candidates; None without any.
+            gather: With slots, joins the candidates of all ranks; None: this rank has all of them.
         """
-        return (
-            self.queries(queries, query_partition, query_values),
-            self.candidates(candidates, candidate_partition, candidate_values),
-        )
+        if slots is None:
+            return (
+                self.queries(queries, query_partition, query_values),
+                self.candidates(candidates, candidate_partition, candidate_values),
+            )
+        unscaled = self.unscaled_candidates(candidates, candidate_partition, candidate_values)
+        unscaled = unscaled if gather is None else gather(unscaled)
+        assert self.encoder is not None, "towers without an encoder have no ordered histories"
+        states = self.encoder(self.context(unscaled), slots)
+        query = self.queries(queries, query_partition, query_values, states, slots.stretches)
+        return query, self.scaled(unscaled)
 
 
 def _by_root(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.batching.tower_inputs import USER
+from trainer.config.histories import history_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedModelConfig
 from trainer.config.schema import Config, ModelConfig
 from trainer.model.builder import HISTORY, item_table
@@ -62,7 +63,7 @@ def tables_by_id(model: ModelConfig, item_name: str, *, lookup: str, device: str
     """
     if device != "cpu" or lookup == "torchrec":
         return {}
-    users = [] if model.history else [USER]
+    users = [] if history_spec(model.history).bag else [USER]
     items = [] if model.item_id_dropout else [item_name, f"{item_name}_bias"]
     return {"query": users, "candidate": items}
 

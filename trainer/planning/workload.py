@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_widths, table_rows
+from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_widths, looked_up, table_rows
 from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedLossConfig
 from trainer.dataset.dataset import Dataset
@@ -51,16 +51,22 @@ def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: 
         items: Features of the candidate tower.
     """
     rows = config.batches.size
-    by_user = config.batches.rows == "user"
-    positives = rows * (len(dataset.train) / max(dataset.user_count, 1) if by_user else 1)
+    per_row = {
+        "user": len(dataset.train) / max(dataset.user_count, 1),
+        "interaction": 1.0,
+        "next": min(len(dataset.train) / max(dataset.user_count, 1), config.model.history_length),
+    }
+    positives = rows * per_row[config.batches.rows]
     pooling = {
         name: float(column.lengths().mean())
-        for name, column in (*users.items(), *items.items())
+        for name, column in (*looked_up(users).items(), *looked_up(items).items())
         if isinstance(column, Ragged)
     }
     if USER_HISTORY in pooling:
         pooling[USER_HISTORY] *= 1 - config.model.history_dropout
     candidates, gathered = step_sizes(config.loss, rows, dataset.item_count, positives)
+    if config.batches.rows == "next":  # histories are made of the candidates of all ranks
+        gathered = candidates
     return Workload(
         user_tables=table_rows(dataset, users),
         item_tables=table_rows(dataset, items),

@@ -121,7 +121,7 @@ def recommend_by_history(
     rows = list(known.values())
     model = _model_without_values(run, saved)
     # A query tower with a table of histories has to look the items up.
-    if not model.history and (cached := open_vectors(run, saved)):
+    if model.history == "none" and (cached := open_vectors(run, saved)):
         query, vectors = _query_from_cache(cached, rows, model), cached.items
     else:
         from trainer.serving.embed import query_of_history

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
+from trainer.batching.next_rows import NextBatches
 from trainer.batching.sampler import Batches, BatchPlan
 from trainer.batching.tower_inputs import (
     Inputs,
@@ -170,11 +171,14 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, components: TrainingC
         user_weight_power=loss.user_weight_power,
         history_dropout=model.history_dropout,
         item_id_dropout=model.item_id_dropout,
-        rows_gathered=loss_spec(loss.name).gathers_rows,
+        rows_gathered=loss_spec(loss.name).gathers_rows and batches.rows != "next",
         user_block=components.user_block,
         item_block=components.item_block,
+        history_length=model.history_length,
+        sequence_dropout=model.sequence_dropout,
     )
-    return Batches(dataset, plan, components.user_inputs, components.item_inputs)
+    kind = NextBatches if plan.rows == "next" else Batches
+    return kind(dataset, plan, components.user_inputs, components.item_inputs)
 
 
 def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:

@@ -1,6 +1,7 @@
 """A training step: forward, loss, backward, optimizers."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -47,6 +48,7 @@ def train_step(
     zero_gradients(optimizer)
     with matmul_precision(precision):
         with autocast(precision, world.device):
+            gather = partial(world.gather_rows, counts=batch.candidate_counts)
             query, candidates = model(
                 batch.queries,
                 batch.candidates,
@@ -54,10 +56,12 @@ def train_step(
                 batch.candidate_partition,
                 batch.query_values,
                 batch.candidate_values,
+                batch.slots,
+                gather if batch.slots is not None and batch.candidate_counts else None,
             )
             if batch.query_counts:
                 query = world.gather_rows(query, batch.query_counts)
-            if batch.candidate_counts:
+            if batch.candidate_counts and batch.slots is None:
                 candidates = world.gather_rows(candidates, batch.candidate_counts)
             loss = (loss_of(query, candidates, batch) * batch.weights).sum()
         # TorchRec divides the gradients of pooled vectors by the world size, as DDP does those of dense

@@ -166,7 +166,7 @@ def _project_items(
 ) -> None:
     """Leave the vectors of the first items for TensorBoard's projector; on every rank alike."""
     count, anyone = min(dataset.item_count, MOST_PROJECTED), np.zeros(1, np.int64)
-    gathered = gathered_vectors(components.tower_pairs, anyone, count, world, protocol(config))
+    gathered = gathered_vectors(components.tower_pairs, anyone, count, world, protocol(config), dataset)
     if gathered is not None:
         titles = None if dataset.titles is None else dataset.titles[:count]
         progress.project(dataset.item_ids[:count], titles, gathered[1].numpy())

@@ -274,7 +274,7 @@ def _short_training(config: ResolvedConfig, cut: _Cut, bench: _Bench) -> tuple[b
     if history.paused_at is not None:
         return True, None
     pairs, count = components.tower_pairs, cut.dataset.item_count
-    return False, gathered_vectors(pairs, cut.users, count, world, bench.protocol)
+    return False, gathered_vectors(pairs, cut.users, count, world, bench.protocol, cut.dataset)
 
 
 def _on_first(vectors: Vectors | None) -> Vectors:
