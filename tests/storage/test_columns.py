@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from trainer.storage import columns
-from trainer.storage.columns import Stored, blocks, grouped_by_user, saved, stored, write_items_by_user
+from trainer.storage.columns import (
+    Stored,
+    blocks,
+    grouped_by_user,
+    saved,
+    stable_order,
+    stored,
+    write_items_by_user,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +100,12 @@ def test_no_interactions_leave_every_user_empty(tmp_path: Path) -> None:
     write_items_by_user(tmp_path, "none", [(nothing, nothing)], 3, 5)
     assert np.load(tmp_path / "none_offsets.npy").tolist() == [0, 0, 0, 0]
     assert len(np.load(tmp_path / "none_values.npy")) == 0
+
+
+@pytest.mark.parametrize("largest", [1, 100, 2**40, 2**62])
+def test_the_stable_order_is_that_of_numpy(largest: int) -> None:
+    # The two largest take the packed way and numpy's: with 1,000 places, 53 bits are left.
+    keys = np.random.default_rng(0).integers(-largest, largest, 1000)
+    keys[500:] = keys[:500]
+    np.testing.assert_array_equal(stable_order(keys), np.argsort(keys, kind="stable"))
+    assert stable_order(np.zeros(0, np.int32)).tolist() == []

@@ -165,3 +165,53 @@ def test_numbers_of_retained_ids_come_from_the_earlier_run(tmp_path):
     assert data.item_ids.to_pylist() == [50, 10, 20, 30]
     np.testing.assert_array_equal(data.item_dense["number"].values[:, 0], [50.5, 10.25, nan, 30.5])
     assert data.item_dense["number"].center == after.item_dense["number"].center
+
+
+def in_order(folder: Path, rows: list[tuple[int, ...]]) -> Dataset:
+    """Rows of user, item and perhaps second, all of them trained on."""
+    names = ("user_id", "item_id", "timestamp")[: len(rows[0])]
+    table = pa.table(dict(zip(names, zip(*rows, strict=True), strict=True)))
+    settings = {"k_core": 0, "split": "none", "test_size": 0.2, "validation_size": 0.0, "split_seed": 42}
+    source = SourceTables(iter(table.to_batches()))
+    return open_dataset(prepare(lambda: source, {}, folder, name="world", min_value=None, **settings))
+
+
+def sequences_of_retained(after: Dataset, before: Dataset, folder: Path) -> dict[str, list[list[int]]]:
+    """Raw items and times of each user of `after`, extended by what `before` had, before either split."""
+    data = extended(after, before, folder)
+    assert data.has_order
+    raw = data.item_ids.to_pylist()
+    found = {}
+    for split in ("validation", "test"):
+        sequences = data.sequences(split)
+        assert sequences.times is not None
+        found[split] = [[raw[item] for item in items] for items in lists(sequences.items)]
+        found[f"{split} times"] = lists(sequences.times)
+    assert extended(after, data, folder / "again").folder == data.folder
+    return found
+
+
+def test_retained_users_keep_their_items_oldest_first(tmp_path):
+    # User 3 had 30, then 10, then 40; item 40 is among the new data's, 30 is retained.
+    before = in_order(tmp_path / "before", [(1, 10, 1), (3, 40, 7), (3, 10, 6), (3, 30, 5)])
+    after = in_order(tmp_path / "after", [(1, 40, 9), (1, 10, 8), (5, 10, 9)])
+    found = sequences_of_retained(after, before, tmp_path / "run")
+    assert found["validation"] == found["test"] == [[10, 40], [10], [30, 10, 40], []]
+    assert found["validation times"] == found["test times"] == [[8, 9], [9], [5, 6, 7], []]
+
+
+def test_retained_users_of_a_run_without_times_have_their_items_at_second_0(tmp_path):
+    before = in_order(tmp_path / "before", [(1, 10), (3, 40), (3, 10)])
+    after = in_order(tmp_path / "after", [(1, 40, 9), (1, 10, 8)])
+    found = sequences_of_retained(after, before, tmp_path / "run")
+    # Items ascend by their rows of the earlier run: 10 is the first there.
+    assert found["test"] == [[10, 40], [10, 40], []]
+    assert found["test times"] == [[8, 9], [0, 0], []]
+
+
+def test_data_without_an_order_are_extended_without_sequences(tmp_path):
+    before = in_order(tmp_path / "before", [(1, 10, 1), (3, 40, 7)])
+    after = in_order(tmp_path / "after", [(1, 40), (1, 10)])
+    data = extended(after, before, tmp_path / "run")
+    assert not data.has_order
+    assert not list(data.folder.glob("sequences*"))

@@ -3,7 +3,8 @@
 Preparing streams: record batches are encoded as they come and written out, then cleaned and split a block of
 rows, or of users, at a time. Its peak is about 500 MB of memory besides the vocabulary, and 6 bytes an
 interaction (draws of the random split, masks); a k-core takes 20, a split by time or by user up to 30. The
-prepared form takes up to 28 bytes an interaction on disk, and 28 more while it is made.
+prepared form takes up to 40 bytes an interaction on disk (12 of them for its place in time; up to 56 with a
+validation split), and 28 more while it is made.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from filelock import FileLock
 
 from trainer.dataset.clean import clean, explicit_negatives
 from trainer.dataset.encode import COLUMNS, encode, id_notes
+from trainer.dataset.sequences import Sequences, map_sequences, sequences_of
 from trainer.dataset.split import BY_TIME, NEGATIVE, NEGATIVES, PARTS, Rule, check_split
 from trainer.dataset.write_splits import count_known, count_repeats, parts_of_rows, write_parts
 from trainer.errors import DataError
@@ -81,6 +83,7 @@ class Dataset:
             `trainer.warm_start.retained_ids`.
         kept_items: The same for items.
         negatives: Explicit negatives of the training, of users and items with training interactions; or None.
+        has_order: Whether it is known which interaction of a user came before another.
     """
 
     folder: Path
@@ -105,6 +108,7 @@ class Dataset:
     kept_users: np.ndarray
     kept_items: np.ndarray
     negatives: Interactions | None = None
+    has_order: bool = False
 
     @property
     def evaluated_items(self) -> int:
@@ -130,6 +134,32 @@ class Dataset:
     def history(self) -> Ragged:
         """Return each user's history: training items or, for a retained user, those of the earlier run."""
         return self._by_user("history")
+
+    def sequences(self, split: str) -> Sequences:
+        """Return the items of each user before `split`, as `seen` does, but oldest first, with their times.
+
+        Of interactions of one second, the earlier in the file is the older. A retained user has the items of
+        the earlier run before either split, as in `history`: they are there to be looked up, not trained on.
+
+        Raises:
+            DataError: The interactions have no order.
+        """
+        if not self.has_order:
+            raise DataError(
+                f"{self.name}: these interactions have no timestamps, which say what a user did last. Name "
+                "their column (--data.timestamp_column)"
+            )
+        found = map_sequences(self.folder, "known") if split == "test" else None
+        return found or map_sequences(self.folder, "train") or self._unwritten_sequences(split)
+
+    def _unwritten_sequences(self, split: str) -> Sequences:
+        """Return the sequences of data that were prepared before they were written with them."""
+        before = [self.train, self.validation] if split == "test" else [self.train]
+        users, items, times = (
+            np.concatenate([getattr(part, column) for part in before])
+            for column in ("users", "items", "timestamps")
+        )
+        return sequences_of(users, items, times, self.user_count + 1)
 
     def _by_user(self, name: str) -> Ragged:
         own = (self.folder / f"by_user_{name}_offsets.npy").exists()
@@ -208,6 +238,7 @@ def prepare(
         settings["validation_seed"] = validation_seed
     if split in BY_TIME:  # likewise
         settings["repeats"] = repeats
+    settings["order"] = "time"  # which also tells folders with sequences from older ones without
     if negatives != "drop":
         settings["negatives"] = negatives
     if attribute_kinds:
@@ -238,6 +269,7 @@ def open_dataset(folder: Path) -> Dataset:
         DataError: A file of it is missing or truncated.
     """
     meta = arrays.read_meta(folder, "Prepare it anew: start the same command again")
+    has_timestamps = (folder / "train_timestamp.npy").exists()
     user_ids, _ = arrays.map_ids(folder, "user")
     item_ids, titles = arrays.map_ids(folder, "item")
     train, validation, test = (_map_part(folder, part) for part in PARTS)
@@ -264,6 +296,7 @@ def open_dataset(folder: Path) -> Dataset:
         kept_users=_kept(folder, "user"),
         kept_items=_kept(folder, "item"),
         negatives=_map_part(folder, NEGATIVES) if (folder / f"{NEGATIVES}_user_id.npy").exists() else None,
+        has_order=meta.get("has_order", has_timestamps),
     )
 
 
@@ -294,6 +327,7 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     if settings.get("negatives") == "use":
         report["negatives"] = int(np.count_nonzero(parts == NEGATIVE))
     users, items = write_parts(folder, encoded, parts)
+    has_order = encoded.has_order
     del encoded
     shutil.rmtree(raw)
     ids, tables = {"user": users, "item": items}, {"user": source.users, "item": source.items}
@@ -306,7 +340,7 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     report |= {"users": len(users), "items": len(items)}
     notes = [*source.bad_rows.notes, *notes]
     meta = {"key": key, "name": name, "item_name": source.item_name, "report": report, "notes": notes}
-    arrays.write_meta(folder, meta | attributes)
+    arrays.write_meta(folder, meta | {"has_order": has_order} | attributes)
 
 
 def _map_part(folder: Path, part: str) -> Interactions:

@@ -40,6 +40,16 @@ class Encoded:
     training_rows: int
     weightless: int | None = None
 
+    @property
+    def has_order(self) -> bool:
+        """Whether it is known which interaction of a user came before another."""
+        return "timestamp" in self.columns
+
+    @property
+    def has_timestamps(self) -> bool:
+        """Whether it is known in which second."""
+        return self.has_order
+
     def __len__(self) -> int:
         return len(self.columns["user_id"])
 

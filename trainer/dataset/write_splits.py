@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.dataset.encode import Encoded
+from trainer.dataset.sequences import write_sequences
 from trainer.dataset.split import (
     BY_TIME,
     NEGATIVE,
@@ -86,6 +87,8 @@ def count_repeats(
 def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.Array, pa.Array]:
     """Write the columns of each split and its items by user; return the remaining ids of users and items.
 
+    Where interactions have an order, the items of each user are written in it too.
+
     Explicit negatives, if there are any, are written like a split; their users and items stand in others.
     """
     ids, rows_of = {}, {}
@@ -104,6 +107,8 @@ def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.A
     for name, group in groups.items():
         sizes = len(ids["user_id"]) + 1, len(ids["item_id"])
         write_items_by_user(folder, f"by_user_{name}", group, *sizes)
+    if encoded.has_order:
+        write_sequences(folder, encoded, parts, rows_of)
     return ids["user_id"], ids["item_id"]
 
 

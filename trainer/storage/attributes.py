@@ -20,7 +20,7 @@ class Ragged:
 
     Attributes:
         offsets: (rows + 1,) int64; row r is `values[offsets[r]:offsets[r + 1]]`.
-        values: (total,) int32.
+        values: (total,) int32; int64 where they are times.
     """
 
     offsets: np.ndarray

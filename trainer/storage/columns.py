@@ -97,6 +97,23 @@ def write_items_by_user(
             keys.astype(np.int32).tofile(file)
 
 
+def stable_order(keys: np.ndarray) -> np.ndarray:
+    """Return what `np.argsort(keys, kind="stable")` does, several times faster where 64 bits allow it.
+
+    Args:
+        keys: (n,) integers.
+    """
+    place_bits = len(keys).bit_length()
+    least, largest = (int(keys.min()), int(keys.max())) if len(keys) else (0, 0)
+    if (largest - least).bit_length() + place_bits >= 64:
+        return np.argsort(keys, kind="stable")
+    packed = (keys.astype(np.int64) - least) << place_bits
+    packed |= np.arange(len(keys))  # no two are equal, so that any sort is stable
+    packed.sort()
+    packed &= (1 << place_bits) - 1
+    return packed
+
+
 def grouped_by_user(
     rows: Iterable[tuple[np.ndarray, ...]], counts: np.ndarray, folder: Path
 ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:

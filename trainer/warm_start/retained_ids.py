@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from trainer.batching.tower_inputs import USER, Inputs
 from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.sequences import Sequences, save_sequences
 from trainer.dataset.split import NEGATIVES, PARTS
 from trainer.dataset.vocabulary import Vocabulary
 from trainer.errors import DataError
@@ -102,13 +103,15 @@ def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_input
     )
     histories = _histories(vocabulary.seen, users, items)
     held_out = None if vocabulary.held_out is None else _histories(vocabulary.held_out, users, items)
-    key = _key(dataset, users, items, [histories] if held_out is None else [histories, held_out])
+    sequences = _sequences(vocabulary, users, items) if dataset.has_order else None
+    lists = [histories, held_out, *([] if sequences is None else [sequences.items, sequences.times])]
+    key = _key(dataset, users, items, [each for each in lists if each is not None])
     extended = folder.with_name(f"{folder.name}-{key[:20]}")
     with FileLock(folder.with_name(f"{extended.name}.lock")):
         if not arrays.is_whole(extended):
             with arrays.published(extended) as temporary:
                 titles = _titles(dataset, vocabulary, items)
-                _write(temporary, dataset, key, users, items, histories, held_out, titles)
+                _write(temporary, dataset, key, users, items, histories, held_out, sequences, titles)
     return extended
 
 
@@ -235,7 +238,15 @@ def _insert_rows(ragged: Ragged, added: Ragged, before_last: bool) -> Ragged:
     cut, total = ragged.offsets[row], added.offsets[-1]
     offsets = [ragged.offsets[:row], added.offsets + cut, ragged.offsets[row + 1 :] + total]
     values = [ragged.values[:cut], added.values, ragged.values[cut:]]
-    return Ragged(np.concatenate(offsets).astype(np.int64), np.concatenate(values).astype(np.int32))
+    return Ragged(np.concatenate(offsets).astype(np.int64), np.concatenate(values, dtype=ragged.values.dtype))
+
+
+def _insert_sequences(sequences: Sequences, added: Sequences) -> Sequences:
+    """Insert the sequences of retained users before those of unknown ones."""
+    items, times = _insert_rows(sequences.items, added.items, before_last=True), None
+    if sequences.times is not None and added.times is not None:
+        times = _insert_rows(sequences.times, added.times, before_last=True)
+    return Sequences(items, times)
 
 
 def _histories(seen: Ragged, users: _Retained, items: _Retained) -> Ragged:
@@ -246,6 +257,21 @@ def _histories(seen: Ragged, users: _Retained, items: _Retained) -> Ragged:
     order = np.lexsort((rows, owners))
     counts = np.bincount(owners, minlength=len(lengths))
     return Ragged(np.append(0, np.cumsum(counts)), rows[order].astype(np.int32))
+
+
+def _sequences(vocabulary: Vocabulary, users: _Retained, items: _Retained) -> Sequences:
+    """Return the items that retained users had, oldest first, with their times.
+
+    A run that knows no order leaves them as they stand, and one that knows no times at second 0: nothing
+    tells then how long ago they were.
+    """
+    known = vocabulary.sequences or Sequences(vocabulary.seen, None)
+    lengths, earlier_items = known.items.take(users.earlier_rows)
+    rows = items.rows[earlier_items]
+    counts = np.bincount(np.repeat(np.arange(len(lengths)), lengths)[rows >= 0], minlength=len(lengths))
+    offsets = np.append(0, np.cumsum(counts))
+    times = np.zeros(len(rows), np.int64) if known.times is None else known.times.take(users.earlier_rows)[1]
+    return Sequences(Ragged(offsets, rows[rows >= 0].astype(np.int32)), Ragged(offsets, times[rows >= 0]))
 
 
 def _key(dataset: Dataset, users: _Retained, items: _Retained, lists: Sequence[Ragged]) -> str:
@@ -281,6 +307,7 @@ def _write(
     items: _Retained,
     histories: Ragged,
     held_out: Ragged | None,
+    sequences: Sequences | None,
     titles: pa.Array | None,
 ) -> None:
     """Write the files of the extended data set; those of interactions are the same files."""
@@ -294,12 +321,15 @@ def _write(
         _link(path, folder / path.name)
     for name, ragged in (("known", dataset.seen("test")), ("history", dataset.history())):
         arrays.write_ragged(folder, f"by_user_{name}", _insert_rows(ragged, histories, before_last=True))
+    if sequences is not None:
+        for name, split in (("train", "validation"), ("known", "test")):
+            save_sequences(folder, name, _insert_sequences(dataset.sequences(split), sequences))
     if held_out is not None:  # beside the test split, in which nobody looks for them
         known = _insert_rows(dataset.held_out("test"), held_out, before_last=True)
         arrays.write_ragged(folder, "by_user_held_out", known)
     arrays.write_ids(folder, "user", pa.concat_arrays([dataset.user_ids, users.ids]), None)
     arrays.write_ids(folder, "item", pa.concat_arrays([dataset.item_ids, items.ids]), titles)
-    names: dict[str, Any] = {"attributes": dataset.attributes}
+    names: dict[str, Any] = {"attributes": dataset.attributes, "has_order": dataset.has_order}
     for side, retained in (("user", users), ("item", items)):
         np.save(folder / f"kept_{side}s.npy", retained.own_rows)
         for number, feature in enumerate(retained.features):
