@@ -15,6 +15,7 @@ from trainer.batching.history_dropout import Bags
 from trainer.config.effects import expects_bias, query_features
 from trainer.config.histories import history_spec
 from trainer.config.schema import Config, ModelConfig
+from trainer.config.size_defaults import popularity_prior
 from trainer.dataset.dataset import Dataset
 from trainer.errors import CheckpointError, ConfigError
 from trainer.storage.attributes import DenseFeature, Feature, Ragged
@@ -78,8 +79,7 @@ def expected_biases(dataset: Dataset, model: ModelConfig) -> np.ndarray:
     """
     popularity = dataset.item_popularity()
     expected = expected_popularity(dataset, model.item_features)
-    assert model.popularity_prior is not None
-    biases = model.popularity_prior * (expected - log_popularity(popularity, dataset.train.weights).mean())
+    biases = popularity_prior(model) * (expected - log_popularity(popularity, dataset.train.weights).mean())
     biases[popularity == 0] += model.new_item_boost
     return biases[:, None].astype(np.float32)
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from trainer.config.histories import history_spec
+from trainer.config.effects import query_features
 from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, resolve
-from trainer.config.schema import Config, OptimizerConfig
+from trainer.config.schema import Config, ModelConfig, OptimizerConfig
 from trainer.config.sharding_kinds import sharding_kind
 
 CATALOGUE_ITEMS = 20_000
@@ -117,18 +118,22 @@ def with_fixed_values(config: Config) -> ResolvedConfig:
     """Fill in fixed values for what would otherwise be chosen on a validation split."""
     config = with_rows(config)
     model = config.model
-    ordered = history_spec(model.history).ordered
     filled = replace(
         model,
         temperature=_first(model.temperature, fixed_temperature(config)),
-        popularity_prior=_first(model.popularity_prior, 0.5 if ordered else 0.85),
-        user_id=_first(model.user_id, not ordered),
+        popularity_prior=popularity_prior(model),
+        user_id="user_id" in query_features(model),
         history=model.history or "none",
         low_rank=_first(model.low_rank, 0),
         low_rank_weight=_first(model.low_rank_weight, FIXED_WEIGHT),
         low_rank_penalty=_first(model.low_rank_penalty, FIXED_PENALTY),
     )
     return resolve(replace(config, model=filled))
+
+
+def popularity_prior(model: ModelConfig) -> float:
+    """Return the multiple of log popularity with which biases begin."""
+    return _first(model.popularity_prior, 0.5 if history_spec(model.history).ordered else 0.85)
 
 
 def fixed_temperature(config: Config) -> float:
