@@ -247,7 +247,7 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
     items = item_inputs(dataset, model.item_features, model.item_bias)
     if spec.ordered:
         users = {**users, **ordered_histories(dataset)}
-        if model.history_table == "own":
+        if model.history_table != "tied":
             items = {**items, context_table(dataset.item_name): items[dataset.item_name]}
     if expects_bias(model):
         items = {**items, expected_bias(dataset.item_name): expected_biases(dataset, model)}

@@ -151,8 +151,9 @@ class ModelConfig:
     """Share of a user's items that a step hides from a bag and predicts (between 0 and 1)."""
     history_length: int = 50
     """Last items that an ordered history holds."""
-    history_table: Literal["tied", "own"] = "tied"
-    """Vectors of items in an ordered history: those of the candidate tower, or a table of their own."""
+    history_table: Literal["tied", "own", "both"] = "both"
+    """Vectors of items in an ordered history: those of the candidate tower, of a table of their own, or the
+    sum of both."""
     history_decay: Literal["position", "time", "both"] = "position"
     """An item of an ordered history weighs less by its distance from the last one: by position, by time."""
     sequence_dropout: float = 0.2

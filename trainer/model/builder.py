@@ -100,6 +100,7 @@ def make_towers(
         dense_std=initial_std(model.dim, model.init_std),
         encoder=encoder,
         context_table=context if context in item_tables else None,
+        adds_context=model.history_table == "both",
     )
 
 

@@ -198,6 +198,7 @@ class TwoTowers(nn.Module):
         expects_bias: bool = False,
         encoder: HistoryEncoder | None = None,
         context_table: str | None = None,
+        adds_context: bool = False,
     ) -> None:
         """Make towers without values in their tables.
 
@@ -221,6 +222,7 @@ class TwoTowers(nn.Module):
             encoder: Encoder of ordered histories, a feature of the query tower; None: there are none.
             context_table: Item feature whose table holds the vectors that histories are made of; None: they are
                 the candidate tower's own, before it scales them to one length.
+            adds_context: Whether the table's vectors are added to the tower's own.
         """
         super().__init__()
         counts = partitions or {}
@@ -250,7 +252,7 @@ class TwoTowers(nn.Module):
             expects_bias=expects_bias,
             context_table=context_table,
         )
-        self.encoder = encoder
+        self.encoder, self.adds_context = encoder, adds_context
         self.unit = similarity == "cosine"
         self.output_dim = dim + (item_bias is not None)
         log_temperature = torch.tensor(math.log(temperature if self.unit else 1.0))
@@ -299,8 +301,10 @@ class TwoTowers(nn.Module):
 
     def context(self, unscaled: torch.Tensor) -> torch.Tensor:
         """Return the vectors of items of histories, (C, dim), from what `unscaled_candidates` returns."""
-        width = self.candidate.dim
-        return unscaled[:, self.output_dim :] if self.candidate.context_table else unscaled[:, :width]
+        own = unscaled[:, : self.candidate.dim]
+        if self.candidate.context_table is None:
+            return own
+        return unscaled[:, self.output_dim :] + own if self.adds_context else unscaled[:, self.output_dim :]
 
     def candidates(
         self, inputs: KeyedJaggedTensor, partition: int | None = None, values: torch.Tensor | None = None

@@ -16,6 +16,8 @@ from trainer.model.towers import BIAS_DIM
 from trainer.sharding.table_values import normal_block
 from trainer.storage.attributes import Ragged
 
+ADDED_STD = 0.1
+"""Standard deviation of initial vectors that are added to others, over that of the others."""
 Block = Callable[[slice], torch.Tensor]
 """Rows of a table -> their values; rows beyond its end are zero."""
 
@@ -42,7 +44,9 @@ def normal_values(
         used[dataset.item_name] = np.append(used[dataset.item_name], dataset.item_count)  # still ascending
 
     def values(table: str, rows: slice) -> torch.Tensor:
-        block = normal_block(seed, table, rows, widths[table], std)
+        # What is added to the tower's own vectors begins close to zero.
+        small = table == learned.towers.candidate.context_table and learned.towers.adds_context
+        block = normal_block(seed, table, rows, widths[table], std * (ADDED_STD if small else 1))
         # A binary search, as comparing all used rows for each block takes quadratic time.
         within = slice(*np.searchsorted(used[table], (rows.start, rows.stop)))
         unused = np.ones(rows.stop - rows.start, dtype=bool)
