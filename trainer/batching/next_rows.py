@@ -13,9 +13,12 @@ from trainer.batching.batch import Batch
 from trainer.batching.candidates import Candidates, pairs
 from trainer.batching.sampler import Batches, BatchPlan, Share
 from trainer.batching.slots import Slots, make_slots
-from trainer.batching.stretches import StretchRows, Stretches
+from trainer.batching.stretches import Stretches, StretchRows
 from trainer.batching.tower_inputs import Inputs, dense_values, keyed_jagged
 from trainer.dataset.dataset import Dataset
+
+MASKED_PLACES = 100
+"""Places before and after a row, at least, whose items are no negatives of it."""
 
 
 class NextBatches(Batches):
@@ -50,7 +53,7 @@ class NextBatches(Batches):
             candidates=self._looked_up(step, candidates.items[looked_up], looked_up, len(candidates.items)),
             positives=positives,
             positive_counts=torch.ones(len(items), dtype=torch.int64),
-            seen=self._masked(rows, users, candidates, positives),
+            seen=self._masked(mine, rows, candidates, positives),
             log_q=None if log_q is None else torch.from_numpy(log_q),
             weights=self._weights_of(rows),
             values=None,
@@ -94,12 +97,16 @@ class NextBatches(Batches):
         )
 
     def _masked(
-        self, rows: StretchRows, users: np.ndarray, candidates: Candidates, positives: torch.Tensor
+        self, mine: np.ndarray, rows: StretchRows, candidates: Candidates, positives: torch.Tensor
     ) -> torch.Tensor:
-        """Return the pairs of row and candidate that are no negatives."""
+        """Return the pairs of row and candidate that are no negatives: positives, and items near them.
+
+        A user's items that come later are no accidental negatives, and those that came before are left out of
+        what is ranked. Of all items of a user there would be as many pairs as the square of their number.
+        """
         if not self.plan.mask_known:
             return positives
-        lengths, items = self.train_by_user.take(users[rows.stretches])
+        lengths, items = self.stretches.near(mine, rows, max(self.plan.history_length, MASKED_PLACES))
         positions, present = candidates.positions(items)
         return pairs(lengths, np.where(present, positions, -1), slice(0, len(candidates.items)))
 

@@ -41,7 +41,8 @@ class BatchPlan:
         popularity_power: An item is drawn in proportion to its training interactions to this power (0: all
             alike); an item without any is never drawn.
         logq: Whether candidates have their log probability.
-        mask_known: Whether a user's other training items are seen pairs.
+        mask_known: Whether a user's other training items are seen pairs; for `next` those that are near, see
+            `trainer.batching.next_rows`.
         user_weight_power: A user row weighs its training items to this power, scaled to 1 on average.
         history_dropout: Chance that an item is hidden from the history, if there is one. Then the positives
             of a user row are the hidden items alone, and the item of an interaction row is always hidden.
@@ -93,7 +94,9 @@ class Batches:
         # Users without training interactions make no row.
         self.row_users = np.flatnonzero(self.train_by_user.lengths()) if plan.rows == "user" else None
         self.row_count = len(self.train) if self.row_users is None else len(self.row_users)
-        self._count_rows(dataset, self.row_count, self.interaction_weights.rows_with_items(dataset.item_count))
+        self._count_rows(
+            dataset, self.row_count, self.interaction_weights.rows_with_items(dataset.item_count)
+        )
         self.row_weights = self.interaction_weights.of_rows(plan.user_weight_power)
 
     def _count_rows(self, dataset: Dataset, row_count: int, rows_with_items: np.ndarray) -> None:

@@ -212,19 +212,22 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         f"needs --loss.name {ranking}: closed-form scores cannot be added to predicted values",
         not model.low_rank or not spec.needs_values,
     )
-    by_position = config.batches.rows == "next"
+    by_position, ordered = config.batches.rows == "next", history_spec(model.history).ordered
     yield (
         "loss.mask_known",
         "needs --batches.rows interaction or next",
-        loss.mask_known or by_interaction or by_position,
+        loss.mask_known or by_interaction or by_position or ordered,
     )
-    ordered = history_spec(model.history).ordered
     yield (
         "batches.rows",
         f"goes with --model.history {ORDERED}, and these go with no other rows",
         by_position == ordered if config.batches.rows and model.history is not None else True,
     )
-    yield "loss.name", "needs --model.history none or bag", spec.serves_ordered or not (ordered or by_position)
+    yield (
+        "loss.name",
+        "needs --model.history none or bag",
+        spec.serves_ordered or not (ordered or by_position),
+    )
     yield (
         "model.combine",
         "needs --model.history none or bag, as vectors of ordered histories are as wide as the towers",
