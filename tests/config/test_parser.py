@@ -250,6 +250,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "--loss.positive_value 3.0: --data.min_value or more is needed with --data.negatives use, as a "
             "negative counts as 0",
         ),
+        (
+            [
+                *("--data.name", "files", "--data.interactions", "f", "--data.order", "file"),
+                *("--data.split", "temporal"),
+            ],
+            "--data.order file: orders the rows of each user, and not those of two, which --data.split "
+            "temporal needs. Use --data.split leave_last_out, or timestamps: --data.order time",
+        ),
     ],
 )
 def test_values_and_combinations_that_cannot_work_are_refused(arguments: list[str], message: str) -> None:

@@ -81,6 +81,9 @@ class DataConfig:
     """Share of interactions in the test split (0 to 1; not used by `leave_last_out`, `given` and `none`)."""
     validation_size: float = 0.0
     """Share of the training split to cut off for validation by the same rule (0: none)."""
+    order: Literal["time", "file"] = "time"
+    """What tells which of a user's interactions came first: timestamps, or their order in the file, oldest
+    first, as in LightGCN's text where a user's items stand in order of time; timestamps are then unread."""
     repeats: Literal["drop", "keep"] = "drop"
     """What users repeat in the test part of a split by time: left out, or to be found once more.
     Of a pair that stands several times, such splits train on the first."""

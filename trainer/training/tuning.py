@@ -131,7 +131,7 @@ def choose(
 def _split_again(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
     """Cut validation splits from the training split, one or several by seeds; the test split stays."""
     data = replace(config.data, validation_size=VALIDATION_SIZE)
-    rule = validation_rule(cast(Rule, dataset.report["split"]), dataset.train.timestamps is not None)
+    rule = validation_rule(cast(Rule, dataset.report["split"]), dataset.has_order)
     several = rule in SEEDED and len(dataset.train) <= FEW_INTERACTIONS
     # Neighbouring temperatures differ by more than chance, and trials are expensive.
     cuts = CUTS if several and low_rank_is_open(config) else 1
