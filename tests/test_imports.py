@@ -16,7 +16,7 @@ ROOMS = (
     *("errors", "formatting", "atomic_write", "installation"),
     *("config", "tables", "sources", "distributed", "storage", "dataset", "batching", "model"),
     *("planning", "sharding", "evaluation", "reporting", "inspection", "runs", "warm_start"),
-    *("training", "serving", "commands", "cli", "__main__"),
+    *("fitting", "tuning", "training", "serving", "commands", "cli", "__main__"),
 )
 """Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""
 MOST_FILES, MOST_LINES = 12, 2100

@@ -13,7 +13,7 @@ from trainer.batching.batch import Batch
 from trainer.batching.candidates import Candidates, pairs
 from trainer.batching.sampler import Batches, BatchPlan, Share
 from trainer.batching.slots import Slots, make_slots
-from trainer.batching.stretches import StretchRows, Stretches
+from trainer.batching.stretches import Stretches, StretchRows
 from trainer.batching.tower_inputs import Inputs, dense_values, keyed_jagged
 from trainer.dataset.dataset import Dataset
 

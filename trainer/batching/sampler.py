@@ -93,7 +93,9 @@ class Batches:
         # Users without training interactions make no row.
         self.row_users = np.flatnonzero(self.train_by_user.lengths()) if plan.rows == "user" else None
         self.row_count = len(self.train) if self.row_users is None else len(self.row_users)
-        self._count_rows(dataset, self.row_count, self.interaction_weights.rows_with_items(dataset.item_count))
+        self._count_rows(
+            dataset, self.row_count, self.interaction_weights.rows_with_items(dataset.item_count)
+        )
         self.row_weights = self.interaction_weights.of_rows(plan.user_weight_power)
 
     def _count_rows(self, dataset: Dataset, row_count: int, rows_with_items: np.ndarray) -> None:

@@ -42,7 +42,9 @@ class Slots:
         self._with(lambda tensor: tensor.record_stream(stream))  # type: ignore[arg-type]
 
     def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Slots":
-        return Slots(**{name: value if value is None else change(value) for name, value in vars(self).items()})
+        return Slots(
+            **{name: value if value is None else change(value) for name, value in vars(self).items()}
+        )
 
 
 def make_slots(

@@ -169,7 +169,11 @@ EFFECTS = (
         lambda config: config.model.low_rank != 0 or config.model.start == "low_rank",
         "a closed form: --model.low_rank 128 or --model.start low_rank",
     ),
-    Effect(("model.history_dropout",), lambda config: history_spec(config.model.history).bag, "--model.history bag"),
+    Effect(
+        ("model.history_dropout",),
+        lambda config: history_spec(config.model.history).bag,
+        "--model.history bag",
+    ),
     Effect(
         ("model.history_length", "model.history_table", "model.history_decay", "model.sequence_dropout"),
         lambda config: config.model.history is None or history_spec(config.model.history).ordered,

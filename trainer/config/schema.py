@@ -1,7 +1,7 @@
 """Typed configuration: one dataclass a section, every field with its meaning, unit and default.
 
 A field that is null is decided once the data are known: by their size (`trainer.config.size_defaults`), or by
-what ranks a validation split best (`trainer.training.tuning`). Nothing here imports torch, so that `--help`
+what ranks a validation split best (`trainer.tuning.tuning`). Nothing here imports torch, so that `--help`
 and a misspelt option answer at once.
 """
 

@@ -224,7 +224,11 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         f"goes with --model.history {ORDERED}, and these go with no other rows",
         by_position == ordered if config.batches.rows and model.history is not None else True,
     )
-    yield "loss.name", "needs --model.history none or bag", spec.serves_ordered or not (ordered or by_position)
+    yield (
+        "loss.name",
+        "needs --model.history none or bag",
+        spec.serves_ordered or not (ordered or by_position),
+    )
     yield (
         "model.combine",
         "needs --model.history none or bag, as vectors of ordered histories are as wide as the towers",

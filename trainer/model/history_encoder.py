@@ -98,9 +98,7 @@ class _Attention(nn.Module):
 
     def __init__(self, dim: int, length: int) -> None:
         super().__init__()
-        self.query, self.key, self.value, self.output = (
-            nn.Linear(dim, dim, bias=False) for _ in range(4)
-        )
+        self.query, self.key, self.value, self.output = (nn.Linear(dim, dim, bias=False) for _ in range(4))
         nn.init.zeros_(self.output.weight)
         self.by_distance = nn.Parameter(torch.zeros(HEADS, length + 1))
         self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim)])

@@ -37,10 +37,10 @@ from trainer.errors import DataError
 from trainer.evaluation.evaluator import Protocol, evaluated_users, gathered_vectors
 from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.fitting.components import assemble, make_batches
+from trainer.fitting.loop import fit
 from trainer.model.edlae import history_vectors, training_towers
-from trainer.training.components import assemble, make_batches
-from trainer.training.loop import fit
-from trainer.training.trials import MOST_TRIALS, Trials, Vectors, best_of, climb, peak
+from trainer.tuning.trials import MOST_TRIALS, Trials, Vectors, best_of, climb, peak
 
 LEAST_INTERACTIONS = 2000
 """Fewest training interactions for tuning; with fewer, validation differences are chance."""
