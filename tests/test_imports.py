@@ -14,7 +14,8 @@ TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
 ROOMS = (
     *("errors", "formatting", "atomic_write", "installation"),
-    *("config", "tables", "sources", "distributed", "storage", "dataset", "batching", "model"),
+    *("config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
+    *("batching", "model"),
     *("planning", "sharding", "evaluation", "reporting", "inspection", "runs", "warm_start"),
     *("fitting", "tuning", "training", "serving", "commands", "cli", "__main__"),
 )

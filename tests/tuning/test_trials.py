@@ -10,7 +10,8 @@ import pytest
 
 from trainer.cli import main
 from trainer.config.parser import read_config
-from trainer.training import loop, trials, tuning
+from trainer.fitting import loop
+from trainer.tuning import trials, tuning
 from trainer.tuning.trials import MOST_TRIALS, climb, peak
 
 DATA = (

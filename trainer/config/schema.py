@@ -148,7 +148,8 @@ class ModelConfig:
     """Give each user a row of a table in the query tower; by default unless there is an ordered history."""
     history: HistoryName | bool | None = None
     """What the query tower knows of a user's items: nothing, a `bag` in a table with a row an item, or their
-    order: vectors that decay with `recency`, or a `transformer` on top of these. By default none or, where the
+    order: vectors that decay with `recency`, or a `transformer` on top of these. By default none or, where
+        the
     split goes by time, what a validation split shows to be better."""
     history_dropout: float = 0.8
     """Share of a user's items that a step hides from a bag and predicts (between 0 and 1)."""
