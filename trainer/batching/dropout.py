@@ -1,5 +1,4 @@
-"""Dropout of ids: items of histories that a step is to predict, and ids of items that are to be known
-without."""
+"""Dropout of ids: items of histories that a step predicts, and items that are to be known without theirs."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
