@@ -167,7 +167,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (
             ["--evaluation.baselines", "popularity,knn"],
             "--evaluation.baselines ['popularity', 'knn']: "
-            "names out of popularity, random, item_knn, ease, low_rank are needed",
+            "names out of popularity, random, item_knn, ease, low_rank, item_knn_last, markov are needed",
         ),
         (["--evaluation.k", ""], "--evaluation.k []: whole numbers from 1 up are needed"),
         (["--optimizer.learning_rate", "-1"], "--optimizer.learning_rate -1.0: a number above 0 is needed"),

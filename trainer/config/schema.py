@@ -268,7 +268,8 @@ class EvaluationConfig:
     k: list[int] = field(default_factory=lambda: [10])
     """Lengths of the ranked list at which metrics are taken."""
     baselines: list[str] = field(default_factory=lambda: ["popularity", "random"])
-    """Rankers beside the model: popularity, random, low_rank, and up to 20,000 items item_knn, ease."""
+    """Rankers beside the model: popularity, random, low_rank, and up to 20,000 items item_knn, ease; where
+    interactions have an order, markov (by a user's last item) and, up to 20,000 items, item_knn_last."""
     chunk: int = 4096
     """Users scored at a time, which bounds memory."""
     sharded: bool = False

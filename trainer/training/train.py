@@ -17,7 +17,7 @@ from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
-from trainer.evaluation.baselines import check_item_limits
+from trainer.evaluation.baselines import check_baselines
 from trainer.evaluation.evaluator import gathered_vectors
 from trainer.fitting.components import TrainingComponents, assemble, check_followed_plan, make_batches
 from trainer.fitting.loop import evaluate_model, fit, protocol
@@ -180,7 +180,7 @@ def _prepare(config: Config, world: World) -> Dataset:
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
     dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
-    check_item_limits(config.evaluation.baselines, dataset.evaluated_items)
+    check_baselines(config.evaluation.baselines, dataset)
     check_followed_plan(config, dataset, world)
     return dataset
 
