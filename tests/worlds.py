@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,6 +58,7 @@ def dataset(
     users: pa.Table | None = None,
     items: pa.Table | None = None,
     item_name: str = "item",
+    order: Literal["time", "file"] = "time",
 ) -> Dataset:
     """A prepared data set of just these pairs, made anew.
 
@@ -66,6 +68,7 @@ def dataset(
         held_out: test pairs, at least one; a pair of both parts stays in the test part alone.
         values: of the training pairs; test pairs then get 1 each.
         users, items: attributes, see `SourceTables`.
+        order: whether pairs, which have no times, stand in order of time: `file`.
     """
     source = SourceTables(
         iter(table(train, values).to_batches()),
@@ -85,6 +88,7 @@ def dataset(
         test_size=0.2,
         validation_size=0.0,
         split_seed=42,
+        order=order,
     )
     return open_dataset(folder)
 

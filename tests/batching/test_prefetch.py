@@ -14,9 +14,9 @@ from trainer.batching.batch import Batch
 from trainer.batching.prefetch import in_advance
 from trainer.batching.sampler import batches
 from trainer.distributed.world import join_world
+from trainer.fitting.components import assemble, make_batches
+from trainer.fitting.loop import fit
 from trainer.reporting.progress import Progress
-from trainer.training.components import assemble, make_batches
-from trainer.training.loop import fit
 
 CPU = torch.device("cpu")
 PAIRS = [(user, item) for user in range(12) for item in range(user % 3, 9, 2)]

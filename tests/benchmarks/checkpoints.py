@@ -28,6 +28,8 @@ from trainer.config.schema import Config
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError
+from trainer.fitting.components import assemble
+from trainer.fitting.loop import fit
 from trainer.model.towers import TwoTowers
 from trainer.planning.constraints import TableConstraint
 from trainer.planning.hardware import Cluster, this_cpu
@@ -41,8 +43,6 @@ from trainer.sharding.optimizer_state import optimizer_state
 from trainer.sharding.shard import shard
 from trainer.sharding.table_values import fill_tables, normal_block
 from trainer.sharding.torchrec_plan import sharding_plan
-from trainer.training.components import assemble
-from trainer.training.loop import fit
 
 PLACES = (
     *((1, "table_wise"), (4, "table_wise"), (2, "column_wise"), (4, "column_wise")),

@@ -29,6 +29,9 @@ from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import World
+from trainer.fitting.components import assemble, make_batches
+from trainer.fitting.loop import set_learning_rates
+from trainer.fitting.step import make_loss, rate_factor, train_step
 from trainer.model.towers import TwoTowers
 from trainer.planning.constraints import TableConstraint
 from trainer.planning.hardware import Cluster, this_cpu
@@ -37,9 +40,6 @@ from trainer.planning.planner import make_plan
 from trainer.sharding.shard import shard
 from trainer.sharding.table_values import fill_tables, normal_block
 from trainer.sharding.torchrec_plan import sharding_plan
-from trainer.training.components import assemble, make_batches
-from trainer.training.loop import set_learning_rates
-from trainer.training.step import make_loss, rate_factor, train_step
 
 KINDS = ("table_wise", "column_wise", "row_partitioned", "data_parallel")
 BATCH, WARM_STEPS, STEPS = 4096, 5, 40

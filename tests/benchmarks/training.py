@@ -44,9 +44,9 @@ from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import World
+from trainer.fitting.components import assemble, make_batches
+from trainer.fitting.step import make_loss, rate_factor, train_step
 from trainer.sharding.optimizers import set_learning_rates
-from trainer.training.components import assemble, make_batches
-from trainer.training.step import make_loss, rate_factor, train_step
 
 BATCHES = {"small": (1_024, 8_192, 65_536), "large": (1_024, 16_384, 65_536)}
 DIMS = (64, 512)

@@ -82,13 +82,24 @@ def test_a_model_can_be_evaluated_alone(capsys, good: Path) -> None:
 
 
 def test_an_unknown_baseline_is_refused(capsys, good: Path, data: list[str]) -> None:
-    assert "'knn': names out of popularity, random, item_knn, ease, low_rank are needed" in refused(
-        capsys, "evaluate", good, "--baselines", "ease,knn"
-    )
-    assert (
-        "--evaluation.baselines ['knn']: names out of popularity, random, item_knn, ease, low_rank"
-        in refused(capsys, "train", *data, "--evaluation.baselines", "knn")
-    )
+    names = ", ".join(BASELINES)
+    message = refused(capsys, "evaluate", good, "--baselines", "ease,knn")
+    assert f"'knn': names out of {names} are needed" in message
+    message = refused(capsys, "train", *data, "--evaluation.baselines", "knn")
+    assert f"--evaluation.baselines ['knn']: names out of {names}" in message
+
+
+def test_baselines_that_need_an_order_are_refused_without_one(
+    capsys, tmp_path: Path, data: list[str], good: Path
+) -> None:
+    fault = "these interactions have neither timestamps nor --data.order file"
+    message = refused(capsys, "evaluate", good, "--baselines", "popularity,markov")
+    assert f"baseline markov: {fault}" in message
+    assert "Name other baselines: --baselines\n" in message
+    options = [*data, *worlds.QUICK, "--device", "cpu", "--run.dir", tmp_path / "run"]
+    message = refused(capsys, "train", *options, "--evaluation.baselines", "item_knn_last")
+    assert f"baseline item_knn_last: {fault}" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_and_evaluation_use_the_configured_baselines(
@@ -142,7 +153,7 @@ def test_a_baseline_that_is_added_to_the_table_is_evaluated_and_judged(
     assert "backwards" in printed(capsys, "evaluate", good, *options)
 
 
-def rank_backwards(dataset, k, seed):
+def rank_backwards(dataset, k, seed, split):
     """A ranker by descending row, whoever the user is."""
     rows = torch.arange(dataset.evaluated_items - 1, -1, -1)[:k]
     return lambda users, exclude: rows.expand(len(users), k)

@@ -21,6 +21,9 @@ from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import join_world
 from trainer.errors import ConfigError
+from trainer.fitting.components import assemble, make_batches
+from trainer.fitting.loop import fit
+from trainer.fitting.step import make_loss, train_step
 from trainer.model.losses import multi_positive_softmax
 from trainer.reporting.progress import Progress
 from trainer.runs import run_folder as runs
@@ -28,9 +31,6 @@ from trainer.runs.checkpoint_store import newest
 from trainer.runs.run_folder import open_run, run_folder
 from trainer.sharding.optimizers import schedule_factor
 from trainer.training import loop, train
-from trainer.training.components import assemble, make_batches
-from trainer.training.loop import fit
-from trainer.training.step import make_loss, train_step
 
 TRAIN, WITHHELD = worlds.checkerboard()
 

@@ -167,7 +167,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (
             ["--evaluation.baselines", "popularity,knn"],
             "--evaluation.baselines ['popularity', 'knn']: "
-            "names out of popularity, random, item_knn, ease, low_rank are needed",
+            "names out of popularity, random, item_knn, ease, low_rank, item_knn_last, markov are needed",
         ),
         (["--evaluation.k", ""], "--evaluation.k []: whole numbers from 1 up are needed"),
         (["--optimizer.learning_rate", "-1"], "--optimizer.learning_rate -1.0: a number above 0 is needed"),
@@ -249,6 +249,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             ],
             "--loss.positive_value 3.0: --data.min_value or more is needed with --data.negatives use, as a "
             "negative counts as 0",
+        ),
+        (
+            [
+                *("--data.name", "files", "--data.interactions", "f", "--data.order", "file"),
+                *("--data.split", "temporal"),
+            ],
+            "--data.order file: orders the rows of each user, and not those of two, which --data.split "
+            "temporal needs. Use --data.split leave_last_out, or timestamps: --data.order time",
         ),
     ],
 )

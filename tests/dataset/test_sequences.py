@@ -1,6 +1,7 @@
 """Sequences: what each user had, oldest first, whatever order the file has."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from trainer.config.schema import DataConfig
+from trainer.dataset import encode
 from trainer.dataset.dataset import Dataset, open_dataset, prepare
+from trainer.dataset.prepare import prepare_data
 from trainer.dataset.sequences import Sequences
 from trainer.dataset.vocabulary import copy_vocabulary, open_vocabulary
 from trainer.errors import DataError
@@ -145,3 +149,85 @@ def test_a_vocabulary_keeps_the_sequences_before_the_test(tmp_path: Path) -> Non
     without = prepared(tmp_path / "other", [row[:2] for row in ROWS], split="random")
     copy_vocabulary(without, tmp_path)
     assert open_vocabulary(tmp_path).sequences is None
+
+
+def test_the_order_of_a_file_stands_for_times(tmp_path: Path) -> None:
+    path = tmp_path / "baskets.txt"
+    path.write_text("1 30 10 20 40\n2 40 10\n3 20\n")
+    data = DataConfig(name="files", interactions=str(path), cache=str(tmp_path), order="file")
+    data = replace(data, split="leave_last_out", validation_size=0.5)
+    dataset = open_dataset(prepare_data(data))
+    assert dataset.user_ids.to_pylist() == [1, 2, 3]
+    before_validation, before_test = dataset.sequences("validation"), dataset.sequences("test")
+    # User 1 tests on 40 and validates on 20; user 2 tests on 10 and has then one item, as user 3 has.
+    assert items_of(dataset, before_validation) == [[30, 10], [40], [20], []]
+    assert items_of(dataset, before_test) == [[30, 10, 20], [40], [20], []]
+    assert before_test.times is None
+    assert dataset.test.timestamps is None
+    assert dataset.has_order
+    assert any("in order of time" in note for note in dataset.notes)
+
+
+def test_with_the_order_of_a_file_its_timestamps_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\n1,10,3\n1,20,never\n2,10,2\n1,30,1\n")
+    data = DataConfig(name="files", interactions=str(path), cache=str(tmp_path), order="file")
+    dataset = open_dataset(prepare_data(replace(data, split="leave_last_out")))
+    assert items_of(dataset, dataset.sequences("test")) == [[10, 20], [10], []]
+
+
+def test_rows_of_weight_0_and_several_rounds_do_not_disturb_the_order_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "ROUND_ROWS", 3)
+    table = pa.table(
+        {
+            "user_id": [1, 1, 1, 1, 1, 1, 1, 1],
+            "item_id": [80, 10, 70, 20, 60, 30, 50, 40],
+            "weight": pa.array([1, 0, 0, 1, 1, 0, 1, 1], pa.float32()),
+        }
+    )
+    source = SourceTables(iter(table.to_batches(2)))
+    folder = prepare(
+        lambda: source,
+        {},
+        tmp_path,
+        name="small",
+        min_value=None,
+        k_core=0,
+        split="leave_last_out",
+        test_size=0.5,
+        validation_size=0,
+        split_seed=1,
+        order="file",
+    )
+    dataset = open_dataset(folder)
+    assert items_of(dataset, dataset.sequences("test")) == [[80, 20, 60, 50], []]
+    assert items_of(dataset, Sequences(dataset.held_out("test"), None)) == [[40], []]
+
+
+def test_what_a_user_repeats_later_in_a_file_counts_once_and_where_it_first_stood(tmp_path: Path) -> None:
+    rows = [(1, 10), (1, 20), (1, 10), (1, 30), (1, 10), (2, 10), (2, 20)]
+    dataset = prepared(tmp_path, rows, order="file", validation_size=0)
+    # User 1 tests on 30, the last item that they did not have before, and repeats 10 after it.
+    assert items_of(dataset, dataset.sequences("test")) == [[10, 20], [10], []]
+    assert dataset.report["repeats_dropped"] == 1
+
+
+def test_a_held_out_file_and_training_on_all_keep_the_order_of_the_files(tmp_path: Path) -> None:
+    for name, text in (("train.txt", "1 30 10\n2 20\n"), ("test.txt", "1 20\n2 30 10\n")):
+        (tmp_path / name).write_text(text)
+    data = DataConfig(
+        name="files",
+        interactions=str(tmp_path / "train.txt"),
+        held_out=str(tmp_path / "test.txt"),
+        cache=str(tmp_path / "cache"),
+        order="file",
+    )
+    given = open_dataset(prepare_data(data))
+    assert items_of(given, given.sequences("test")) == [[30, 10], [20], []]
+    everything = open_dataset(prepare_data(replace(data, split="none")))
+    assert items_of(everything, everything.sequences("test")) == [[30, 10, 20], [20, 30, 10], []]
+    # Without a test split, the last item validates where there is an order.
+    choosing = open_dataset(prepare_data(replace(data, split="none", validation_size=0.1)))
+    assert items_of(choosing, choosing.sequences("validation")) == [[30, 10], [20, 30], []]

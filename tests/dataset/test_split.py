@@ -194,6 +194,14 @@ def test_a_rule_that_needs_timestamps_says_so(rule):
         split(rule, [0, 0, 1])
 
 
+def test_only_a_rule_within_each_user_can_go_by_the_order_of_the_file():
+    with pytest.raises(DataError, match=r"--data.order file"):
+        split("leave_last_out", [0, 0, 1])
+    with pytest.raises(DataError) as error:
+        split("temporal", [0, 0, 1])
+    assert "--data.order" not in str(error.value)
+
+
 @pytest.mark.parametrize("size", [0, 1, -0.2, 1.5, math.nan])
 def test_a_test_size_outside_0_and_1_is_refused(size):
     with pytest.raises(DataError, match=r"--data.test_size is"):

@@ -7,11 +7,11 @@ from typing import Any
 from tests.distributed.small_training import Losses, source_of
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
+from trainer.fitting.components import assemble
+from trainer.fitting.loop import evaluate_model, fit, protocol
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.resume import resume
 from trainer.sharding.model_state import whole_state
-from trainer.training.components import assemble
-from trainer.training.loop import evaluate_model, fit, protocol
 
 HALF = 4
 """Of 8 steps: 61 users in steps of 16, twice."""

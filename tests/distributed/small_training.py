@@ -16,10 +16,10 @@ from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import open_dataset, prepare
 from trainer.distributed.world import World
+from trainer.fitting.components import TrainingComponents, assemble, make_batches
+from trainer.fitting.loop import evaluate_model, fit, protocol
 from trainer.sharding.model_state import whole_state
 from trainer.sources.schema import SourceTables
-from trainer.training.components import TrainingComponents, assemble, make_batches
-from trainer.training.loop import evaluate_model, fit, protocol
 
 USERS, ITEMS, TASTES = 61, 43, 4
 

@@ -11,7 +11,7 @@ from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.errors import UserError
 from trainer.training import tuning
-from trainer.training.tuning import choose
+from trainer.tuning.tuning import choose
 
 pytestmark = pytest.mark.distributed
 

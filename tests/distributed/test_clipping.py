@@ -9,9 +9,9 @@ from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, small_dataset, source_of
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
+from trainer.fitting.components import assemble
+from trainer.fitting.step import make_loss, train_step
 from trainer.sharding.model_state import table_name
-from trainer.training.components import assemble
-from trainer.training.step import make_loss, train_step
 
 pytestmark = pytest.mark.distributed
 

@@ -16,12 +16,12 @@ from trainer.evaluation import baselines as baselines_module
 from trainer.evaluation.baselines import popularity_scores
 from trainer.evaluation.evaluator import Protocol, evaluate
 from trainer.evaluation.tie_order import first_hashes, tie_hashes
+from trainer.fitting.components import assemble
+from trainer.fitting.loop import evaluate_model, fit, protocol
 from trainer.model.retriever import CombinedTowers, candidate_vectors, query_vectors
 from trainer.runs.checkpoint import load, save
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.run_folder import describe_run, open_run, run_folder
-from trainer.training.components import assemble
-from trainer.training.loop import evaluate_model, fit, protocol
 
 pytestmark = pytest.mark.distributed
 

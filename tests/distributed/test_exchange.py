@@ -10,9 +10,9 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, shards, small_dataset, source_of, train_small
 from trainer.dataset.dataset import open_dataset
+from trainer.fitting.components import assemble
+from trainer.fitting.loop import fit
 from trainer.sharding import input_dist as exchange
-from trainer.training.components import assemble
-from trainer.training.loop import fit
 
 pytestmark = pytest.mark.distributed
 

@@ -16,9 +16,9 @@ from tests.distributed.small_training import Losses, configured, small_dataset, 
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
 from trainer.errors import SaveError
+from trainer.fitting.components import assemble
+from trainer.fitting.loop import fit
 from trainer.runs.checkpoint_store import newest_resumable
-from trainer.training.components import assemble
-from trainer.training.loop import fit
 
 pytestmark = pytest.mark.distributed
 

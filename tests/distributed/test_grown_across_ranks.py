@@ -15,13 +15,13 @@ from tests.distributed.small_training import Losses, Shard, configured, source_o
 from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset, open_dataset, prepare
 from trainer.distributed.world import World
+from trainer.fitting.components import TrainingComponents, assemble
+from trainer.fitting.loop import fit
 from trainer.runs.checkpoint import save
 from trainer.runs.run_folder import describe_run
 from trainer.sharding.model_state import whole_state
 from trainer.sharding.optimizer_state import create_states, optimizer_state
 from trainer.sources.schema import SourceTables
-from trainer.training.components import TrainingComponents, assemble
-from trainer.training.loop import fit
 from trainer.warm_start.origin import open_origin
 from trainer.warm_start.take_over import WarmStart, take_over
 

@@ -7,9 +7,9 @@ from torch import nn
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, shards, small_dataset, source_of, whole
 from trainer.dataset.dataset import open_dataset
+from trainer.fitting.components import assemble
+from trainer.fitting.step import make_loss, train_step
 from trainer.sharding.optimizers import set_learning_rates
-from trainer.training.components import assemble
-from trainer.training.step import make_loss, train_step
 
 pytestmark = pytest.mark.distributed
 

@@ -11,7 +11,7 @@ from tests.distributed.small_training import configured, small_dataset, source_o
 from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
-from trainer.training.components import assemble
+from trainer.fitting.components import assemble
 
 pytestmark = pytest.mark.distributed
 

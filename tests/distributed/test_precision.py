@@ -11,9 +11,9 @@ from trainer.cli import main
 from trainer.distributed.precision import autocast, check_precision, matmul_precision
 from trainer.distributed.world import join_world
 from trainer.errors import ConfigError
+from trainer.fitting.components import assemble, make_batches
+from trainer.fitting.step import make_loss, train_step
 from trainer.model.losses import bayesian_personalised_ranking, multi_positive_softmax
-from trainer.training.components import assemble, make_batches
-from trainer.training.step import make_loss, train_step
 
 CPU = torch.device("cpu")
 RANKING = [multi_positive_softmax, bayesian_personalised_ranking]

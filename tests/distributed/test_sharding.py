@@ -11,6 +11,7 @@ from tests.distributed.small_training import configured, small_dataset, train_sm
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
+from trainer.fitting.components import assemble
 from trainer.model.towers import TwoTowers
 from trainer.planning.layout import follow_plan
 from trainer.planning.plan import Plan, save_plan
@@ -18,7 +19,6 @@ from trainer.runs.checkpoint import load, save
 from trainer.runs.run_folder import describe_run, open_run
 from trainer.sharding.model_state import whole_state
 from trainer.sharding.table_values import fill_tables
-from trainer.training.components import assemble
 
 MIXED = (
     "--sharding.kind row_partitioned --sharding.partitions.user 3 --sharding.ranks.user 1,0",

@@ -77,9 +77,9 @@ class Place:
 
 CHECKPOINT = "trainer.runs.checkpoint"
 PLACES = {
-    "a step": Place("trainer.training.loop:train_step", 6),
-    "a step of row partitions": Place("trainer.training.loop:train_step", 6, options=ROW_PARTITIONED),
-    "the first rank in a step": Place("trainer.training.loop:train_step", 6, rank=0),
+    "a step": Place("trainer.fitting.loop:train_step", 6),
+    "a step of row partitions": Place("trainer.fitting.loop:train_step", 6, options=ROW_PARTITIONED),
+    "the first rank in a step": Place("trainer.fitting.loop:train_step", 6, rank=0),
     "an exchange in memory": Place("trainer.distributed.shared_memory:SharedBuffers.exchange", 9),
     "the beginning of a checkpoint": Place(f"{CHECKPOINT}:remove_partial", 2, rank=0),
     "the writing of a checkpoint": Place(f"{CHECKPOINT}:write", 2),
@@ -88,7 +88,7 @@ PLACES = {
         "trainer.runs.async_save:write", 2, options=f"{TABLE_WISE} --run.save_async true"
     ),
     "an evaluation": Place("trainer.distributed.world:World.gather_to_first", 1),
-    "the figures of an evaluation": Place("trainer.training.loop:evaluate_model", 1, rank=0, after=True),
+    "the figures of an evaluation": Place("trainer.fitting.loop:evaluate_model", 1, rank=0, after=True),
     "the request to stop": Place("trainer.distributed.preemption:Preemption.stop_requested", 6),
     "the exchange of requests": Place(
         "trainer.distributed.preemption:Preemption.stop_requested", 6, after=True

@@ -11,11 +11,11 @@ from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of, train_small, whole
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
+from trainer.fitting.components import assemble
+from trainer.fitting.loop import fit
 from trainer.runs.checkpoint import save
 from trainer.runs.run_folder import describe_run, open_run
 from trainer.sharding.model_state import whole_state
-from trainer.training.components import assemble
-from trainer.training.loop import fit
 
 HALF = "--model.table_dtype float16"
 MORE = f"{HALF} --model.history true --model.hidden 8 --run.log_every 1 --run.save_every 4"

@@ -7,9 +7,9 @@ import pytest
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, small_dataset, source_of
 from trainer.dataset.dataset import open_dataset
+from trainer.fitting.components import assemble
+from trainer.fitting.loop import fit, validate
 from trainer.runs.checkpoint_policy import save_outcome
-from trainer.training.components import assemble
-from trainer.training.loop import fit, validate
 
 pytestmark = pytest.mark.distributed
 

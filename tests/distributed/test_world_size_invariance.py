@@ -16,9 +16,9 @@ from tests.distributed.small_training import (
     whole,
 )
 from trainer.dataset.dataset import open_dataset
+from trainer.fitting.components import assemble
+from trainer.fitting.loop import fit
 from trainer.sharding.input_dist import InputDistCollection
-from trainer.training.components import assemble
-from trainer.training.loop import fit
 
 pytestmark = pytest.mark.distributed
 

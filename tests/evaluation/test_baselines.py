@@ -1,5 +1,8 @@
 import os
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,9 +12,14 @@ from sklearn.model_selection import train_test_split
 
 from tests import worlds
 from trainer.config.baselines import BASELINES
+from trainer.config.schema import DataConfig
+from trainer.dataset.dataset import open_dataset
+from trainer.dataset.prepare import prepare_data
 from trainer.errors import ConfigError, DataError
 from trainer.evaluation.baselines import (
-    check_item_limits,
+    DECAY,
+    PRIOR,
+    check_baselines,
     make_ranker,
     popularity_scores,
     rank_by_scores,
@@ -31,7 +39,7 @@ def lists(*items):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_of_the_table_ranks_what_a_user_has_not(tmp_path, name):
-    dataset = worlds.dataset(tmp_path, *worlds.checkerboard())
+    dataset = worlds.dataset(tmp_path, *worlds.checkerboard(), order="file")
     users, seen = np.arange(dataset.user_count), dataset.seen("test")
     exclude = tuple(torch.from_numpy(each) for each in seen.take(users))
     ranking = make_ranker(name, dataset, 8, 42)(users, exclude)
@@ -47,16 +55,104 @@ def test_an_unknown_baseline_is_refused_and_takes_no_other_ones_place(tmp_path):
     with pytest.raises(ConfigError, match="baseline als: unknown, expected one of popularity, random"):
         make_ranker("als", dataset, 8, 42)
     with pytest.raises(ConfigError, match="baseline als: unknown"):
-        check_item_limits(["popularity", "als"], 8)
+        check_baselines(["popularity", "als"], dataset)
 
 
 @pytest.mark.parametrize("name", ["item_knn", "ease"])
 @pytest.mark.parametrize("prefix", ["--", "--evaluation."])
 def test_a_catalogue_of_too_many_items_is_refused_with_the_option_of_the_command(name, prefix):
-    check_item_limits([*BASELINES], 20_000, prefix)
+    check_baselines([*BASELINES], sized(20_000), prefix)
     message = rf"{name}: the catalogue has 20,001 items, expected at most 20,000.* {prefix}baselines$"
     with pytest.raises(DataError, match=message):
-        check_item_limits(["popularity", name], 20_001, prefix)
+        check_baselines(["popularity", name], sized(20_001), prefix)
+
+
+def sized(item_count, has_order=True) -> Any:
+    """All that counts of a data set here."""
+    return SimpleNamespace(evaluated_items=item_count, has_order=has_order)
+
+
+@pytest.mark.parametrize("name", ["item_knn_last", "markov"])
+def test_data_without_an_order_are_refused_by_what_needs_one(name):
+    check_baselines([each for each in BASELINES if each not in ("item_knn_last", "markov")], sized(8, False))
+    message = (
+        f"baseline {name}: these interactions have neither timestamps.* Name other baselines: --baselines$"
+    )
+    with pytest.raises(DataError, match=message):
+        check_baselines(["popularity", name], sized(8, has_order=False), "--")
+
+
+# Users 1, 2, 3 have a and b next to each other in this order, user 4 has c after a, and all else is once.
+# Users 5 to 7 are tested: 5 had b, then a; 6 had a, then b; 7 had nothing before.
+IN_ORDER = [*((user, item) for user in (1, 2, 3) for item in "ab"), (4, "a"), (4, "c")]
+IN_ORDER += [(5, "b"), (5, "a"), (6, "d"), (6, "a"), (6, "b")]
+TESTED = [(5, "c"), (6, "c"), (7, "a")]
+
+
+@pytest.fixture
+def in_order(tmp_path):
+    return worlds.dataset(tmp_path, IN_ORDER, TESTED, order="file")
+
+
+def ranked(dataset, name, user, seen=(), k=4, split="test"):
+    """The list of a baseline as raw ids."""
+    items = dataset.item_ids.to_pylist()
+    exclude = torch.tensor([len(seen)]), torch.tensor([items.index(item) for item in seen], dtype=torch.int64)
+    rows = make_ranker(name, dataset, k, 42, split)(np.array([dataset.user_row(user)]), exclude)[0].tolist()
+    return [items[row] if row >= 0 else None for row in rows]
+
+
+def test_markov_ranks_by_what_came_most_often_after_the_last_item(in_order):
+    # After a came b of users 1, 2, 3 and 6, and c of user 4; after b came a of user 5; after d came a of 6.
+    # Trained interactions: a 6, b 5, c 1, d 1 of 13. From a, with 10 transitions by popularity beside them:
+    # b 4 + 50/13 = 7.85, a 60/13 = 4.62, c 1 + 10/13 = 1.77, d 10/13 = 0.77.
+    assert ranked(in_order, "markov", 5) == ["b", "a", "c", "d"]
+    assert ranked(in_order, "markov", 5, seen="ab") == ["c", "d", None, None]
+    # From b: a 1 + 60/13 = 5.62, b 50/13 = 3.85; c and d 10/13 each, in the order of equals.
+    assert ranked(in_order, "markov", 6)[:2] == ["a", "b"]
+    assert PRIOR == 10
+
+
+def test_markov_falls_back_to_popularity_for_users_without_items(in_order):
+    assert ranked(in_order, "markov", 7)[:2] == ranked(in_order, "item_knn_last", 7)[:2] == ["a", "b"]
+
+
+def test_transitions_do_not_cross_from_one_user_to_the_next(tmp_path):
+    # In the file user 1 ends with b and user 2 begins with c: nobody had c after b.
+    pairs = [(1, "a"), (1, "b"), (2, "c"), (2, "a"), (3, "d"), (3, "b"), (4, "b"), (4, "d")]
+    dataset = worlds.dataset(tmp_path, pairs, [(1, "d"), (3, "a")], order="file")
+    # From b came d of user 4 alone; a and b have 2 of 8 interactions each, c 1, d 2.
+    # d 1 + 10 x 2/8 = 3.5, b 10 x 3/8 = 3.75, a 2.5, c 1.25.
+    assert ranked(dataset, "markov", 1) == ["b", "d", "a", "c"]
+
+
+def test_item_knn_last_weighs_the_last_items_most(tmp_path):
+    # x goes with a, y with b, each of two users; who had a and then b gets y first, and the other way round.
+    pairs = [(1, "a"), (1, "x"), (2, "x"), (2, "a"), (3, "b"), (3, "y"), (4, "y"), (4, "b")]
+    pairs += [(5, "a"), (5, "b"), (6, "b"), (6, "a")]
+    dataset = worlds.dataset(tmp_path, pairs, [(5, "x"), (6, "x")], order="file")
+    # a and b have 4 users each, x and y 2. cosine(a, x) = 2 / (sqrt(4 x 2) + 10) = 0.156 = cosine(b, y), and
+    # cosine(a, b) = 2 / (4 + 10) = 0.143. User 5: y 0.156, x 0.7 x 0.156 = 0.109. User 6 the other way round.
+    assert ranked(dataset, "item_knn_last", 5, seen="ab")[:2] == ["y", "x"]
+    assert ranked(dataset, "item_knn_last", 6, seen="ab")[:2] == ["x", "y"]
+    # With seen items: user 5 has a by b, 0.143, before x, and b by a, 0.7 x 0.143 = 0.1, after it.
+    assert ranked(dataset, "item_knn_last", 5) == ["y", "a", "x", "b"]
+    assert DECAY == 0.7
+
+
+@pytest.mark.parametrize("name", ["item_knn_last", "markov"])
+def test_what_a_user_had_in_the_validation_split_comes_last_before_the_test(tmp_path, name):
+    (tmp_path / "log.txt").write_text("1 p q y z\n2 p q y z\n3 r s y z\n4 r s y z\n9 u p r w\n")
+    data = DataConfig(name="files", format="lightgcn", interactions=str(tmp_path / "log.txt"), order="file")
+    data = replace(data, cache=str(tmp_path), split="leave_last_out", validation_size=0.5)
+    dataset = open_dataset(prepare_data(data))
+    # Trained on: p and q of users 1 and 2, r and s of 3 and 4, u and p of 9, who validates on r, tests on w.
+    assert len(dataset.train) == 10
+    # By markov q after p scores 2 + 10 x 2/10 = 4, p itself 10 x 3/10 = 3; so does s after r.
+    # By item_knn_last q has 2 / (sqrt(3 x 2) + 10) = 0.161 from p, p 0.7 x 1 / (sqrt(3) + 10) = 0.06 from u;
+    # before the test s has 2 / (2 + 10) = 0.167 from r, and q 0.7 x 0.161 = 0.112.
+    assert ranked(dataset, name, 9, k=1, split="validation") == ["q"]
+    assert ranked(dataset, name, 9, k=1, split="test") == ["s"]
 
 
 def random_lists(users, items, seed=0):

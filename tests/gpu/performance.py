@@ -25,11 +25,11 @@ from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.distributed.precision import matmul_precision
 from trainer.evaluation.topk import top_k
+from trainer.fitting.components import assemble, make_batches
+from trainer.fitting.step import make_loss, train_step
 from trainer.model.losses import mean_squared_error, multi_positive_softmax
 from trainer.planning.hardware import hardware_here
 from trainer.sharding.optimizers import set_learning_rates, update, zero_gradients
-from trainer.training.components import assemble, make_batches
-from trainer.training.step import make_loss, train_step
 
 WAITS = ("cudaStreamSynchronize", "aten::_local_scalar_dense")
 """What the CPU waits for the device in."""

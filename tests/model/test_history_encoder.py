@@ -1,4 +1,5 @@
-"""States of ordered histories are the decaying sums that the formula says, of what stands before them alone."""
+"""States of ordered histories are the decaying sums that the formula says, of what stands before them
+alone."""
 
 import math
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.batching.slots import Slots, make_slots
+from trainer.histories.slots import Slots, make_slots
 from trainer.model.history_encoder import HistoryEncoder
 
 VECTORS = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))

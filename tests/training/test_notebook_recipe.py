@@ -12,10 +12,10 @@ from torch import nn
 from tests import worlds
 from trainer.dataset.dataset import open_dataset, prepare
 from trainer.distributed.world import join_world
+from trainer.fitting.components import assemble, make_batches
+from trainer.fitting.loop import fit
 from trainer.sources.movielens import read_movielens
 from trainer.sources.schema import SourceTables
-from trainer.training.components import assemble, make_batches
-from trainer.training.loop import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SHARDTOWER_DATA", ROOT.parent / "shared" / "data"))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torchrec import KeyedJaggedTensor
 
-from trainer.batching.slots import Slots
+from trainer.histories.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Batch:
         query_values: Attributes of the queries that are numbers or vectors, side by side, (b, sum of their
             widths) float32 with NaN where missing; None without any.
         candidate_values: Those of the candidates, (c, sum of their widths).
-        slots: Ordered histories of the rows, whose items are among the candidates of all ranks; then queries have
-            the stride of its stretches, and b is still the number of rows. None without any.
+        slots: Ordered histories of the rows, whose items are among the candidates of all ranks; then queries
+            have the stride of its stretches, and b is still the number of rows. None without any.
     """
 
     queries: KeyedJaggedTensor

@@ -1,8 +1,8 @@
 """Batches whose rows are positions of ordered histories: what did a user do next, after all that came before?
 
-A step is a number of stretches, see `trainer.batching.stretches`, of which each rank has a share; all items of
-the step's stretches are among its candidates, so that the vectors of histories are those of candidates, which
-are looked up and exchanged anyway.
+A step is a number of stretches, see `trainer.histories.stretches`, of which each rank has a share; all items
+of the step's stretches are among its candidates, so that the vectors of histories are those of candidates,
+which are looked up and exchanged anyway.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ from trainer.batching import seeds
 from trainer.batching.batch import Batch
 from trainer.batching.candidates import Candidates, pairs
 from trainer.batching.sampler import Batches, BatchPlan, Share
-from trainer.batching.slots import Slots, make_slots
-from trainer.batching.stretches import Stretches, StretchRows
 from trainer.batching.tower_inputs import Inputs, dense_values, keyed_jagged
 from trainer.dataset.dataset import Dataset
+from trainer.histories.slots import Slots, make_slots
+from trainer.histories.stretches import Stretches, StretchRows
 
 MASKED_PLACES = 100
 """Places before and after a row, at least, whose items are no negatives of it."""

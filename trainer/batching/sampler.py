@@ -15,9 +15,8 @@ from torchrec import KeyedJaggedTensor
 
 from trainer.batching.batch import Batch
 from trainer.batching.candidates import CandidateKind, Candidates, CandidateSets, inside, pairs
-from trainer.batching.history_dropout import Bags, History, draw_history
+from trainer.batching.dropout import Bags, History, draw_history, drop_item_ids
 from trainer.batching.interaction_weights import InteractionWeights, Negatives
-from trainer.batching.item_dropout import drop_item_ids
 from trainer.batching.row_order import RowOrder
 from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_values, keyed_jagged
 from trainer.dataset.dataset import Dataset, Interactions
@@ -32,9 +31,9 @@ class BatchPlan:
     """How steps are cut from a training split.
 
     Attributes:
-        rows: What a row is: a `user` with all positives, an `interaction`, or what a user did `next` after all
-            that came before.
-        size: Rows of a step over all ranks; for `next` stretches, see `trainer.batching.stretches`.
+        rows: What a row is: a `user` with all positives, an `interaction`, or what a user did `next` after
+            all that came before.
+        size: Rows of a step over all ranks; for `next` stretches, see `trainer.histories.stretches`.
         seed: Seed of all random draws.
         candidates: Kind of the candidate sets; `own` is for pointwise losses.
         samples: Draws of `sampled`.

@@ -10,8 +10,8 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from trainer.atomic_write import replaced
+from trainer.batching.dropout import Bags
 from trainer.batching.expected_popularity import expected_log_popularity
-from trainer.batching.history_dropout import Bags
 from trainer.config.effects import expects_bias, query_features
 from trainer.config.histories import history_spec
 from trainer.config.schema import Config, ModelConfig
@@ -29,7 +29,8 @@ USER = "user"
 USER_HISTORY = "user_history"
 """Name of the table for histories, with a row an item."""
 USER_SEQUENCE, USER_SEQUENCE_TIMES = "user_sequence", "user_sequence_times"
-"""Names of ordered histories and of their times in the features of users; they have no tables of their own."""
+"""Names of ordered histories and of their times in the features of users; they have no tables of their
+own."""
 
 
 def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, history: bool = False) -> Inputs:

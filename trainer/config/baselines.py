@@ -14,12 +14,14 @@ class Baseline:
         instead: What users would get in place of a model that does not beat it, the subject of a sentence.
         personalized: Whether its lists depend on the user's own items. Any model must beat those that do not.
         item_limit: Most items of a catalogue that it can rank; None if there is no limit.
+        needs_order: Whether it asks which of a user's interactions came last.
     """
 
     ranker: str
     instead: str
     personalized: bool = True
     item_limit: int | None = None
+    needs_order: bool = False
 
 
 ITEM_BY_ITEM = 20_000
@@ -47,6 +49,17 @@ BASELINES: dict[str, Baseline] = {
     "low_rank": Baseline(
         "trainer.evaluation.baselines:low_rank_ranker",
         "the closed-form two-tower, found without any training,",
+    ),
+    "item_knn_last": Baseline(
+        "trainer.evaluation.baselines:item_knn_last_ranker",
+        "the items most similar to a user's last ones, found without any training,",
+        item_limit=ITEM_BY_ITEM,
+        needs_order=True,
+    ),
+    "markov": Baseline(
+        "trainer.evaluation.baselines:markov_ranker",
+        "what users most often had next after a user's last item, counted without any training,",
+        needs_order=True,
     ),
 }
 """By name, in the order in which a verdict names them."""

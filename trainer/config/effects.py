@@ -107,8 +107,8 @@ EFFECTS = (
         (
             *("data.format", "data.interactions", "data.held_out", "data.users", "data.items"),
             *("data.encoding", "data.separator", "data.columns"),
-            *("data.user_column", "data.item_column", "data.timestamp_column", "data.weight_column"),
-            "data.list_separator",
+            *("data.user_column", "data.item_column", "data.weight_column"),
+            *("data.list_separator", "data.order"),
         ),
         lambda config: config.data.name == "files",
         "--data.name files",
@@ -117,6 +117,11 @@ EFFECTS = (
         ("data.value_column",),
         lambda config: config.data.name == "files" and _uses_values(config),
         f"--data.name files with --data.min_value, or with --loss.name {RATING}",
+    ),
+    Effect(
+        ("data.timestamp_column",),
+        lambda config: config.data.name == "files" and config.data.order == "time",
+        "--data.name files, and --data.order time",
     ),
     Effect(("data.negatives",), lambda config: config.data.min_value is not None, "--data.min_value"),
     Effect(

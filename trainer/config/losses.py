@@ -19,7 +19,7 @@ class LossSpec:
     Attributes:
         function: Where it is computed, as `package.module:name`.
         pointwise: Whether it scores each row's own item alone; otherwise all candidates of the step. See
-            `trainer.training.step.make_loss` for the arguments of either kind.
+            `trainer.fitting.step.make_loss` for the arguments of either kind.
         needs_values: Whether it fits the value (rating) of each interaction.
         binary_values: Whether values become 0 or 1 by `loss.positive_value` first.
         user_rows: Whether a row may be a user with all positives; otherwise a row is one interaction.

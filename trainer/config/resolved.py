@@ -7,8 +7,8 @@ key filled in, and its types say so.
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from trainer.config.schema import BatchConfig, Config, LossConfig, ModelConfig, OptimizerConfig, RunConfig
 from trainer.config.histories import HistoryName
+from trainer.config.schema import BatchConfig, Config, LossConfig, ModelConfig, OptimizerConfig, RunConfig
 from trainer.errors import ConfigError
 
 OPEN = (None, "auto")

@@ -1,7 +1,7 @@
 """Typed configuration: one dataclass a section, every field with its meaning, unit and default.
 
 A field that is null is decided once the data are known: by their size (`trainer.config.size_defaults`), or by
-what ranks a validation split best (`trainer.training.tuning`). Nothing here imports torch, so that `--help`
+what ranks a validation split best (`trainer.tuning.tuning`). Nothing here imports torch, so that `--help`
 and a misspelt option answer at once.
 """
 
@@ -81,6 +81,9 @@ class DataConfig:
     """Share of interactions in the test split (0 to 1; not used by `leave_last_out`, `given` and `none`)."""
     validation_size: float = 0.0
     """Share of the training split to cut off for validation by the same rule (0: none)."""
+    order: Literal["time", "file"] = "time"
+    """What tells which of a user's interactions came first: timestamps, or their order in the file, oldest
+    first, as in LightGCN's text where a user's items stand in order of time; timestamps are then unread."""
     repeats: Literal["drop", "keep"] = "drop"
     """What users repeat in the test part of a split by time: left out, or to be found once more.
     Of a pair that stands several times, such splits train on the first."""
@@ -145,7 +148,8 @@ class ModelConfig:
     """Give each user a row of a table in the query tower; by default unless there is an ordered history."""
     history: HistoryName | bool | None = None
     """What the query tower knows of a user's items: nothing, a `bag` in a table with a row an item, or their
-    order: vectors that decay with `recency`, or a `transformer` on top of these. By default none or, where the
+    order: vectors that decay with `recency`, or a `transformer` on top of these. By default none or, where
+        the
     split goes by time, what a validation split shows to be better."""
     history_dropout: float = 0.8
     """Share of a user's items that a step hides from a bag and predicts (between 0 and 1)."""
@@ -265,7 +269,8 @@ class EvaluationConfig:
     k: list[int] = field(default_factory=lambda: [10])
     """Lengths of the ranked list at which metrics are taken."""
     baselines: list[str] = field(default_factory=lambda: ["popularity", "random"])
-    """Rankers beside the model: popularity, random, low_rank, and up to 20,000 items item_knn, ease."""
+    """Rankers beside the model: popularity, random, low_rank, and up to 20,000 items item_knn, ease; where
+    interactions have an order, markov (by a user's last item) and, up to 20,000 items, item_knn_last."""
     chunk: int = 4096
     """Users scored at a time, which bounds memory."""
     sharded: bool = False

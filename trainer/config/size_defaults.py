@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from trainer.config.histories import history_spec
 from trainer.config.effects import query_features
+from trainer.config.histories import history_spec
 from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, ModelConfig, OptimizerConfig

@@ -249,6 +249,12 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         config.evaluation.split == "test" or data.validation_size > 0,
     )
     yield (
+        "data.order",
+        "orders the rows of each user, and not those of two, which --data.split temporal needs. Use "
+        "--data.split leave_last_out, or timestamps: --data.order time",
+        data.order == "time" or data.split != "temporal",
+    )
+    yield (
         "data.repeats",
         "needs --evaluation.seen keep: what a user has already cannot be found while it is masked",
         data.repeats == "drop" or config.evaluation.seen == "keep",

@@ -32,6 +32,9 @@ from trainer.storage import arrays
 from trainer.storage.attribute_store import map_dense, map_features, write_attributes
 from trainer.storage.attributes import DenseFeature, Feature, Ragged
 
+FILE_ORDER = "each user's interactions are taken to stand in order of time, the oldest first"
+"""What to say of data whose order is that of the file."""
+
 
 @dataclass(frozen=True)
 class Interactions:
@@ -147,7 +150,8 @@ class Dataset:
         if not self.has_order:
             raise DataError(
                 f"{self.name}: these interactions have no timestamps, which say what a user did last. Name "
-                "their column (--data.timestamp_column)"
+                "their column (--data.timestamp_column) or, where a user's rows stand in order of time, use "
+                "--data.order file"
             )
         found = map_sequences(self.folder, "known") if split == "test" else None
         return found or map_sequences(self.folder, "train") or self._unwritten_sequences(split)
@@ -157,7 +161,7 @@ class Dataset:
         before = [self.train, self.validation] if split == "test" else [self.train]
         users, items, times = (
             np.concatenate([getattr(part, column) for part in before])
-            for column in ("users", "items", "timestamps")
+            for column in ("users", "items", "timestamps")  # there was no other order then
         )
         return sequences_of(users, items, times, self.user_count + 1)
 
@@ -196,6 +200,7 @@ def prepare(
     validation_size: float,
     split_seed: int,
     validation_seed: int | None = None,
+    order: Literal["time", "file"] = "time",
     repeats: Literal["drop", "keep"] = "drop",
     negatives: str = "drop",
     attribute_kinds: Mapping[str, str] = MappingProxyType({}),
@@ -222,6 +227,7 @@ def prepare(
         validation_size: Share of the validation split; 0: none.
         split_seed: Seed of both.
         validation_seed: Seed of the validation split alone, by default `split_seed`.
+        order: Whether timestamps, or places in the file, tell which of a user's interactions is older.
         repeats: Whether a pair from before the test split counts when it stands there again, in splits by
             time: `drop` leaves it out, `keep` adds it. The other splits are the same.
         negatives: `use` keeps the dropped values below `min_value` as explicit negatives of the training,
@@ -238,7 +244,7 @@ def prepare(
         settings["validation_seed"] = validation_seed
     if split in BY_TIME:  # likewise
         settings["repeats"] = repeats
-    settings["order"] = "time"  # which also tells folders with sequences from older ones without
+    settings["order"] = order  # which also tells folders with sequences from older ones without
     if negatives != "drop":
         settings["negatives"] = negatives
     if attribute_kinds:
@@ -305,8 +311,9 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
         raise DataError(f"{name}: --data.split given needs a file of held-out interactions: --data.held_out")
     raw = folder / "raw"
     raw.mkdir()
-    encoded = encode(source, name, raw)
+    encoded = encode(source, name, raw, file_order=settings["order"] == "file")
     notes = id_notes(encoded.ids)
+    notes += [FILE_ORDER] if settings["order"] == "file" else []
     rule: Rule = settings["split"] if source.held_out is None or settings["split"] == "none" else "given"
     by_time = rule in (*BY_TIME, "none")
     stays, dropped, repeats = clean(encoded, name, settings["min_value"], settings["k_core"], by_time)

@@ -33,12 +33,14 @@ class Encoded:
         ids: Raw ids by column, in order of first appearance.
         training_rows: Rows of the training file; the others are held out.
         weightless: Rows left out because their weight is 0; None: there are no weights.
+        file_order: Whether `timestamp` is the place in the file, which tells the order in time but no time.
     """
 
     columns: dict[str, Stored]
     ids: dict[str, pa.Array]
     training_rows: int
     weightless: int | None = None
+    file_order: bool = False
 
     @property
     def has_order(self) -> bool:
@@ -48,7 +50,7 @@ class Encoded:
     @property
     def has_timestamps(self) -> bool:
         """Whether it is known in which second."""
-        return self.has_order
+        return self.has_order and not self.file_order
 
     def __len__(self) -> int:
         return len(self.columns["user_id"])
@@ -62,8 +64,14 @@ class Encoded:
         return found
 
 
-def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
+def encode(source: SourceTables, name: str, folder: Path, file_order: bool = False) -> Encoded:
     """Stream the interactions of a source into one file a column, but for those of weight 0.
+
+    Args:
+        source: Raw ids and the other columns.
+        name: Name of the data set, for messages.
+        folder: Folder of the files.
+        file_order: Take places in the file for timestamps, so that rules by time go by them.
 
     Raises:
         DataError: There are none, a column has nulls or values that are not finite, or columns or types
@@ -75,15 +83,17 @@ def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
     with ExitStack() as stack:
         files = {}
         for held_out, table in _rounds(source, name):
-            if not files:
-                names = table.column_names
-                files = {column: stack.enter_context(open(folder / column, "wb")) for column in names}
-            if "weight" in names:
+            if "weight" in table.column_names:
                 weighs = pc.not_equal(table["weight"], 0)  # NaN is refused below
                 weightless += len(table) - pc.sum(weighs).as_py()
                 table = table.filter(weighs)
                 if not len(table):
                     continue
+            if file_order:
+                table = _with_places(table, rows)
+            if not files:
+                names = table.column_names
+                files = {column: stack.enter_context(open(folder / column, "wb")) for column in names}
             for column in names:
                 chunks = table[column]
                 codes = known[column].number(chunks) if column in known else chunks.to_numpy()
@@ -101,7 +111,14 @@ def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
         )
     columns = {column: Stored(folder / column, COLUMNS[column], rows) for column in names}
     ids = {column: found.all() for column, found in known.items()}
-    return Encoded(columns, ids, training_rows, weightless if "weight" in names else None)
+    return Encoded(columns, ids, training_rows, weightless if "weight" in names else None, file_order)
+
+
+def _with_places(table: pa.Table, first: int) -> pa.Table:
+    """Return the table with places in the file, from `first` up, as timestamps."""
+    if "timestamp" in table.column_names:
+        table = table.drop_columns("timestamp")
+    return table.append_column("timestamp", pa.array(np.arange(first, first + len(table))))
 
 
 def id_notes(ids: dict[str, pa.Array]) -> list[str]:

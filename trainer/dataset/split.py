@@ -246,14 +246,14 @@ def check_split(rule: Rule, test_size: float, validation_size: float, seed: int)
         raise DataError(f"--data.split_seed is {seed}, expected a whole number from 0 to {2**32 - 1}")
 
 
-def validation_rule(rule: Rule, has_timestamps: bool) -> Rule:
+def validation_rule(rule: Rule, has_order: bool) -> Rule:
     """Return the rule by which a validation split is cut from the training split of another rule.
 
     Without a test split, that is each user's last interaction where it can be told, since a model that is
     trained on everything is asked for the next one.
     """
     if rule == "none":
-        return "leave_last_out" if has_timestamps else "random"
+        return "leave_last_out" if has_order else "random"
     return "random" if rule == "given" else rule
 
 
@@ -290,9 +290,11 @@ def split_rows(
     """
     check_split(rule, test_size, validation_size, seed)
     if rule in BY_TIME and timestamps is None:
+        in_file = ", say that each user's rows stand in order of time (--data.order file)"
         raise DataError(
             f"--data.split {rule} needs timestamps, and these interactions have none. "
-            "Name their column (--data.timestamp_column) or split at random (--data.split random)"
+            f"Name their column (--data.timestamp_column){in_file if rule == 'leave_last_out' else ''} "
+            "or split at random (--data.split random)"
         )
     parts = np.full(len(users), TRAIN, np.int8)
     if rule != "none":

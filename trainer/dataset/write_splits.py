@@ -39,7 +39,7 @@ def parts_of_rows(encoded: Encoded, stays: np.ndarray, rule: Rule, settings: dic
         return values if whole else values[stays]
 
     # Read only the columns that the rule uses; of the others only the length matters.
-    by_time = rule in (*BY_TIME, "none") and "timestamp" in encoded.columns
+    by_time = rule in (*BY_TIME, "none") and encoded.has_order
     by_user = rule in ("leave_last_out", "per_user", "none")
     found = split_rows(
         rule,
@@ -116,16 +116,19 @@ def _write_columns(folder: Path, encoded: Encoded, parts: np.ndarray, rows_of: d
     """Write the columns of each split, with ids renumbered by `rows_of`."""
     names = PARTS if not (parts == NEGATIVE).any() else (*PARTS, NEGATIVES)
     sizes = [int(np.count_nonzero(parts == number)) for number in range(len(names))]
+    kept = dict(encoded.columns)
+    if not encoded.has_timestamps:
+        kept.pop("timestamp", None)  # places in the file, which have done their work
     with ExitStack() as stack:
         files = [
             [
                 stack.enter_context(saved(folder / f"{part}_{name}.npy", column.dtype, size))
-                for name, column in encoded.columns.items()
+                for name, column in kept.items()
             ]
             for part, size in zip(names, sizes, strict=True)
         ]
-        for rows, *columns in blocks(*encoded.columns.values()):
-            named = dict(zip(encoded.columns, columns, strict=True))
+        for rows, *columns in blocks(*kept.values()):
+            named = dict(zip(kept, columns, strict=True))
             named |= {name: row_of[named[name]] for name, row_of in rows_of.items()}
             for number, of_part in enumerate(files):
                 chosen = np.flatnonzero(parts[rows] == number)

@@ -1,6 +1,7 @@
 """Rankers that a model is compared with, under the same protocol and on the same users.
 
-`trainer.config.baselines` lists them. Each is made by one function here, from the training split alone.
+`trainer.config.baselines` lists them. Each is made by one function here, from the training split alone; those
+that go by order look up what a user had before the evaluated split, validation items before the test too.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from trainer.config.baselines import baseline
 from trainer.dataset.dataset import Dataset
+from trainer.dataset.sequences import recency_weights, transitions
 from trainer.errors import DataError
 from trainer.evaluation.item_item import (
     cached_weights,
@@ -37,9 +39,12 @@ LOW_RANK = 128
 # splits: item_knn 0.396 and 0.372, ease 0.438 and 0.437.
 ITEM_KNN = {"neighbours": 200, "shrinkage": 10.0}
 EASE = {"penalty": 700.0}
+# Near the best on validation splits of each user's last item (ml-100k, ml-latest-small, Amazon Beauty).
+DECAY = 0.7  # weight of an item in item_knn_last, relative to the user's next one
+PRIOR = 10.0  # transitions that markov spreads over all items by popularity, beside those that it counts
 
 
-def make_ranker(name: str, dataset: Dataset, k: int, seed: int) -> Ranker:
+def make_ranker(name: str, dataset: Dataset, k: int, seed: int, split: str = "test") -> Ranker:
     """Fit a baseline to the training split.
 
     Args:
@@ -47,35 +52,41 @@ def make_ranker(name: str, dataset: Dataset, k: int, seed: int) -> Ranker:
         dataset: Interactions and catalogue.
         k: Length of the lists.
         seed: Seed of random lists.
+        split: Split that is evaluated.
 
     Raises:
         ConfigError: If there is no baseline of that name.
     """
-    return resolve_name(baseline(name).ranker)(dataset, k, seed)
+    return resolve_name(baseline(name).ranker)(dataset, k, seed, split)
 
 
-def check_item_limits(names: Sequence[str], item_count: int, option_prefix: str = "--evaluation.") -> None:
-    """Refuse a catalogue that is too large for one of the baselines.
+def check_baselines(names: Sequence[str], dataset: Dataset, option_prefix: str = "--evaluation.") -> None:
+    """Refuse data that do not suit one of the baselines.
 
     Args:
         names: Baselines.
-        item_count: Items of the catalogue.
+        dataset: The data, whose catalogue and order count.
         option_prefix: What the running command writes before `baselines`.
 
     Raises:
         ConfigError: If there is no baseline of a name.
-        DataError: If the catalogue is too large for one.
+        DataError: If the catalogue is too large for one, or one needs an order and there is none.
     """
     for name in names:
-        limit = baseline(name).item_limit
+        limit, item_count = baseline(name).item_limit, dataset.evaluated_items
         if limit is not None and item_count > limit:
             raise DataError(
                 f"baseline {name}: the catalogue has {item_count:,} items, expected at most {limit:,}, as it "
                 f"weighs every item against every other. Name other baselines: {option_prefix}baselines"
             )
+        if baseline(name).needs_order and not dataset.has_order:
+            raise DataError(
+                f"baseline {name}: these interactions have neither timestamps nor --data.order file, and it "
+                f"ranks by what a user had last. Name other baselines: {option_prefix}baselines"
+            )
 
 
-def popularity_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
+def popularity_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
     """Make a ranker by the number of training interactions, or the sum of their weights."""
     order, weights = TieOrder.of(dataset), dataset.train.weights
     scores = popularity_scores(
@@ -86,7 +97,7 @@ def popularity_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
     return order.by_rows(lambda rows, exclude: rank_by_scores(scores, k, exclude))
 
 
-def random_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
+def random_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
     """Make a ranker that draws each user's list at random."""
     count = dataset.evaluated_items
     length = min(k, count)  # each place of a list costs a sort
@@ -95,7 +106,7 @@ def random_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
     )
 
 
-def item_knn_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
+def item_knn_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
     """Make a ranker by the similarity of items to those of the user, see `item_knn`."""
     order = TieOrder.of(dataset)
     history = _history_of_places(dataset, order)
@@ -103,7 +114,7 @@ def item_knn_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
     return order.by_rows(lambda rows, exclude: rank_by_history(weights, history[rows], k, exclude))
 
 
-def ease_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
+def ease_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
     """Make a ranker by a linear item-to-item model, see `ease`."""
     order = TieOrder.of(dataset)
     history = _history_of_places(dataset, order)
@@ -111,7 +122,7 @@ def ease_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
     return order.by_rows(lambda rows, exclude: rank_by_history(weights, history[rows], k, exclude))
 
 
-def low_rank_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
+def low_rank_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
     """Make a ranker by the closed-form two-tower, see `trainer.model.edlae`."""
     count, order = dataset.evaluated_items, TieOrder.of(dataset)
     history = training_matrix(dataset.train_by_user(), count)
@@ -120,6 +131,53 @@ def low_rank_ranker(dataset: Dataset, k: int, seed: int) -> Ranker:
     return order.by_rows(
         lambda rows, exclude: top_k(torch.from_numpy(history[rows] @ table[:count]), items, k, exclude)[1]
     )
+
+
+def item_knn_last_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
+    """Make a ranker by the similarity of items to those of the user, the last ones above all.
+
+    The query is the user's items, each with weight DECAY ** (number of items after it); popularity ranks for
+    users without any.
+
+    Source: Ding and Li, CIKM 2005 (decay by time); Ludewig and Jannach, UMUAI 2018 (decay by position).
+    """
+    order = TieOrder.of(dataset)
+    weights = cached_weights(dataset.folder, item_knn, _history_of_places(dataset, order), ITEM_KNN)
+    return _by_last_items(order, weights, k, split, decay=DECAY, prior=1e-6)
+
+
+def markov_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
+    """Make a ranker by a first-order Markov chain from the user's last item.
+
+    Item j after item i scores n_ij + PRIOR p_j: how often training users had j right after i, and the share
+    of j in all. That ranks like the transition probability under a Dirichlet prior.
+
+    Source: Rendle et al., WWW 2010 (the chain that FPMC factorises); Zhai and Lafferty, SIGIR 2001.
+    """
+    order, count = TieOrder.of(dataset), dataset.evaluated_items
+    trained = np.flatnonzero(dataset.train_by_user().lengths())  # all but those retained from an earlier run
+    lengths, items = dataset.sequences("validation").items.take(trained)
+    pairs = transitions(lengths, order.places.numpy()[items])
+    counts = csr_array(
+        (np.ones(len(pairs[0]), np.float32), pairs), shape=(count, count)
+    )  # sums up equal pairs
+    return _by_last_items(order, counts, k, split, decay=0.0, prior=PRIOR)
+
+
+def _by_last_items(
+    order: TieOrder, weights: np.ndarray | csr_array, k: int, split: str, *, decay: float, prior: float
+) -> Ranker:
+    """Make a ranker by items before `split`, weighed by recency, and popularity that sums up to `prior`."""
+    items, popularity = order.dataset.sequences(split).items, order.dataset.item_popularity()[order.rows]
+    base = torch.tensor(prior * popularity / popularity.sum(), dtype=torch.float32)
+
+    def rank(rows: np.ndarray, exclude: ItemLists) -> Tensor:
+        lengths, values = items.take(rows)
+        cells = recency_weights(lengths, decay), order.places.numpy()[values]
+        recent = csr_array((*cells, np.append(0, np.cumsum(lengths))), shape=(len(rows), len(base)))
+        return rank_by_history(weights, recent, k, exclude, base)
+
+    return order.by_rows(rank)
 
 
 def _history_of_places(dataset: Dataset, order: TieOrder) -> csr_array:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.errors import DataError
-from trainer.evaluation.baselines import check_item_limits, make_ranker, popularity_scores
+from trainer.evaluation.baselines import check_baselines, make_ranker, popularity_scores
 from trainer.evaluation.beyond_accuracy import BeyondAccuracy, TrainingFacts, training_facts
 from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.rating_errors import RatingErrors, RatingMeter, RatingTarget
@@ -129,7 +129,7 @@ def evaluate(
     items = _item_vectors(tower_pairs, dataset.evaluated_items, world, protocol, order)
     k = max(protocol.ks)
     names = protocol.baselines if world.is_first else ()
-    rankers = {name: make_ranker(name, dataset, k, protocol.seed) for name in names}
+    rankers = {name: make_ranker(name, dataset, k, protocol.seed, protocol.split) for name in names}
     facts = _training_facts(dataset, users) if protocol.beyond and world.is_first else None
     errors = None
     if protocol.target and dataset.train.values is not None:
@@ -199,7 +199,7 @@ def evaluated_users(dataset: Dataset, protocol: Protocol) -> np.ndarray:
             f"{dataset.name}: the {protocol.split} split holds no interactions. Evaluate another one with "
             f"{protocol.option_prefix}split, or train with --data.{protocol.split}_size 0.2, which cuts one"
         )
-    check_item_limits(protocol.baselines, dataset.evaluated_items, protocol.option_prefix)
+    check_baselines(protocol.baselines, dataset, protocol.option_prefix)
     return users
 
 

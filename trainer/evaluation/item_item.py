@@ -1,8 +1,7 @@
 """Item-to-item models, fitted to the training interactions without gradients: strong and cheap baselines.
 
-Both give a weight matrix (N, N) float32 whose entry [i, j] is what having item i adds to the score of item j.
-A matrix of N items takes 4 N^2 bytes, and `ease` works on 12 N^2 more, hence the limit on the catalogue in
-`trainer.config.baselines`.
+`item_knn` and `ease` give weights (N, N) float32: entry [i, j] is what having item i adds to the score of j.
+They take 4 N^2 bytes, and `ease` works on 12 N^2 more, hence the limit in `trainer.config.baselines`.
 """
 
 from collections.abc import Callable, Mapping
@@ -98,17 +97,20 @@ def ease(history: csr_array, penalty: float) -> np.ndarray:
     return weights
 
 
-def rank_by_history(weights: np.ndarray, history: csr_array, k: int, exclude: ItemLists) -> Tensor:
+def rank_by_history(
+    weights: np.ndarray | csr_array, history: csr_array, k: int, exclude: ItemLists, prior: Tensor | float = 0
+) -> Tensor:
     """Rank each user's remaining items by the sum of weights from the items that the user has.
 
-    Scores, history @ weights, are computed for USER_BLOCK users at a time. Equal scores rank the lower item
-    row first; a user without history has scores of zero alone, and so gets items by row.
+    Scores, history @ weights + prior, are computed for USER_BLOCK users at a time. Equal scores rank the
+    lower item row first; a user without history has the prior's scores.
 
     Args:
         weights: (N, N) float32.
-        history: (B, N) float32.
+        history: (B, N) float32; weights of the user's items.
         k: Length of the lists.
         exclude: A list of item rows for each of the B users.
+        prior: (N,) float32 or a number, the scores without any history.
 
     Returns:
         (B, k) int64 item rows, best first; -1 where fewer than k remain.
@@ -121,7 +123,9 @@ def rank_by_history(weights: np.ndarray, history: csr_array, k: int, exclude: It
     ranking = torch.full((count, k), -1)
     for start in range(0, count, USER_BLOCK):
         block = slice(start, start + USER_BLOCK)
-        scores = torch.from_numpy(history[block] @ weights)
+        summed = history[block] @ weights
+        scores = torch.from_numpy(summed if isinstance(summed, np.ndarray) else summed.toarray())
+        scores += prior
         inside = (users >= start) & (users < start + USER_BLOCK)
         scores[users[inside] - start, values[inside]] = -torch.inf
         best, rows = best_columns(scores, k)

@@ -1,8 +1,8 @@
 """Vectors of ordered histories: what came last counts most.
 
-A *stretch* is a part of a user's items in their order of time; its vectors are those of the candidate tower, or
-of a table of their own. The state before a slot is the decaying sum of the vectors before it; one pass over a
-stretch gives the states of all of its slots, so that every position of a user is a training row.
+A *stretch* is a part of a user's items in their order of time; its vectors are those of the candidate tower,
+or of a table of their own. The state before a slot is the decaying sum of the vectors before it; one pass
+over a stretch gives the states of all of its slots, so that every position of a user is a training row.
 
 Names end in the shape of the tensor:
     S: stretches.
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer.batching.slots import Slots
+from trainer.histories.slots import Slots
 
 START_DECAY = 0.2
 """First value of the decay by position: an item weighs 0.82 of the one after it."""
@@ -38,8 +38,8 @@ class HistoryEncoder(nn.Module):
         exp(-a (d - 1)) (1 + h) ** -b        for d up to `length`, otherwise 0
 
     with learned a and b above 0, of which either may be left out. Attention is one causal layer over the same
-    items with a learned score for each distance; its output projection starts at zero, so that training starts
-    with the decaying sum.
+    items with a learned score for each distance; its output projection starts at zero, so that training
+    starts with the decaying sum.
 
     Source: the weights are those of an exponentially decaying bag; Vaswani et al., NeurIPS 2017 (attention);
         Shaw et al., NAACL 2018 (relative positions).

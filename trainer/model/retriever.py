@@ -9,8 +9,6 @@ import torch
 from torch import nn
 from torchrec import KeyedJaggedTensor
 
-from trainer.batching.slots import Slots, make_slots
-from trainer.batching.stretches import last_of
 from trainer.batching.tower_inputs import (
     USER_HISTORY,
     USER_SEQUENCE,
@@ -21,6 +19,8 @@ from trainer.batching.tower_inputs import (
     ordered_histories,
 )
 from trainer.dataset.dataset import Dataset
+from trainer.histories.slots import Slots, make_slots
+from trainer.histories.stretches import last_of
 from trainer.model.fold_in import fold_in
 from trainer.model.history_encoder import HistoryEncoder
 from trainer.model.towers import Gather, TwoTowers
@@ -130,8 +130,8 @@ def query_from_history(
 ) -> torch.Tensor:
     """Return query vectors of users who are known only by a history, (B, sum of the towers' widths).
 
-    Towers with a table for histories, or an encoder of them, look them up. If the learned ones have user ids alone, a new person has no
-    row there, and their vector is fitted instead.
+    Towers with a table for histories, or an encoder of them, look them up. If the learned ones have user ids
+    alone, a new person has no row there, and their vector is fitted instead.
 
     Args:
         tower_pairs: Whole towers on the device of `item_vectors`, the learned ones first.

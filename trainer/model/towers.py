@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.types import DataType
 
-from trainer.batching.slots import Slots
+from trainer.histories.slots import Slots
 from trainer.model.dense_input import DenseInputs
 from trainer.model.history_encoder import HistoryEncoder
 from trainer.model.row_partitions import MARK, partition_names, split_by_rows, within_partition
@@ -75,7 +75,8 @@ class Tower(nn.Module):
             dense: Numbers in each feature that is a number or a vector, by its name; see `DenseInputs`.
             dense_std: Standard deviation of initial weights of their layers.
             expects_bias: Whether a bias that is expected by attributes is given and added, times a slope.
-            context_table: Feature whose table holds the vectors that a row has as an item of a history, or None.
+            context_table: Feature whose table holds the vectors that a row has as an item of a history, or
+                None.
             history: Whether the state of an ordered history is one more feature.
         """
         super().__init__()
@@ -220,8 +221,8 @@ class TwoTowers(nn.Module):
             dense_std: Standard deviation of initial weights of their layers.
             expects_bias: Whether items have a bias that is expected by their attributes, beside the table's.
             encoder: Encoder of ordered histories, a feature of the query tower; None: there are none.
-            context_table: Item feature whose table holds the vectors that histories are made of; None: they are
-                the candidate tower's own, before it scales them to one length.
+            context_table: Item feature whose table holds the vectors that histories are made of; None: they
+                are the candidate tower's own, before it scales them to one length.
             adds_context: Whether the table's vectors are added to the tower's own.
         """
         super().__init__()

@@ -10,14 +10,14 @@ from trainer.config.losses import loss_spec
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.evaluation.evaluator import Evaluation
+from trainer.fitting.components import TrainingComponents
 from trainer.formatting import format_count, wrapped
 from trainer.planning.plan import Plan
 from trainer.reporting.dataset_summary import known_text, repeats_text
 from trainer.reporting.evaluation_text import evaluation_text
 from trainer.runs.resume import resume_command
 from trainer.runs.validation_history import ValidationHistory
-from trainer.training.components import TrainingComponents
-from trainer.training.tuning import Choice, Mixture
+from trainer.tuning.tuning import Choice, Mixture
 from trainer.warm_start.take_over import WarmStart
 
 LITTLE_KNOWN = 0.5

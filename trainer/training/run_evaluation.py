@@ -15,12 +15,12 @@ from trainer.distributed.world import World, join_world
 from trainer.errors import ConfigError, DataError
 from trainer.evaluation.bootstrap import paired_bootstrap
 from trainer.evaluation.evaluator import Evaluation, Protocol
+from trainer.fitting.components import assemble
+from trainer.fitting.loop import evaluate_model, protocol
 from trainer.reporting.evaluation_text import comparison_text, evaluation_text
 from trainer.runs.checkpoint import load
 from trainer.runs.checkpoint_store import finished_step, newest
 from trainer.runs.run_folder import check_same_data, evaluation_report, run_config
-from trainer.training.components import assemble
-from trainer.training.loop import evaluate_model, protocol
 from trainer.warm_start.origin import prepare_with_retained
 
 

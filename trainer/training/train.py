@@ -17,8 +17,10 @@ from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
-from trainer.evaluation.baselines import check_item_limits
+from trainer.evaluation.baselines import check_baselines
 from trainer.evaluation.evaluator import gathered_vectors
+from trainer.fitting.components import TrainingComponents, assemble, check_followed_plan, make_batches
+from trainer.fitting.loop import evaluate_model, fit, protocol
 from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
 from trainer.reporting.progress import MOST_PROJECTED, Progress
@@ -37,8 +39,6 @@ from trainer.runs.run_folder import (
     warm_start_report,
     write_config,
 )
-from trainer.training.components import TrainingComponents, assemble, check_followed_plan, make_batches
-from trainer.training.loop import evaluate_model, fit, protocol
 from trainer.training.messages import (
     choice_text,
     closing_text,
@@ -48,8 +48,8 @@ from trainer.training.messages import (
     values_text,
     warm_start_text,
 )
-from trainer.training.trials import forget_trials
-from trainer.training.tuning import Choice, choose
+from trainer.tuning.trials import forget_trials
+from trainer.tuning.tuning import Choice, choose
 from trainer.warm_start.origin import open_origin, prepare_with_retained
 from trainer.warm_start.take_over import WarmStart, take_over
 
@@ -180,7 +180,7 @@ def _prepare(config: Config, world: World) -> Dataset:
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
     dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
-    check_item_limits(config.evaluation.baselines, dataset.evaluated_items)
+    check_baselines(config.evaluation.baselines, dataset)
     check_followed_plan(config, dataset, world)
     return dataset
 

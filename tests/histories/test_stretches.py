@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from trainer.batching.stretches import Stretches, last_of
 from trainer.dataset.sequences import Sequences
+from trainer.histories.stretches import Stretches, last_of
 from trainer.storage.attributes import Ragged
 
 

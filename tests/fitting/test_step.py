@@ -20,8 +20,8 @@ from trainer.config.validation import rules
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import join_world
 from trainer.errors import ConfigError
-from trainer.training.components import assemble, make_batches
-from trainer.training.step import make_loss, train_step
+from trainer.fitting.components import assemble, make_batches
+from trainer.fitting.step import make_loss, train_step
 
 VALUES = ("--model.similarity", "dot", "--batches.rows", "interaction")
 READS = {

@@ -1,7 +1,7 @@
 """Ordered training histories, cut into stretches whose positions are the rows of a step.
 
-A stretch is at most `length` positions of one user, one after another in time, and up to `length` items before
-them; so the memory of a step is bounded by `length`, however long a user's history is. Every training
+A stretch is at most `length` positions of one user, one after another in time, and up to `length` items
+before them; so the memory of a step is bounded by `length`, however long a user's history is. Every training
 interaction is a position of exactly one stretch.
 """
 
@@ -42,8 +42,8 @@ class Stretches:
 
         Args:
             sequences: Ordered histories.
-            trained: Whether a user's history is trained on, (users + 1,) bool: it is not where it is known from
-                an earlier run alone.
+            trained: Whether a user's history is trained on, (users + 1,) bool: it is not where it is known
+                from an earlier run alone.
             length: Most positions of a stretch, and most items before them.
         """
         offsets = sequences.items.offsets

@@ -37,10 +37,10 @@ from trainer.errors import DataError
 from trainer.evaluation.evaluator import Protocol, evaluated_users, gathered_vectors
 from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.fitting.components import assemble, make_batches
+from trainer.fitting.loop import fit
 from trainer.model.edlae import history_vectors, training_towers
-from trainer.training.components import assemble, make_batches
-from trainer.training.loop import fit
-from trainer.training.trials import MOST_TRIALS, Trials, Vectors, best_of, climb, peak
+from trainer.tuning.trials import MOST_TRIALS, Trials, Vectors, best_of, climb, peak
 
 LEAST_INTERACTIONS = 2000
 """Fewest training interactions for tuning; with fewer, validation differences are chance."""
@@ -131,7 +131,7 @@ def choose(
 def _split_again(config: Config, dataset: Dataset, world: World) -> list[Dataset]:
     """Cut validation splits from the training split, one or several by seeds; the test split stays."""
     data = replace(config.data, validation_size=VALIDATION_SIZE)
-    rule = validation_rule(cast(Rule, dataset.report["split"]), dataset.train.timestamps is not None)
+    rule = validation_rule(cast(Rule, dataset.report["split"]), dataset.has_order)
     several = rule in SEEDED and len(dataset.train) <= FEW_INTERACTIONS
     # Neighbouring temperatures differ by more than chance, and trials are expensive.
     cuts = CUTS if several and low_rank_is_open(config) else 1

@@ -10,8 +10,9 @@ import pytest
 
 from trainer.cli import main
 from trainer.config.parser import read_config
-from trainer.training import loop, trials, tuning
-from trainer.training.trials import MOST_TRIALS, climb, peak
+from trainer.fitting import loop
+from trainer.tuning import trials, tuning
+from trainer.tuning.trials import MOST_TRIALS, climb, peak
 
 DATA = (
     "--data.name synthetic --data.synthetic_users 200 --data.synthetic_items 90 "

@@ -1,4 +1,4 @@
-"""Histories of a step, with the items hidden that the step is to predict."""
+"""Dropout of ids: items of histories that a step predicts, and items that are to be known without theirs."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -74,3 +74,30 @@ def split_history(history: Bags, chance: float, draws: np.ndarray, own: np.ndarr
         hidden = (draws < chance) | (items == own[rows])
     counts = np.bincount(rows[hidden], minlength=len(lengths))
     return History((lengths - counts, items[~hidden]), (counts, items[hidden]))
+
+
+def drop_item_ids(
+    ids: np.ndarray,
+    share: slice | np.ndarray,
+    *,
+    count: int,
+    reserved: int,
+    chance: float,
+    seed: int,
+    step: int,
+) -> np.ndarray:
+    """Replace some of a rank's item ids by the reserved one, whichever rank has them.
+
+    So the reserved rows are trained, which items without interactions look up.
+
+    Args:
+        ids: Ids of this rank's candidates, (c,).
+        share: Which of the step's candidates they are.
+        count: Candidates of the step over all ranks.
+        reserved: Reserved id.
+        chance: Chance of being replaced, for each id.
+        seed: Seed of the training.
+        step: Number of the step.
+    """
+    draws = seeds.generator(seeds.ITEM_IDS, seed, step).random(count)[share]
+    return np.where(draws < chance, reserved, ids)

@@ -12,10 +12,11 @@ class Slots:
     """Ordered histories of S stretches in W slots each, and which of their states B rows take.
 
     Attributes:
-        items: Place of each slot's item among given vectors, (S, W) int64; 0 where a shorter stretch is padded,
-            at its end.
+        items: Place of each slot's item among given vectors, (S, W) int64; 0 where a shorter stretch is
+            padded, at its end.
         rows: State of each row, (B,) int64: stretch * (W + 1) + number of slots before it.
-        kept: 0 for slots that are dropped from all histories and 1 for others, (S, W) float32; None: all are kept.
+        kept: 0 for slots that are dropped from all histories and 1 for others, (S, W) float32; None: all are
+            kept.
         times: Seconds of each slot, (S, W) int64; None where there are none.
     """
 

@@ -16,15 +16,15 @@ from trainer.distributed.preemption import Preemption
 from trainer.distributed.world import World
 from trainer.evaluation.evaluator import Evaluation, Protocol, evaluate
 from trainer.evaluation.rating_errors import RatingTarget
+from trainer.fitting.components import TrainingComponents
+from trainer.fitting.meters import Meter, check_finite, log, log_validation
+from trainer.fitting.step import make_loss, rate_factor, table_rate, train_step
 from trainer.reporting.progress import Progress
 from trainer.runs.checkpoint_policy import CheckpointPolicy
 from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.validation_history import SavedProgress, Stopwatch, ValidationHistory
 from trainer.sharding.input_dist import exchanged_ahead
 from trainer.sharding.optimizers import set_fused_step, set_learning_rates
-from trainer.training.components import TrainingComponents
-from trainer.training.meters import Meter, check_finite, log, log_validation
-from trainer.training.step import make_loss, rate_factor, table_rate, train_step
 
 
 def fit(

@@ -30,6 +30,12 @@ from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
+from trainer.fitting.initial_values import (
+    closed_form_start,
+    normal_values,
+    popularity_bias,
+    scaled,
+)
 from trainer.model.builder import HISTORY, closed_inputs, initial_std, item_table, table_of_alias
 from trainer.model.edlae import closed_form_files
 from trainer.model.retriever import CombinedTowers, TowerPair
@@ -43,12 +49,6 @@ from trainer.planning.workload import Workload, make_all_towers, workload_of
 from trainer.sharding.shard import shard
 from trainer.sharding.table_values import fill_tables
 from trainer.sharding.torchrec_plan import sharding_plan
-from trainer.training.initial_values import (
-    closed_form_start,
-    normal_values,
-    popularity_bias,
-    scaled,
-)
 
 
 @dataclass(frozen=True)

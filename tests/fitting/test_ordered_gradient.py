@@ -8,8 +8,8 @@ from tests import worlds
 from tests.distributed.small_training import shards, whole
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import join_world
-from trainer.training.components import assemble, make_batches
-from trainer.training.step import make_loss, train_step
+from trainer.fitting.components import assemble, make_batches
+from trainer.fitting.step import make_loss, train_step
 
 LENGTH, TEMPERATURE, RATE, HEADS = 3, 0.5, 1.0, 4
 HOURS = (1, 5, 30)

@@ -13,8 +13,8 @@ from trainer.config.size_defaults import with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import join_world
-from trainer.training.trials import best_of
-from trainer.training.tuning import (
+from trainer.tuning.trials import best_of
+from trainer.tuning.tuning import (
     CUTS,
     VALIDATION_SIZE,
     WEIGHTS,
@@ -88,7 +88,7 @@ def test_little_data_other_losses_and_a_switch_leave_fixed_values(tmp_path) -> N
 
 def test_where_no_validation_split_can_be_cut_fixed_values_are_taken(tmp_path, monkeypatch) -> None:
     # So small a share of each user's items is none of them.
-    monkeypatch.setattr("trainer.training.tuning.VALIDATION_SIZE", 1e-9)
+    monkeypatch.setattr("trainer.tuning.tuning.VALIDATION_SIZE", 1e-9)
     config, choice = chosen(tmp_path, "--data.split", "per_user")
     assert choice is None
     assert (config.model.temperature, config.model.low_rank) == (0.2, 0)
@@ -155,7 +155,7 @@ def test_there_are_as_many_cuts_as_the_rule_of_the_split_can_draw(tmp_path, opti
 
 
 def test_a_single_cut_is_enough_where_there_are_many_interactions(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("trainer.training.tuning.FEW_INTERACTIONS", 4000)
+    monkeypatch.setattr("trainer.tuning.tuning.FEW_INTERACTIONS", 4000)
     _, choice = chosen(tmp_path)
     assert choice is not None
     assert len(choice.users) == 1

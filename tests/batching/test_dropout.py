@@ -8,7 +8,7 @@ import torch
 
 from tests import worlds
 from trainer.batching.batch import Batch
-from trainer.batching.history_dropout import split_history
+from trainer.batching.dropout import split_history
 from trainer.batching.sampler import Batches, BatchPlan
 from trainer.batching.tower_inputs import item_inputs, user_inputs
 from trainer.dataset.dataset import Dataset
