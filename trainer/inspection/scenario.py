@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainer.batching.tower_inputs import USER, USER_HISTORY, make_inputs
+from trainer.batching.tower_inputs import USER, USER_HISTORY, context_table, make_inputs
 from trainer.config.effects import check_decided_effects
+from trainer.config.histories import history_spec
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
@@ -16,7 +17,7 @@ from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.errors import ConfigError
 from trainer.planning.hardware import Cluster, Hardware, hardware_here, named_hardware
-from trainer.planning.workload import Workload, step_sizes, workload_of
+from trainer.planning.workload import Workload, items_of_step, workload_of
 
 INTERACTIONS_PER_USER = 20
 """Assumed where `--rows` gives the sizes and no data are read."""
@@ -122,10 +123,10 @@ def _from_data(config: Config, rows: Mapping[str, int]) -> tuple[DataSize, Resol
             hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}"
             raise ConfigError(f"--rows {name}: {dataset.name} has no such table. {hint}")
     if item in rows:  # tables as long as the catalogue change with it
-        rows = {f"{item}_bias": rows[item], USER_HISTORY: rows[item]} | dict(rows)
-        per_row = len(dataset.train) / max(dataset.user_count, 1) if config.batches.rows == "user" else 1
-        positives = workload.rows * per_row
-        candidates, gathered = step_sizes(resolved.loss, workload.rows, rows[item], positives)
+        as_long = (f"{item}_bias", context_table(item), USER_HISTORY)
+        rows = dict.fromkeys(as_long, rows[item]) | dict(rows)
+        per_user = len(dataset.train) / max(dataset.user_count, 1)
+        candidates, gathered = items_of_step(resolved, rows[item], per_user)
         workload = replace(workload, candidates=candidates, gathered=gathered, closed_items=rows[item])
     user_tables = {name: rows.get(name, count) for name, count in workload.user_tables.items()}
     item_tables = {name: rows.get(name, count) for name, count in workload.item_tables.items()}
@@ -139,18 +140,22 @@ def _from_rows(
     users, items = rows[USER], rows[item]
     data_size = DataSize(users, items, users * INTERACTIONS_PER_USER)
     config = without_gaps(asked, data_size)
-    batch = config.batches.size
-    positives = batch * (INTERACTIONS_PER_USER if config.batches.rows == "user" else 1)
+    user_tables = {name: count for name, count in rows.items() if name.startswith(USER)}
+    ordered = history_spec(config.model.history).ordered
+    if ordered and not config.model.user_id:  # their number still decides the defaults
+        del user_tables[USER]
     item_tables = {name: count for name, count in rows.items() if not name.startswith(USER)}
     if config.model.item_bias:
         item_tables.setdefault(f"{item}_bias", items)
-    candidates, gathered = step_sizes(config.loss, batch, items, positives)
+    if ordered and config.model.history_table != "tied":
+        item_tables.setdefault(context_table(item), items)
+    candidates, gathered = items_of_step(config, items, INTERACTIONS_PER_USER)
     workload = Workload(
-        user_tables={name: count for name, count in rows.items() if name.startswith(USER)},
+        user_tables=user_tables,
         item_tables=item_tables,
         item_name=item,
         closed_items=items,
-        rows=batch,
+        rows=config.batches.size,
         candidates=candidates,
         gathered=gathered,
         pooling={USER_HISTORY: INTERACTIONS_PER_USER * (1 - config.model.history_dropout)},

@@ -262,6 +262,11 @@ class TwoTowers(nn.Module):
         else:
             self.register_buffer("log_temperature", log_temperature)
 
+    @property
+    def exchanged_dim(self) -> int:
+        """Width of what ranks exchange of each candidate, see `unscaled_candidates`."""
+        return self.output_dim + (0 if self.candidate.context_table is None else self.candidate.dim)
+
     def queries(
         self,
         inputs: KeyedJaggedTensor,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainer.batching.tower_inputs import USER
+from trainer.batching.tower_inputs import USER, context_table
 from trainer.config.histories import history_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedModelConfig
 from trainer.config.schema import Config, ModelConfig
@@ -45,7 +45,7 @@ def lay_out(config: ResolvedConfig, workload: Workload, cluster: Cluster) -> Pla
         name: table_constraint(name, sharding, workload, optimizer=optimizer, dtype=dtype, cluster=cluster)
         for name in rows
     }
-    vector_bytes = towers.learned.output_dim * VECTOR_VALUE_BYTES
+    vector_bytes = towers.learned.exchanged_dim * VECTOR_VALUE_BYTES
     exchange = StepExchange(
         gathered_bytes=workload.gathered * vector_bytes,
         candidate_bytes=min(workload.candidates, workload.closed_items) * vector_bytes,
@@ -64,7 +64,8 @@ def tables_by_id(model: ModelConfig, item_name: str, *, lookup: str, device: str
     if device != "cpu" or lookup == "torchrec":
         return {}
     users = [] if history_spec(model.history).bag else [USER]
-    items = [] if model.item_id_dropout else [item_name, f"{item_name}_bias"]
+    of_items = [item_name, f"{item_name}_bias", context_table(item_name)]
+    items = [] if model.item_id_dropout else of_items
     return {"query": users, "candidate": items}
 
 

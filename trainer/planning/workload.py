@@ -50,13 +50,6 @@ def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: 
         users: Features of the query tower.
         items: Features of the candidate tower.
     """
-    rows = config.batches.size
-    per_row = {
-        "user": len(dataset.train) / max(dataset.user_count, 1),
-        "interaction": 1.0,
-        "next": min(len(dataset.train) / max(dataset.user_count, 1), config.model.history_length),
-    }
-    positives = rows * per_row[config.batches.rows]
     pooling = {
         name: float(column.lengths().mean())
         for name, column in (*looked_up(users).items(), *looked_up(items).items())
@@ -64,21 +57,35 @@ def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: 
     }
     if USER_HISTORY in pooling:
         pooling[USER_HISTORY] *= 1 - config.model.history_dropout
-    candidates, gathered = step_sizes(config.loss, rows, dataset.item_count, positives)
-    if config.batches.rows == "next":  # histories are made of the candidates of all ranks
-        gathered = candidates
+    per_user = len(dataset.train) / max(dataset.user_count, 1)
+    candidates, gathered = items_of_step(config, dataset.item_count, per_user)
     return Workload(
         user_tables=table_rows(dataset, users),
         item_tables=table_rows(dataset, items),
         item_name=dataset.item_name,
         closed_items=dataset.item_count,
-        rows=rows,
+        rows=config.batches.size,
         candidates=candidates,
         gathered=gathered,
         pooling=pooling,
         user_dense=dense_widths(users),
         item_dense=dense_widths(items),
     )
+
+
+def items_of_step(config: ResolvedConfig, items: int, per_user: float) -> tuple[int, int]:
+    """Return about how many items a step looks up, and how many vectors every rank needs in full.
+
+    Args:
+        config: Configuration of the training.
+        items: Items of the catalogue.
+        per_user: Mean number of training interactions of a user.
+    """
+    per_row = {"user": per_user, "interaction": 1.0, "next": min(per_user, config.model.history_length)}
+    rows = config.batches.size
+    candidates, gathered = step_sizes(config.loss, rows, items, rows * per_row[config.batches.rows])
+    # Ordered histories are made of the candidates of all ranks.
+    return candidates, candidates if config.batches.rows == "next" else gathered
 
 
 def step_sizes(loss: ResolvedLossConfig, rows: int, items: int, positives: float) -> tuple[int, int]:
