@@ -117,6 +117,21 @@ def test_no_step_waits_for_the_device(options: tuple[str, ...], data: Dataset) -
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        ("--model.history", "recency", "--model.history_decay", "both"),
+        ("--model.history", "transformer", "--model.user_id", "true", "--model.history_length", "3"),
+        ("--model.history", "recency", "--model.similarity", "dot", "--loss.candidates", "in_batch"),
+    ],
+    ids=" ".join,
+)
+def test_no_step_on_ordered_histories_waits_for_the_device(options: tuple[str, ...], tmp_path: Path) -> None:
+    data = worlds.ordered_dataset(tmp_path, worlds.cycle())
+    config = worlds.configured(data, *worlds.QUICK, *options)
+    assert len(losses_of_steps(config, data, 3, later=no_reads)) == 3
+
+
+@pytest.mark.parametrize(
     "reading",
     [
         lambda values: int(values.max()),

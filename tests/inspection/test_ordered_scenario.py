@@ -45,7 +45,7 @@ def test_sizes_alone_plan_the_same_tables(plan) -> None:
     assert tables(users) == {"user": 100_000, "item": 20_000, "item_bias": 20_000}
 
 
-def test_rows_in_place_are_looked_up_without_an_exchange_and_candidates_take_their_context_along(
+def test_rows_in_place_are_looked_up_here_and_candidates_take_their_context_along(
     plan,
 ) -> None:
     placed = (*ROWS, "--sharding.kind", "row_partitioned", "--world-size", "2")

@@ -213,7 +213,7 @@ EFFECTS = (
     Effect(("loss.mask_known",), _scores_candidates, f"--loss.name {RANKING}"),
     Effect(
         ("loss.user_weight_power",),
-        lambda config: config.batches.rows in (None, "user"),
+        lambda config: config.batches.rows in (None, "user") and not is_ordered(config),
         "--batches.rows user",
     ),
     Effect(
