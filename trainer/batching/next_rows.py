@@ -17,6 +17,9 @@ from trainer.dataset.dataset import Dataset
 from trainer.histories.slots import Slots, make_slots
 from trainer.histories.stretches import Stretches, StretchRows
 
+DRAWS = 2**16
+"""Different values of a draw: small integers take a fraction of the time of floating-point numbers."""
+
 
 class NextBatches(Batches):
     """The steps of a training split in which a row is a position of a user's ordered history.
@@ -77,21 +80,25 @@ class NextBatches(Batches):
     ) -> Slots:
         """Return the ordered histories of this rank's rows."""
         lengths, places = self.stretches.shown(mine)
-        times, kept = self.stretches.times, None
-        if self.plan.sequence_dropout:
-            # Every rank draws for all of the step's stretches, and takes what is its own.
-            all_lengths, all_places = self.stretches.shown(chosen)
-            draws = seeds.generator(seeds.HISTORY, self.plan.seed, step).random(len(all_places))
-            own = np.repeat(np.isin(chosen, mine, assume_unique=True), all_lengths)
-            kept = draws[own] >= self.plan.sequence_dropout
+        times = self.stretches.times
         return make_slots(
             lengths,
             candidates.positions(self.stretches.items[places])[0],
             None if times is None else times[places],
             stretches=rows.stretches,
             before=rows.before,
-            kept=kept,
+            factors=self._factors(step, chosen, mine) if self.plan.vector_dropout else None,
         )
+
+    def _factors(self, step: int, chosen: np.ndarray, mine: np.ndarray) -> np.ndarray:
+        """Draw what vector dropout leaves of this rank's slots, (slots, width)."""
+        # Every rank draws for all of the step's stretches, and takes what is its own.
+        lengths, places = self.stretches.shown(chosen)
+        generator = seeds.generator(seeds.HISTORY, self.plan.seed, step)
+        draws = generator.integers(0, DRAWS, (len(places), self.plan.vector_width), np.uint16)
+        own = draws[np.repeat(np.isin(chosen, mine, assume_unique=True), lengths)]
+        dropped = round(self.plan.vector_dropout * DRAWS)
+        return np.where(own < dropped, np.float32(0), np.float32(DRAWS / (DRAWS - dropped)))
 
     def _masked(
         self, rows: StretchRows, users: np.ndarray, candidates: Candidates, positives: torch.Tensor

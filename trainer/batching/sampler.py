@@ -51,7 +51,8 @@ class BatchPlan:
             this size; 0: a contiguous share of the rows.
         item_block: The same for the candidates that a rank looks up.
         history_length: Most positions of a stretch, and most items before them, for `next`.
-        sequence_dropout: Chance that an item of a stretch is dropped from all histories of its rows.
+        vector_dropout: Chance that a value of an item's vector is dropped from the histories of a stretch.
+        vector_width: Width of these vectors.
     """
 
     rows: Literal["user", "interaction", "next"]
@@ -69,7 +70,8 @@ class BatchPlan:
     user_block: int = 0
     item_block: int = 0
     history_length: int = 50
-    sequence_dropout: float = 0.0
+    vector_dropout: float = 0.0
+    vector_width: int = 0
 
 
 class Batches:

@@ -175,7 +175,7 @@ EFFECTS = (
         "--model.history bag",
     ),
     Effect(
-        ("model.history_length", "model.history_table", "model.history_decay", "model.sequence_dropout"),
+        ("model.history_length", "model.history_table", "model.history_decay", "model.vector_dropout"),
         lambda config: config.model.history is None or history_spec(config.model.history).ordered,
         f"--model.history {ORDERED}",
     ),

@@ -160,8 +160,8 @@ class ModelConfig:
     sum of both."""
     history_decay: Literal["position", "time", "both"] = "position"
     """An item of an ordered history weighs less by its distance from the last one: by position, by time."""
-    sequence_dropout: float = 0.2
-    """Share of the items of an ordered history that a step leaves out (0 to below 1)."""
+    vector_dropout: float = 0.6
+    """Share of the values of the vectors in ordered histories that a step sets to zero (0 to below 1)."""
     item_id_dropout: float = 0.0
     """Share of a step's candidates known by their attributes alone, as a new item is (0 to below 1). Above 0,
     the bias of an item is what its attributes let expect, and what its interactions say beyond."""

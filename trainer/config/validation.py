@@ -57,7 +57,7 @@ def _of_model(config: Config) -> Iterator[Rule]:
     yield "model.history_dropout", "a share between 0 and 1 is needed", 0 < model.history_dropout < 1
     yield "model.item_id_dropout", "a share from 0 to below 1 is needed", 0 <= model.item_id_dropout < 1
     yield "model.history_length", "a whole number from 1 up is needed", model.history_length > 0
-    yield "model.sequence_dropout", "a share from 0 to below 1 is needed", 0 <= model.sequence_dropout < 1
+    yield "model.vector_dropout", "a share from 0 to below 1 is needed", 0 <= model.vector_dropout < 1
     users, items = len(query_features(model)), 1 + len(model.item_features)
     shared = 4 * math.lcm(users, items)
     yield (

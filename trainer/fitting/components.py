@@ -175,7 +175,8 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, components: TrainingC
         user_block=components.user_block,
         item_block=components.item_block,
         history_length=model.history_length,
-        sequence_dropout=model.sequence_dropout,
+        vector_dropout=model.vector_dropout,
+        vector_width=model.dim,
     )
     kind = NextBatches if plan.rows == "next" else Batches
     return kind(dataset, plan, components.user_inputs, components.item_inputs)

@@ -72,8 +72,8 @@ class HistoryEncoder(nn.Module):
         """
         S, W = slots.items.shape
         vectors_SWD = vectors_CD.index_select(0, slots.items.flatten()).view(S, W, vectors_CD.shape[1])
-        if slots.kept is not None:
-            vectors_SWD = vectors_SWD * slots.kept.unsqueeze(2)
+        if slots.factors is not None:
+            vectors_SWD = vectors_SWD * slots.factors
         states_STD = self._weights(slots) @ vectors_SWD
         if self.attention is not None and W:
             states_STD = states_STD + self.attention(states_STD, vectors_SWD)
