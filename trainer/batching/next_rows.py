@@ -35,7 +35,7 @@ class NextBatches(Batches):
         self.stretches = Stretches(dataset.sequences("validation"), trained, plan.history_length)
         with_items = self.stretches.stretches_with_items(dataset.item_count)
         self._count_rows(dataset, len(self.stretches), with_items)
-        self._interactions = None if self.row_weights is None else self._by_place()
+        self._of_place = None if self.row_weights is None else self._by_place()
 
     def make(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Make one rank's batch of a step."""
@@ -111,9 +111,9 @@ class NextBatches(Batches):
         return pairs(lengths, np.where(present, positions, -1), slice(0, len(candidates.items)))
 
     def _weights_of(self, rows: StretchRows) -> torch.Tensor:
-        if self._interactions is None or self.row_weights is None:
+        if self._of_place is None or self.row_weights is None:
             return torch.ones(len(rows.places))
-        return torch.from_numpy(self.row_weights[self._interactions[rows.places]])
+        return torch.from_numpy(self.row_weights[self._of_place[rows.places]])
 
     def _by_place(self) -> np.ndarray:
         """Return the training interaction of each place in the ordered histories, (places,) int64."""

@@ -7,7 +7,7 @@ scores its rows with the candidates of all ranks, or its candidates with the row
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -88,7 +88,8 @@ class Batches:
         """
         self.plan, self.user_inputs, self.item_inputs = plan, user_inputs, item_inputs
         self.item_name, self.item_count = dataset.item_name, dataset.item_count
-        self.interaction_weights = InteractionWeights(dataset, plan.rows, plan.candidates == "own")
+        kind = "user" if plan.rows == "user" else "interaction"
+        self.interaction_weights = InteractionWeights(dataset, kind, plan.candidates == "own")
         self.train: Interactions = self.interaction_weights.train
         self.train_by_user: Ragged = dataset.train_by_user()
         # Users without training interactions make no row.
@@ -313,7 +314,7 @@ class Batches:
 
     def _negatives(
         self, negatives: Negatives | None, candidates: Candidates, columns: slice | None
-    ) -> dict[str, torch.Tensor | None]:
+    ) -> dict[str, Any]:
         if negatives is None:
             return {}
         positions = candidates.positions(negatives.items)[0]

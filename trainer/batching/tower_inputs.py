@@ -28,9 +28,10 @@ USER = "user"
 """Name of the table of user ids."""
 USER_HISTORY = "user_history"
 """Name of the table for histories, with a row an item."""
+CONTEXT = "_context"
+"""End of the name of the table of vectors that items have in ordered histories."""
 USER_SEQUENCE, USER_SEQUENCE_TIMES = "user_sequence", "user_sequence_times"
-"""Names of ordered histories and of their times in the features of users; they have no tables of their
-own."""
+"""Names of ordered histories and of their times in the features of users, without tables of their own."""
 
 
 def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, history: bool = False) -> Inputs:
@@ -121,7 +122,7 @@ def ordered_histories(dataset: Dataset, split: str = "test") -> dict[str, Ragged
 
 def context_table(item_name: str) -> str:
     """Return the name of the table of vectors that items have in ordered histories."""
-    return f"{item_name}_context"
+    return f"{item_name}{CONTEXT}"
 
 
 def _is_dense(column: np.ndarray | Ragged) -> bool:

@@ -134,7 +134,9 @@ def assemble(
     if filled:
         fill_tables(model, _initial_values(config, dataset, tower_pairs[0], world))
     if sharded.closed is not None:
-        tower_pairs.append(TowerPair(sharded.closed, *closed_inputs(dataset)))
+        tower_pairs.append(
+            TowerPair(sharded.closed, *closed_inputs(dataset, sharded.closed.encoder is not None))
+        )
 
     user_block, item_block = blocks_of_ranks(
         config.model,

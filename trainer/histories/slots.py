@@ -44,9 +44,10 @@ class Slots:
         self._with(lambda tensor: tensor.record_stream(stream))  # type: ignore[arg-type]
 
     def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Slots":
-        return Slots(
-            **{name: value if value is None else change(value) for name, value in vars(self).items()}
-        )
+        def changed(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else change(tensor)
+
+        return Slots(change(self.items), change(self.rows), changed(self.factors), changed(self.times))
 
 
 def make_slots(

@@ -46,7 +46,13 @@ class HistoryEncoder(nn.Module):
     """
 
     def __init__(
-        self, dim: int, length: int, by_position: bool = True, by_time: bool = False, attention: bool = False
+        self,
+        dim: int,
+        length: int,
+        by_position: bool = True,
+        by_time: bool = False,
+        attention: bool = False,
+        start_decay: float = START_DECAY,
     ) -> None:
         """Make an encoder.
 
@@ -56,10 +62,11 @@ class HistoryEncoder(nn.Module):
             by_position: Whether weights decay by position.
             by_time: Whether they decay by time.
             attention: Whether to add attention.
+            start_decay: First value of the decay by position.
         """
         super().__init__()
         self.length = length
-        self.log_decay = nn.Parameter(torch.tensor(START_DECAY).log()) if by_position else None
+        self.log_decay = nn.Parameter(torch.tensor(start_decay).log()) if by_position else None
         self.log_time_decay = nn.Parameter(torch.tensor(START_TIME_DECAY).log()) if by_time else None
         self.attention = _Attention(dim, length) if attention else None
 

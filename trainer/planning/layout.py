@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainer.batching.tower_inputs import USER
+from trainer.batching.tower_inputs import CONTEXT, USER
 from trainer.config.histories import history_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedModelConfig
 from trainer.config.schema import Config, ModelConfig
+from trainer.config.size_defaults import history_is_open
 from trainer.model.builder import HISTORY, item_table
 from trainer.planning.constraints import partition_counts, table_constraint, with_table_names
 from trainer.planning.hardware import Cluster
@@ -125,8 +126,12 @@ def follow_plan(config: Config, world_size: int) -> Config:
     check_world_size(plan, sharding.plan, world_size)
     widths = {table.name: table.dim for table in plan.tables}
     low_rank = widths.get(HISTORY, 0) if config.model.low_rank is None else config.model.low_rank
+    model = replace(config.model, low_rank=low_rank)
+    if history_is_open(config):
+        ordered = any(table.name.endswith(CONTEXT) for table in plan.tables)
+        model = replace(model, history="recency" if ordered else "none")
     return replace(
         config,
-        model=replace(config.model, low_rank=low_rank),
+        model=model,
         sharding=replace(sharding, tables={table.name: table.sharding for table in plan.tables}),
     )

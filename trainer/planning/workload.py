@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_widths, looked_up, table_rows
+from trainer.config.histories import history_spec
 from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedLossConfig
 from trainer.dataset.dataset import Dataset
@@ -124,5 +125,13 @@ def make_all_towers(
     closed = None
     if rank:
         dtype = config.model.table_dtype
-        closed = make_closed_towers(workload.item_name, workload.closed_items, rank, partitions, dtype)
+        ordered = history_spec(config.model.history).ordered
+        closed = make_closed_towers(
+            workload.item_name,
+            workload.closed_items,
+            rank,
+            partitions,
+            dtype,
+            history_length=config.model.history_length if ordered else 0,
+        )
     return CombinedTowers(learned, closed)

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from trainer.atomic_write import write_text
 from trainer.batching.tower_inputs import Inputs, dense_widths, looked_up, open_inputs, save_inputs
+from trainer.config.histories import history_spec
 from trainer.config.parser import config_text, read_config
 from trainer.config.resolved import ResolvedConfig, is_open, resolve
 from trainer.config.resume import LAUNCH, RUNS, evaluated_config, launch_id
@@ -254,7 +255,13 @@ def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:
     )
     closed = None
     if HISTORY in tables:
-        closed = make_closed_towers(vocabulary.item_name, rows[HISTORY], tables[HISTORY]["dim"])
+        ordered = history_spec(config.model.history).ordered
+        closed = make_closed_towers(
+            vocabulary.item_name,
+            rows[HISTORY],
+            tables[HISTORY]["dim"],
+            history_length=config.model.history_length if ordered else 0,
+        )
     model = CombinedTowers(learned, closed).to_empty(device=torch.device("cpu"))
     load(saved.folder, model)
     tower_pairs = [TowerPair(model.learned, users, items)]

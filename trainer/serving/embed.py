@@ -41,7 +41,8 @@ def query_of_history(
     """
     trained = open_run(run, saved)
     items = _item_vectors(trained)
-    if USER_HISTORY not in trained.tower_pairs[0].user_inputs:
+    learned = trained.tower_pairs[0]
+    if USER_HISTORY not in learned.user_inputs and learned.towers.encoder is None:
         _cache(run, saved, trained, items)
     histories = torch.tensor([len(history)]), torch.tensor(history)
     return query_from_history(trained.tower_pairs, histories, items)[0].numpy(), items.numpy()
@@ -55,7 +56,9 @@ def _cache(run: Path, saved: SavedCheckpoint, trained: TrainedRun, items: torch.
     # Of histories of one item: those of n items are their sum over the square root of n.
     rows = np.arange(len(items))
     single = [
-        replace(pair, user_inputs=dict.fromkeys(pair.user_inputs, rows)) for pair in trained.tower_pairs[1:]
+        replace(pair, user_inputs=dict.fromkeys(pair.user_inputs, rows))
+        for pair in trained.tower_pairs[1:]
+        if pair.towers.encoder is None  # histories with an order need the towers anyway
     ]
     histories = _in_blocks(query_vectors, single, len(items)) if single else items[:, :0]
     vectors = Vectors(users.numpy(), items.numpy(), histories.numpy())

@@ -24,14 +24,23 @@ LITTLE_KNOWN = 0.5
 """Known share of held-out users or items below which a training says how many are known."""
 
 
-def size_text(decided: dict[str, Any]) -> str:
-    """Return a text of the defaults that depend on the size of the data, by key."""
+def size_text(decided: dict[str, Any], history: str = "") -> str:
+    """Return a text of the defaults that depend on the size of the data, by key; with a history, for that."""
     values = ", ".join(f"{key} {value}" for key, value in decided.items() if value)
-    return wrapped(f"By the size of the data: {values or 'nothing, all is given'}.")
+    kind = f" and model.history {history}" if history else ""
+    return wrapped(f"By the size of the data{kind}: {values or 'nothing, all is given'}.")
 
 
-def choice_text(decided: dict[str, Any], choice: Choice) -> str:
-    """Return a text of the values that were tuned, by key, and of the figures of all trials."""
+def choice_text(decided: dict[str, Any], choice: Choice, history: str) -> str:
+    """Return a text of the values that were tuned, by key, and of the figures of all trials.
+
+    Args:
+        decided: Values, besides the kind of history.
+        choice: Trials.
+        history: Kind of history, which is named if several were tried.
+    """
+    if choice.histories:
+        decided = {"model.history": history, **decided}
     if not choice.mixtures:  # no closed form was tried, so that its settings have no effect
         decided = {key: value for key, value in decided.items() if not key.startswith("model.low_rank")}
     values = ", ".join(
@@ -45,12 +54,16 @@ def choice_text(decided: dict[str, Any], choice: Choice) -> str:
         users = f"validation parts of {counts} and {format_count(last, 'user')}"
     lines = [wrapped(f"Chosen by {choice.metric} on {users}: {values}.")]
     for name, figures in (
+        ("history", choice.histories),
         ("temperature", choice.temperatures),
         ("closed form, penalty", choice.penalties),
         ("closed form, width", choice.widths),
     ):
         if figures:
-            tried = ", ".join(f"{key:.3g}: {value:.4f}" for key, value in figures.items())
+            tried = ", ".join(
+                f"{key if isinstance(key, str) else format(key, '.3g')}: {value:.4f}"
+                for key, value in figures.items()
+            )
             lines.append(wrapped(f"  {name} {tried}"))
     if Mixture() in choice.mixtures:
         alone, best = choice.mixtures[Mixture()], max(choice.mixtures.values())

@@ -12,7 +12,7 @@ from trainer.config.parser import changes
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.resume import tell_launcher
 from trainer.config.schema import Config
-from trainer.config.size_defaults import with_size_defaults
+from trainer.config.size_defaults import with_history, with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
@@ -189,14 +189,18 @@ def _resolve(
     config: Config, dataset: Dataset, world: World, run: Path
 ) -> tuple[ResolvedConfig, Choice | None]:
     """Fill the gaps of a configuration, by the size of the data and by tuning; rank 0 prints how."""
-    users = int(np.count_nonzero(dataset.train_by_user().lengths()))
-    sized = with_size_defaults(config, users, dataset.item_count, len(dataset.train))
+    size = int(np.count_nonzero(dataset.train_by_user().lengths())), dataset.item_count, len(dataset.train)
+    sized = with_size_defaults(config, *size)
     check_decided_effects(config, sized)
     if world.is_first:
-        print(size_text(changes(config, sized)), flush=True)
-    resolved, choice = choose(sized, dataset, world, run)
+        print(size_text(changes(with_history(config), sized)), flush=True)
+    resolved, choice = choose(config, dataset, world, run)
     if world.is_first and choice:
-        print(choice_text(changes(sized, resolved), choice), flush=True)
+        if resolved.model.history != sized.model.history:
+            asked = with_history(config, resolved.model.history)
+            sized = with_size_defaults(asked, *size)
+            print(size_text(changes(asked, sized), resolved.model.history), flush=True)
+        print(choice_text(changes(sized, resolved), choice, resolved.model.history), flush=True)
     return resolved, choice
 
 
