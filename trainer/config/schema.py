@@ -108,7 +108,7 @@ class BatchConfig:
     before, which ordered histories need; by default `next` with one of these, else `user`."""
     size: int | None = None
     """Global batch: rows of one step over all ranks; by default the power of 2 near 4 √rows, 16 to 8,192.
-    With `rows: next` stretches of up to `history_length` rows, by default 128."""
+    With `rows: next` stretches of up to `history_length` rows, by default near the root of their number."""
     ahead: int | None = None
     """Batches that a thread makes in advance (0: none); by default 2 on CUDA and none on CPU."""
 

@@ -17,6 +17,7 @@ SAMPLES = 8192
 DENSE_VALUES = 2**24
 """Most table values for which Adam is the default: its dense kernel updates every row in every step."""
 LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
+ORDERED_SAMPLES, ORDERED_EPOCHS = 1024, 16
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
     "adam": (0.004, {}),
@@ -117,7 +118,10 @@ def _order_blind(config: Config, users: int, items: int, interactions: int) -> _
 
 
 def _ordered(config: Config, users: int, items: int, interactions: int) -> _Recipe:
-    return _Recipe(size=128, dim=64, candidates="sampled", samples=1024, epochs=16)
+    stretches = users + interactions // config.model.history_length
+    # Below the root of their number, since each has many rows; an epoch needs some dozens of steps.
+    size = min(max(2 ** math.floor(math.log2(math.sqrt(max(stretches, 1)))), 16), 512)
+    return _Recipe(size=size, dim=64, candidates="sampled", samples=ORDERED_SAMPLES, epochs=ORDERED_EPOCHS)
 
 
 def with_fixed_values(config: Config) -> ResolvedConfig:

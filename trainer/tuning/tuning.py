@@ -61,7 +61,7 @@ TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(1
 """First value and ratio of the next."""
 RANKS = (16, 24, 32, 64, 128, 256)
 """Widths of closed forms, the last one only with more interactions; neighbours of narrow ones differ most."""
-WEIGHTS, RECENCY_WEIGHTS = (8.0, 32.0, 128.0, 512.0), (4.0, 8.0, 16.0, 32.0)
+WEIGHTS, RECENCY_WEIGHTS = (8.0, 32.0, 128.0, 512.0), (2.0, 4.0, 8.0, 16.0)
 """Weights of the closed form beside learned dims; of ordered histories its scores are sums, else means."""
 TRIAL_SHARE, TRIAL_STEPS = 4, 160
 """A trial takes a quarter of the epochs, but at least so many steps: enough to order temperatures."""
