@@ -1,7 +1,7 @@
 """Small worlds whose right answer is known without a model, for tests of every part."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -132,3 +132,78 @@ def trained(folder: Path, *arguments: str) -> Path:
 def figures(run: Path) -> dict[str, float]:
     """The model's figures of a finished run."""
     return json.loads((run / "metrics.json").read_text())["model"]
+
+
+HOUR = 3600
+
+
+def ordered_table(histories: Mapping[int, Sequence[int]], hours: Sequence[int] = (1,)) -> pa.Table:
+    """Interactions of users whose items come one after another.
+
+    Args:
+        histories: items of each user, the oldest first.
+        hours: between one item of a user and the next, in turn.
+    """
+    rows = [
+        (user, item, sum(hours[earlier % len(hours)] for earlier in range(place)) * HOUR)
+        for user, items in histories.items()
+        for place, item in enumerate(items)
+    ]
+    rows.sort(key=lambda row: (row[2], row[0]))  # users take turns in the file
+    users, items, times = zip(*rows, strict=True)
+    return pa.table({"user_id": users, "item_id": items, "timestamp": times})
+
+
+def ordered_dataset(
+    cache: Path,
+    histories: Mapping[int, Sequence[int]],
+    validation_size: float = 0.0,
+    split: str = "leave_last_out",
+    hours: Sequence[int] = (1,),
+    **attributes: pa.Table,
+) -> Dataset:
+    """A prepared data set of ordered histories; each user's last item is the test split.
+
+    Args:
+        cache: an empty folder.
+        histories: see `ordered_table`.
+        validation_size: above 0: each user's last item before that is the validation split.
+        split: `none` trains on all.
+        hours: see `ordered_table`.
+        attributes: `users` and `items`, see `SourceTables`.
+    """
+    folder = prepare(
+        lambda: SourceTables(iter(ordered_table(histories, hours).to_batches()), **attributes),
+        {},
+        cache,
+        name="ordered",
+        min_value=None,
+        k_core=0,
+        split=split,
+        test_size=0.2,
+        validation_size=validation_size,
+        split_seed=42,
+    )
+    return open_dataset(folder)
+
+
+def ordered_options(
+    folder: Path, histories: Mapping[int, Sequence[int]], hours: Sequence[int] = (1,)
+) -> list[str]:
+    """Command-line options that read ordered histories from a Parquet file which is written into `folder`."""
+    path = folder / "interactions.parquet"
+    pq.write_table(ordered_table(histories, hours), path)
+    data = ["--data.name", "files", "--data.cache", str(folder / "cache"), "--data.interactions", str(path)]
+    return [*data, "--data.split", "leave_last_out"]
+
+
+def cycle(users: int = 40, items: int = 12, length: int = 9) -> dict[int, list[int]]:
+    """Histories of users who walk one cycle of items, each from a place of their own.
+
+    After an item comes the next in the cycle. All items are equally popular, and what a user has is an arc,
+    of which only the order says at which of its ends it grows.
+    """
+    start, first = FIRST_ITEM, FIRST_USER
+    return {
+        first + user: [start + (user * 5 + place) % items for place in range(length)] for user in range(users)
+    }

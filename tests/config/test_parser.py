@@ -215,7 +215,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "2 features of users and 3 of items, a multiple of 4 for each",
         ),
         (["--loss.name", "bpr"], "--loss.name bpr: needs --batches.rows interaction"),
-        (["--loss.mask_known", "false"], "--loss.mask_known false: needs --batches.rows interaction"),
+        (["--loss.mask_known", "false"], "--loss.mask_known false: needs --batches.rows interaction or next"),
         (["--data.name", "files"], "--data.name files: needs --data.interactions FILE"),
         (
             ["--data.encoding", "base64"],

@@ -19,6 +19,8 @@ from trainer.histories.stretches import Stretches, StretchRows
 
 DRAWS = 2**16
 """Different values of a draw: small integers take a fraction of the time of floating-point numbers."""
+MASKED_PLACES = 100
+"""Places before and after a row, at least, whose items are no negatives of it."""
 
 
 class NextBatches(Batches):
@@ -53,7 +55,7 @@ class NextBatches(Batches):
             candidates=self._looked_up(step, candidates.items[looked_up], looked_up, len(candidates.items)),
             positives=positives,
             positive_counts=torch.ones(len(items), dtype=torch.int64),
-            seen=self._masked(rows, users, candidates, positives),
+            seen=self._masked(mine, rows, candidates, positives),
             log_q=None if log_q is None else torch.from_numpy(log_q),
             weights=self._weights_of(rows),
             values=None,
@@ -101,12 +103,16 @@ class NextBatches(Batches):
         return np.where(own < dropped, np.float32(0), np.float32(DRAWS / (DRAWS - dropped)))
 
     def _masked(
-        self, rows: StretchRows, users: np.ndarray, candidates: Candidates, positives: torch.Tensor
+        self, mine: np.ndarray, rows: StretchRows, candidates: Candidates, positives: torch.Tensor
     ) -> torch.Tensor:
-        """Return the pairs of row and candidate that are no negatives."""
+        """Return the pairs of row and candidate that are no negatives: positives, and items near them.
+
+        A user's items that come later are no accidental negatives, and those that came before are left out of
+        what is ranked. Of all items of a user there would be as many pairs as the square of their number.
+        """
         if not self.plan.mask_known:
             return positives
-        lengths, items = self.train_by_user.take(users[rows.stretches])
+        lengths, items = self.stretches.near(mine, rows, max(self.plan.history_length, MASKED_PLACES))
         positions, present = candidates.positions(items)
         return pairs(lengths, np.where(present, positions, -1), slice(0, len(candidates.items)))
 

@@ -40,7 +40,8 @@ class BatchPlan:
         popularity_power: An item is drawn in proportion to its training interactions to this power (0: all
             alike); an item without any is never drawn.
         logq: Whether candidates have their log probability.
-        mask_known: Whether a user's other training items are seen pairs.
+        mask_known: Whether a user's other training items are seen pairs; for `next` those that are near, see
+            `trainer.batching.next_rows`.
         user_weight_power: A user row weighs its training items to this power, scaled to 1 on average.
         history_dropout: Chance that an item is hidden from the history, if there is one. Then the positives
             of a user row are the hidden items alone, and the item of an interaction row is always hidden.

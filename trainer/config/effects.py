@@ -59,12 +59,17 @@ def _has_dense_parameters(config: Config) -> bool:
     model = config.model
     # Whether attributes are numbers or vectors, which have a layer each, is known once the data are.
     may_have_layers = bool(model.user_features or model.item_features)
-    return bool(model.hidden) or model.learn_temperature or may_have_layers
+    return bool(model.hidden) or model.learn_temperature or may_have_layers or is_ordered(config)
 
 
 def _combines_features(config: Config) -> bool:
     model = config.model
     return len(query_features(model)) > 1 or bool(model.item_features)
+
+
+def is_ordered(config: Config) -> bool:
+    """Return whether a configuration asks for ordered histories, by their kind or by that of the rows."""
+    return config.batches.rows == "next" or history_spec(config.model.history).ordered
 
 
 def query_features(model: ModelConfig) -> list[str]:
@@ -222,8 +227,8 @@ EFFECTS = (
     Effect(
         ("optimizer.dense_learning_rate", "optimizer.clip_gradients"),
         _has_dense_parameters,
-        "dense layers or a learned temperature: --model.hidden, --model.learn_temperature true, or numbers "
-        "and vectors in --model.item_features",
+        "dense layers or a learned temperature: --model.hidden, --model.learn_temperature true, numbers and "
+        f"vectors in --model.item_features, or --model.history {ORDERED}",
     ),
     Effect(
         ("sharding.kind", "sharding.tables", "sharding.partitions", "sharding.ranks", "sharding.uvm_caching"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trainer.config.histories import history_spec
 from trainer.config.parser import changes, given_keys, parse_config, read_config
 from trainer.config.resolved import is_open
 from trainer.config.schema import Config
@@ -39,7 +40,7 @@ RUN_NOTE = "SHARDTOWER_RUN_NOTE"
 VECTORS = ("data.user_vectors", "data.item_vectors")
 SHAPE = (
     *("model.dim", "model.similarity", "model.item_bias", "model.user_id", "model.history"),
-    "model.history_table",
+    *("model.history_table", "model.history_decay"),
     *("model.user_features", "model.item_features", "model.hidden", "model.combine", "loss.name"),
 )
 """Keys in which two models must agree for one to start from the vectors of the other."""
@@ -116,8 +117,11 @@ def check_shape(origin: Path, then: Config, config: Config) -> None:
         ConfigError: Names the key, with both values.
     """
     before = changes(config, then)
+    # Attention has a score for each place that it looks back; a decay suits histories of any length.
+    attends = history_spec(then.model.history).attention
+    shape = (*SHAPE, *(["model.history_length"] if attends else []))
     for key, value in changes(then, config).items():
-        if key in SHAPE:
+        if key in shape:
             raise ConfigError(
                 f"--{key} {value}: {origin} has {before[key]}, and its vectors are of no use otherwise. "
                 "Leave the option out, or train without --from"

@@ -193,7 +193,8 @@ class LossConfig:
     logq: bool = True
     """Subtract the log probability that a candidate is in the candidate set from its logit."""
     mask_known: bool = True
-    """A user's other training items are no negatives (otherwise only the positive itself is left out)."""
+    """A user's other training items are no negatives (otherwise only the positive itself is left out). With
+    `rows: next` those at most 100 or `history_length` places before or after the positive, the larger one."""
     user_weight_power: float = 0.4
     """A row of `rows: user` weighs (number of its training items) to this power (0: every user alike)."""
     positive_value: float = 4.0

@@ -212,13 +212,12 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         f"needs --loss.name {ranking}: closed-form scores cannot be added to predicted values",
         not model.low_rank or not spec.needs_values,
     )
-    by_position = config.batches.rows == "next"
+    by_position, ordered = config.batches.rows == "next", history_spec(model.history).ordered
     yield (
         "loss.mask_known",
         "needs --batches.rows interaction or next",
-        loss.mask_known or by_interaction or by_position,
+        loss.mask_known or by_interaction or by_position or ordered,
     )
-    ordered = history_spec(model.history).ordered
     yield (
         "batches.rows",
         f"goes with --model.history {ORDERED}, and these go with no other rows",

@@ -57,6 +57,7 @@ class Stretches:
         self._first = begins + numbers * length  # the first position
         self._stop = np.minimum(self._first + length, ends)
         self._begin = np.maximum(self._first - length, begins)  # the first item
+        self._user_begin, self._user_stop = begins, ends
 
     def __len__(self) -> int:
         return len(self.users)
@@ -73,6 +74,23 @@ class Stretches:
         lengths, places = _ranges(self._first[stretches], self._stop[stretches])
         of_row = np.repeat(np.arange(len(stretches)), lengths)
         return StretchRows(of_row, places, places - self._begin[stretches][of_row])
+
+    def near(self, stretches: np.ndarray, rows: StretchRows, places: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a user's items up to so many places before and after each row, the row's own included.
+
+        Args:
+            stretches: Those of which `rows` are.
+            rows: Rows of some stretches.
+            places: Most places between a row and an item.
+
+        Returns:
+            Number of items of each row, (B,), at most 2 * places + 1 however long the history is; and the
+            items, one row's after another's.
+        """
+        of_row = stretches[rows.stretches]
+        starts = np.maximum(rows.places - places, self._user_begin[of_row])
+        lengths, found = _ranges(starts, np.minimum(rows.places + places + 1, self._user_stop[of_row]))
+        return lengths, self.items[found]
 
     def row_count(self, stretches: np.ndarray) -> int:
         """Return the number of rows of some stretches."""

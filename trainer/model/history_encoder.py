@@ -108,7 +108,9 @@ class _Attention(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(dim, dim, bias=False) for _ in range(4))
         nn.init.zeros_(self.output.weight)
         self.by_distance = nn.Parameter(torch.zeros(HEADS, length + 1))
-        self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim)])
+        # A bias of the keys would add one number to all scores of a state, which its softmax takes away again:
+        # its gradient is rounding, and Adam would follow it.
+        self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim, bias=False)])
 
     def forward(self, states_STD: torch.Tensor, vectors_SWD: torch.Tensor) -> torch.Tensor:
         distances_TW, within_TW = _distances(

@@ -22,12 +22,14 @@ from trainer.dataset.dataset import Dataset
 from trainer.histories.slots import Slots, make_slots
 from trainer.histories.stretches import last_of
 from trainer.model.fold_in import fold_in
-from trainer.model.history_encoder import HistoryEncoder
+from trainer.model.history_encoder import HOUR, HistoryEncoder
 from trainer.model.towers import Gather, TwoTowers
 from trainer.storage.attributes import Ragged
 
 STRETCHES_AT_ONCE = 512
 """Ordered histories that are encoded at a time, outside of training."""
+TIMES_LOOKED_AT = 1_000_000
+"""Times of known histories that say how long after an item the next one usually comes."""
 Histories = tuple[torch.Tensor, torch.Tensor]
 """Items of each of B people: lengths, (B,), and the concatenated item rows, both integers."""
 
@@ -154,13 +156,27 @@ def query_from_history(
 def _look_up(pair: TowerPair, table: str, histories: Ragged, device: torch.device) -> torch.Tensor:
     """Return query vectors of users who are known only by the history in `table`."""
     given: dict[str, np.ndarray | Ragged] = {table: histories}
-    if USER_SEQUENCE_TIMES in pair.user_inputs:  # as if all came at once
-        given[USER_SEQUENCE_TIMES] = Ragged(histories.offsets, np.zeros(len(histories.values), np.int64))
+    if USER_SEQUENCE_TIMES in pair.user_inputs:
+        given[USER_SEQUENCE_TIMES] = _usual_times(histories.offsets, pair.user_inputs[USER_SEQUENCE_TIMES])
     count = len(histories.offsets) - 1
     for name in pair.user_inputs.keys() - given.keys():
         given[name] = _unknown(pair.user_inputs[name], count)
     inputs = {name: given[name] for name in pair.user_inputs}  # in the order of the tables
     return query_vectors([TowerPair(pair.towers, inputs, pair.item_inputs)], np.arange(count), device)
+
+
+def _usual_times(offsets: np.ndarray, known: Ragged) -> Ragged:
+    """Return times for histories without any: one item after another, at the gap usual in known histories.
+
+    The gap is the one whose log of 1 + hours, by which weights decay, is the mean of theirs.
+    """
+    times, starts = known.values[:TIMES_LOOKED_AT], known.offsets[1:]
+    gaps = np.diff(times)
+    within = np.ones(len(gaps), bool)
+    within[starts[(starts > 0) & (starts <= len(gaps))] - 1] = False  # from one person to the next
+    usual = np.log1p(np.maximum(gaps[within], 0) / HOUR).mean() if within.any() else 0.0
+    places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+    return Ragged(offsets, np.round(places * np.expm1(usual) * HOUR).astype(np.int64))
 
 
 def _unknown(column: np.ndarray | Ragged, count: int) -> np.ndarray | Ragged:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.batching.tower_inputs import USER_HISTORY
+from trainer.batching.tower_inputs import USER_HISTORY, USER_SEQUENCE
 from trainer.model.retriever import TowerPair, candidate_vectors, query_from_history, query_vectors
 from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.run_folder import TrainedRun, open_run, weight_bytes
@@ -41,8 +41,7 @@ def query_of_history(
     """
     trained = open_run(run, saved)
     items = _item_vectors(trained)
-    learned = trained.tower_pairs[0]
-    if USER_HISTORY not in learned.user_inputs and learned.towers.encoder is None:
+    if not {USER_HISTORY, USER_SEQUENCE} & trained.tower_pairs[0].user_inputs.keys():
         _cache(run, saved, trained, items)
     histories = torch.tensor([len(history)]), torch.tensor(history)
     return query_from_history(trained.tower_pairs, histories, items)[0].numpy(), items.numpy()

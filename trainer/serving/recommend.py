@@ -120,7 +120,7 @@ def recommend_by_history(
     known, unknown = known_history(run, vocabulary, given)
     rows = list(known.values())
     model = _model_without_values(run, saved)
-    # A query tower with a table of histories has to look the items up.
+    # A query tower with a table or an encoder of histories has to look the items up.
     if model.history == "none" and (cached := open_vectors(run, saved)):
         query, vectors = _query_from_cache(cached, rows, model), cached.items
     else:

@@ -16,6 +16,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 from trainer.batching.tower_inputs import (
     USER,
     USER_HISTORY,
+    context_table,
     dense_widths,
     expected_bias,
     expected_biases,
@@ -186,7 +187,8 @@ def _take_over_states(
 def _without_retained(rows: dict[str, np.ndarray], dataset: Dataset) -> dict[str, np.ndarray]:
     """Return `rows` without those of retained ids: zero states leave their untrained vectors in place."""
     name = dataset.item_name
-    retained = {USER: dataset.kept_users, name: dataset.kept_items, f"{name}_bias": dataset.kept_items}
+    of_items = (name, f"{name}_bias", context_table(name))
+    retained = {USER: dataset.kept_users} | dict.fromkeys(of_items, dataset.kept_items)
     found = dict(rows)
     for table in retained.keys() & rows.keys():
         found[table] = rows[table].copy()
@@ -208,6 +210,7 @@ def _origin_rows(
     means_the_same = (_bias_slope(origin) != 0) == expects_bias(config.model)
     all_biases = np.append(items, reserved_item if means_the_same else -1)
     rows = {USER_HISTORY: items, name: all_items, f"{name}_bias": all_biases}
+    rows[context_table(name)] = np.append(items, len(before.item_ids))
     if USER in origin.user_inputs:
         rows[USER] = np.append(_trained(users, origin.user_inputs[USER]), len(before.user_ids))
     for side, names, features, categories in (
