@@ -32,6 +32,11 @@ CASES: dict[str, tuple[str, str, str]] = {
     ),
     "data.weight_column": ("w", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.negatives": ("use", "", "--data.min_value 4"),
+    "data.impressions": (
+        "f",
+        "--data.name files --data.interactions f",
+        "--data.name files --data.interactions f --data.negatives use",
+    ),
     "data.timestamp_column": ("t", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.user_vectors": ("{a: f.npz}", "--data.name synthetic", "--data.name ml-1m"),
     "data.item_vectors": ("{a: f.npz}", "--data.name synthetic", "--data.name ml-1m"),

@@ -250,6 +250,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "--loss.positive_value 3.0: --data.min_value or more is needed with --data.negatives use, as a "
             "negative counts as 0",
         ),
+        (
+            [
+                *("--data.name", "files", "--data.interactions", "a.csv", "--data.impressions", "shown.csv"),
+                *("--data.negatives", "use", "--loss.name", "mse", "--batches.rows", "interaction"),
+            ],
+            "--data.impressions shown.csv: needs --loss.name softmax or bpr or bce, as what was only shown "
+            "has no value that --loss.name mse could fit",
+        ),
     ],
 )
 def test_values_and_combinations_that_cannot_work_are_refused(arguments: list[str], message: str) -> None:

@@ -102,7 +102,16 @@ EFFECTS = (
         lambda config: config.data.name == "files" and _uses_values(config),
         f"--data.name files with --data.min_value, or with --loss.name {RATING}",
     ),
-    Effect(("data.negatives",), lambda config: config.data.min_value is not None, "--data.min_value"),
+    Effect(
+        ("data.negatives",),
+        lambda config: config.data.min_value is not None or config.data.impressions is not None,
+        "--data.min_value or --data.impressions",
+    ),
+    Effect(
+        ("data.impressions",),
+        lambda config: config.data.name == "files" and config.data.negatives == "use",
+        "--data.name files with --data.negatives use",
+    ),
     Effect(
         ("data.user_vectors", "data.item_vectors", "data.attribute_kinds"),
         lambda config: config.data.name != "synthetic",

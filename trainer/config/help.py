@@ -38,6 +38,7 @@ EXAMPLES: dict[str, str] = {
     "data.cache": "/scratch/prepared",
     "data.interactions": "orders.csv",
     "data.held_out": "orders-of-today.csv",
+    "data.impressions": "shown.csv",
     "data.users": "customers.csv",
     "data.items": "products.csv",
     "data.user_column": "customer",

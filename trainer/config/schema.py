@@ -40,6 +40,9 @@ class DataConfig:
     """File, or folder of part files, of your own interactions; .gz, .zst, .bz2 and .zip are read too."""
     held_out: str | None = None
     """File or folder of held-out interactions; implies `split: given`."""
+    impressions: str | None = None
+    """File or folder of (user, item) pairs that were shown and not taken: with `negatives: use` training
+    ranks them low; columns and formats as in `interactions`."""
     users: str | None = None
     """File or folder of user attributes, keyed by `user_column`."""
     items: str | None = None
@@ -70,7 +73,7 @@ class DataConfig:
     min_value: float | None = None
     """Interactions with a smaller value are no positives and are dropped, in every split."""
     negatives: Literal["drop", "use"] = "drop"
-    """`use` trains on values below `min_value` as explicit negatives, instead of leaving them out."""
+    """`use` trains on values below `min_value`, and on `impressions`, as explicit negatives."""
     k_core: int = 0
     """Drop users and items with fewer interactions than this, until none has fewer (0: keep all)."""
     split: Literal["random", "leave_last_out", "temporal", "per_user", "given", "none"] = "random"

@@ -237,6 +237,12 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         "--data.min_value or more is needed with --data.negatives use, as a negative counts as 0",
         not binary or least is None or data.negatives == "drop" or least <= loss.positive_value,
     )
+    yield (
+        "data.impressions",
+        f"needs --loss.name {losses_where(lambda other: not other.needs_values or other.binary_values)}, as "
+        f"what was only shown has no value that --loss.name {loss.name} could fit",
+        data.impressions is None or not spec.needs_values or binary,
+    )
     yield "data.name", "needs --data.interactions FILE", data.name != "files" or data.interactions is not None
     yield (
         "data.split",

@@ -22,6 +22,8 @@ from filelock import FileLock
 
 from trainer.dataset.clean import clean, explicit_negatives
 from trainer.dataset.encode import COLUMNS, encode, id_notes
+from trainer.dataset.impressions import SHOWN, write_impressions
+from trainer.dataset.interactions import Interactions
 from trainer.dataset.split import BY_TIME, NEGATIVE, NEGATIVES, PARTS, Rule, check_split
 from trainer.dataset.write_splits import count_known, count_repeats, parts_of_rows, write_parts
 from trainer.errors import DataError
@@ -29,28 +31,6 @@ from trainer.sources.schema import SourceTables
 from trainer.storage import arrays
 from trainer.storage.attribute_store import map_dense, map_features, write_attributes
 from trainer.storage.attributes import DenseFeature, Feature, Ragged
-
-
-@dataclass(frozen=True)
-class Interactions:
-    """One split of the data set, in file order; columns are memory-mapped and read-only.
-
-    Attributes:
-        users: (n,) int32 row of the user vocabulary.
-        items: (n,) int32 row of the item vocabulary.
-        values: (n,) float32, or None.
-        timestamps: (n,) int64 seconds, or None.
-        weights: (n,) float32 above 0, or None: all weigh 1.
-    """
-
-    users: np.ndarray
-    items: np.ndarray
-    values: np.ndarray | None
-    timestamps: np.ndarray | None
-    weights: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.users)
 
 
 @dataclass(frozen=True)
@@ -80,7 +60,9 @@ class Dataset:
         kept_users: (n,) int64 rows that have vectors of their own without training interactions; see
             `trainer.warm_start.retained_ids`.
         kept_items: The same for items.
-        negatives: Explicit negatives of the training, of users and items with training interactions; or None.
+        negatives: Interactions below `min_value` that are explicit negatives of the training, of users and
+            items with training interactions; or None.
+        shown: Impressions that are, likewise; see `impressions.write_impressions`.
     """
 
     folder: Path
@@ -105,6 +87,7 @@ class Dataset:
     kept_users: np.ndarray
     kept_items: np.ndarray
     negatives: Interactions | None = None
+    shown: Interactions | None = None
 
     @property
     def evaluated_items(self) -> int:
@@ -114,6 +97,10 @@ class Dataset:
     def item_popularity(self) -> np.ndarray:
         """Return the summed weights of each item's training interactions, (item_count,) float64."""
         return np.bincount(self.train.items, self.train.weights, self.item_count).astype(np.float64)
+
+    def explicit_negatives(self) -> Interactions | None:
+        """Return all explicit negatives of the training; None without any."""
+        return self.shown if self.negatives is None else self.negatives.followed_by(self.shown)
 
     def train_by_user(self) -> Ragged:
         """Training items of each user, of the same shape as `seen`."""
@@ -195,7 +182,7 @@ def prepare(
         repeats: Whether a pair from before the test split counts when it stands there again, in splits by
             time: `drop` leaves it out, `keep` adds it. The other splits are the same.
         negatives: `use` keeps the dropped values below `min_value` as explicit negatives of the training,
-            see `clean.explicit_negatives`.
+            see `clean.explicit_negatives`, and impressions, see `impressions.write_impressions`.
         attribute_kinds: Kinds of attributes that were asked for, by name.
 
     Raises:
@@ -264,6 +251,7 @@ def open_dataset(folder: Path) -> Dataset:
         kept_users=_kept(folder, "user"),
         kept_items=_kept(folder, "item"),
         negatives=_map_part(folder, NEGATIVES) if (folder / f"{NEGATIVES}_user_id.npy").exists() else None,
+        shown=_map_part(folder, SHOWN) if (folder / f"{SHOWN}_user_id.npy").exists() else None,
     )
 
 
@@ -280,7 +268,8 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     parts = parts_of_rows(encoded, stays, rule, settings)
     repeated = count_repeats(encoded, parts, rule, repeats, settings.get("repeats") == "keep")
     dropped["duplicates"] -= int(np.count_nonzero(parts >= 0)) - int(np.count_nonzero(stays))
-    if settings.get("negatives") == "use":
+    rated_low = settings.get("negatives") == "use" and settings["min_value"] is not None
+    if rated_low:
         parts[explicit_negatives(encoded, stays, parts, settings, rule)] = NEGATIVE
     del stays, repeats
     weightless = encoded.weightless or 0
@@ -291,11 +280,15 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     report |= repeated
     report |= dropped if encoded.weightless is None else {"weightless": weightless, **dropped}
     report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
-    if settings.get("negatives") == "use":
+    if rated_low:
         report["negatives"] = int(np.count_nonzero(parts == NEGATIVE))
     users, items = write_parts(folder, encoded, parts)
     del encoded
     shutil.rmtree(raw)
+    if source.impressions is not None and settings.get("negatives") == "use":
+        found, remarks = write_impressions(folder, name, source, users, items, rule)
+        report |= found
+        notes += remarks
     ids, tables = {"user": users, "item": items}, {"user": source.users, "item": source.items}
     report |= count_known(folder, name, rule, ids, tables)
     known_users = pa.concat_arrays([users, pa.nulls(1, users.type)])  # the null: the row of unknown users

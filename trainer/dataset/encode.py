@@ -64,7 +64,7 @@ def encode(source: SourceTables, name: str, folder: Path) -> Encoded:
     names: list[str] = []
     with ExitStack() as stack:
         files = {}
-        for held_out, table in _rounds(source, name):
+        for held_out, table in rounds(source, name):
             if not files:
                 names = table.column_names
                 files = {column: stack.enter_context(open(folder / column, "wb")) for column in names}
@@ -172,7 +172,7 @@ class _Ids:
         return numbers
 
 
-def _rounds(source: SourceTables, name: str) -> Iterator[tuple[bool, pa.Table]]:
+def rounds(source: SourceTables, name: str) -> Iterator[tuple[bool, pa.Table]]:
     """Return whether held out, and a table of about ROUND_ROWS rows, with the known columns alone."""
     first: pa.Schema | None = None
     for held_out, batches in ((False, source.interactions), (True, source.held_out or ())):

@@ -44,7 +44,7 @@ from trainer.tables.parquet_file import ParquetFile
 from trainer.tables.recognise import is_row
 from trainer.tables.times import TIMESTAMP
 
-INTERACTIONS = ("train", "held_out")
+INTERACTIONS = ("train", "held_out", "impressions")
 
 
 def read_tables(
@@ -63,6 +63,7 @@ def read_tables(
     columns: Sequence[str] | None = None,
     weight_column: str | None = None,
     reading: Reading = BY_TYPE,
+    impressions: str | Path | None = None,
 ) -> SourceTables:
     """Read interactions, optional held-out ones and attributes; columns are found by name.
 
@@ -76,6 +77,9 @@ def read_tables(
     in canonical form (`007` is a string) or with a zero behind the point, as pandas writes 86.0 in a column
     with gaps. Missing ids (null, empty, NaN) make bad rows.
 
+    Ids of impressions have types of their own, as users and items that are in no other file are left out
+    later and may be spelled in any way. Their values are not read, and times and weights may be absent.
+
     Attributes are typed as `attribute_columns` says; `title` is a string in any case.
     Of RecBole's ratings, `rating` is the value where `value_column` is not there.
 
@@ -87,6 +91,7 @@ def read_tables(
     named = [roles.get(name) or name for name in columns] if columns else None
     options = TextOptions(encoding, separator, named)
     paths = {"train": interactions, "held_out": held_out, "users": users, "items": items}
+    paths["impressions"] = impressions
     files = {
         part: open_tables(
             format, Path(path), options if part in INTERACTIONS else replace(options, columns=None)
@@ -95,14 +100,22 @@ def read_tables(
         if path
     }
     _check_options(files, options)
-    user, item = _id_types(files, {"user": user_column, "item": item_column})
+    names = {"user": user_column, "item": item_column}
+    shown = {"impressions": files.pop("impressions")} if impressions else {}
+    user, item = _id_types(files, names)
+    types = dict.fromkeys(files, (user, item)) | {part: (*_id_types(shown, names),) for part in shown}
+    files |= shown
 
     def stream(part: str) -> Iterator[pa.RecordBatch]:
         first: list[Column] | None = None
         batches = []
+        user, item = types[part]
         for table in files[part]:
-            optional = _optional(table, value_column, timestamp_column)
-            optional += _weight(table.rows, weight_column)
+            if part == "impressions":
+                optional = _of_impressions(table, timestamp_column, weight_column)
+            else:
+                optional = _optional(table, value_column, timestamp_column)
+                optional += _weight(table.rows, weight_column)
             first = optional if first is None else first
             _check_same(table.rows, optional, files[part][0].rows, first)
             ids = [_id("user", user_column, user, table), _id("item", item_column, item, table)]
@@ -125,6 +138,7 @@ def read_tables(
         "item",
         bad,
         remarks={"user": tables["users"][1], "item": tables["items"][1]},
+        impressions=stream("impressions") if impressions else None,
     )
 
 
@@ -241,6 +255,15 @@ def _optional(table: Table, value_column: str | None, timestamp_column: str | No
                 f"Name another, or leave the option out: --data.{column.name}_column NAME"
             )
     return columns
+
+
+def _of_impressions(table: Table, timestamp_column: str | None, weight_column: str | None) -> list[Column]:
+    """Return the columns of times and weights that a file of impressions has; it may lack either."""
+    timed, weighed = (
+        name if name is not None and _found(table.rows, name) is not None else None
+        for name in (timestamp_column, weight_column)
+    )
+    return [*_optional(table, None, timed), *_weight(table.rows, weighed)]
 
 
 def _check_same(rows: Rows, columns: list[Column], first: Rows, expected: list[Column]) -> None:

@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from trainer.batching.tower_inputs import USER, Inputs
 from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.impressions import SHOWN
 from trainer.dataset.split import NEGATIVES, PARTS
 from trainer.dataset.vocabulary import Vocabulary
 from trainer.errors import DataError
@@ -290,8 +291,9 @@ def _write(
         empty = Ragged(np.zeros(len(users.ids) + 1, np.int64), np.empty(0, np.int32))
         by_user = arrays.map_ragged(dataset.folder, f"by_user_{split}")
         arrays.write_ragged(folder, f"by_user_{split}", _insert_rows(by_user, empty, before_last=True))
-    for path in dataset.folder.glob(f"{NEGATIVES}_*.npy"):
-        _link(path, folder / path.name)
+    for part in (NEGATIVES, SHOWN):
+        for path in dataset.folder.glob(f"{part}_*.npy"):
+            _link(path, folder / path.name)
     for name, ragged in (("known", dataset.seen("test")), ("history", dataset.history())):
         arrays.write_ragged(folder, f"by_user_{name}", _insert_rows(ragged, histories, before_last=True))
     if held_out is not None:  # beside the test split, in which nobody looks for them
