@@ -238,6 +238,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "--data.user_column user_id",
         ),
         (
+            ["--data.item_columns", "user,title"],
+            "--data.item_columns ['user', 'title']: names, each once, are needed, and among them item or "
+            "--data.item_column item_id",
+        ),
+        (
+            ["--data.user_columns", "user,age,age"],
+            "--data.user_columns ['user', 'age', 'age']: names, each once, are needed, and among them user "
+            "or --data.user_column user_id",
+        ),
+        (
             [*("--loss.name", "bce", "--batches.rows", "interaction", "--data.min_value", "4")],
             "--data.min_value 4.0: less than --loss.positive_value 4 is needed with --loss.name bce, as all "
             "that is left would count as 1; or --data.negatives use",

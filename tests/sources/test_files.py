@@ -148,7 +148,7 @@ def test_a_missing_column_is_answered_with_those_found_and_the_option(tmp_path):
     assert str(error.value) == (
         f"{path}: no column 'item_id', found user_id, movie_id. "
         "Name the column of item ids: --data.item_column NAME; "
-        "if line 1 is no header: --data.columns user,item,value,timestamp"
+        "if line 1 is no header: --data.columns user,item"
     )
     assert rows(read("csv", path, item_column="movie_id").interactions) == {"user_id": [1], "item_id": [2]}
 

@@ -97,6 +97,8 @@ EFFECTS = (
         lambda config: config.data.name == "files",
         "--data.name files",
     ),
+    Effect(("data.user_columns",), lambda config: config.data.users is not None, "--data.users"),
+    Effect(("data.item_columns",), lambda config: config.data.items is not None, "--data.items"),
     Effect(
         ("data.value_column",),
         lambda config: config.data.name == "files" and _uses_values(config),

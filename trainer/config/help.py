@@ -54,6 +54,8 @@ EXAMPLES: dict[str, str] = {
     "data.encoding": "cp1252",
     "data.separator": "semicolon",
     "data.columns": "[user, item, value, timestamp]",
+    "data.user_columns": "[user, age, gender]",
+    "data.item_columns": "[item, title, genres]",
     "data.min_value": "4",
     "data.k_core": "5",
     "data.test_size": "0.1",

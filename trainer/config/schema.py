@@ -36,6 +36,10 @@ class DataConfig:
     """Separator of text files: a character or `comma`, `tab`, `semicolon`, ...; by default found in each."""
     columns: list[str] = field(default_factory=list)
     """Names of the columns of interactions without a header: `user,item,value,timestamp`, in file order."""
+    user_columns: list[str] = field(default_factory=list)
+    """The same of user attributes without a header: `user,age,gender`."""
+    item_columns: list[str] = field(default_factory=list)
+    """The same of item attributes without a header: `item,title,genres`."""
     interactions: str | None = None
     """File, or folder of part files, of your own interactions; .gz, .zst, .bz2 and .zip are read too."""
     held_out: str | None = None

@@ -138,6 +138,7 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
     }
     if data.weight_column is not None:  # so that other data keep their keys
         columns["weight_column"] = data.weight_column
+    columns |= {side: names for side in ("user_columns", "item_columns") if (names := getattr(data, side))}
     key: dict[str, Any] = {option: _fingerprint(f"--data.{option}", path) for option, path in paths.items()}
 
     def read() -> SourceTables:

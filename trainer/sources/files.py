@@ -19,8 +19,8 @@ from trainer.sources.attribute_columns import (
     typed_text,
 )
 from trainer.sources.formats import (
-    COLUMNS_OPTION,
     FORMATS,
+    OF_ATTRIBUTES,
     Format,
     Rows,
     Table,
@@ -64,12 +64,15 @@ def read_tables(
     weight_column: str | None = None,
     reading: Reading = BY_TYPE,
     impressions: str | Path | None = None,
+    user_columns: Sequence[str] | None = None,
+    item_columns: Sequence[str] | None = None,
 ) -> SourceTables:
     """Read interactions, optional held-out ones and attributes; columns are found by name.
 
     Under the format `auto` each file is read as what it is, so that they may differ. A value or timestamp
     column that is None is left unread. `columns` names the fields of interactions without a header: `user`,
-    `item`, `value` and `timestamp` stand for the columns of that use.
+    `item`, `value` and `timestamp` stand for the columns of that use. `user_columns` and `item_columns` do
+    so for attributes, where `user` and `item` stand for the ids.
 
     Ids of users are int64 if all of them, in all files, are whole numbers up to 2**63 - 1, and strings
     otherwise; so are ids of items. Parquet says so by its types. Text and unsigned Parquet columns are read
@@ -89,16 +92,13 @@ def read_tables(
     bad = BadRows(bad_rows)
     roles = {"user": user_column, "item": item_column, "value": value_column, "timestamp": timestamp_column}
     named = [roles.get(name) or name for name in columns] if columns else None
-    options = TextOptions(encoding, separator, named)
+    options = dict.fromkeys(INTERACTIONS, TextOptions(encoding, separator, named))
+    for side, given in (("user", user_columns), ("item", item_columns)):
+        named = [roles[side] if name == side else name for name in given] if given else None
+        options[f"{side}s"] = TextOptions(encoding, separator, named, OF_ATTRIBUTES[f"{side}s"])
     paths = {"train": interactions, "held_out": held_out, "users": users, "items": items}
     paths["impressions"] = impressions
-    files = {
-        part: open_tables(
-            format, Path(path), options if part in INTERACTIONS else replace(options, columns=None)
-        )
-        for part, path in paths.items()
-        if path
-    }
+    files = {part: open_tables(format, Path(path), options[part]) for part, path in paths.items() if path}
     _check_options(files, options)
     names = {"user": user_column, "item": item_column}
     shown = {"impressions": files.pop("impressions")} if impressions else {}
@@ -119,7 +119,7 @@ def read_tables(
             first = optional if first is None else first
             _check_same(table.rows, optional, files[part][0].rows, first)
             ids = [_id("user", user_column, user, table), _id("item", item_column, item, table)]
-            _refuse_row(table.rows, ids + optional)
+            _refuse_row(table, ids + optional)
             batches.append(checked(table.rows, ids + optional, bad))
         return chain.from_iterable(batches)
 
@@ -142,19 +142,21 @@ def read_tables(
     )
 
 
-def _check_options(files: dict[str, list[Table]], options: TextOptions) -> None:
+def _check_options(files: dict[str, list[Table]], options: dict[str, TextOptions]) -> None:
     """Refuse what would change nothing, and attributes in a format that has none."""
     tables = [(part, table) for part, group in files.items() for table in group]
     for part, table in tables:
         if part not in INTERACTIONS and not FORMATS[table.format].attributes:
             raise DataError(f"--data.{part}: LightGCN text has no attributes. Leave the option out")
     delimited = {part for part, table in tables if FORMATS[table.format].delimited}
-    for name, parts in (("separator", delimited), ("columns", delimited & {*INTERACTIONS})):
-        if getattr(options, name) is not None and not parts:
-            path = files["train"][0].rows.path
-            raise DataError(
-                f"--data.{name}: has no effect on {path}, which is no delimited text. Leave it out"
-            )
+    for given, option, parts in (
+        (options["train"].separator, "--data.separator", files.keys()),
+        (options["train"].columns, options["train"].columns_option.name, files.keys() & {*INTERACTIONS}),
+        *((options[part].columns, each.name, files.keys() & {part}) for part, each in OF_ATTRIBUTES.items()),
+    ):
+        if given is not None and parts and not parts & delimited:
+            path = next(table.rows.path for part, table in tables if part in parts)
+            raise DataError(f"{option}: has no effect on {path}, which is no delimited text. Leave it out")
 
 
 def _found(rows: Rows, name: str) -> str | None:
@@ -168,8 +170,8 @@ def _id(side: str, name: str, type: pa.DataType, table: Table) -> Column:
     source = _found(rows, f"{side}_id" if isinstance(rows, LightGCNFile) else name)
     if source is None:
         if delimited and is_row(rows.names):
-            raise DataError(_no_header(rows))
-        hint = f"; if line 1 is no header: {COLUMNS_OPTION}" if delimited else ""
+            raise DataError(_no_header(table))
+        hint = f"; if line 1 is no header: {table.columns_option.example(rows.names)}" if delimited else ""
         raise DataError(
             f"{rows.path}: no column {name!r}, found {', '.join(rows.names)}. "
             f"Name the column of {side} ids: --data.{side}_column NAME{hint}"
@@ -184,17 +186,19 @@ def _id(side: str, name: str, type: pa.DataType, table: Table) -> Column:
     return Column(f"{side}_id", source, type, rule, remedy=remedy)
 
 
-def _refuse_row(rows: Rows, columns: list[Column]) -> None:
+def _refuse_row(table: Table, columns: list[Column]) -> None:
     """Refuse a first line that is a row though its fields were named as columns: the row would be lost."""
+    rows = table.rows
     with_digits = any(character.isdigit() for column in columns for character in column.source)
     if isinstance(rows, TextFile) and rows.given_names is None and is_row(rows.names) and with_digits:
-        raise DataError(_no_header(rows))
+        raise DataError(_no_header(table))
 
 
-def _no_header(rows: Rows) -> str:
+def _no_header(table: Table) -> str:
+    names = table.rows.names
     return (
-        f"{rows.path}: seems to have no header, as line 1 is {', '.join(rows.names)}. "
-        f"Name its columns, in this way: {COLUMNS_OPTION}"
+        f"{table.rows.path}: seems to have no header, as line 1 is {', '.join(names)}. "
+        f"Name its columns, in this way: {table.columns_option.example(names)}"
     )
 
 
