@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock
 
 from trainer.dataset.clean import clean, explicit_negatives
 from trainer.dataset.encode import COLUMNS, encode, id_notes
@@ -204,14 +204,14 @@ def prepare(
     folder = cache / f"{name}-{key}"
     if arrays.is_whole(folder):
         return folder
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cache / f"{folder.name}.lock").acquire()
-    except OSError as error:
-        raise DataError(
-            f"{cache}: {error.strerror}. Choose a folder for prepared data: --data.cache"
-        ) from error
-    with lock:
+    with ExitStack() as lock:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(arrays.locked(folder))
+        except OSError as error:
+            raise DataError(
+                f"{cache}: {error.strerror}. Choose a folder for prepared data: --data.cache"
+            ) from error
         if not arrays.is_whole(folder):
             with arrays.published(folder) as temporary:
                 _build(temporary, make_source(), key, name, settings)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock
 
 from trainer.batching.tower_inputs import USER, Inputs
 from trainer.dataset.dataset import Dataset, open_dataset
@@ -105,7 +104,7 @@ def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_input
     held_out = None if vocabulary.held_out is None else _histories(vocabulary.held_out, users, items)
     key = _key(dataset, users, items, [histories] if held_out is None else [histories, held_out])
     extended = folder.with_name(f"{folder.name}-{key[:20]}")
-    with FileLock(folder.with_name(f"{extended.name}.lock")):
+    with arrays.locked(extended):
         if not arrays.is_whole(extended):
             with arrays.published(extended) as temporary:
                 titles = _titles(dataset, vocabulary, items)
