@@ -258,7 +258,7 @@ def test_a_split_that_would_be_empty_is_refused_with_what_fills_it(rule, users, 
     [
         (
             [False, False],
-            "test interactions of 2. None of --data.held_out counts: name another file, or leave it out and "
+            "test interactions of 2. None of --data.held_out counts: name another, or leave it out and "
             "use --data.split random",
         ),
         (

@@ -35,7 +35,7 @@ WHERE_NONE_IS_LEFT: dict[Rule, dict[int, str]] = {
     "given": {
         TRAIN: "All that count are in --data.held_out: name others as --data.interactions, or leave "
         "--data.held_out out and use --data.split random",
-        TEST: "None of --data.held_out counts: name another file, or leave it out and use --data.split random",
+        TEST: "None of --data.held_out counts: name another, or leave it out and use --data.split random",
     },
 }
 """What to do where a rule leaves a split empty; `size` is the option that says how much is cut off."""
