@@ -82,7 +82,7 @@ def write_impressions(
     that are positives, whatever their split, or explicit negatives by their value; and of a pair that was
     shown several times all rows but the last. Without times none is late.
 
-    It takes some 40 bytes of memory a row of known users and items.
+    It takes some 80 bytes of memory a row of known users and items.
 
     Args:
         folder: Where `write_parts` has written.
