@@ -120,8 +120,8 @@ def test_the_batches_of_all_ranks_together_are_the_batch_of_a_world_of_one(
                 assert torch.equal(torch.cat(shares), whole)
             elif whole is not None:
                 assert all(torch.equal(share, whole) for share in shares)
-        kept = [part.slots.kept[slots_of(part)] for part in parts]
-        assert torch.equal(torch.cat(kept), alone.slots.kept[slots_of(alone)])
+        kept = [part.slots.factors[slots_of(part)] for part in parts]
+        assert torch.equal(torch.cat(kept), alone.slots.factors[slots_of(alone)])
 
 
 def slots_of(batch: Batch) -> torch.Tensor:

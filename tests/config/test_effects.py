@@ -19,6 +19,16 @@ CASES: dict[str, tuple[str, str, str]] = {
     "data.encoding": ("cp1252", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.separator": ("tab", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.columns": ("user,item", "--data.name ml-1m", "--data.name files --data.interactions f"),
+    "data.user_columns": (
+        "user,age",
+        "--data.name files --data.interactions f --data.items i",
+        "--data.name files --data.interactions f --data.users u",
+    ),
+    "data.item_columns": (
+        "item,title",
+        "--data.name files --data.interactions f --data.users u",
+        "--data.name files --data.interactions f --data.items i",
+    ),
     "data.interactions": ("f", "--data.name ml-1m", "--data.name files"),
     "data.held_out": ("f", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.users": ("f", "--data.name ml-1m", "--data.name files --data.interactions f"),
@@ -38,6 +48,11 @@ CASES: dict[str, tuple[str, str, str]] = {
         "--data.name files --data.interactions f",
     ),
     "data.order": ("file", "--data.name ml-1m", "--data.name files --data.interactions f"),
+    "data.impressions": (
+        "f",
+        "--data.name files --data.interactions f",
+        "--data.name files --data.interactions f --data.negatives use",
+    ),
     "data.user_vectors": ("{a: f.npz}", "--data.name synthetic", "--data.name ml-1m"),
     "data.item_vectors": ("{a: f.npz}", "--data.name synthetic", "--data.name ml-1m"),
     "data.attribute_kinds": ("{year: number}", "--data.name synthetic", "--data.name ml-1m"),

@@ -147,6 +147,22 @@ def test_weights_and_explicit_negatives_stay(before, tmp_path):
     assert "negatives" in data_digests(data)
 
 
+def test_impressions_stay(before, tmp_path):
+    columns = ("user_id", "item_id")
+    taken, shown = (
+        pa.table({name: [row[place] for row in rows] for place, name in enumerate(columns)})
+        for rows in ([(5, 50), (6, 51), (5, 51), (6, 52)], [(5, 52), (6, 50)])
+    )
+    source = SourceTables(iter(taken.to_batches()), impressions=iter(shown.to_batches()))
+    settings = {"k_core": 0, "split": "none", "test_size": 0.2, "validation_size": 0.0, "split_seed": 42}
+    folder = prepare(
+        lambda: source, {}, tmp_path / "after", name="world", min_value=None, negatives="use", **settings
+    )
+    data = extended(open_dataset(folder), before, tmp_path / "run")
+    assert (data.shown.users.tolist(), data.shown.items.tolist()) == ([0, 1], [2, 0])
+    assert data_digests(data)["shown"] == data_digests(open_dataset(folder))["shown"]
+
+
 def test_numbers_of_retained_ids_come_from_the_earlier_run(tmp_path):
     def with_numbers(folder, pairs, users, items):
         tables = {

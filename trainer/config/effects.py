@@ -113,6 +113,8 @@ EFFECTS = (
         lambda config: config.data.name == "files",
         "--data.name files",
     ),
+    Effect(("data.user_columns",), lambda config: config.data.users is not None, "--data.users"),
+    Effect(("data.item_columns",), lambda config: config.data.items is not None, "--data.items"),
     Effect(
         ("data.value_column",),
         lambda config: config.data.name == "files" and _uses_values(config),
@@ -123,7 +125,16 @@ EFFECTS = (
         lambda config: config.data.name == "files" and config.data.order == "time",
         "--data.name files, and --data.order time",
     ),
-    Effect(("data.negatives",), lambda config: config.data.min_value is not None, "--data.min_value"),
+    Effect(
+        ("data.negatives",),
+        lambda config: config.data.min_value is not None or config.data.impressions is not None,
+        "--data.min_value or --data.impressions",
+    ),
+    Effect(
+        ("data.impressions",),
+        lambda config: config.data.name == "files" and config.data.negatives == "use",
+        "--data.name files with --data.negatives use",
+    ),
     Effect(
         ("data.user_vectors", "data.item_vectors", "data.attribute_kinds"),
         lambda config: config.data.name != "synthetic",

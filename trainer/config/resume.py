@@ -28,7 +28,7 @@ MAY_CHANGE = (
     "model.precision",
 )
 MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "deterministic", "backend", "timeout")
-PATHS = ("root", "cache", "interactions", "held_out", "users", "items")
+PATHS = ("root", "cache", "interactions", "held_out", "impressions", "users", "items")
 EVALUATED_WITH = (
     *(f"data.{name}" for name in (*PATHS, "source")),
     *("evaluation", "sharding", "device", "backend", "timeout"),

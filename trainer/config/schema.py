@@ -37,10 +37,17 @@ class DataConfig:
     """Separator of text files: a character or `comma`, `tab`, `semicolon`, ...; by default found in each."""
     columns: list[str] = field(default_factory=list)
     """Names of the columns of interactions without a header: `user,item,value,timestamp`, in file order."""
+    user_columns: list[str] = field(default_factory=list)
+    """The same of user attributes without a header: `user,age,gender`."""
+    item_columns: list[str] = field(default_factory=list)
+    """The same of item attributes without a header: `item,title,genres`."""
     interactions: str | None = None
     """File, or folder of part files, of your own interactions; .gz, .zst, .bz2 and .zip are read too."""
     held_out: str | None = None
     """File or folder of held-out interactions; implies `split: given`."""
+    impressions: str | None = None
+    """File or folder of (user, item) pairs that were shown and not taken: with `negatives: use` training
+    ranks them low; columns and formats as in `interactions`."""
     users: str | None = None
     """File or folder of user attributes, keyed by `user_column`."""
     items: str | None = None
@@ -71,7 +78,7 @@ class DataConfig:
     min_value: float | None = None
     """Interactions with a smaller value are no positives and are dropped, in every split."""
     negatives: Literal["drop", "use"] = "drop"
-    """`use` trains on values below `min_value` as explicit negatives, instead of leaving them out."""
+    """`use` trains on values below `min_value`, and on `impressions`, as explicit negatives."""
     k_core: int = 0
     """Drop users and items with fewer interactions than this, until none has fewer (0: keep all)."""
     split: Literal["random", "leave_last_out", "temporal", "per_user", "given", "none"] = "random"

@@ -167,12 +167,15 @@ def _of_data(config: Config) -> Iterator[Rule]:
         f"one character, :: or one of {', '.join(SEPARATORS)} is needed",
         data.separator is None or len(data.separator) == 1 or data.separator in {*SEPARATORS, "::"},
     )
-    for role, column in (("user", data.user_column), ("item", data.item_column)):
+    for option, role in (
+        *(("columns", "user"), ("columns", "item")),
+        *(("user_columns", "user"), ("item_columns", "item")),
+    ):
+        names, column = getattr(data, option), getattr(data, f"{role}_column")
         yield (
-            "data.columns",
+            f"data.{option}",
             f"names, each once, are needed, and among them {role} or --data.{role}_column {column}",
-            not data.columns
-            or (bool({role, column} & {*data.columns}) and len({*data.columns}) == len(data.columns)),
+            not names or (bool({role, column} & {*names}) and len({*names}) == len(names)),
         )
     for name, kind in data.attribute_kinds.items():
         plain, colon, count = kind.partition(":")
@@ -270,6 +273,12 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         "loss.positive_value",
         "--data.min_value or more is needed with --data.negatives use, as a negative counts as 0",
         not binary or least is None or data.negatives == "drop" or least <= loss.positive_value,
+    )
+    yield (
+        "data.impressions",
+        f"needs --loss.name {losses_where(lambda other: not other.needs_values or other.binary_values)}, as "
+        f"what was only shown has no value that --loss.name {loss.name} could fit",
+        data.impressions is None or not spec.needs_values or binary,
     )
     yield "data.name", "needs --data.interactions FILE", data.name != "files" or data.interactions is not None
     yield (

@@ -17,7 +17,7 @@ from trainer.batching.tower_inputs import Inputs, dense_widths, looked_up, open_
 from trainer.config.histories import history_spec
 from trainer.config.parser import config_text, read_config
 from trainer.config.resolved import ResolvedConfig, is_open, resolve
-from trainer.config.resume import LAUNCH, RUNS, evaluated_config, launch_id
+from trainer.config.resume import LAUNCH, PATHS, RUNS, evaluated_config, launch_id
 from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
@@ -115,8 +115,8 @@ def _numbered(folder: Path) -> Path:
 
 def write_config(run: Path, config: Config) -> None:
     """Write the configuration of a run, with paths in full, so that it can be read from any folder."""
-    data, names = config.data, ("root", "cache", "interactions", "held_out", "users", "items")
-    paths = {name: getattr(data, name) for name in names}
+    data = config.data
+    paths = {name: getattr(data, name) for name in PATHS}
     full: dict[str, Any] = {
         name: str(Path(path).absolute()) for name, path in paths.items() if path is not None
     }

@@ -13,7 +13,7 @@ from trainer.evaluation.evaluator import Evaluation
 from trainer.fitting.components import TrainingComponents
 from trainer.formatting import format_count, wrapped
 from trainer.planning.plan import Plan
-from trainer.reporting.dataset_summary import known_text, repeats_text
+from trainer.reporting.dataset_summary import impressions_text, known_text, repeats_text
 from trainer.reporting.evaluation_text import evaluation_text
 from trainer.runs.resume import resume_command
 from trainer.runs.validation_history import ValidationHistory
@@ -90,7 +90,7 @@ def opening_text(
     )
     ranks = f"{format_count(world.size, 'rank')} on {world.device.type}"
     lines = [wrapped(sizes), wrapped(f"{ranks}: {places}"), wrapped(_tables_text(components.plan))]
-    for text in (known_text(dataset, LITTLE_KNOWN), repeats_text(dataset)):
+    for text in (known_text(dataset, LITTLE_KNOWN), impressions_text(dataset), repeats_text(dataset)):
         if text:
             lines.insert(1, wrapped(text))
     if dataset.report["skipped"]:

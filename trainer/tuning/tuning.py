@@ -43,7 +43,9 @@ from trainer.distributed.world import World
 from trainer.errors import ConfigError, DataError
 from trainer.evaluation.evaluator import Protocol, evaluated_users, gathered_vectors
 from trainer.evaluation.metrics import metrics_by_user
-from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.evaluation.tie_order import TieOrder
+from trainer.evaluation.tied_ranking import rank_items
+from trainer.evaluation.topk import ItemLists, hits
 from trainer.fitting.components import assemble, make_batches
 from trainer.fitting.loop import fit
 from trainer.model.builder import CLOSED_DECAY
@@ -205,8 +207,10 @@ class _Cut:
         return cls(dataset, users, seen, held_out, protocol.ks[0])
 
     def figure(self, vectors: Vectors) -> float:
-        """Return the mean NDCG of the users, on one rank."""
-        found = hits(top_k(*vectors, self.k, self.seen)[1], self.held_out)
+        """Return the mean NDCG of the users, on one rank; equal scores rank as in an evaluation."""
+        (query, items), order = vectors, TieOrder.of(self.dataset)
+        ranking, _ = rank_items(query, items[order.rows], self.k, self.users, self.seen, order)
+        found = hits(ranking, self.held_out)
         return float(metrics_by_user(found, self.held_out[0], [self.k])[f"ndcg@{self.k}"].mean())
 
 

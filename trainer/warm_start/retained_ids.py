@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock
 
 from trainer.batching.tower_inputs import USER, Inputs
 from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.impressions import SHOWN
 from trainer.dataset.sequences import Sequences, save_sequences
 from trainer.dataset.split import NEGATIVES, PARTS
 from trainer.dataset.vocabulary import Vocabulary
@@ -107,7 +107,7 @@ def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_input
     lists = [histories, held_out, *([] if sequences is None else [sequences.items, sequences.times])]
     key = _key(dataset, users, items, [each for each in lists if each is not None])
     extended = folder.with_name(f"{folder.name}-{key[:20]}")
-    with FileLock(folder.with_name(f"{extended.name}.lock")):
+    with arrays.locked(extended):
         if not arrays.is_whole(extended):
             with arrays.published(extended) as temporary:
                 titles = _titles(dataset, vocabulary, items)
@@ -317,8 +317,9 @@ def _write(
         empty = Ragged(np.zeros(len(users.ids) + 1, np.int64), np.empty(0, np.int32))
         by_user = arrays.map_ragged(dataset.folder, f"by_user_{split}")
         arrays.write_ragged(folder, f"by_user_{split}", _insert_rows(by_user, empty, before_last=True))
-    for path in dataset.folder.glob(f"{NEGATIVES}_*.npy"):
-        _link(path, folder / path.name)
+    for part in (NEGATIVES, SHOWN):
+        for path in dataset.folder.glob(f"{part}_*.npy"):
+            _link(path, folder / path.name)
     for name, ragged in (("known", dataset.seen("test")), ("history", dataset.history())):
         arrays.write_ragged(folder, f"by_user_{name}", _insert_rows(ragged, histories, before_last=True))
     if sequences is not None:
