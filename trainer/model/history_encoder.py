@@ -108,7 +108,8 @@ class _Attention(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(dim, dim, bias=False) for _ in range(4))
         nn.init.zeros_(self.output.weight)
         self.by_distance = nn.Parameter(torch.zeros(HEADS, length + 1))
-        # A bias of the keys would add one number to all scores of a state, which its softmax takes away again:
+        # A bias of the keys would add one number to all scores of a state, which its softmax takes away
+        # again:
         # its gradient is rounding, and Adam would follow it.
         self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim, bias=False)])
 
