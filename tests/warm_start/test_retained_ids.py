@@ -232,5 +232,5 @@ def test_baselines_by_order_neither_rank_nor_count_what_an_earlier_run_had(name,
     assert make_ranker(name, data, 2, 42)(np.array([1]), seen).tolist() == [[1, -1]]
     nothing = torch.tensor([0]), torch.zeros(0, dtype=torch.int64)
     ranking, expected = (make_ranker(name, each, 3, 42)(np.array([1]), nothing) for each in (data, after))
-    # By markov 10 scores 10 x 2/4 = 5, 20 scores 1 + 10 x 1/4, 40 scores 2.5: with theirs, 40 would be second.
+    # By markov 10 scores 10 x 2/4, 20 scores 1 + 10 x 1/4, 40 scores 2.5: with theirs, 40 would be second.
     assert torch.equal(ranking, expected)
