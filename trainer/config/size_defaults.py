@@ -60,7 +60,7 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
         batches=replace(config.batches, size=size),
         model=model,
         loss=replace(loss, candidates=candidates, samples=_first(loss.samples, samples)),
-        optimizer=_optimizer(config, dim, users + items),
+        optimizer=_optimizer(config, dim, 2 * (model.hashed_rows or 0) or users + items),
         run=replace(
             run,
             epochs=epochs,
