@@ -109,7 +109,7 @@ def test_a_user_who_is_new_gets_items_by_hashed_rows_and_is_told_who_shares_them
     assert len(shown.out.splitlines()) == 4
     assert shown.err == (
         f"note: --user {new}: not among the 16 users of {run}. Ranked by the two rows of the hashed id, of "
-        f"which {sharing} known users share at least one\n"
+        f"which {sharing} known users share at least one; with items of this user, --history is better\n"
     )
 
 

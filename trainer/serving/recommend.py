@@ -166,7 +166,8 @@ def _recommend_to_new_id(
     items = _best(run, vocabulary, query, vectors, k, known, first)[1]
     notes = [
         f"--user {user}: not among the {users:,} users of {run}. Ranked by the two rows of the hashed id, of "
-        f"which {format_count(sharing, 'known user')} {'shares' if sharing == 1 else 'share'} at least one"
+        f"which {format_count(sharing, 'known user')} {'shares' if sharing == 1 else 'share'} at least one; "
+        "with items of this user, --history is better"
     ]
     if interactions is not None and not len(known):
         notes.append(_nothing_newer(interactions, user))
