@@ -175,6 +175,7 @@ def test_collisions_are_told_in_a_sentence_and_in_figures() -> None:
     assert "; about 3 share both" in collisions_text("user", some, expected=True)
     many = Collisions(2_000_000_000, 1_000_000, 1, 4000.0)
     assert "; 1 shares both rows with another; a row has 4,000 ids on" in collisions_text("item", many)
+    assert "a row has 1 id on average" in collisions_text("item", Collisions(5, 10, 0, 1.0))
     figures = {"ids": 943, "rows": 512, "sharing_both": 3, "ids_per_row": 3.68359375}
     assert collisions_report({"user": some}) == {"hashed": {"user": figures}}
     assert collisions_report({}) == {}

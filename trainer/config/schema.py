@@ -141,7 +141,7 @@ class ModelConfig:
     """Give each user a row of a table in the query tower."""
     hashed_rows: int | None = None
     """Rows of the tables of user and item ids if two hashes of an id give it two of them (at least 2); by
-    default a row an id. Tables do not grow, and ids that arrive between trainings have rows at once."""
+    default a row an id. They do not grow, and ids that arrive between trainings have rows at once."""
     history: bool = False
     """Look up the user's training items in the query tower, in a table with a row an item."""
     history_dropout: float = 0.8

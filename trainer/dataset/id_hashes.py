@@ -117,10 +117,11 @@ def ids_sharing(bags: Ragged, rows: np.ndarray) -> int:
 def collisions_text(side: str, counts: Collisions, *, expected: bool = False) -> str:
     """Return the collisions of one side's ids, `user` or what an item is called, as a sentence."""
     sharing, mean = counts.sharing_both, counts.ids_per_row
+    ids_per_row = f"{mean:,.0f}" if mean >= 10 else f"{mean:.2g}"
     return (
         f"{side} ids: {counts.ids:,} in {format_count(counts.rows, 'row')} by two hashes; "
         f"{'about ' if expected else ''}{sharing:,} {'shares' if sharing == 1 else 'share'} both rows with "
-        f"another; a row has {f'{mean:,.0f}' if mean >= 10 else f'{mean:.2g}'} ids on average."
+        f"another; a row has {ids_per_row} {'id' if ids_per_row == '1' else 'ids'} on average."
     )
 
 
