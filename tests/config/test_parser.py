@@ -205,6 +205,17 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             ["--model.item_id_dropout", "1"],
             "--model.item_id_dropout 1.0: a share from 0 to below 1 is needed",
         ),
+        *(
+            (
+                ["--model.hashed_rows", rows],
+                f"--model.hashed_rows {rows}: a whole number from 2 to 2147483646 is needed",
+            )
+            for rows in ("0", "1", "-5", "2147483647")
+        ),
+        (
+            ["--model.hashed_rows", "100", "--model.start", "low_rank"],
+            "--model.hashed_rows 100: needs --model.start random",
+        ),
         (
             [
                 *("--model.combine", "concat", "--model.history", "true"),

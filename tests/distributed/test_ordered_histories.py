@@ -31,41 +31,21 @@ TRAININGS = {
     f"--model.history_decay time {SAMPLED} {SGD}",
     "both, sampled, both decays, adam": f"{ORDERED} --model.history_decay both {SAMPLED} "
     "--optimizer.name adam --batches.ahead 2",
-    "rows in place": f"{ORDERED}
-    --evaluation.sharded true --sharding.kind row_partitioned --model.user_id true {SAMPLED} {SGD}", "rows in place, no table of
-    users": f"{ORDERED} --sharding.kind row_partitioned {CATALOGUE} {SGD}", "columns": f"{ORDERED} --sharding.kind
-    column_wise --model.dim 128 {SAMPLED}
-    --model.user_id true " "--optimizer.name adagrad", "copies": f"{ORDERED}
-    --sharding.kind data_parallel --model.history_table own {SAMPLED}", "transformer, features": f"{TRANSFORMER}
-    --model.item_features labels --model.user_features group
-    " f"--model.history_table tied {SAMPLED} {SGD}", "transformer, numbers, dense layers":
-    f"{TRANSFORMER} --model.item_features price,image --model.hidden 8 "
-    f"--model.user_features income --model.history_decay both {CATALOGUE}", "ids dropped, a learned temperature":
-    f"{ORDERED} --model.item_features labels --model.item_id_dropout " f"0.3 --model.learn_temperature
-    true --loss.mask_known false {SAMPLED} {SGD}", "TorchRec's own lookups, dot": f"{ORDERED}
-    --sharding.lookup torchrec --model.similarity dot "
-    f"{SAMPLED} --model.user_id true --optimizer.name rowwise_adagrad", "exchanged ahead, in batch":
-    f"{ORDERED} --sharding.exchange_ahead true --loss.candidates
-    in_batch
-   
-    "
-   
-   
-    f"--batches.ahead
-   
-   
-   
-    2
-   
-   
-   
-   
-    {SGD}",
-
-
-
-
-
+    "rows in place": f"{ORDERED} --evaluation.sharded true --sharding.kind row_partitioned --model.user_id true {SAMPLED} {SGD}",
+    "rows in place, no table of users": f"{ORDERED} --sharding.kind row_partitioned {CATALOGUE} {SGD}",
+    "columns": f"{ORDERED} --sharding.kind column_wise --model.dim 128 {SAMPLED} --model.user_id true "
+    "--optimizer.name adagrad",
+    "copies": f"{ORDERED} --sharding.kind data_parallel --model.history_table own {SAMPLED}",
+    "transformer, features": f"{TRANSFORMER} --model.item_features labels --model.user_features group "
+    f"--model.history_table tied {SAMPLED} {SGD}",
+    "transformer, numbers, dense layers": f"{TRANSFORMER} --model.item_features price,image --model.hidden 8 "
+    f"--model.user_features income --model.history_decay both {CATALOGUE}",
+    "ids dropped, a learned temperature": f"{ORDERED} --model.item_features labels --model.item_id_dropout "
+    f"0.3 --model.learn_temperature true --loss.mask_known false {SAMPLED} {SGD}",
+    "TorchRec's own lookups, dot": f"{ORDERED} --sharding.lookup torchrec --model.similarity dot "
+    f"{SAMPLED} --model.user_id true --optimizer.name rowwise_adagrad",
+    "exchanged ahead, in batch": f"{ORDERED} --sharding.exchange_ahead true --loss.candidates in_batch "
+    f"--batches.ahead 2 {SGD}",
 }
 
 

@@ -287,7 +287,9 @@ class Batches:
         )
         bags: Bags = np.ones(len(items), np.int64), ids
         # Its own bias would reveal its popularity, which is unknown for a new item.
-        dropped = {self.item_name: bags, f"{self.item_name}_bias": bags}
+        column = self.item_inputs[self.item_name]
+        own = column.take(ids) if isinstance(column, Ragged) else bags  # hashed: the last bag is reserved
+        dropped = {self.item_name: own, f"{self.item_name}_bias": bags}
         return keyed_jagged(self.item_inputs, items, dropped)
 
     def _masks_more(self) -> bool:

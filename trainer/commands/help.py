@@ -76,6 +76,7 @@ EXAMPLES: dict[str, str] = {
     "model.low_rank_penalty": "100",
     "model.history_dropout": "0.5",
     "model.item_id_dropout": "0.1",
+    "model.hashed_rows": "100000",
     "model.user_features": "gender,age",
     "model.item_features": "genres,release_year",
     "model.hidden": "256,128",

@@ -265,7 +265,7 @@ ALWAYS = frozenset(
         *("model.dim", "model.table_dtype", "model.precision", "model.similarity", "model.learn_temperature"),
         *("model.item_bias", "model.init_std", "model.start", "model.low_rank", "model.user_id"),
         *("model.history", "model.item_id_dropout", "model.user_features", "model.item_features"),
-        *("model.hidden", "loss.name"),
+        *("model.hidden", "model.hashed_rows", "loss.name"),
         *("optimizer.name", "optimizer.learning_rate", "optimizer.table_learning_rates"),
         *("optimizer.weight_decay", "optimizer.schedule", "optimizer.warmup"),
         *("sharding.communication", "sharding.lookup", "sharding.exchange_ahead", "sharding.plan"),

@@ -154,11 +154,13 @@ class ModelConfig:
     """Ridge penalty of the closed form (> 0, squared weights); by default chosen on a validation split."""
     user_id: bool | None = None
     """Give each user a row of a table in the query tower; by default unless there is an ordered history."""
+    hashed_rows: int | None = None
+    """Rows of the tables of user and item ids if two hashes of an id give it two of them (at least 2); by
+    default a row an id. They do not grow, and ids that arrive between trainings have rows at once."""
     history: HistoryName | bool | None = None
     """What the query tower knows of a user's items: nothing, a `bag` in a table with a row an item, or their
     order: vectors that decay with `recency`, or a `transformer` on top of these. By default none or, where
-        the
-    split goes by time, what a validation split shows to be better."""
+    the split goes by time, what a validation split shows to be better."""
     history_dropout: float = 0.8
     """Share of a user's items that a step hides from a bag and predicts (between 0 and 1)."""
     history_length: int = 50

@@ -75,7 +75,7 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
         batches=replace(config.batches, size=_first(config.batches.size, recipe.size)),
         model=replace(config.model, dim=dim),
         loss=replace(loss, candidates=candidates, samples=_first(loss.samples, samples)),
-        optimizer=_optimizer(config, dim, users + items),
+        optimizer=_optimizer(config, dim, 2 * (config.model.hashed_rows or 0) or users + items),
         run=replace(
             run,
             epochs=epochs,

@@ -66,6 +66,9 @@ def _of_model(config: Config) -> Iterator[Rule]:
         f"features of users and {items} of items, a multiple of 4 for each",
         model.combine == "sum" or (model.dim or 128) % shared == 0,
     )
+    hashed = 2 if model.hashed_rows is None else model.hashed_rows
+    yield "model.hashed_rows", "a whole number from 2 to 2147483646 is needed", 2 <= hashed < 2**31 - 1
+    yield "model.hashed_rows", "needs --model.start random", not model.hashed_rows or model.start == "random"
     yield "model.start", "needs --model.combine sum", model.start == "random" or model.combine == "sum"
     yield "model.hidden", "widths from 1 up are needed", all(width > 0 for width in model.hidden)
 

@@ -59,10 +59,10 @@ def lay_out(config: ResolvedConfig, workload: Workload, cluster: Cluster) -> Pla
 def tables_by_id(model: ModelConfig, item_name: str, *, lookup: str, device: str) -> dict[str, Sequence[str]]:
     """Return the tables with one row per user or item, by tower, where an id alone tells the rank to ask.
 
-    A history asks all ranks, and so does the reserved row of hidden items. On GPUs, and with
-    `--sharding.lookup torchrec`, all lookups go through TorchRec's exchange.
+    A history asks all ranks, and so do the reserved row of hidden items and ids with two rows by hashing. On
+    GPUs, and with `--sharding.lookup torchrec`, all lookups go through TorchRec's exchange.
     """
-    if device != "cpu" or lookup == "torchrec":
+    if device != "cpu" or lookup == "torchrec" or model.hashed_rows:
         return {}
     users = [] if history_spec(model.history).bag else [USER]
     items = [] if model.item_id_dropout else [item_name, f"{item_name}_bias"]

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from trainer.batching.sampler import BatchPlan
+from trainer.batching.tower_inputs import id_collisions
 from trainer.config.losses import loss_spec
 from trainer.dataset.dataset import Dataset
+from trainer.dataset.id_hashes import collisions_text
 from trainer.distributed.world import World
 from trainer.evaluation.evaluator import Evaluation
 from trainer.fitting.components import TrainingComponents
@@ -98,6 +100,8 @@ def opening_text(
         were = "was" if skipped == 1 else "were"
         lines.insert(0, f"{format_count(skipped, 'row')} that cannot be read {were} skipped.")
     lines[:0] = [wrapped(f"{note}.") for note in dataset.notes]
+    hashed = id_collisions(components.user_inputs, components.item_inputs, dataset.item_name)
+    lines += [wrapped(collisions_text(side, counts)) for side, counts in hashed.items()]
     lines += [wrapped(text) for text in attribute_texts(dataset, components)]
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")

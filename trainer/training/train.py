@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.atomic_write import write_text
+from trainer.batching.tower_inputs import id_collisions
 from trainer.config.effects import check_decided_effects
 from trainer.config.parser import changes
 from trainer.config.resolved import ResolvedConfig
@@ -14,6 +15,7 @@ from trainer.config.resume import tell_launcher
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_history, with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.id_hashes import collisions_report
 from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
@@ -147,6 +149,8 @@ def _train_in(
             unmeasured = {"run": str(run), "step": step, "split": "none"}
             report = evaluation_report(run, step, evaluation) if evaluation else unmeasured
             report |= history.report()
+            inputs = components.user_inputs, components.item_inputs
+            report |= collisions_report(id_collisions(*inputs, dataset.item_name))
             report |= (choice.report() if choice else {}) | warm_start_report(run) | {"seconds": seconds}
             write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
             if evaluation:

@@ -118,10 +118,10 @@ def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_input
 def _earlier(vocabulary: Vocabulary, user_inputs: Inputs, item_inputs: Inputs) -> tuple[_Earlier, _Earlier]:
     """Return the users and items of an earlier run."""
     name = vocabulary.item_name
-    # Without a table of users, their histories stand for them.
+    # Without a table with a row a user, their histories stand for them.
     users: Any = user_inputs.get(USER)
-    trained = vocabulary.seen.lengths() > 0 if users is None else users == np.arange(len(users))
-    items: Any = item_inputs[name]
+    by_row = isinstance(users, np.ndarray)
+    trained = users == np.arange(len(users)) if by_row else vocabulary.seen.lengths() > 0
     return (
         _Earlier(
             side="user",
@@ -135,11 +135,24 @@ def _earlier(vocabulary: Vocabulary, user_inputs: Inputs, item_inputs: Inputs) -
             side="item",
             table=name,
             ids=vocabulary.item_ids,
-            trained=items == np.arange(len(items)),
+            trained=trained_items(vocabulary, item_inputs),
             inputs=item_inputs,
             categories=vocabulary.item_categories,
         ),
     )
+
+
+def trained_items(vocabulary: Vocabulary, item_inputs: Inputs) -> np.ndarray:
+    """Return which items of an earlier run have a trained row of their own, (items,) bool.
+
+    Where ids are hashed, the table of biases tells and, without one, the items that users had.
+    """
+    name = vocabulary.item_name
+    for table in (name, f"{name}_bias"):
+        column = item_inputs.get(table)
+        if isinstance(column, np.ndarray):
+            return column == np.arange(len(column))
+    return np.bincount(vocabulary.seen.values, minlength=len(vocabulary.item_ids)) > 0
 
 
 def _retain(dataset: Dataset, earlier: _Earlier, counts: np.ndarray) -> _Retained:
