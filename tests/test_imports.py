@@ -20,7 +20,7 @@ ROOMS = (
     *("fitting", "tuning", "training", "serving", "commands", "cli", "__main__"),
 )
 """Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""
-MOST_FILES, MOST_LINES = 12, 2150
+MOST_FILES, MOST_LINES = 12, 2200
 """What one room may hold, so that a reader finds their way in it."""
 
 QUICK = (

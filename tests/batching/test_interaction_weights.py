@@ -164,6 +164,35 @@ def test_all_ranks_together_weigh_what_one_does(data, rows, candidates, gathered
             assert sorted(found) == sorted(expected)
 
 
+@pytest.mark.parametrize("rows", ["user", "interaction"])
+def test_impressions_are_negatives_like_those_of_low_values(data: Dataset, tmp_path: Path, rows: str) -> None:
+    # The same negatives, of which some were judged and some only shown.
+    low, shown = ROWS[:-2], [(user, item, weight) for user, item, _, weight in ROWS[-2:]]
+    types = {"value": pa.float32(), "weight": pa.float32()}
+
+    def batches(rows: list, *columns: str):
+        named = {name: [row[place] for row in rows] for place, name in enumerate(columns)}
+        return iter(pa.table({n: pa.array(v, types.get(n)) for n, v in named.items()}).to_batches())
+
+    four = ("user_id", "item_id", "value", "weight")
+    source = SourceTables(
+        batches(low, *four),
+        batches([(1, 1, 5, 1.0)], *four),
+        impressions=batches(shown, "user_id", "item_id", "weight"),
+    )
+    settings = {"k_core": 0, "split": "given", "test_size": 0.5, "validation_size": 0, "split_seed": 1}
+    folder = prepare(
+        lambda: source, {"shown": 1}, tmp_path, name="weighed", min_value=3, negatives="use", **settings
+    )
+    both = open_dataset(folder)
+    assert (len(both.negatives or ()), len(both.shown or ())) == (1, 2)
+    steps = [steps_of(each, rows=rows, candidates="in_batch", size=2) for each in (data, both)]
+    for step in range(steps[0].steps_per_epoch):
+        expected, found = (each.make(step) for each in steps)
+        for name in ("negatives", "negative_weights", "positive_counts", "weights", "log_q"):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
+
+
 def test_data_without_weights_and_negatives_have_none(tmp_path: Path) -> None:
     batch = steps_of(prepared(tmp_path, ("user_id", "item_id"))).make(0)
     assert (batch.positive_weights, batch.negatives, batch.negative_weights) == (None, None, None)

@@ -109,7 +109,7 @@ def test_a_row_never_has_its_target_among_its_negatives_but_always_as_a_positive
 def test_the_batches_of_all_ranks_together_are_the_batch_of_a_world_of_one(
     candidates: str, world_size: int, data
 ) -> None:
-    source = steps_of(data, candidates=candidates, sequence_dropout=0.5)
+    source = steps_of(data, candidates=candidates, vector_dropout=0.5)
     for step in range(3 * source.steps_per_epoch):
         assert step_of(source, data, step, world_size) == step_of(source, data, step)
         alone, parts = source.make(step), [source.make(step, rank, world_size) for rank in range(world_size)]
@@ -120,8 +120,8 @@ def test_the_batches_of_all_ranks_together_are_the_batch_of_a_world_of_one(
                 assert torch.equal(torch.cat(shares), whole)
             elif whole is not None:
                 assert all(torch.equal(share, whole) for share in shares)
-        kept = [part.slots.kept[slots_of(part)] for part in parts]
-        assert torch.equal(torch.cat(kept), alone.slots.kept[slots_of(alone)])
+        kept = [part.slots.factors[slots_of(part)] for part in parts]
+        assert torch.equal(torch.cat(kept), alone.slots.factors[slots_of(alone)])
 
 
 def slots_of(batch: Batch) -> torch.Tensor:

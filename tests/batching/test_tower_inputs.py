@@ -8,18 +8,22 @@ import pytest
 import torch
 
 from tests import worlds
+from trainer.batching.sampler import Batches, BatchPlan
 from trainer.batching.tower_inputs import (
     dense_values,
     dense_widths,
+    id_collisions,
     item_inputs,
     keyed_jagged,
     make_inputs,
     open_inputs,
     save_inputs,
+    table_rows,
     user_inputs,
 )
 from trainer.config.parser import parse_config
 from trainer.dataset.dataset import Dataset
+from trainer.dataset.id_hashes import hashed_rows
 
 # User 30 has only a test interaction: nothing was learned of that user.
 TRAIN, HELD_OUT = [(10, 7), (20, 8), (20, 7)], [(10, 9), (30, 7)]
@@ -123,3 +127,49 @@ def test_new_items_have_the_expected_bias_of_their_kind_and_the_boost(tmp_path: 
     np.testing.assert_allclose(plain["item_expected_bias"][:, 0], expected, rtol=1e-5)
     change = boosted["item_expected_bias"] - plain["item_expected_bias"]
     np.testing.assert_allclose(change[:, 0], [0, 0, -0.5], atol=1e-6)
+
+
+def test_hashed_ids_look_up_two_rows_and_biases_stay_one_an_item(data) -> None:
+    users, items = make_inputs(parse_config(["--model.hashed_rows", "5"]), data)
+    own = hashed_rows(data.user_ids, 5).tolist()
+    # User 30 is new, and has rows at once; row 5 is reserved for users of whom nothing is known.
+    assert bags(keyed_jagged(users, np.arange(4)), "user") == [*own, [5]]
+    tensor = keyed_jagged(items, np.array([2, 0]))
+    movies = hashed_rows(data.item_ids, 5).tolist()
+    assert tensor.keys() == ["movie", "movie_bias"]
+    assert bags(tensor, "movie") == [movies[2], movies[0]]
+    assert bags(tensor, "movie_bias") == [[3], [0]]
+    assert table_rows(data, users, 5) | table_rows(data, items, 5) == {"user": 6, "movie": 6, "movie_bias": 4}
+    assert id_collisions(users, items, "movie").keys() == {"user", "movie"}
+    assert id_collisions(*make_inputs(parse_config([]), data), "movie") == {}
+
+
+def test_new_items_look_up_the_reserved_row_beyond_hashed_ones_where_it_is_trained(data) -> None:
+    options = [
+        "--model.hashed_rows",
+        "5",
+        "--model.item_id_dropout",
+        "0.5",
+        "--model.item_features",
+        "genres",
+    ]
+    _, items = make_inputs(parse_config(options), data)
+    movies = hashed_rows(data.item_ids, 5).tolist()
+    assert bags(keyed_jagged(items, np.arange(3)), "movie") == [movies[0], movies[1], [5]]
+    plan = BatchPlan(rows="user", size=2, seed=1, candidates="catalogue", item_id_dropout=0.5)
+    source = Batches(data, plan, user_inputs(data, []), items)
+    found = [bags(source.make(step).candidates, "movie") for step in range(20)]
+    dropped = [bags(source.make(step).candidates, "movie_bias") for step in range(20)]
+    # Movies 7 and 8 are candidates: with their own rows and bias, or with the reserved ones.
+    for step, biases in zip(found, dropped, strict=True):
+        assert step == [movies[row] if bias == [row] else [5] for row, bias in enumerate(biases)]
+        assert all(bias in ([row], [3]) for row, bias in enumerate(biases))
+    assert 5 < sum(bias == [3] for biases in dropped for bias in biases) < 35
+
+
+def test_hashed_inputs_come_back_from_their_file(data, tmp_path: Path) -> None:
+    users, _ = make_inputs(parse_config(["--model.hashed_rows", "5"]), data)
+    save_inputs(tmp_path / "inputs.npz", users)
+    rows = np.arange(4)
+    found = keyed_jagged(open_inputs(tmp_path / "inputs.npz"), rows)
+    assert bags(found, "user") == bags(keyed_jagged(users, rows), "user")

@@ -19,6 +19,16 @@ CASES: dict[str, tuple[str, str, str]] = {
     "data.encoding": ("cp1252", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.separator": ("tab", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.columns": ("user,item", "--data.name ml-1m", "--data.name files --data.interactions f"),
+    "data.user_columns": (
+        "user,age",
+        "--data.name files --data.interactions f --data.items i",
+        "--data.name files --data.interactions f --data.users u",
+    ),
+    "data.item_columns": (
+        "item,title",
+        "--data.name files --data.interactions f --data.users u",
+        "--data.name files --data.interactions f --data.items i",
+    ),
     "data.interactions": ("f", "--data.name ml-1m", "--data.name files"),
     "data.held_out": ("f", "--data.name ml-1m", "--data.name files --data.interactions f"),
     "data.users": ("f", "--data.name ml-1m", "--data.name files --data.interactions f"),
@@ -38,6 +48,11 @@ CASES: dict[str, tuple[str, str, str]] = {
         "--data.name files --data.interactions f",
     ),
     "data.order": ("file", "--data.name ml-1m", "--data.name files --data.interactions f"),
+    "data.impressions": (
+        "f",
+        "--data.name files --data.interactions f",
+        "--data.name files --data.interactions f --data.negatives use",
+    ),
     "data.user_vectors": ("{a: f.npz}", "--data.name synthetic", "--data.name ml-1m"),
     "data.item_vectors": ("{a: f.npz}", "--data.name synthetic", "--data.name ml-1m"),
     "data.attribute_kinds": ("{year: number}", "--data.name synthetic", "--data.name ml-1m"),
@@ -67,7 +82,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "model.history_length": ("20", "--model.history bag", "--model.history recency"),
     "model.history_table": ("tied", "--model.history none", "--model.history recency"),
     "model.history_decay": ("time", "--model.history bag", "--model.history transformer"),
-    "model.sequence_dropout": ("0.5", "--batches.rows user --model.history bag", "--model.history recency"),
+    "model.vector_dropout": ("0.5", "--batches.rows user --model.history bag", "--model.history recency"),
     "model.new_item_boost": (
         "0.5",
         "--model.item_features year",

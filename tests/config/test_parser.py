@@ -205,6 +205,17 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             ["--model.item_id_dropout", "1"],
             "--model.item_id_dropout 1.0: a share from 0 to below 1 is needed",
         ),
+        *(
+            (
+                ["--model.hashed_rows", rows],
+                f"--model.hashed_rows {rows}: a whole number from 2 to 2147483646 is needed",
+            )
+            for rows in ("0", "1", "-5", "2147483647")
+        ),
+        (
+            ["--model.hashed_rows", "100", "--model.start", "low_rank"],
+            "--model.hashed_rows 100: needs --model.start random",
+        ),
         (
             [
                 *("--model.combine", "concat", "--model.history", "true"),
@@ -238,6 +249,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "--data.user_column user_id",
         ),
         (
+            ["--data.item_columns", "user,title"],
+            "--data.item_columns ['user', 'title']: names, each once, are needed, and among them item or "
+            "--data.item_column item_id",
+        ),
+        (
+            ["--data.user_columns", "user,age,age"],
+            "--data.user_columns ['user', 'age', 'age']: names, each once, are needed, and among them user "
+            "or --data.user_column user_id",
+        ),
+        (
             [*("--loss.name", "bce", "--batches.rows", "interaction", "--data.min_value", "4")],
             "--data.min_value 4.0: less than --loss.positive_value 4 is needed with --loss.name bce, as all "
             "that is left would count as 1; or --data.negatives use",
@@ -257,6 +278,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             ],
             "--data.order file: orders the rows of each user, and not those of two, which --data.split "
             "temporal needs. Use --data.split leave_last_out, or timestamps: --data.order time",
+        ),
+        (
+            [
+                *("--data.name", "files", "--data.interactions", "a.csv", "--data.impressions", "shown.csv"),
+                *("--data.negatives", "use", "--loss.name", "mse", "--batches.rows", "interaction"),
+            ],
+            "--data.impressions shown.csv: needs --loss.name softmax or bpr or bce, as what was only shown "
+            "has no value that --loss.name mse could fit",
         ),
     ],
 )

@@ -56,6 +56,13 @@ def test_adam_is_for_small_tables_of_user_rows_that_are_not_cut_into_columns() -
     assert sized(users=131_072, items=1).optimizer.name == "rowwise_adagrad"
 
 
+def test_hashed_tables_are_as_small_as_their_rows_whatever_the_number_of_ids() -> None:
+    # 2 x 65,536 x 128 = 2^24 values are the most.
+    users = 10_000_000
+    assert sized("--model.hashed_rows", "65536", users=users).optimizer.name == "adam"
+    assert sized("--model.hashed_rows", "65537", users=users).optimizer.name == "rowwise_adagrad"
+
+
 def test_learning_rates_belong_to_the_optimizer_and_a_tables_own_stands_beside_them() -> None:
     rowwise = sized("--optimizer.name", "rowwise_adagrad", "--optimizer.table_learning_rates.item", "0.3")
     assert rowwise.optimizer.learning_rate == 0.1

@@ -221,22 +221,62 @@ def test_a_seed_that_numpy_cannot_use_is_refused(seed):
         check_split("random", 0.2, 0, seed)
 
 
-def test_a_split_without_training_rows_is_refused():
-    with pytest.raises(DataError, match="leaves no train interactions of 1"):
-        split("random", [0])
+@pytest.mark.parametrize(
+    ("rule", "users", "settings", "words"),
+    [
+        ("random", [0], {}, "train interactions of 1. Use a smaller --data.test_size, or more data"),
+        ("temporal", [0], {}, "train interactions of 1. Use a smaller --data.test_size, or more data"),
+        # 2 rows: 1 for the test, and ceil(0.5 * 1) = 1 for validation.
+        (
+            "random",
+            [0, 0],
+            {"validation_size": 0.5},
+            "train interactions of 2. Use a smaller --data.validation_size, or more data",
+        ),
+        (
+            "per_user",
+            [0, 0, 1, 1],
+            {"test_size": 0.2},  # of 2 rows 0.4, which is nearest to none
+            "test interactions of 4. Every user has too few: use a larger --data.test_size, or --data.split "
+            "random",
+        ),
+        (
+            "leave_last_out",
+            [0, 1],
+            {},
+            "test interactions of 2. Every user has one alone: use --data.split random, or more data",
+        ),
+        (
+            "leave_last_out",
+            [0, 0],
+            {"validation_size": 0.5},
+            "validation interactions of 2. Every user has too few: use --data.split random, or "
+            "--data.validation_size 0",
+        ),
+    ],
+)
+def test_a_split_that_would_be_empty_is_refused_with_what_fills_it(rule, users, settings, words):
+    with pytest.raises(DataError) as error:
+        split(rule, users, list(range(len(users))), **settings)
+    assert str(error.value) == f"--data.split {rule} leaves no {words}"
 
 
-def test_a_split_without_test_rows_is_refused():
-    with pytest.raises(DataError, match="leaves no test interactions of 2"):
-        split("leave_last_out", [0, 1], [1, 2])
-
-
-def test_a_split_whose_validation_takes_all_training_rows_is_refused():
-    # 2 rows: 1 for the test, and ceil(0.5 * 1) = 1 for validation.
-    with pytest.raises(DataError, match="leaves no train interactions"):
-        split("random", [0, 0], validation_size=0.5)
-
-
-def test_a_split_without_the_validation_rows_asked_for_is_refused():
-    with pytest.raises(DataError, match="leaves no validation interactions"):
-        split("leave_last_out", [0, 0], [1, 2], validation_size=0.5)
+@pytest.mark.parametrize(
+    ("held_out", "words"),
+    [
+        (
+            [False, False],
+            "test interactions of 2. None of --data.held_out counts: name another, or leave it out and "
+            "use --data.split random",
+        ),
+        (
+            [True, True],
+            "train interactions of 2. All that count are in --data.held_out: name others as "
+            "--data.interactions, or leave --data.held_out out and use --data.split random",
+        ),
+    ],
+)
+def test_a_given_split_of_one_file_alone_is_refused_by_the_name_of_the_file(held_out, words):
+    with pytest.raises(DataError) as error:
+        split_rows("given", np.array([0, 1]), None, np.array(held_out), 0.2, 0.0, 42)
+    assert str(error.value) == f"--data.split given leaves no {words}"

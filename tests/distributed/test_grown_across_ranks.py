@@ -195,3 +195,31 @@ def test_states_of_another_shape_are_left_out(sides, tmp_path):
     states = [part for shards, _ in taken for part in shards if part.key.startswith("optimizer.")]
     assert states
     assert not any(part.values.any() for part in states)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((1, "table_wise"), (2, "row_partitioned")), ((2, "row_partitioned"), (1, "table_wise"))],
+)
+def test_hashed_tables_and_their_states_are_taken_over_whole(before, after, sides, tmp_path):
+    def planned(kind: str) -> Config:
+        return configured(f"--model.hashed_rows 60 --optimizer.name adagrad --sharding.kind {kind}")
+
+    run = tmp_path / "run"
+    old = whole(run_on_ranks(before[0], begin, planned(before[1]), sides.before, run))
+    taken = run_on_ranks(after[0], begin_again, planned(after[1]), sides.after, run)
+    found = whole([shards for shards, _ in taken])
+    fresh = run_on_ranks(after[0], begin_again, planned(after[1]), sides.after, None)
+    start = whole([shards for shards, _ in fresh])
+    hashed = [key for key in found if "embedding_bags.user." in key or "embedding_bags.item." in key]
+    assert len(hashed) == 4
+    for key in hashed:
+        assert found[key].shape == old[key].shape == (61, 16)
+        trained = old[key].any(1)
+        assert 20 < trained.sum() < 61
+        assert torch.equal(found[key][trained], old[key][trained]), key
+        # Rows of which the earlier run trained nothing: as in a training without one.
+        expected = torch.zeros_like(start[key]) if key.startswith("optimizer.") else start[key]
+        assert torch.equal(found[key][~trained], expected[~trained]), key
+    biases = {key: values for key, values in found.items() if "item_bias" in key}
+    assert {len(values) for values in biases.values()} == {open_dataset(sides.after).item_count + 1}

@@ -31,7 +31,8 @@ TRAININGS = {
     f"--model.history_decay time {SAMPLED} {SGD}",
     "both, sampled, both decays, adam": f"{ORDERED} --model.history_decay both {SAMPLED} "
     "--optimizer.name adam --batches.ahead 2",
-    "rows in place": f"{ORDERED} --evaluation.sharded true --sharding.kind row_partitioned --model.user_id true {SAMPLED} {SGD}",
+    "rows in place": f"{ORDERED} --evaluation.sharded true --sharding.kind row_partitioned "
+    f"--model.user_id true {SAMPLED} {SGD}",
     "rows in place, no table of users": f"{ORDERED} --sharding.kind row_partitioned {CATALOGUE} {SGD}",
     "columns": f"{ORDERED} --sharding.kind column_wise --model.dim 128 {SAMPLED} --model.user_id true "
     "--optimizer.name adagrad",

@@ -56,6 +56,18 @@ def test_weights_are_those_of_a_training_without_a_break(optimizer, kind, size, 
     assert broken[0][1] == whole[0][1]
 
 
+@pytest.mark.parametrize("kind", ["table_wise", "row_partitioned"])
+def test_hashed_ids_are_trained_on_to_the_same_weights_bit_by_bit(kind, folder, tmp_path):
+    config = configured(BASE, f"--model.hashed_rows 13 --sharding.kind {kind}")
+    run_on_ranks(2, begin, config, folder, tmp_path)
+    broken = run_on_ranks(2, end, config, folder, tmp_path)
+    whole = run_on_ranks(2, end, config, folder, None)
+    for (weights, _), (expected, _) in zip(broken, whole, strict=True):
+        for key, values in expected.items():
+            assert all(torch.equal(a, b) for a, b in zip(weights[key], values, strict=True)), key
+    assert broken[0][1] == whole[0][1]
+
+
 @pytest.mark.parametrize(
     ("optimizer", "before", "after"),
     [

@@ -74,6 +74,14 @@ TRAININGS = {
     f"{SINGLE}",
     "numbers and vectors, bpr, copies": f"{DENSE} --sharding.kind data_parallel --loss.name bpr "
     f"--loss.candidates in_batch {SINGLE}",
+    "hashed ids, sgd": f"--model.hashed_rows 13 {SGD}",
+    "hashed ids, rows cut, adam": "--model.hashed_rows 13 --sharding.kind row_partitioned "
+    "--optimizer.name adam --loss.candidates in_batch",
+    "hashed ids, rows cut, history, features, ids dropped": "--model.hashed_rows 13 --model.history true "
+    f"--sharding.kind row_partitioned {FEATURES} --model.item_id_dropout 0.3 --loss.candidates sampled "
+    f"--loss.samples 16 {SGD}",
+    "hashed ids, copies, mse": "--model.hashed_rows 13 --sharding.kind data_parallel --loss.name mse "
+    f"{SINGLE}",
     "copies": f"--sharding.kind data_parallel {FEATURES} --model.hidden 8",
     "copies, adam, mse": f"--sharding.kind data_parallel --optimizer.name adam --loss.name mse {SINGLE} "
     "--optimizer.weight_decay 0.01",
@@ -122,6 +130,12 @@ def test_a_step_asks_no_other_rank_for_rows_that_are_cut_by_rank(size, options, 
     # The same tables in another order: then rows are where no rank looks for its own.
     turned = configured(f"--sharding.kind row_partitioned --sharding.ranks.user 1,0 {options}")
     counts = run_on_ranks(2, steps_with_an_exchange, turned, folder)
+    assert counts[0] == counts[1] > 0
+
+
+def test_hashed_ids_are_exchanged_as_the_rows_of_one_lie_on_several_ranks(folder):
+    config = configured("--sharding.kind row_partitioned --model.hashed_rows 13")
+    counts = run_on_ranks(2, steps_with_an_exchange, config, folder)
     assert counts[0] == counts[1] > 0
 
 

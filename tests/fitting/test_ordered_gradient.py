@@ -22,7 +22,7 @@ HISTORIES = {
 }
 OPTIONS = (
     *("--model.dim", "8", "--model.history_length", str(LENGTH), "--model.temperature", str(TEMPERATURE)),
-    *("--model.sequence_dropout", "0", "--model.init_std", "0.3", "--loss.candidates", "catalogue"),
+    *("--model.vector_dropout", "0", "--model.init_std", "0.3", "--loss.candidates", "catalogue"),
     *("--optimizer.name", "sgd", "--optimizer.learning_rate", str(RATE), "--batches.size", "1000"),
     *("--optimizer.table_learning_rates", "{}"),
 )

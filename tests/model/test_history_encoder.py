@@ -13,7 +13,7 @@ from trainer.model.history_encoder import HistoryEncoder
 VECTORS = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 
 
-def slots(*histories: list[int], times: list[int] | None = None, kept: list[bool] | None = None) -> Slots:
+def slots(*histories: list[int], times: list[int] | None = None, factors: list[float] | None = None) -> Slots:
     """Return the slots of histories with every state of theirs as a row."""
     lengths = np.array([len(history) for history in histories])
     before = np.concatenate([np.arange(length + 1) for length in lengths])
@@ -23,7 +23,7 @@ def slots(*histories: list[int], times: list[int] | None = None, kept: list[bool
         None if times is None else np.array(times),
         stretches=np.repeat(np.arange(len(lengths)), lengths + 1),
         before=before,
-        kept=None if kept is None else np.array(kept),
+        factors=None if factors is None else np.repeat(np.array(factors)[:, None], 8, axis=1),
     )
 
 
@@ -65,8 +65,8 @@ def test_position_and_time_multiply() -> None:
 
 
 def test_a_dropped_item_is_in_no_state() -> None:
-    states = encoder()(VECTORS, slots([2, 4], kept=[False, True]))
-    torch.testing.assert_close(states, torch.stack([torch.zeros(8), torch.zeros(8), VECTORS[4]]))
+    states = encoder()(VECTORS, slots([2, 4], factors=[0, 2]))
+    torch.testing.assert_close(states, torch.stack([torch.zeros(8), torch.zeros(8), 2 * VECTORS[4]]))
 
 
 @pytest.mark.parametrize("attention", [False, True])

@@ -66,6 +66,34 @@ def test_every_format_with_named_columns_gives_the_same(tmp_path, format):
     assert tables.item_name == "item"
 
 
+@pytest.mark.parametrize("format", ["parquet", "csv", "tsv", "recbole"])
+def test_impressions_come_in_every_format_and_without_their_values(tmp_path, format):
+    tables = read("auto", write(tmp_path, "csv"), impressions=write(tmp_path, format))
+    assert rows(tables.interactions) == EXPECTED
+    assert rows(tables.impressions) == {name: EXPECTED[name] for name in ("user_id", "item_id", "timestamp")}
+
+
+def test_impressions_may_lack_times_and_weights_and_have_ids_of_other_types(tmp_path):
+    (tmp_path / "log.csv").write_text("who,what,when,much\n1,2,100,3\n4,2,200,1\n")
+    (tmp_path / "shown.csv").write_text("what,who\n5,guest\n2,1\n")
+    names = {"user_column": "who", "item_column": "what", "timestamp_column": "when", "weight_column": "much"}
+    tables = read("auto", tmp_path / "log.csv", impressions=tmp_path / "shown.csv", **names)
+    assert rows(tables.interactions)["user_id"] == [1, 4]
+    assert rows(tables.impressions) == {"user_id": ["guest", "1"], "item_id": [5, 2]}
+    (tmp_path / "weighed.csv").write_text("what,who,much\n2,1,0.5\n")
+    weighed = read("auto", tmp_path / "log.csv", impressions=tmp_path / "weighed.csv", **names)
+    assert rows(weighed.impressions) == {"user_id": [1], "item_id": [2], "weight": [0.5]}
+
+
+def test_impressions_without_a_header_have_the_columns_of_the_interactions(tmp_path):
+    (tmp_path / "log.csv").write_text("1,2\n4,2\n")
+    (tmp_path / "shown.csv").write_text("4,3\n")
+    columns = {"columns": ["user", "item"]}
+    tables = read("auto", tmp_path / "log.csv", impressions=tmp_path / "shown.csv", **columns)
+    assert rows(tables.interactions) == {"user_id": [1, 4], "item_id": [2, 2]}
+    assert rows(tables.impressions) == {"user_id": [4], "item_id": [3]}
+
+
 def test_lightgcn_text_is_a_user_and_his_items_a_line(tmp_path):
     path = tmp_path / "train.txt"
     path.write_text("0 10 11\n1\n2  12 \n\n3 13\n")
@@ -120,7 +148,7 @@ def test_a_missing_column_is_answered_with_those_found_and_the_option(tmp_path):
     assert str(error.value) == (
         f"{path}: no column 'item_id', found user_id, movie_id. "
         "Name the column of item ids: --data.item_column NAME; "
-        "if line 1 is no header: --data.columns user,item,value,timestamp"
+        "if line 1 is no header: --data.columns user,item"
     )
     assert rows(read("csv", path, item_column="movie_id").interactions) == {"user_id": [1], "item_id": [2]}
 

@@ -123,6 +123,84 @@ def test_a_file_without_a_header_is_told_how_to_name_its_columns(tmp_path):
         )
 
 
+ITEM_ROWS = "a,Heat,1995,crime|drama\nb,Ronin,1998,crime\n"
+
+
+def test_attributes_without_a_header_are_named_too(tmp_path):
+    log = write(tmp_path / "x.csv", TEXT)
+    users = write(tmp_path / "u.user", "7|24|M\n9|53|F\n")
+    items = write(tmp_path / "items.csv", ITEM_ROWS)
+    named = {"user_columns": ["user", "age", "sex"], "item_columns": ["item", "title", "year", "genres"]}
+    found = read(log, users=users, items=items, **named)
+    assert rows(found) == EXPECTED
+    assert found.users.to_pydict() == {"user_id": [7, 9], "age": [24, 53], "sex": ["M", "F"]}
+    assert found.items.to_pydict() == {
+        "item_id": ["a", "b"],
+        "title": ["Heat", "Ronin"],
+        "year": [1995, 1998],
+        "genres": [["crime", "drama"], ["crime"]],
+    }
+    own = read(log, items=items, item_columns=["item_id", "title", "year", "genres"])
+    assert own.items.equals(found.items)
+
+
+@pytest.mark.parametrize(
+    ("side", "text", "line"),
+    [
+        (
+            "item",
+            ITEM_ROWS,
+            "seems to have no header, as line 1 is a, Heat, 1995, crime|drama. Name its columns",
+        ),
+        ("user", "7,M\n9,F\n", "seems to have no header, as line 1 is 7, M. Name its columns, in this way"),
+        ("item", "a,Heat\nb,Ronin\n", "no column 'item_id', found a, Heat. Name the column of item ids"),
+    ],
+)
+def test_attributes_without_a_header_are_refused_with_an_option_that_reads_them(tmp_path, side, text, line):
+    log, path = write(tmp_path / "x.csv", TEXT), write(tmp_path / "attributes.csv", text)
+    with pytest.raises(DataError) as error:
+        read(log, **{f"{side}s": path})
+    assert str(error.value).startswith(f"{path}: {line}")
+    option, _, names = str(error.value).rpartition(": ")[2].partition(" ")
+    assert option == f"--data.{side}_columns"
+    found = read(log, **{f"{side}s": path, f"{side}_columns": names.split(",")})
+    assert getattr(found, f"{side}s").num_rows == 2
+
+
+def test_names_of_attributes_that_do_not_fit_the_file_are_refused(tmp_path):
+    log, items = write(tmp_path / "x.csv", TEXT), write(tmp_path / "items.csv", "a,Heat,1995\nb,Ronin,1998\n")
+    with pytest.raises(DataError, match=r"items.csv:1: 3 fields, expected 2 .*columns: --data.item_columns;"):
+        read(log, items=items, item_columns=["item", "title"])
+    items = write(tmp_path / "headed.csv", "item_id,title\na,Heat\n")
+    with pytest.raises(DataError) as error:
+        read(log, items=items, item_columns=["item", "title"])
+    assert str(error.value) == (
+        f"{items}:1: item_id, title is a header. Leave --data.item_columns out, and name its column of ids: "
+        "--data.item_column"
+    )
+    pd.DataFrame({"item_id": ["a", "b"]}).to_parquet(tmp_path / "items.parquet")
+    with pytest.raises(
+        DataError, match=r"--data.item_columns: has no effect on .*items.parquet, which is no"
+    ):
+        read(log, items=tmp_path / "items.parquet", item_columns=["item"])
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("1,2\n", "user,item"),
+        ("1,2,5\n", "user,item,value"),
+        ("1,2,5,100,web\n", "user,item,value,timestamp,column_5"),
+    ],
+)
+def test_the_option_for_interactions_has_a_name_for_every_field(tmp_path, text, names):
+    path = write(tmp_path / "x.csv", text)
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert str(error.value).endswith(f" --data.columns {names}")
+    assert rows(read(path, columns=names.split(",")))["item_id"] == [2]
+
+
 def test_column_numbers_and_a_year_among_names_are_a_header(tmp_path):
     path = write(tmp_path / "x.csv", "0,1\n5,6\n")
     assert rows(read(path, user_column="0", item_column="1")) == {"user_id": [5], "item_id": [6]}

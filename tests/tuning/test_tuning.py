@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from trainer.config.parser import parse_config
 from trainer.config.schema import Config
@@ -13,6 +14,8 @@ from trainer.config.size_defaults import with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import join_world
+from trainer.evaluation.evaluator import Protocol
+from trainer.evaluation.tie_order import first_hashes, tie_hashes
 from trainer.tuning.trials import best_of
 from trainer.tuning.tuning import (
     CUTS,
@@ -20,6 +23,7 @@ from trainer.tuning.tuning import (
     WEIGHTS,
     Choice,
     Mixture,
+    _Cut,
     choose,
 )
 
@@ -179,3 +183,20 @@ def test_a_given_validation_split_is_used_as_it_is(tmp_path) -> None:
     assert choice.mixtures[Mixture()] == pytest.approx(max(choice.temperatures.values()))
     prepared = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert len(prepared) == 1  # no second cut
+
+
+def test_equal_scores_rank_in_a_trial_as_they_do_in_an_evaluation(tmp_path) -> None:
+    _, dataset = opened(tmp_path, "--data.validation_size", "0.2")
+    cut = _Cut.of(dataset, Protocol("validation", "mask", [5]))
+    # A model that prefers nothing: unseen items stand in the order of their hashes, from each user's own on.
+    hashes = [int(each) for each in tie_hashes(dataset.item_ids)]
+    seen, held_out, figures = dataset.seen("validation"), dataset.held_out("validation"), []
+    for user, first in zip(cut.users, first_hashes(dataset.user_ids.take(cut.users)), strict=True):
+        had, wanted = ({*each.take(np.array([user]))[1].tolist()} for each in (seen, held_out))
+        rows = [row for row in range(dataset.item_count) if row not in had]
+        rows.sort(key=lambda row: (hashes[row] - int(first)) % 2**64)
+        gains = [1 / math.log2(2 + rank) for rank in range(5)]
+        found = sum(gain for gain, row in zip(gains, rows, strict=False) if row in wanted)
+        figures.append(found / sum(gains[: len(wanted)]))
+    nothing = torch.zeros(len(cut.users), 4), torch.zeros(dataset.item_count, 4)
+    assert cut.figure(nothing) == pytest.approx(sum(figures) / len(figures))

@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from tests import worlds
 from trainer.batching.tower_inputs import item_inputs, user_inputs
 from trainer.dataset.dataset import Dataset, open_dataset, prepare
 from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
 from trainer.errors import DataError
+from trainer.evaluation.baselines import make_ranker
 from trainer.runs.data_digest import data_digests
 from trainer.sources.schema import SourceTables
 from trainer.storage.attributes import Feature, Ragged
@@ -147,6 +149,22 @@ def test_weights_and_explicit_negatives_stay(before, tmp_path):
     assert "negatives" in data_digests(data)
 
 
+def test_impressions_stay(before, tmp_path):
+    columns = ("user_id", "item_id")
+    taken, shown = (
+        pa.table({name: [row[place] for row in rows] for place, name in enumerate(columns)})
+        for rows in ([(5, 50), (6, 51), (5, 51), (6, 52)], [(5, 52), (6, 50)])
+    )
+    source = SourceTables(iter(taken.to_batches()), impressions=iter(shown.to_batches()))
+    settings = {"k_core": 0, "split": "none", "test_size": 0.2, "validation_size": 0.0, "split_seed": 42}
+    folder = prepare(
+        lambda: source, {}, tmp_path / "after", name="world", min_value=None, negatives="use", **settings
+    )
+    data = extended(open_dataset(folder), before, tmp_path / "run")
+    assert (data.shown.users.tolist(), data.shown.items.tolist()) == ([0, 1], [2, 0])
+    assert data_digests(data)["shown"] == data_digests(open_dataset(folder))["shown"]
+
+
 def test_numbers_of_retained_ids_come_from_the_earlier_run(tmp_path):
     def with_numbers(folder, pairs, users, items):
         tables = {
@@ -215,3 +233,20 @@ def test_data_without_an_order_are_extended_without_sequences(tmp_path):
     data = extended(after, before, tmp_path / "run")
     assert not data.has_order
     assert not list(data.folder.glob("sequences*"))
+
+
+@pytest.mark.parametrize("name", ["item_knn_last", "markov"])
+def test_baselines_by_order_neither_rank_nor_count_what_an_earlier_run_had(name, tmp_path):
+    # Users 3 and 4 and item 30 are retained; that they had 40 after 10 in the earlier run counts no more.
+    rows = [(3, 30, 1), (3, 10, 2), (3, 40, 3), (1, 10, 4), (4, 10, 5), (4, 40, 6)]
+    before = in_order(tmp_path / "before", rows)
+    after = in_order(tmp_path / "after", [(1, 10, 8), (1, 20, 9), (2, 40, 7), (2, 10, 9)])
+    data = extended(after, before, tmp_path / "run")
+    assert (data.user_ids.to_pylist(), data.item_ids.to_pylist()) == ([1, 2, 3, 4], [10, 20, 40, 30])
+    seen = torch.tensor([2]), torch.tensor([0, 2])
+    # After user 2's last item, 10, came 20; item 30 is not ranked and one place stays empty.
+    assert make_ranker(name, data, 2, 42)(np.array([1]), seen).tolist() == [[1, -1]]
+    nothing = torch.tensor([0]), torch.zeros(0, dtype=torch.int64)
+    ranking, expected = (make_ranker(name, each, 3, 42)(np.array([1]), nothing) for each in (data, after))
+    # By markov 10 scores 10 x 2/4, 20 scores 1 + 10 x 1/4, 40 scores 2.5: with theirs, 40 would be second.
+    assert torch.equal(ranking, expected)

@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from trainer.dataset.dataset import Dataset, Interactions
+from trainer.dataset.dataset import Dataset
+from trainer.dataset.interactions import Interactions
 from trainer.storage.attributes import Ragged
 
 
@@ -48,7 +49,8 @@ class InteractionWeights:
             pointwise: Whether the loss scores each row's own item alone.
         """
         self._by_user, self._rows, self._pointwise = dataset.train_by_user(), rows, pointwise
-        self.train = _with_negatives(dataset) if pointwise else dataset.train
+        negatives = dataset.explicit_negatives()
+        self.train = dataset.train.followed_by(negatives) if pointwise else dataset.train
         self.positives: Ragged | None = None
         self.negatives: Ragged | None = None
         self._negative_weights: Ragged | None = None
@@ -56,8 +58,8 @@ class InteractionWeights:
             return
         if dataset.train.weights is not None:
             self.positives = Ragged(self._by_user.offsets, dataset.train.weights[_order(dataset.train)])
-        if dataset.negatives is not None:
-            self._group_negatives(dataset.negatives)
+        if negatives is not None:
+            self._group_negatives(negatives)
 
     def _group_negatives(self, negatives: Interactions) -> None:
         users = len(self._by_user.offsets) - 1
@@ -148,24 +150,6 @@ class InteractionWeights:
         if self._rows == "interaction":
             rows = np.repeat(self._by_user.lengths(), self.negatives.lengths())
         return found + np.bincount(self.negatives.values, rows, item_count).astype(np.int64)
-
-
-def _with_negatives(dataset: Dataset) -> Interactions:
-    """Return the training interactions, followed by the explicit negatives."""
-    train, negatives = dataset.train, dataset.negatives
-    if negatives is None:
-        return train
-    return Interactions(
-        np.concatenate([train.users, negatives.users]),
-        np.concatenate([train.items, negatives.items]),
-        _joined(train.values, negatives.values),
-        _joined(train.timestamps, negatives.timestamps),
-        _joined(train.weights, negatives.weights),
-    )
-
-
-def _joined(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
-    return None if first is None or second is None else np.concatenate([first, second])
 
 
 def _order(interactions: Interactions) -> np.ndarray:

@@ -17,6 +17,8 @@ from trainer.dataset.dataset import Dataset
 from trainer.histories.slots import Slots, make_slots
 from trainer.histories.stretches import Stretches, StretchRows
 
+DRAWS = 2**16
+"""Different values of a draw: small integers take a fraction of the time of floating-point numbers."""
 MASKED_PLACES = 100
 """Places before and after a row, at least, whose items are no negatives of it."""
 
@@ -35,7 +37,7 @@ class NextBatches(Batches):
         self.stretches = Stretches(dataset.sequences("validation"), trained, plan.history_length)
         with_items = self.stretches.stretches_with_items(dataset.item_count)
         self._count_rows(dataset, len(self.stretches), with_items)
-        self._interactions = None if self.row_weights is None else self._by_place()
+        self._of_place = None if self.row_weights is None else self._by_place()
 
     def make(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Make one rank's batch of a step."""
@@ -80,21 +82,25 @@ class NextBatches(Batches):
     ) -> Slots:
         """Return the ordered histories of this rank's rows."""
         lengths, places = self.stretches.shown(mine)
-        times, kept = self.stretches.times, None
-        if self.plan.sequence_dropout:
-            # Every rank draws for all of the step's stretches, and takes what is its own.
-            all_lengths, all_places = self.stretches.shown(chosen)
-            draws = seeds.generator(seeds.HISTORY, self.plan.seed, step).random(len(all_places))
-            own = np.repeat(np.isin(chosen, mine, assume_unique=True), all_lengths)
-            kept = draws[own] >= self.plan.sequence_dropout
+        times = self.stretches.times
         return make_slots(
             lengths,
             candidates.positions(self.stretches.items[places])[0],
             None if times is None else times[places],
             stretches=rows.stretches,
             before=rows.before,
-            kept=kept,
+            factors=self._factors(step, chosen, mine) if self.plan.vector_dropout else None,
         )
+
+    def _factors(self, step: int, chosen: np.ndarray, mine: np.ndarray) -> np.ndarray:
+        """Draw what vector dropout leaves of this rank's slots, (slots, width)."""
+        # Every rank draws for all of the step's stretches, and takes what is its own.
+        lengths, places = self.stretches.shown(chosen)
+        generator = seeds.generator(seeds.HISTORY, self.plan.seed, step)
+        draws = generator.integers(0, DRAWS, (len(places), self.plan.vector_width), np.uint16)
+        own = draws[np.repeat(np.isin(chosen, mine, assume_unique=True), lengths)]
+        dropped = round(self.plan.vector_dropout * DRAWS)
+        return np.where(own < dropped, np.float32(0), np.float32(DRAWS / (DRAWS - dropped)))
 
     def _masked(
         self, mine: np.ndarray, rows: StretchRows, candidates: Candidates, positives: torch.Tensor
@@ -111,9 +117,9 @@ class NextBatches(Batches):
         return pairs(lengths, np.where(present, positions, -1), slice(0, len(candidates.items)))
 
     def _weights_of(self, rows: StretchRows) -> torch.Tensor:
-        if self._interactions is None or self.row_weights is None:
+        if self._of_place is None or self.row_weights is None:
             return torch.ones(len(rows.places))
-        return torch.from_numpy(self.row_weights[self._interactions[rows.places]])
+        return torch.from_numpy(self.row_weights[self._of_place[rows.places]])
 
     def _by_place(self) -> np.ndarray:
         """Return the training interaction of each place in the ordered histories, (places,) int64."""

@@ -7,7 +7,7 @@ scores its rows with the candidates of all ranks, or its candidates with the row
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -52,7 +52,8 @@ class BatchPlan:
             this size; 0: a contiguous share of the rows.
         item_block: The same for the candidates that a rank looks up.
         history_length: Most positions of a stretch, and most items before them, for `next`.
-        sequence_dropout: Chance that an item of a stretch is dropped from all histories of its rows.
+        vector_dropout: Chance that a value of an item's vector is dropped from the histories of a stretch.
+        vector_width: Width of these vectors.
     """
 
     rows: Literal["user", "interaction", "next"]
@@ -70,7 +71,8 @@ class BatchPlan:
     user_block: int = 0
     item_block: int = 0
     history_length: int = 50
-    sequence_dropout: float = 0.0
+    vector_dropout: float = 0.0
+    vector_width: int = 0
 
 
 class Batches:
@@ -87,7 +89,8 @@ class Batches:
         """
         self.plan, self.user_inputs, self.item_inputs = plan, user_inputs, item_inputs
         self.item_name, self.item_count = dataset.item_name, dataset.item_count
-        self.interaction_weights = InteractionWeights(dataset, plan.rows, plan.candidates == "own")
+        kind = "user" if plan.rows == "user" else "interaction"
+        self.interaction_weights = InteractionWeights(dataset, kind, plan.candidates == "own")
         self.train: Interactions = self.interaction_weights.train
         self.train_by_user: Ragged = dataset.train_by_user()
         # Users without training interactions make no row.
@@ -284,7 +287,9 @@ class Batches:
         )
         bags: Bags = np.ones(len(items), np.int64), ids
         # Its own bias would reveal its popularity, which is unknown for a new item.
-        dropped = {self.item_name: bags, f"{self.item_name}_bias": bags}
+        column = self.item_inputs[self.item_name]
+        own = column.take(ids) if isinstance(column, Ragged) else bags  # hashed: the last bag is reserved
+        dropped = {self.item_name: own, f"{self.item_name}_bias": bags}
         return keyed_jagged(self.item_inputs, items, dropped)
 
     def _masks_more(self) -> bool:
@@ -312,7 +317,7 @@ class Batches:
 
     def _negatives(
         self, negatives: Negatives | None, candidates: Candidates, columns: slice | None
-    ) -> dict[str, torch.Tensor | None]:
+    ) -> dict[str, Any]:
         if negatives is None:
             return {}
         positions = candidates.positions(negatives.items)[0]

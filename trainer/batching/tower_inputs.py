@@ -17,6 +17,7 @@ from trainer.config.histories import history_spec
 from trainer.config.schema import Config, ModelConfig
 from trainer.config.size_defaults import popularity_prior
 from trainer.dataset.dataset import Dataset
+from trainer.dataset.id_hashes import Collisions, collisions, hashed_bags
 from trainer.errors import CheckpointError, ConfigError
 from trainer.storage.attributes import DenseFeature, Feature, Ragged
 
@@ -28,9 +29,10 @@ USER = "user"
 """Name of the table of user ids."""
 USER_HISTORY = "user_history"
 """Name of the table for histories, with a row an item."""
+CONTEXT = "_context"
+"""End of the name of the table of vectors that items have in ordered histories."""
 USER_SEQUENCE, USER_SEQUENCE_TIMES = "user_sequence", "user_sequence_times"
-"""Names of ordered histories and of their times in the features of users; they have no tables of their
-own."""
+"""Names of ordered histories and of their times in the features of users, without tables of their own."""
 
 
 def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, history: bool = False) -> Inputs:
@@ -57,6 +59,34 @@ def item_inputs(dataset: Dataset, features: Sequence[str], bias: bool) -> Inputs
     ids[dataset.kept_items] = dataset.kept_items
     attributes = _attributes(name, features, dataset.item_features, dataset.item_dense)
     return {name: ids} | attributes | ({f"{name}_bias": ids} if bias else {})
+
+
+def with_hashed_ids(
+    dataset: Dataset, users: Inputs, items: Inputs, rows: int, *, reserves_items: bool
+) -> tuple[Inputs, Inputs]:
+    """Return the features of both towers with two rows of an id by hashing, in place of a row an id.
+
+    An id without training interactions has its rows like any other. Biases stay a row an item.
+
+    Args:
+        dataset: The data set.
+        users: Features of the query tower, by `user_inputs`.
+        items: Features of the candidate tower, by `item_inputs`.
+        rows: Rows of each table of ids, without the reserved one.
+        reserves_items: Whether items without training interactions look up the reserved row all the same,
+            as it is trained.
+    """
+    name = dataset.item_name
+    ids: Any = items[name]
+    reserved = ids == dataset.item_count if reserves_items else None
+    hashed = {USER: hashed_bags(dataset.user_ids, rows)} if USER in users else {}
+    return {**users, **hashed}, {**items, name: hashed_bags(dataset.item_ids, rows, reserved)}
+
+
+def id_collisions(users: Inputs, items: Inputs, item_name: str) -> dict[str, Collisions]:
+    """Return how many ids share rows, by side, `user` or what an item is called; empty without hashing."""
+    tables = ((USER, users.get(USER)), (item_name, items.get(item_name)))
+    return {side: collisions(column) for side, column in tables if isinstance(column, Ragged)}
 
 
 def expected_bias(item_name: str) -> str:
@@ -121,7 +151,7 @@ def ordered_histories(dataset: Dataset, split: str = "test") -> dict[str, Ragged
 
 def context_table(item_name: str) -> str:
     """Return the name of the table of vectors that items have in ordered histories."""
-    return f"{item_name}_context"
+    return f"{item_name}{CONTEXT}"
 
 
 def _is_dense(column: np.ndarray | Ragged) -> bool:
@@ -140,13 +170,20 @@ def dense_values(inputs: Inputs, rows: np.ndarray) -> torch.Tensor | None:
     return torch.from_numpy(np.concatenate([column[rows] for column in columns], axis=1)) if columns else None
 
 
-def table_rows(dataset: Dataset, inputs: Inputs) -> dict[str, int]:
-    """Return the number of rows of each feature's table, including reserved ones."""
+def table_rows(dataset: Dataset, inputs: Inputs, hashed_rows: int | None = None) -> dict[str, int]:
+    """Return the number of rows of each feature's table, including reserved ones.
+
+    Args:
+        dataset: The data set.
+        inputs: Features of one tower.
+        hashed_rows: Rows of tables of ids that are hashed; None: they have a row an id.
+    """
     name = dataset.item_name
     rows = {f"user_{feature.name}": feature.size for feature in dataset.user_features.values()}
     rows |= {f"{name}_{feature.name}": feature.size for feature in dataset.item_features.values()}
     rows |= {USER: dataset.user_count + 1, USER_HISTORY: dataset.item_count}
     rows |= dict.fromkeys((name, f"{name}_bias", context_table(name)), dataset.item_count + 1)
+    rows |= dict.fromkeys((USER, name, context_table(name)), hashed_rows + 1) if hashed_rows else {}
     return {table: rows[table] for table in looked_up(inputs)}
 
 
@@ -246,6 +283,9 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
     spec = history_spec(model.history)
     users = user_inputs(dataset, model.user_features, "user_id" in query_features(model), spec.bag)
     items = item_inputs(dataset, model.item_features, model.item_bias)
+    if model.hashed_rows:
+        reserves = model.item_id_dropout > 0
+        users, items = with_hashed_ids(dataset, users, items, model.hashed_rows, reserves_items=reserves)
     if spec.ordered:
         users = {**users, **ordered_histories(dataset)}
         if model.history_table != "tied":

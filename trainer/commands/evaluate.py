@@ -13,7 +13,8 @@ def run(arguments: list[str], heading: str = "") -> None:
         usage="%(prog)s RUN [options] [--section.key VALUE ...]",
         description=run.__doc__,
         epilog="Of the configuration it takes evaluation.*, sharding.*, backend and timeout, and for data "
-        "that have moved data.root, data.cache, data.interactions, data.held_out, data.users and data.items.",
+        "that have moved data.root, data.cache, data.interactions, data.held_out, data.impressions, "
+        "data.users and data.items.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--split", choices=["test", "validation"], help="split (default: the run's)")

@@ -113,6 +113,8 @@ EFFECTS = (
         lambda config: config.data.name == "files",
         "--data.name files",
     ),
+    Effect(("data.user_columns",), lambda config: config.data.users is not None, "--data.users"),
+    Effect(("data.item_columns",), lambda config: config.data.items is not None, "--data.items"),
     Effect(
         ("data.value_column",),
         lambda config: config.data.name == "files" and _uses_values(config),
@@ -123,7 +125,16 @@ EFFECTS = (
         lambda config: config.data.name == "files" and config.data.order == "time",
         "--data.name files, and --data.order time",
     ),
-    Effect(("data.negatives",), lambda config: config.data.min_value is not None, "--data.min_value"),
+    Effect(
+        ("data.negatives",),
+        lambda config: config.data.min_value is not None or config.data.impressions is not None,
+        "--data.min_value or --data.impressions",
+    ),
+    Effect(
+        ("data.impressions",),
+        lambda config: config.data.name == "files" and config.data.negatives == "use",
+        "--data.name files with --data.negatives use",
+    ),
     Effect(
         ("data.user_vectors", "data.item_vectors", "data.attribute_kinds"),
         lambda config: config.data.name != "synthetic",
@@ -180,7 +191,7 @@ EFFECTS = (
         "--model.history bag",
     ),
     Effect(
-        ("model.history_length", "model.history_table", "model.history_decay", "model.sequence_dropout"),
+        ("model.history_length", "model.history_table", "model.history_decay", "model.vector_dropout"),
         lambda config: config.model.history is None or history_spec(config.model.history).ordered,
         f"--model.history {ORDERED}",
     ),
@@ -254,7 +265,7 @@ ALWAYS = frozenset(
         *("model.dim", "model.table_dtype", "model.precision", "model.similarity", "model.learn_temperature"),
         *("model.item_bias", "model.init_std", "model.start", "model.low_rank", "model.user_id"),
         *("model.history", "model.item_id_dropout", "model.user_features", "model.item_features"),
-        *("model.hidden", "loss.name"),
+        *("model.hidden", "model.hashed_rows", "loss.name"),
         *("optimizer.name", "optimizer.learning_rate", "optimizer.table_learning_rates"),
         *("optimizer.weight_decay", "optimizer.schedule", "optimizer.warmup"),
         *("sharding.communication", "sharding.lookup", "sharding.exchange_ahead", "sharding.plan"),

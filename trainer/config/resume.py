@@ -28,7 +28,7 @@ MAY_CHANGE = (
     "model.precision",
 )
 MAY_CHANGE_SECTIONS = ("sharding", "evaluation", "device", "deterministic", "backend", "timeout")
-PATHS = ("root", "cache", "interactions", "held_out", "users", "items")
+PATHS = ("root", "cache", "interactions", "held_out", "impressions", "users", "items")
 EVALUATED_WITH = (
     *(f"data.{name}" for name in (*PATHS, "source")),
     *("evaluation", "sharding", "device", "backend", "timeout"),
@@ -42,6 +42,7 @@ SHAPE = (
     *("model.dim", "model.similarity", "model.item_bias", "model.user_id", "model.history"),
     *("model.history_table", "model.history_decay"),
     *("model.user_features", "model.item_features", "model.hidden", "model.combine", "loss.name"),
+    "model.hashed_rows",
 )
 """Keys in which two models must agree for one to start from the vectors of the other."""
 

@@ -37,10 +37,17 @@ class DataConfig:
     """Separator of text files: a character or `comma`, `tab`, `semicolon`, ...; by default found in each."""
     columns: list[str] = field(default_factory=list)
     """Names of the columns of interactions without a header: `user,item,value,timestamp`, in file order."""
+    user_columns: list[str] = field(default_factory=list)
+    """The same of user attributes without a header: `user,age,gender`."""
+    item_columns: list[str] = field(default_factory=list)
+    """The same of item attributes without a header: `item,title,genres`."""
     interactions: str | None = None
     """File, or folder of part files, of your own interactions; .gz, .zst, .bz2 and .zip are read too."""
     held_out: str | None = None
     """File or folder of held-out interactions; implies `split: given`."""
+    impressions: str | None = None
+    """File or folder of (user, item) pairs that were shown and not taken: with `negatives: use` training
+    ranks them low; columns and formats as in `interactions`."""
     users: str | None = None
     """File or folder of user attributes, keyed by `user_column`."""
     items: str | None = None
@@ -71,7 +78,7 @@ class DataConfig:
     min_value: float | None = None
     """Interactions with a smaller value are no positives and are dropped, in every split."""
     negatives: Literal["drop", "use"] = "drop"
-    """`use` trains on values below `min_value` as explicit negatives, instead of leaving them out."""
+    """`use` trains on values below `min_value`, and on `impressions`, as explicit negatives."""
     k_core: int = 0
     """Drop users and items with fewer interactions than this, until none has fewer (0: keep all)."""
     split: Literal["random", "leave_last_out", "temporal", "per_user", "given", "none"] = "random"
@@ -108,7 +115,7 @@ class BatchConfig:
     before, which ordered histories need; by default `next` with one of these, else `user`."""
     size: int | None = None
     """Global batch: rows of one step over all ranks; by default the power of 2 near 4 √rows, 16 to 8,192.
-    With `rows: next` stretches of up to `history_length` rows, by default 128."""
+    With `rows: next` stretches of up to `history_length` rows, by default near the root of their number."""
     ahead: int | None = None
     """Batches that a thread makes in advance (0: none); by default 2 on CUDA and none on CPU."""
 
@@ -126,7 +133,8 @@ class ModelConfig:
     similarity: Literal["cosine", "dot"] = "cosine"
     """Score: dot product of unit vectors divided by the temperature, or of the plain vectors."""
     temperature: float | None = None
-    """Divisor of cosine scores (> 0); smaller is sharper. By default chosen on a validation split."""
+    """Divisor of cosine scores (> 0); smaller is sharper. By default chosen on a validation split, and with
+    an ordered history 0.15."""
     learn_temperature: bool = False
     """Train the temperature as a parameter that starts at `temperature`."""
     item_bias: bool = True
@@ -146,11 +154,13 @@ class ModelConfig:
     """Ridge penalty of the closed form (> 0, squared weights); by default chosen on a validation split."""
     user_id: bool | None = None
     """Give each user a row of a table in the query tower; by default unless there is an ordered history."""
+    hashed_rows: int | None = None
+    """Rows of the tables of user and item ids if two hashes of an id give it two of them (at least 2); by
+    default a row an id. They do not grow, and ids that arrive between trainings have rows at once."""
     history: HistoryName | bool | None = None
     """What the query tower knows of a user's items: nothing, a `bag` in a table with a row an item, or their
     order: vectors that decay with `recency`, or a `transformer` on top of these. By default none or, where
-        the
-    split goes by time, what a validation split shows to be better."""
+    the split goes by time, what a validation split shows to be better."""
     history_dropout: float = 0.8
     """Share of a user's items that a step hides from a bag and predicts (between 0 and 1)."""
     history_length: int = 50
@@ -160,8 +170,8 @@ class ModelConfig:
     sum of both."""
     history_decay: Literal["position", "time", "both"] = "position"
     """An item of an ordered history weighs less by its distance from the last one: by position, by time."""
-    sequence_dropout: float = 0.2
-    """Share of the items of an ordered history that a step leaves out (0 to below 1)."""
+    vector_dropout: float = 0.6
+    """Share of the values of the vectors in ordered histories that a step sets to zero (0 to below 1)."""
     item_id_dropout: float = 0.0
     """Share of a step's candidates known by their attributes alone, as a new item is (0 to below 1). Above 0,
     the bias of an item is what its attributes let expect, and what its interactions say beyond."""

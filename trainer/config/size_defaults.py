@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 from trainer.config.effects import query_features
-from trainer.config.histories import history_spec
+from trainer.config.histories import HistoryName, history_spec
 from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, ModelConfig, OptimizerConfig
@@ -17,6 +17,7 @@ SAMPLES = 8192
 DENSE_VALUES = 2**24
 """Most table values for which Adam is the default: its dense kernel updates every row in every step."""
 LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
+ORDERED_SAMPLES, ORDERED_EPOCHS = 1024, 16
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
     "adam": (0.004, {}),
@@ -26,7 +27,7 @@ RATES: dict[str, tuple[float, dict[str, float]]] = {
     "sgd": (0.05, {"item": 0.1, "item_bias": 0.005}),
 }
 """Peak learning rate of all tables, and of those tables that differ, by optimizer."""
-FIXED_TEMPERATURE, FIXED_ORDERED_TEMPERATURE = 0.2, 0.1
+FIXED_TEMPERATURE, FIXED_ORDERED_TEMPERATURE = 0.2, 0.15
 FIXED_WEIGHT = 16.0
 FIXED_PENALTY = 300.0
 
@@ -61,7 +62,7 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
         items: Number of items in the catalogue.
         interactions: Number of training interactions.
     """
-    config = with_rows(config)
+    config = with_history(config)
     recipe = (_ordered if config.batches.rows == "next" else _order_blind)(config, users, items, interactions)
     loss, run = config.loss, config.run
     candidates = recipe.candidates if loss.candidates == "auto" else loss.candidates
@@ -74,7 +75,7 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
         batches=replace(config.batches, size=_first(config.batches.size, recipe.size)),
         model=replace(config.model, dim=dim),
         loss=replace(loss, candidates=candidates, samples=_first(loss.samples, samples)),
-        optimizer=_optimizer(config, dim, users + items),
+        optimizer=_optimizer(config, dim, 2 * (config.model.hashed_rows or 0) or users + items),
         run=replace(
             run,
             epochs=epochs,
@@ -84,15 +85,21 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
     )
 
 
-def with_rows(config: Config) -> Config:
-    """Let the kind of history and of rows follow from each other where one of them is given."""
-    rows, history = config.batches.rows, config.model.history
-    if history is None and rows is not None:
-        history = "recency" if rows == "next" else "none"
+def with_history(config: Config, history: HistoryName | None = None) -> Config:
+    """Fill in the kind of history and what follows from it alone.
+
+    Args:
+        config: As asked; what it sets stays.
+        history: Kind of history where it is open; None: what the kind of rows asks for.
+    """
+    model, rows = config.model, config.batches.rows
+    if not history_is_open(config) or history is None:
+        history = cast(HistoryName, model.history or ("recency" if rows == "next" else "none"))
+    model = replace(model, history=history)
+    user_id = "user_id" in query_features(model)
+    model = replace(model, user_id=user_id, popularity_prior=popularity_prior(model))
     rows = rows or ("next" if history_spec(history).ordered else "user")
-    return replace(
-        config, batches=replace(config.batches, rows=rows), model=replace(config.model, history=history)
-    )
+    return replace(config, batches=replace(config.batches, rows=rows), model=model)
 
 
 def _order_blind(config: Config, users: int, items: int, interactions: int) -> _Recipe:
@@ -111,19 +118,19 @@ def _order_blind(config: Config, users: int, items: int, interactions: int) -> _
 
 
 def _ordered(config: Config, users: int, items: int, interactions: int) -> _Recipe:
-    return _Recipe(size=128, dim=64, candidates="sampled", samples=1024, epochs=16)
+    stretches = users + interactions // config.model.history_length
+    # Below the root of their number, since each has many rows; an epoch needs some dozens of steps.
+    size = min(max(2 ** math.floor(math.log2(math.sqrt(max(stretches, 1)))), 16), 512)
+    return _Recipe(size=size, dim=64, candidates="sampled", samples=ORDERED_SAMPLES, epochs=ORDERED_EPOCHS)
 
 
 def with_fixed_values(config: Config) -> ResolvedConfig:
     """Fill in fixed values for what would otherwise be chosen on a validation split."""
-    config = with_rows(config)
+    config = with_history(config)
     model = config.model
     filled = replace(
         model,
         temperature=_first(model.temperature, fixed_temperature(config)),
-        popularity_prior=popularity_prior(model),
-        user_id="user_id" in query_features(model),
-        history=model.history or "none",
         low_rank=_first(model.low_rank, 0),
         low_rank_weight=_first(model.low_rank_weight, FIXED_WEIGHT),
         low_rank_penalty=_first(model.low_rank_penalty, FIXED_PENALTY),
@@ -137,7 +144,7 @@ def popularity_prior(model: ModelConfig) -> float:
 
 
 def fixed_temperature(config: Config) -> float:
-    """Return the temperature with which tuning begins."""
+    """Return the temperature where none is chosen."""
     ordered = history_spec(config.model.history).ordered
     return FIXED_ORDERED_TEMPERATURE if ordered else FIXED_TEMPERATURE
 
@@ -149,7 +156,10 @@ def history_is_open(config: Config) -> bool:
 
 def temperature_is_open(config: Config) -> bool:
     """Return whether the temperature is still to be chosen."""
-    return config.model.temperature is None and config.model.similarity == "cosine"
+    model = config.model
+    # One value serves ordered histories of all data.
+    ordered = history_spec(model.history).ordered
+    return model.temperature is None and model.similarity == "cosine" and not ordered
 
 
 def closed_form_is_open(config: Config) -> bool:

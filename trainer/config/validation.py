@@ -57,7 +57,7 @@ def _of_model(config: Config) -> Iterator[Rule]:
     yield "model.history_dropout", "a share between 0 and 1 is needed", 0 < model.history_dropout < 1
     yield "model.item_id_dropout", "a share from 0 to below 1 is needed", 0 <= model.item_id_dropout < 1
     yield "model.history_length", "a whole number from 1 up is needed", model.history_length > 0
-    yield "model.sequence_dropout", "a share from 0 to below 1 is needed", 0 <= model.sequence_dropout < 1
+    yield "model.vector_dropout", "a share from 0 to below 1 is needed", 0 <= model.vector_dropout < 1
     users, items = len(query_features(model)), 1 + len(model.item_features)
     shared = 4 * math.lcm(users, items)
     yield (
@@ -66,6 +66,9 @@ def _of_model(config: Config) -> Iterator[Rule]:
         f"features of users and {items} of items, a multiple of 4 for each",
         model.combine == "sum" or (model.dim or 128) % shared == 0,
     )
+    hashed = 2 if model.hashed_rows is None else model.hashed_rows
+    yield "model.hashed_rows", "a whole number from 2 to 2147483646 is needed", 2 <= hashed < 2**31 - 1
+    yield "model.hashed_rows", "needs --model.start random", not model.hashed_rows or model.start == "random"
     yield "model.start", "needs --model.combine sum", model.start == "random" or model.combine == "sum"
     yield "model.hidden", "widths from 1 up are needed", all(width > 0 for width in model.hidden)
 
@@ -167,12 +170,15 @@ def _of_data(config: Config) -> Iterator[Rule]:
         f"one character, :: or one of {', '.join(SEPARATORS)} is needed",
         data.separator is None or len(data.separator) == 1 or data.separator in {*SEPARATORS, "::"},
     )
-    for role, column in (("user", data.user_column), ("item", data.item_column)):
+    for option, role in (
+        *(("columns", "user"), ("columns", "item")),
+        *(("user_columns", "user"), ("item_columns", "item")),
+    ):
+        names, column = getattr(data, option), getattr(data, f"{role}_column")
         yield (
-            "data.columns",
+            f"data.{option}",
             f"names, each once, are needed, and among them {role} or --data.{role}_column {column}",
-            not data.columns
-            or (bool({role, column} & {*data.columns}) and len({*data.columns}) == len(data.columns)),
+            not names or (bool({role, column} & {*names}) and len({*names}) == len(names)),
         )
     for name, kind in data.attribute_kinds.items():
         plain, colon, count = kind.partition(":")
@@ -270,6 +276,12 @@ def _of_combinations(config: Config) -> Iterator[Rule]:
         "loss.positive_value",
         "--data.min_value or more is needed with --data.negatives use, as a negative counts as 0",
         not binary or least is None or data.negatives == "drop" or least <= loss.positive_value,
+    )
+    yield (
+        "data.impressions",
+        f"needs --loss.name {losses_where(lambda other: not other.needs_values or other.binary_values)}, as "
+        f"what was only shown has no value that --loss.name {loss.name} could fit",
+        data.impressions is None or not spec.needs_values or binary,
     )
     yield "data.name", "needs --data.interactions FILE", data.name != "files" or data.interactions is not None
     yield (

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,10 +20,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock
 
 from trainer.dataset.clean import clean, explicit_negatives
 from trainer.dataset.encode import COLUMNS, encode, id_notes
+from trainer.dataset.impressions import SHOWN, write_impressions
+from trainer.dataset.interactions import Interactions
 from trainer.dataset.sequences import Sequences, map_sequences, sequences_of
 from trainer.dataset.split import BY_TIME, NEGATIVE, NEGATIVES, PARTS, Rule, check_split
 from trainer.dataset.write_splits import count_known, count_repeats, parts_of_rows, write_parts
@@ -34,28 +36,6 @@ from trainer.storage.attributes import DenseFeature, Feature, Ragged
 
 FILE_ORDER = "each user's interactions are taken to stand in order of time, the oldest first"
 """What to say of data whose order is that of the file."""
-
-
-@dataclass(frozen=True)
-class Interactions:
-    """One split of the data set, in file order; columns are memory-mapped and read-only.
-
-    Attributes:
-        users: (n,) int32 row of the user vocabulary.
-        items: (n,) int32 row of the item vocabulary.
-        values: (n,) float32, or None.
-        timestamps: (n,) int64 seconds, or None.
-        weights: (n,) float32 above 0, or None: all weigh 1.
-    """
-
-    users: np.ndarray
-    items: np.ndarray
-    values: np.ndarray | None
-    timestamps: np.ndarray | None
-    weights: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.users)
 
 
 @dataclass(frozen=True)
@@ -85,7 +65,9 @@ class Dataset:
         kept_users: (n,) int64 rows that have vectors of their own without training interactions; see
             `trainer.warm_start.retained_ids`.
         kept_items: The same for items.
-        negatives: Explicit negatives of the training, of users and items with training interactions; or None.
+        negatives: Interactions below `min_value` that are explicit negatives of the training, of users and
+            items with training interactions; or None.
+        shown: Impressions that are, likewise; see `impressions.write_impressions`.
         has_order: Whether it is known which interaction of a user came before another.
     """
 
@@ -111,6 +93,7 @@ class Dataset:
     kept_users: np.ndarray
     kept_items: np.ndarray
     negatives: Interactions | None = None
+    shown: Interactions | None = None
     has_order: bool = False
 
     @property
@@ -121,6 +104,10 @@ class Dataset:
     def item_popularity(self) -> np.ndarray:
         """Return the summed weights of each item's training interactions, (item_count,) float64."""
         return np.bincount(self.train.items, self.train.weights, self.item_count).astype(np.float64)
+
+    def explicit_negatives(self) -> Interactions | None:
+        """Return all explicit negatives of the training; None without any."""
+        return self.shown if self.negatives is None else self.negatives.followed_by(self.shown)
 
     def train_by_user(self) -> Ragged:
         """Training items of each user, of the same shape as `seen`."""
@@ -231,7 +218,7 @@ def prepare(
         repeats: Whether a pair from before the test split counts when it stands there again, in splits by
             time: `drop` leaves it out, `keep` adds it. The other splits are the same.
         negatives: `use` keeps the dropped values below `min_value` as explicit negatives of the training,
-            see `clean.explicit_negatives`.
+            see `clean.explicit_negatives`, and impressions, see `impressions.write_impressions`.
         attribute_kinds: Kinds of attributes that were asked for, by name.
 
     Raises:
@@ -254,14 +241,14 @@ def prepare(
     folder = cache / f"{name}-{key}"
     if arrays.is_whole(folder):
         return folder
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cache / f"{folder.name}.lock").acquire()
-    except OSError as error:
-        raise DataError(
-            f"{cache}: {error.strerror}. Choose a folder for prepared data: --data.cache"
-        ) from error
-    with lock:
+    with ExitStack() as lock:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(arrays.locked(folder))
+        except OSError as error:
+            raise DataError(
+                f"{cache}: {error.strerror}. Choose a folder for prepared data: --data.cache"
+            ) from error
         if not arrays.is_whole(folder):
             with arrays.published(folder) as temporary:
                 _build(temporary, make_source(), key, name, settings)
@@ -303,6 +290,7 @@ def open_dataset(folder: Path) -> Dataset:
         kept_items=_kept(folder, "item"),
         negatives=_map_part(folder, NEGATIVES) if (folder / f"{NEGATIVES}_user_id.npy").exists() else None,
         has_order=meta.get("has_order", has_timestamps),
+        shown=_map_part(folder, SHOWN) if (folder / f"{SHOWN}_user_id.npy").exists() else None,
     )
 
 
@@ -320,7 +308,8 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     parts = parts_of_rows(encoded, stays, rule, settings)
     repeated = count_repeats(encoded, parts, rule, repeats, settings.get("repeats") == "keep")
     dropped["duplicates"] -= int(np.count_nonzero(parts >= 0)) - int(np.count_nonzero(stays))
-    if settings.get("negatives") == "use":
+    rated_low = settings.get("negatives") == "use" and settings["min_value"] is not None
+    if rated_low:
         parts[explicit_negatives(encoded, stays, parts, settings, rule)] = NEGATIVE
     del stays, repeats
     weightless = encoded.weightless or 0
@@ -331,12 +320,16 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     report |= repeated
     report |= dropped if encoded.weightless is None else {"weightless": weightless, **dropped}
     report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
-    if settings.get("negatives") == "use":
+    if rated_low:
         report["negatives"] = int(np.count_nonzero(parts == NEGATIVE))
     users, items = write_parts(folder, encoded, parts)
     has_order = encoded.has_order
     del encoded
     shutil.rmtree(raw)
+    if source.impressions is not None and settings.get("negatives") == "use":
+        found, remarks = write_impressions(folder, name, source, users, items, rule)
+        report |= found
+        notes += remarks
     ids, tables = {"user": users, "item": items}, {"user": source.users, "item": source.items}
     report |= count_known(folder, name, rule, ids, tables)
     known_users = pa.concat_arrays([users, pa.nulls(1, users.type)])  # the null: the row of unknown users

@@ -82,7 +82,7 @@ def encode(source: SourceTables, name: str, folder: Path, file_order: bool = Fal
     names: list[str] = []
     with ExitStack() as stack:
         files = {}
-        for held_out, table in _rounds(source, name):
+        for held_out, table in rounds(source, name):
             if "weight" in table.column_names:
                 weighs = pc.not_equal(table["weight"], 0)  # NaN is refused below
                 weightless += len(table) - pc.sum(weighs).as_py()
@@ -199,7 +199,7 @@ class _Ids:
         return numbers
 
 
-def _rounds(source: SourceTables, name: str) -> Iterator[tuple[bool, pa.Table]]:
+def rounds(source: SourceTables, name: str) -> Iterator[tuple[bool, pa.Table]]:
     """Return whether held out, and a table of about ROUND_ROWS rows, with the known columns alone."""
     first: pa.Schema | None = None
     for held_out, batches in ((False, source.interactions), (True, source.held_out or ())):

@@ -125,7 +125,7 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
     """Return the same for tables of the user's own."""
     paths = {
         option: Path(path)
-        for option in ("interactions", "held_out", "users", "items")
+        for option in ("interactions", "held_out", "impressions", "users", "items")
         if (path := getattr(data, option)) is not None
     }
     columns: dict[str, Any] = {
@@ -139,6 +139,7 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
     }
     if data.weight_column is not None:  # so that other data keep their keys
         columns["weight_column"] = data.weight_column
+    columns |= {side: names for side in ("user_columns", "item_columns") if (names := getattr(data, side))}
     key: dict[str, Any] = {option: _fingerprint(f"--data.{option}", path) for option, path in paths.items()}
 
     def read() -> SourceTables:
@@ -153,6 +154,7 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
             paths.get("items"),
             bad_rows=data.bad_rows,
             reading=Reading(data.attribute_kinds, data.list_separator),
+            impressions=paths.get("impressions"),
             **columns,
         )
 
@@ -182,6 +184,6 @@ def raw_data_are_there(data: DataConfig) -> bool:
     """Return whether all files that a preparation would read are where the configuration says."""
     if data.name == "synthetic":
         return True
-    paths = (data.interactions, data.held_out, data.users, data.items)
+    paths = (data.interactions, data.held_out, data.impressions, data.users, data.items)
     files = paths if data.name == "files" else (Path(data.root) / data.name,)
     return all(Path(path).exists() for path in files if path is not None)

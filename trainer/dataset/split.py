@@ -21,6 +21,26 @@ MARKED = 24
 """Most possible pairs per row with which marking the pairs that occur is faster than sorting them."""
 
 
+WHERE_NONE_IS_LEFT: dict[Rule, dict[int, str]] = {
+    "random": {TRAIN: "Use a smaller {size}, or more data"},
+    "temporal": {TRAIN: "Use a smaller {size}, or more data"},
+    "per_user": {
+        TEST: "Every user has too few: use a larger {size}, or --data.split random",
+        VALIDATION: "Every user has too few: use a larger {size}, or --data.split random",
+    },
+    "leave_last_out": {
+        TEST: "Every user has one alone: use --data.split random, or more data",
+        VALIDATION: "Every user has too few: use --data.split random, or {size} 0",
+    },
+    "given": {
+        TRAIN: "All that count are in --data.held_out: name others as --data.interactions, or leave "
+        "--data.held_out out and use --data.split random",
+        TEST: "None of --data.held_out counts: name another, or leave it out and use --data.split random",
+    },
+}
+"""What to do where a rule leaves a split empty; `size` is the option that says how much is cut off."""
+
+
 def repeated_pairs(pairs: np.ndarray) -> np.ndarray:
     """Return the rows whose pair occurs more than once, ascending.
 
@@ -299,7 +319,7 @@ def split_rows(
     parts = np.full(len(users), TRAIN, np.int8)
     if rule != "none":
         parts[held_out if rule == "given" else _choose(rule, users, timestamps, test_size, seed)] = TEST
-        _check_parts(rule, parts, (TRAIN, TEST))
+        _check_parts(rule, rule, parts, TEST)
     if validation_size:
         training = parts == TRAIN
         rule_again = validation_rule(rule, timestamps is not None)
@@ -307,7 +327,7 @@ def split_rows(
         seed = seed if validation_seed is None else validation_seed
         chosen = _choose(rule_again, users[training], rest, validation_size, seed)
         parts[training] = np.where(chosen, np.int8(VALIDATION), np.int8(TRAIN))
-        _check_parts(rule, parts, (TRAIN, VALIDATION))
+        _check_parts(rule, rule_again, parts, VALIDATION)
     return parts
 
 
@@ -322,10 +342,11 @@ def _choose(
     return latest_rows(timestamps, share) if rule == "temporal" else last_of_each_user(users, timestamps)
 
 
-def _check_parts(rule: Rule, parts: np.ndarray, expected: tuple[int, ...]) -> None:
-    for part in expected:
+def _check_parts(asked: Rule, rule: Rule, parts: np.ndarray, cut: int) -> None:
+    """Refuse an empty split: the one that `rule` has cut off, or the training split."""
+    for part in (TRAIN, cut):
         if not (parts == part).any():
+            remedy = WHERE_NONE_IS_LEFT[rule][part].format(size=f"--data.{PARTS[cut]}_size")
             raise DataError(
-                f"--data.split {rule} leaves no {PARTS[part]} interactions of {len(parts):,}. "
-                "Change the sizes, choose another split or use more data"
+                f"--data.split {asked} leaves no {PARTS[part]} interactions of {len(parts):,}. {remedy}"
             )

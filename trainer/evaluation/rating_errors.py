@@ -83,8 +83,9 @@ class RatingMeter:
         assert held_out.values is not None, "splits have the same columns"
         self._target, self._device = target, device
         fitted = dataset.train.values
-        if dataset.negatives is not None and dataset.negatives.values is not None:
-            fitted = np.concatenate([fitted, dataset.negatives.values])
+        negatives = dataset.explicit_negatives()
+        if negatives is not None and negatives.values is not None:
+            fitted = np.concatenate([fitted, negatives.values])
         self._mean = float(target.targets(torch.tensor(fitted)).mean())
         self._pairs, self._seen = dataset.held_out(split), dataset.seen(split)
         # In the order of `held_out(split)`: by user, then by item.

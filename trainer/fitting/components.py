@@ -134,7 +134,9 @@ def assemble(
     if filled:
         fill_tables(model, _initial_values(config, dataset, tower_pairs[0], world))
     if sharded.closed is not None:
-        tower_pairs.append(TowerPair(sharded.closed, *closed_inputs(dataset)))
+        tower_pairs.append(
+            TowerPair(sharded.closed, *closed_inputs(dataset, sharded.closed.encoder is not None))
+        )
 
     user_block, item_block = blocks_of_ranks(
         config.model,
@@ -175,7 +177,8 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, components: TrainingC
         user_block=components.user_block,
         item_block=components.item_block,
         history_length=model.history_length,
-        sequence_dropout=model.sequence_dropout,
+        vector_dropout=model.vector_dropout,
+        vector_width=model.dim,
     )
     kind = NextBatches if plan.rows == "next" else Batches
     return kind(dataset, plan, components.user_inputs, components.item_inputs)

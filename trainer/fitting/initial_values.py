@@ -36,12 +36,15 @@ def normal_values(
         learned: The learned towers and their inputs.
         seed: Seed of the training.
         std: Standard deviation.
-        trains_reserved_item: Whether the row that untrained items share is trained.
+        trains_reserved_item: Whether the row that untrained items share, the last of a bag of hashed ids or
+            else row `item_count`, is trained.
     """
     widths = learned.towers.query.widths | learned.towers.candidate.widths
     used = _used_rows(dataset, learned)
     if trains_reserved_item:
-        used[dataset.item_name] = np.append(used[dataset.item_name], dataset.item_count)  # still ascending
+        column = learned.item_inputs[dataset.item_name]
+        reserved = column.values[-1] if isinstance(column, Ragged) else dataset.item_count
+        used[dataset.item_name] = np.append(used[dataset.item_name], reserved)  # still ascending
 
     def values(table: str, rows: slice) -> torch.Tensor:
         # What is added to the tower's own vectors begins close to zero.

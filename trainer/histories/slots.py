@@ -15,14 +15,15 @@ class Slots:
         items: Place of each slot's item among given vectors, (S, W) int64; 0 where a shorter stretch is
             padded, at its end.
         rows: State of each row, (B,) int64: stretch * (W + 1) + number of slots before it.
-        kept: 0 for slots that are dropped from all histories and 1 for others, (S, W) float32; None: all are
-            kept.
+        factors: Multiples of the values of the slots' vectors, (S, W, D) float32: 0 for those that are
+            dropped;
+            None: 1 for all.
         times: Seconds of each slot, (S, W) int64; None where there are none.
     """
 
     items: torch.Tensor
     rows: torch.Tensor
-    kept: torch.Tensor | None = None
+    factors: torch.Tensor | None = None
     times: torch.Tensor | None = None
 
     @property
@@ -43,9 +44,10 @@ class Slots:
         self._with(lambda tensor: tensor.record_stream(stream))  # type: ignore[arg-type]
 
     def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Slots":
-        return Slots(
-            **{name: value if value is None else change(value) for name, value in vars(self).items()}
-        )
+        def changed(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else change(tensor)
+
+        return Slots(change(self.items), change(self.rows), changed(self.factors), changed(self.times))
 
 
 def make_slots(
@@ -55,7 +57,7 @@ def make_slots(
     *,
     stretches: np.ndarray | None = None,
     before: np.ndarray | None = None,
-    kept: np.ndarray | None = None,
+    factors: np.ndarray | None = None,
 ) -> Slots:
     """Return the slots of stretches whose values stand one stretch's after another's.
 
@@ -65,7 +67,7 @@ def make_slots(
         times: Seconds of each slot.
         stretches: Stretch of each row, (B,); None: a row is a stretch with all of its slots before it.
         before: Slots before each row, (B,).
-        kept: Whether each slot is kept.
+        factors: Multiples of the values of each slot's vector, (slots, D).
     """
     if stretches is None or before is None:
         stretches, before = np.arange(len(lengths)), lengths
@@ -73,13 +75,13 @@ def make_slots(
     filled = np.arange(width) < lengths[:, None]
 
     def padded(values: np.ndarray, dtype: type) -> torch.Tensor:
-        found = np.zeros(filled.shape, dtype)
+        found = np.zeros((*filled.shape, *values.shape[1:]), dtype)
         found[filled] = values
         return torch.from_numpy(found)
 
     return Slots(
         items=padded(items, np.int64),
         rows=torch.from_numpy(stretches * (width + 1) + before),
-        kept=None if kept is None else padded(kept, np.float32),
+        factors=None if factors is None else padded(factors, np.float32),
         times=None if times is None else padded(times, np.int64),
     )

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.atomic_write import write_text
+from trainer.batching.tower_inputs import USER
 from trainer.config.size_defaults import closed_form_is_open
+from trainer.dataset.id_hashes import collisions_text, expected_collisions
 from trainer.errors import ConfigError
+from trainer.formatting import wrapped
 from trainer.inspection.advisor import alternatives, best_change, remedies
 from trainer.inspection.changes import plan_of
 from trainer.inspection.plan_diff import compare_plans, comparison_text
@@ -54,7 +57,7 @@ def report_of_scenario(scenario: Scenario, outputs: Outputs) -> str:
         return text
     advice = advice_text(plan, best_change(plan, alternatives(scenario)))
     note = [CLOSED_FORM_NOTE] if closed_form_is_open(scenario.asked) else []
-    return "\n".join([_title(scenario, plan), text, advice, *note])
+    return "\n".join([_title(scenario, plan), *_hashed_texts(scenario), text, advice, *note])
 
 
 def report_of_file(path: Path, outputs: Outputs) -> str:
@@ -94,3 +97,14 @@ def _title(scenario: Scenario, plan: Plan) -> str:
         f"A step of {workload.rows:,} rows and {workload.candidates:,} candidates, "
         f"dim {model.dim}, {optimizer.name} ({' and '.join(kernels)} kernel{plural})"
     )
+
+
+def _hashed_texts(scenario: Scenario) -> list[str]:
+    """Return how many ids of each side can be expected to share rows; empty where none are hashed."""
+    rows, workload, size = scenario.config.model.hashed_rows, scenario.workload, scenario.data_size
+    sides = {workload.item_name: size.items} | ({USER: size.users} if USER in workload.user_tables else {})
+    return [
+        wrapped(collisions_text(side, expected_collisions(sides[side], rows), expected=True))
+        for side in sorted(sides, key=lambda side: side != USER)
+        if rows
+    ]

@@ -11,13 +11,13 @@ from trainer.batching.tower_inputs import USER, USER_HISTORY, context_table, mak
 from trainer.config.effects import check_decided_effects
 from trainer.config.histories import history_spec
 from trainer.config.resolved import ResolvedConfig
-from trainer.config.schema import Config
+from trainer.config.schema import Config, ModelConfig
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.errors import ConfigError
 from trainer.planning.hardware import Cluster, Hardware, hardware_here, named_hardware
-from trainer.planning.workload import Workload, items_of_step, workload_of
+from trainer.planning.workload import Workload, hashed_pooling, items_of_step, workload_of
 
 INTERACTIONS_PER_USER = 20
 """Assumed where `--rows` gives the sizes and no data are read."""
@@ -128,6 +128,7 @@ def _from_data(config: Config, rows: Mapping[str, int]) -> tuple[DataSize, Resol
         per_user = len(dataset.train) / max(dataset.user_count, 1)
         candidates, gathered = items_of_step(resolved, rows[item], per_user)
         workload = replace(workload, candidates=candidates, gathered=gathered, closed_items=rows[item])
+    rows = _with_hashed_rows(rows, resolved.model, item)
     user_tables = {name: rows.get(name, count) for name, count in workload.user_tables.items()}
     item_tables = {name: rows.get(name, count) for name, count in workload.item_tables.items()}
     return data_size, resolved, replace(workload, user_tables=user_tables, item_tables=item_tables)
@@ -149,18 +150,26 @@ def _from_rows(
         item_tables.setdefault(f"{item}_bias", items)
     if ordered and config.model.history_table != "tied":
         item_tables.setdefault(context_table(item), items)
+    item_tables = _with_hashed_rows(item_tables, config.model, item)
     candidates, gathered = items_of_step(config, items, INTERACTIONS_PER_USER)
     workload = Workload(
-        user_tables=user_tables,
+        user_tables=_with_hashed_rows(user_tables, config.model, item),
         item_tables=item_tables,
         item_name=item,
         closed_items=items,
         rows=config.batches.size,
         candidates=candidates,
         gathered=gathered,
-        pooling={USER_HISTORY: INTERACTIONS_PER_USER * (1 - config.model.history_dropout)},
+        pooling={USER_HISTORY: INTERACTIONS_PER_USER * (1 - config.model.history_dropout)}
+        | hashed_pooling(config.model, item),
     )
     return data_size, config, workload
+
+
+def _with_hashed_rows(rows: Mapping[str, int], model: ModelConfig, item: str) -> dict[str, int]:
+    """Return rows by table, where tables of ids have those that ids are hashed into, and a reserved one."""
+    hashed = {USER, item, context_table(item)} & rows.keys() if model.hashed_rows else set()
+    return {name: (model.hashed_rows or 0) + 1 if name in hashed else count for name, count in rows.items()}
 
 
 def parse_table_rows(texts: list[str]) -> dict[str, int]:

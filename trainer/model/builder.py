@@ -1,11 +1,12 @@
 """Builders of the learned and the closed-form towers, and the features of the latter."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
-from trainer.batching.tower_inputs import Inputs, context_table, expected_bias
+from trainer.batching.tower_inputs import Inputs, context_table, expected_bias, ordered_histories
 from trainer.config.histories import history_spec
 from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.dataset import Dataset
@@ -14,6 +15,8 @@ from trainer.model.towers import TwoTowers
 
 START_NORM = 0.3
 """Mean norm of initial vectors."""
+CLOSED_DECAY = 0.05
+"""Decay by position of the rows of the history table in ordered histories: slower than what is learned."""
 HISTORY = "user_low_rank"
 """Name of the closed-form table for histories."""
 
@@ -28,12 +31,16 @@ def item_table(dataset_item_name: str) -> str:
     return f"{dataset_item_name}_low_rank"
 
 
-def closed_inputs(dataset: Dataset) -> tuple[Inputs, Inputs]:
-    """Return the features of the closed-form towers: a user's training items, and the item itself."""
-    return (
-        {HISTORY: dataset.history()},
-        {item_table(dataset.item_name): np.arange(dataset.item_count, dtype=np.int32)},
-    )
+def closed_inputs(dataset: Dataset, ordered: bool = False) -> tuple[Inputs, Inputs]:
+    """Return the features of the closed-form towers: a user's training items, and the item itself.
+
+    With ordered histories, items have the row of the history table.
+    """
+    rows = np.arange(dataset.item_count, dtype=np.int32)
+    items = {item_table(dataset.item_name): rows}
+    if ordered:
+        return ordered_histories(dataset), items | {HISTORY: rows}
+    return {HISTORY: dataset.history()}, items
 
 
 def make_closed_towers(
@@ -42,10 +49,25 @@ def make_closed_towers(
     rank: int,
     partitions: Mapping[str, int] | None = None,
     table_dtype: str = "float32",
+    history_length: int = 0,
 ) -> TwoTowers:
-    """Make towers of a history table and an item table, scored by their dot product."""
-    users, items = {HISTORY: item_count}, {item_table(item_name): item_count}
-    return TwoTowers(users, items, rank, similarity="dot", partitions=partitions, table_dtype=table_dtype)
+    """Make towers of a history table and an item table, scored by their dot product.
+
+    Args:
+        item_name: What the data set calls its items.
+        item_count: Rows of both tables.
+        rank: Width of both tables.
+        partitions: Number of row partitions of each partitioned table.
+        table_dtype: Type of table values.
+        history_length: Items of an ordered history, whose rows are summed with decaying weights; 0: rows are
+            summed in any order.
+    """
+    history, items = {HISTORY: item_count}, {item_table(item_name): item_count}
+    shape: dict[str, Any] = {"similarity": "dot", "partitions": partitions, "table_dtype": table_dtype}
+    if not history_length:
+        return TwoTowers(history, items, rank, **shape)
+    encoder = HistoryEncoder(rank, history_length, start_decay=CLOSED_DECAY).requires_grad_(False)
+    return TwoTowers({}, items | history, rank, encoder=encoder, context_table=HISTORY, **shape)
 
 
 def make_towers(

@@ -17,6 +17,7 @@ from scipy.linalg import lapack
 
 from trainer.config.size_defaults import FIXED_PENALTY
 from trainer.dataset.dataset import Dataset
+from trainer.histories.stretches import last_of
 from trainer.storage.arrays import keep_array
 from trainer.storage.attributes import Ragged
 
@@ -144,6 +145,21 @@ def history_vectors(by_user: Ragged, users: np.ndarray, history: np.ndarray) -> 
     values = np.repeat(1 / np.sqrt(np.maximum(lengths, 1)), lengths).astype(np.float32)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return sparse.csr_array((values, items, offsets), shape=(len(users), len(history))) @ history
+
+
+def recent_history_vectors(
+    sequences: Ragged, users: np.ndarray, history: np.ndarray, length: int, decay: float
+) -> np.ndarray:
+    """Return the query vectors of users with ordered histories, (users, rank): decaying sums of rows.
+
+    The row of an item that stands d places before the next one weighs exp(-decay (d - 1)), up to `length`.
+    """
+    lengths, places = last_of(sequences, users, length)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    behind = np.repeat(offsets[1:], lengths) - 1 - np.arange(len(places))
+    values = np.exp(-decay * behind).astype(np.float32)
+    shape = len(users), len(history)
+    return sparse.csr_array((values, sequences.values[places], offsets), shape=shape) @ history
 
 
 def _files(dataset: Dataset, rank: int, penalty: float) -> tuple[Path, Path]:

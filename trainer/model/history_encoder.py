@@ -46,7 +46,13 @@ class HistoryEncoder(nn.Module):
     """
 
     def __init__(
-        self, dim: int, length: int, by_position: bool = True, by_time: bool = False, attention: bool = False
+        self,
+        dim: int,
+        length: int,
+        by_position: bool = True,
+        by_time: bool = False,
+        attention: bool = False,
+        start_decay: float = START_DECAY,
     ) -> None:
         """Make an encoder.
 
@@ -56,10 +62,11 @@ class HistoryEncoder(nn.Module):
             by_position: Whether weights decay by position.
             by_time: Whether they decay by time.
             attention: Whether to add attention.
+            start_decay: First value of the decay by position.
         """
         super().__init__()
         self.length = length
-        self.log_decay = nn.Parameter(torch.tensor(START_DECAY).log()) if by_position else None
+        self.log_decay = nn.Parameter(torch.tensor(start_decay).log()) if by_position else None
         self.log_time_decay = nn.Parameter(torch.tensor(START_TIME_DECAY).log()) if by_time else None
         self.attention = _Attention(dim, length) if attention else None
 
@@ -72,8 +79,8 @@ class HistoryEncoder(nn.Module):
         """
         S, W = slots.items.shape
         vectors_SWD = vectors_CD.index_select(0, slots.items.flatten()).view(S, W, vectors_CD.shape[1])
-        if slots.kept is not None:
-            vectors_SWD = vectors_SWD * slots.kept.unsqueeze(2)
+        if slots.factors is not None:
+            vectors_SWD = vectors_SWD * slots.factors
         states_STD = self._weights(slots) @ vectors_SWD
         if self.attention is not None and W:
             states_STD = states_STD + self.attention(states_STD, vectors_SWD)
@@ -101,7 +108,8 @@ class _Attention(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(dim, dim, bias=False) for _ in range(4))
         nn.init.zeros_(self.output.weight)
         self.by_distance = nn.Parameter(torch.zeros(HEADS, length + 1))
-        # A bias of the keys would add one number to all scores of a state, which its softmax takes away again:
+        # A bias of the keys would add one number to all scores of a state, which its softmax takes away
+        # again:
         # its gradient is rounding, and Adam would follow it.
         self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim, bias=False)])
 

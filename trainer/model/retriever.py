@@ -104,17 +104,17 @@ def _query_vectors(pair: TowerPair, rows: np.ndarray, device: torch.device) -> t
 
 def _states(pair: TowerPair, encoder: HistoryEncoder, rows: np.ndarray, device: torch.device) -> torch.Tensor:
     """Return the states of the users in `rows` after all of their ordered histories, (len(rows), dim)."""
-    lengths, places = last_of(pair.user_inputs[USER_SEQUENCE], rows, encoder.length)
-    items, of_place = np.unique(pair.user_inputs[USER_SEQUENCE].values[places], return_inverse=True)
+    sequences, times = (pair.user_inputs.get(name) for name in (USER_SEQUENCE, USER_SEQUENCE_TIMES))
+    assert isinstance(sequences, Ragged), "towers with an encoder have ordered histories"
+    lengths, places = last_of(sequences, rows, encoder.length)
+    items, of_place = np.unique(sequences.values[places], return_inverse=True)
     context = pair.towers.context(_vectors(pair.towers.unscaled_candidates, pair.item_inputs, items, device))
-    times = pair.user_inputs.get(USER_SEQUENCE_TIMES)
+    moments = times.values[places] if isinstance(times, Ragged) else None
     found, ends = [], np.cumsum(lengths)
     for start in range(0, len(rows), STRETCHES_AT_ONCE):
         of_block = slice(start, start + STRETCHES_AT_ONCE)
         inside = slice(ends[start] - lengths[start], ends[of_block][-1])
-        slots = make_slots(
-            lengths[of_block], of_place[inside], None if times is None else times.values[places[inside]]
-        )
+        slots = make_slots(lengths[of_block], of_place[inside], None if moments is None else moments[inside])
         found.append(encoder(context, slots.to(device)))
     return torch.cat(found) if found else context.new_zeros(0, pair.towers.query.dim)
 
@@ -153,11 +153,29 @@ def query_from_history(
     return torch.cat([first, *others], dim=1)
 
 
+def query_from_bag(tower_pairs: Sequence[TowerPair], table: str, bag: Ragged) -> torch.Tensor:
+    """Return the query vector of someone of whom nothing is known but what they look up in one learned table.
+
+    Args:
+        tower_pairs: Whole towers on the CPU, the learned ones first.
+        table: Feature of the learned query tower.
+        bag: What is looked up in it, one row.
+
+    Returns:
+        (1, sum of the towers' widths).
+    """
+    learned, *closed = tower_pairs
+    nothing, device = Ragged(np.zeros(2, np.int64), np.empty(0, np.int32)), torch.device("cpu")
+    others = [_look_up(pair, next(iter(pair.user_inputs)), nothing, device) for pair in closed]
+    return torch.cat([_look_up(learned, table, bag, device), *others], dim=1)
+
+
 def _look_up(pair: TowerPair, table: str, histories: Ragged, device: torch.device) -> torch.Tensor:
-    """Return query vectors of users who are known only by the history in `table`."""
+    """Return query vectors of users who are known only by the bags in `table`."""
     given: dict[str, np.ndarray | Ragged] = {table: histories}
-    if USER_SEQUENCE_TIMES in pair.user_inputs:
-        given[USER_SEQUENCE_TIMES] = _usual_times(histories.offsets, pair.user_inputs[USER_SEQUENCE_TIMES])
+    times = pair.user_inputs.get(USER_SEQUENCE_TIMES)
+    if isinstance(times, Ragged):
+        given[USER_SEQUENCE_TIMES] = _usual_times(histories.offsets, times)
     count = len(histories.offsets) - 1
     for name in pair.user_inputs.keys() - given.keys():
         given[name] = _unknown(pair.user_inputs[name], count)

@@ -138,7 +138,7 @@ class Tower(nn.Module):
         if self.dense_inputs is not None:
             assert values is not None, "a tower with numbers or vectors needs their values"
             embedded += self.dense_inputs(values)
-        if states is not None:
+        if states is not None and rows is not None:
             embedded = [*(each.index_select(0, rows) for each in embedded), states]
         if len(embedded) == 1:
             vectors = embedded[0]

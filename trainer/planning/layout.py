@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainer.batching.tower_inputs import USER, context_table
+from trainer.batching.tower_inputs import CONTEXT, USER, context_table
 from trainer.config.histories import history_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedModelConfig
 from trainer.config.schema import Config, ModelConfig
+from trainer.config.size_defaults import history_is_open
 from trainer.model.builder import HISTORY, item_table
 from trainer.planning.constraints import partition_counts, table_constraint, with_table_names
 from trainer.planning.hardware import Cluster
@@ -58,10 +59,10 @@ def lay_out(config: ResolvedConfig, workload: Workload, cluster: Cluster) -> Pla
 def tables_by_id(model: ModelConfig, item_name: str, *, lookup: str, device: str) -> dict[str, Sequence[str]]:
     """Return the tables with one row per user or item, by tower, where an id alone tells the rank to ask.
 
-    A history asks all ranks, and so does the reserved row of hidden items. On GPUs, and with
-    `--sharding.lookup torchrec`, all lookups go through TorchRec's exchange.
+    A history asks all ranks, and so do the reserved row of hidden items and ids with two rows by hashing. On
+    GPUs, and with `--sharding.lookup torchrec`, all lookups go through TorchRec's exchange.
     """
-    if device != "cpu" or lookup == "torchrec":
+    if device != "cpu" or lookup == "torchrec" or model.hashed_rows:
         return {}
     users = [] if history_spec(model.history).bag else [USER]
     of_items = [item_name, f"{item_name}_bias", context_table(item_name)]
@@ -126,8 +127,12 @@ def follow_plan(config: Config, world_size: int) -> Config:
     check_world_size(plan, sharding.plan, world_size)
     widths = {table.name: table.dim for table in plan.tables}
     low_rank = widths.get(HISTORY, 0) if config.model.low_rank is None else config.model.low_rank
+    model = replace(config.model, low_rank=low_rank)
+    if history_is_open(config):
+        ordered = any(table.name.endswith(CONTEXT) for table in plan.tables)
+        model = replace(model, history="recency" if ordered else "none")
     return replace(
         config,
-        model=replace(config.model, low_rank=low_rank),
+        model=model,
         sharding=replace(sharding, tables={table.name: table.sharding for table in plan.tables}),
     )

@@ -3,10 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from trainer.batching.tower_inputs import USER_HISTORY, Inputs, dense_widths, looked_up, table_rows
+from trainer.batching.tower_inputs import (
+    USER,
+    USER_HISTORY,
+    Inputs,
+    context_table,
+    dense_widths,
+    looked_up,
+    table_rows,
+)
+from trainer.config.histories import history_spec
 from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedLossConfig
+from trainer.config.schema import ModelConfig
 from trainer.dataset.dataset import Dataset
+from trainer.dataset.id_hashes import HASHES
 from trainer.model.builder import make_closed_towers, make_towers
 from trainer.model.retriever import CombinedTowers
 from trainer.storage.attributes import Ragged
@@ -57,11 +68,12 @@ def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: 
     }
     if USER_HISTORY in pooling:
         pooling[USER_HISTORY] *= 1 - config.model.history_dropout
+    pooling |= hashed_pooling(config.model, dataset.item_name)
     per_user = len(dataset.train) / max(dataset.user_count, 1)
     candidates, gathered = items_of_step(config, dataset.item_count, per_user)
     return Workload(
-        user_tables=table_rows(dataset, users),
-        item_tables=table_rows(dataset, items),
+        user_tables=table_rows(dataset, users, config.model.hashed_rows),
+        item_tables=table_rows(dataset, items, config.model.hashed_rows),
         item_name=dataset.item_name,
         closed_items=dataset.item_count,
         rows=config.batches.size,
@@ -86,6 +98,17 @@ def items_of_step(config: ResolvedConfig, items: int, per_user: float) -> tuple[
     candidates, gathered = step_sizes(config.loss, rows, items, rows * per_row[config.batches.rows])
     # Ordered histories are made of the candidates of all ranks.
     return candidates, candidates if config.batches.rows == "next" else gathered
+
+
+def hashed_pooling(model: ModelConfig, item_name: str) -> dict[str, float]:
+    """Return the mean rows that an id looks up, by table of ids; empty where each has one.
+
+    Items whose ids a step drops look up the reserved row alone.
+    """
+    if not model.hashed_rows:
+        return {}
+    items = HASHES - (HASHES - 1) * model.item_id_dropout
+    return {USER: float(HASHES), item_name: items, context_table(item_name): items}
 
 
 def step_sizes(loss: ResolvedLossConfig, rows: int, items: int, positives: float) -> tuple[int, int]:
@@ -131,5 +154,13 @@ def make_all_towers(
     closed = None
     if rank:
         dtype = config.model.table_dtype
-        closed = make_closed_towers(workload.item_name, workload.closed_items, rank, partitions, dtype)
+        ordered = history_spec(config.model.history).ordered
+        closed = make_closed_towers(
+            workload.item_name,
+            workload.closed_items,
+            rank,
+            partitions,
+            dtype,
+            history_length=config.model.history_length if ordered else 0,
+        )
     return CombinedTowers(learned, closed)

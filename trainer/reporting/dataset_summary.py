@@ -11,6 +11,16 @@ from trainer.dataset.split import PARTS
 from trainer.formatting import format_count, wrapped
 from trainer.storage.attributes import DenseFeature, Feature
 
+LEFT_OUT = {
+    "skipped": "cannot be read",
+    "unknown": "of users or items without training interactions",
+    "weightless": "of weight 0",
+    "late": "from the held-out time",
+    "taken": "of pairs that are interactions",
+    "judged": "of pairs with a value below --data.min_value",
+    "repeated": "repeats of a pair",
+}
+"""Why impressions are no explicit negatives, by the outcomes of `trainer.dataset.impressions`."""
 DROPPED = {
     "below_min_value": "below --data.min_value",
     "duplicates": "repeats of a pair",
@@ -39,6 +49,15 @@ def summary(dataset: Dataset) -> dict[str, Any]:
         "dropped": {name: report[name] for name in DROPPED},
         "split": {"rule": report["split"], **{split: report[split] for split in PARTS}},
         "repeats": {name: report[name] for name in ("repeats_dropped", "repeats_kept") if name in report},
+        "impressions": {
+            name: report[key]
+            for name, key in (
+                ("used", "impressions"),
+                ("read", "impressions_read"),
+                *((outcome, f"impressions_{outcome}") for outcome in LEFT_OUT),
+            )
+            if key in report
+        },
         "held_out": {
             side: {"held_out": report[f"held_out_{side}"], "known": report[f"known_{side}"]}
             for side in ("users", "items")
@@ -78,10 +97,9 @@ def summary_text(dataset: Dataset) -> str:
     )
     sizes = ", ".join(f"{found['split'][split]:,} {split}" for split in PARTS)
     lines.append(f"split {found['split']['rule']}: {sizes}")
-    if repeats := repeats_text(dataset):
-        lines.append(repeats)
-    if known := known_text(dataset):
-        lines.append(known)
+    lines += [
+        text for text in (repeats_text(dataset), impressions_text(dataset), known_text(dataset)) if text
+    ]
     for side, name in names.items():
         attributes = found["attributes"][side]
         if attributes["with_a_row"]:
@@ -91,6 +109,19 @@ def summary_text(dataset: Dataset) -> str:
     lines += [f"{note}." for note in dataset.notes]
     text = "\n".join(wrapped(line) for line in [lines[0], *(f"  {line}" for line in lines[1:])])
     return f"{text}\nprepared: {found['folder']}"
+
+
+def impressions_text(dataset: Dataset) -> str | None:
+    """Return how many impressions are explicit negatives, and why others are not; None without any."""
+    report = dataset.report
+    if "impressions" not in report:
+        return None
+    counts = {text: int(report[f"impressions_{outcome}"]) for outcome, text in LEFT_OUT.items()}
+    left_out = ", ".join(f"{count:,} {text}" for text, count in counts.items() if count)
+    read = int(report["impressions_read"]) + int(report["impressions_skipped"])
+    used, are = int(report["impressions"]), "is" if report["impressions"] == 1 else "are"
+    text = f"Of {format_count(read, 'impression')}, {used:,} {are} used as explicit negatives"
+    return f"{text}; left out: {left_out}." if left_out else f"{text}."
 
 
 def known_text(dataset: Dataset, most: float = 1.0) -> str | None:

@@ -50,6 +50,8 @@ def _columns(dataset: Dataset) -> dict[str, dict[str, Column]]:
     columns: dict[str, dict[str, Column]] = {name: vars(getattr(dataset, name)) for name in PARTS}
     if dataset.negatives is not None:
         columns["negatives"] = vars(dataset.negatives)
+    if dataset.shown is not None:
+        columns["shown"] = vars(dataset.shown)
     attributes: dict[str, Column] = {"titles": dataset.titles}
     for side, features in (("user", dataset.user_features), ("item", dataset.item_features)):
         for name, feature in features.items():

@@ -14,9 +14,10 @@ from filelock import FileLock, Timeout
 
 from trainer.atomic_write import write_text
 from trainer.batching.tower_inputs import Inputs, dense_widths, looked_up, open_inputs, save_inputs
+from trainer.config.histories import history_spec
 from trainer.config.parser import config_text, read_config
 from trainer.config.resolved import ResolvedConfig, is_open, resolve
-from trainer.config.resume import LAUNCH, RUNS, evaluated_config, launch_id
+from trainer.config.resume import LAUNCH, PATHS, RUNS, evaluated_config, launch_id
 from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
@@ -114,8 +115,8 @@ def _numbered(folder: Path) -> Path:
 
 def write_config(run: Path, config: Config) -> None:
     """Write the configuration of a run, with paths in full, so that it can be read from any folder."""
-    data, names = config.data, ("root", "cache", "interactions", "held_out", "users", "items")
-    paths = {name: getattr(data, name) for name in names}
+    data = config.data
+    paths = {name: getattr(data, name) for name in PATHS}
     full: dict[str, Any] = {
         name: str(Path(path).absolute()) for name, path in paths.items() if path is not None
     }
@@ -254,7 +255,13 @@ def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:
     )
     closed = None
     if HISTORY in tables:
-        closed = make_closed_towers(vocabulary.item_name, rows[HISTORY], tables[HISTORY]["dim"])
+        ordered = history_spec(config.model.history).ordered
+        closed = make_closed_towers(
+            vocabulary.item_name,
+            rows[HISTORY],
+            tables[HISTORY]["dim"],
+            history_length=config.model.history_length if ordered else 0,
+        )
     model = CombinedTowers(learned, closed).to_empty(device=torch.device("cpu"))
     load(saved.folder, model)
     tower_pairs = [TowerPair(model.learned, users, items)]

@@ -5,13 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from trainer.batching.tower_inputs import USER_HISTORY, USER_SEQUENCE
-from trainer.model.retriever import TowerPair, candidate_vectors, query_from_history, query_vectors
+from trainer.batching.tower_inputs import USER, USER_HISTORY, USER_SEQUENCE
+from trainer.dataset.id_hashes import hashed_rows, ids_sharing
+from trainer.model.retriever import (
+    TowerPair,
+    candidate_vectors,
+    query_from_bag,
+    query_from_history,
+    query_vectors,
+)
 from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.run_folder import TrainedRun, open_run, weight_bytes
 from trainer.serving.vector_cache import Vectors, save_vectors
+from trainer.storage.attributes import Ragged
 
 CPU = torch.device("cpu")
 BLOCK = 262_144
@@ -47,6 +56,25 @@ def query_of_history(
     return query_from_history(trained.tower_pairs, histories, items)[0].numpy(), items.numpy()
 
 
+def query_of_new_id(run: Path, saved: SavedCheckpoint, user: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the query vector (D,) of a user whom the run does not know, by the two rows of the hashed id.
+
+    Args:
+        run: Run whose user ids are hashed.
+        saved: Its newest checkpoint.
+        user: Raw id as text.
+
+    Returns:
+        That vector, the candidate vectors (items, D), and how many known ids look up one of the rows.
+    """
+    trained = open_run(run, saved)
+    bags = trained.tower_pairs[0].user_inputs[USER]
+    assert isinstance(bags, Ragged)
+    rows = hashed_rows(pa.array([user]), rows=int(bags.values[-1]))[0]
+    query = query_from_bag(trained.tower_pairs, USER, Ragged(np.array([0, len(rows)]), rows))
+    return query[0].numpy(), _item_vectors(trained).numpy(), ids_sharing(bags, rows)
+
+
 def _cache(run: Path, saved: SavedCheckpoint, trained: TrainedRun, items: torch.Tensor) -> Vectors | None:
     """Compute and cache the vectors of all users and items; None if the tables are too large."""
     if weight_bytes(run) > CACHED_BYTES:
@@ -55,7 +83,9 @@ def _cache(run: Path, saved: SavedCheckpoint, trained: TrainedRun, items: torch.
     # Of histories of one item: those of n items are their sum over the square root of n.
     rows = np.arange(len(items))
     single = [
-        replace(pair, user_inputs=dict.fromkeys(pair.user_inputs, rows)) for pair in trained.tower_pairs[1:]
+        replace(pair, user_inputs=dict.fromkeys(pair.user_inputs, rows))
+        for pair in trained.tower_pairs[1:]
+        if pair.towers.encoder is None  # histories with an order need the towers anyway
     ]
     histories = _in_blocks(query_vectors, single, len(items)) if single else items[:, :0]
     vectors = Vectors(users.numpy(), items.numpy(), histories.numpy())

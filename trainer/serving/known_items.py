@@ -58,6 +58,7 @@ def newer_items(run: Path, vocabulary: Vocabulary, path: Path, user: str) -> np.
         format=trained.format if same else "auto",
         interactions=str(path),
         held_out=None,
+        impressions=None,
         users=None,
         items=None,
         user_vectors={},

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import ModelConfig
 from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.errors import UserError, diverged
 from trainer.evaluation.tie_order import first_hashes, tie_hashes
+from trainer.formatting import format_count
 from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run, finished_step, newest
 from trainer.serving.history import known_history, split_history, unknown_text
 from trainer.serving.known_items import held_out_items, newer_items, without_held_out
@@ -35,7 +37,8 @@ def recommend(
 ) -> pd.DataFrame:
     """Rank the items that a user is not known to have, best first.
 
-    Known are the items of all splits: training, validation and test.
+    Known are the items of all splits: training, validation and test. A user who is not in the data has rows
+    where ids are hashed; a note says how many others share them.
 
     Args:
         run: Run folder.
@@ -50,18 +53,14 @@ def recommend(
         (bool). `attrs["notes"]` are sentences about what could not be done.
 
     Raises:
-        UserError: If the user is not in the data, or options contradict each other.
+        UserError: If the user is not in the data and ids are not hashed, or options contradict each other.
         CheckpointError: If the folder is no run.
     """
     _check_options(keep_seen, interactions, mark)
     saved, vocabulary = _open(run, k)
     row = vocabulary.user_row(user)
     if row is None:
-        examples = ", ".join(map(str, vocabulary.user_ids[:3].to_pylist()))
-        raise UserError(
-            f"--user {user}: not among the {len(vocabulary.user_ids):,} users of {run} "
-            f"(such as {examples}). Name one of them, or use --history with this user's items"
-        )
+        return _recommend_to_new_id(run, saved, vocabulary, user, k, interactions, mark)
     held_out = held_out_items(run, vocabulary, row)
     if mark is not None and held_out is None:
         raise UserError(f"--mark {mark}: {without_held_out(run)}")
@@ -78,7 +77,7 @@ def recommend(
         newer = newer_items(run, vocabulary, interactions, user)
         known = np.append(known, newer)
         if not len(newer):
-            notes.append(f"--interactions {interactions}: no item of the catalogue for user {user}")
+            notes.append(_nothing_newer(interactions, user))
     if cached := open_vectors(run, saved):
         query, vectors = cached.users[row], cached.items
     else:
@@ -134,6 +133,50 @@ def recommend_by_history(
         notes.append(f"{unknown_text(run, vocabulary, unknown)}, and left out; {counts}")
     items.attrs |= {"history": list(known), "unknown": unknown, "notes": notes}
     return items
+
+
+def _recommend_to_new_id(
+    run: Path,
+    saved: SavedCheckpoint,
+    vocabulary: Vocabulary,
+    user: str,
+    k: int,
+    interactions: Path | None,
+    mark: str | None,
+) -> pd.DataFrame:
+    """Rank items for a user who is not in the data, by the rows of the hashed id; see `recommend`."""
+    from trainer.config.parser import read_config
+
+    users, model = len(vocabulary.user_ids), read_config(saved.folder / CONFIG).model
+    if not (model.hashed_rows and model.user_id):
+        examples = ", ".join(map(str, vocabulary.user_ids[:3].to_pylist()))
+        raise UserError(
+            f"--user {user}: not among the {users:,} users of {run} "
+            f"(such as {examples}). Name one of them, or use --history with this user's items"
+        )
+    if mark is not None:
+        raise UserError(f"--mark {mark}: user {user} is new to {run} and has no test items. Leave --mark out")
+    known = np.empty(0, np.int64)
+    if interactions is not None:
+        known = newer_items(run, vocabulary, interactions, user)
+    from trainer.serving.embed import query_of_new_id
+
+    query, vectors, sharing = query_of_new_id(run, saved, user)
+    first = int(first_hashes(pa.array([user]))[0])
+    items = _best(run, vocabulary, query, vectors, k, known, first)[1]
+    notes = [
+        f"--user {user}: not among the {users:,} users of {run}. Ranked by the two rows of the hashed id, of "
+        f"which {format_count(sharing, 'known user')} {'shares' if sharing == 1 else 'share'} at least one; "
+        "with items of this user, --history is better"
+    ]
+    if interactions is not None and not len(known):
+        notes.append(_nothing_newer(interactions, user))
+    items.attrs["notes"] = notes
+    return items
+
+
+def _nothing_newer(interactions: Path, user: str) -> str:
+    return f"--interactions {interactions}: no item of the catalogue for user {user}"
 
 
 def _check_options(keep_seen: bool, interactions: Path | None, mark: str | None) -> None:

@@ -19,8 +19,8 @@ from trainer.sources.attribute_columns import (
     typed_text,
 )
 from trainer.sources.formats import (
-    COLUMNS_OPTION,
     FORMATS,
+    OF_ATTRIBUTES,
     Format,
     Rows,
     Table,
@@ -44,7 +44,7 @@ from trainer.tables.parquet_file import ParquetFile
 from trainer.tables.recognise import is_row
 from trainer.tables.times import TIMESTAMP
 
-INTERACTIONS = ("train", "held_out")
+INTERACTIONS = ("train", "held_out", "impressions")
 
 
 def read_tables(
@@ -63,18 +63,25 @@ def read_tables(
     columns: Sequence[str] | None = None,
     weight_column: str | None = None,
     reading: Reading = BY_TYPE,
+    impressions: str | Path | None = None,
+    user_columns: Sequence[str] | None = None,
+    item_columns: Sequence[str] | None = None,
 ) -> SourceTables:
     """Read interactions, optional held-out ones and attributes; columns are found by name.
 
     Under the format `auto` each file is read as what it is, so that they may differ. A value or timestamp
     column that is None is left unread. `columns` names the fields of interactions without a header: `user`,
-    `item`, `value` and `timestamp` stand for the columns of that use.
+    `item`, `value` and `timestamp` stand for the columns of that use. `user_columns` and `item_columns` do
+    so for attributes, where `user` and `item` stand for the ids.
 
     Ids of users are int64 if all of them, in all files, are whole numbers up to 2**63 - 1, and strings
     otherwise; so are ids of items. Parquet says so by its types. Text and unsigned Parquet columns are read
     once more beforehand to find out, so that no late row contradicts an early one. A text is a whole number
     in canonical form (`007` is a string) or with a zero behind the point, as pandas writes 86.0 in a column
     with gaps. Missing ids (null, empty, NaN) make bad rows.
+
+    Ids of impressions have types of their own, as users and items that are in no other file are left out
+    later and may be spelled in any way. Their values are not read, and times and weights may be absent.
 
     Attributes are typed as `attribute_columns` says; `title` is a string in any case.
     Of RecBole's ratings, `rating` is the value where `value_column` is not there.
@@ -85,28 +92,34 @@ def read_tables(
     bad = BadRows(bad_rows)
     roles = {"user": user_column, "item": item_column, "value": value_column, "timestamp": timestamp_column}
     named = [roles.get(name) or name for name in columns] if columns else None
-    options = TextOptions(encoding, separator, named)
+    options = dict.fromkeys(INTERACTIONS, TextOptions(encoding, separator, named))
+    for side, given in (("user", user_columns), ("item", item_columns)):
+        named = [roles[side] if name == side else name for name in given] if given else None
+        options[f"{side}s"] = TextOptions(encoding, separator, named, OF_ATTRIBUTES[f"{side}s"])
     paths = {"train": interactions, "held_out": held_out, "users": users, "items": items}
-    files = {
-        part: open_tables(
-            format, Path(path), options if part in INTERACTIONS else replace(options, columns=None)
-        )
-        for part, path in paths.items()
-        if path
-    }
+    paths["impressions"] = impressions
+    files = {part: open_tables(format, Path(path), options[part]) for part, path in paths.items() if path}
     _check_options(files, options)
-    user, item = _id_types(files, {"user": user_column, "item": item_column})
+    names = {"user": user_column, "item": item_column}
+    shown = {"impressions": files.pop("impressions")} if impressions else {}
+    user, item = _id_types(files, names)
+    types = dict.fromkeys(files, (user, item)) | {part: (*_id_types(shown, names),) for part in shown}
+    files |= shown
 
     def stream(part: str) -> Iterator[pa.RecordBatch]:
         first: list[Column] | None = None
         batches = []
+        user, item = types[part]
         for table in files[part]:
-            optional = _optional(table, value_column, timestamp_column)
-            optional += _weight(table.rows, weight_column)
+            if part == "impressions":
+                optional = _of_impressions(table, timestamp_column, weight_column)
+            else:
+                optional = _optional(table, value_column, timestamp_column)
+                optional += _weight(table.rows, weight_column)
             first = optional if first is None else first
             _check_same(table.rows, optional, files[part][0].rows, first)
             ids = [_id("user", user_column, user, table), _id("item", item_column, item, table)]
-            _refuse_row(table.rows, ids + optional)
+            _refuse_row(table, ids + optional)
             batches.append(checked(table.rows, ids + optional, bad))
         return chain.from_iterable(batches)
 
@@ -125,22 +138,25 @@ def read_tables(
         "item",
         bad,
         remarks={"user": tables["users"][1], "item": tables["items"][1]},
+        impressions=stream("impressions") if impressions else None,
     )
 
 
-def _check_options(files: dict[str, list[Table]], options: TextOptions) -> None:
+def _check_options(files: dict[str, list[Table]], options: dict[str, TextOptions]) -> None:
     """Refuse what would change nothing, and attributes in a format that has none."""
     tables = [(part, table) for part, group in files.items() for table in group]
     for part, table in tables:
         if part not in INTERACTIONS and not FORMATS[table.format].attributes:
             raise DataError(f"--data.{part}: LightGCN text has no attributes. Leave the option out")
     delimited = {part for part, table in tables if FORMATS[table.format].delimited}
-    for name, parts in (("separator", delimited), ("columns", delimited & {*INTERACTIONS})):
-        if getattr(options, name) is not None and not parts:
-            path = files["train"][0].rows.path
-            raise DataError(
-                f"--data.{name}: has no effect on {path}, which is no delimited text. Leave it out"
-            )
+    for given, option, parts in (
+        (options["train"].separator, "--data.separator", files.keys()),
+        (options["train"].columns, options["train"].columns_option.name, files.keys() & {*INTERACTIONS}),
+        *((options[part].columns, each.name, files.keys() & {part}) for part, each in OF_ATTRIBUTES.items()),
+    ):
+        if given is not None and parts and not parts & delimited:
+            path = next(table.rows.path for part, table in tables if part in parts)
+            raise DataError(f"{option}: has no effect on {path}, which is no delimited text. Leave it out")
 
 
 def _found(rows: Rows, name: str) -> str | None:
@@ -154,8 +170,8 @@ def _id(side: str, name: str, type: pa.DataType, table: Table) -> Column:
     source = _found(rows, f"{side}_id" if isinstance(rows, LightGCNFile) else name)
     if source is None:
         if delimited and is_row(rows.names):
-            raise DataError(_no_header(rows))
-        hint = f"; if line 1 is no header: {COLUMNS_OPTION}" if delimited else ""
+            raise DataError(_no_header(table))
+        hint = f"; if line 1 is no header: {table.columns_option.example(rows.names)}" if delimited else ""
         raise DataError(
             f"{rows.path}: no column {name!r}, found {', '.join(rows.names)}. "
             f"Name the column of {side} ids: --data.{side}_column NAME{hint}"
@@ -170,17 +186,19 @@ def _id(side: str, name: str, type: pa.DataType, table: Table) -> Column:
     return Column(f"{side}_id", source, type, rule, remedy=remedy)
 
 
-def _refuse_row(rows: Rows, columns: list[Column]) -> None:
+def _refuse_row(table: Table, columns: list[Column]) -> None:
     """Refuse a first line that is a row though its fields were named as columns: the row would be lost."""
+    rows = table.rows
     with_digits = any(character.isdigit() for column in columns for character in column.source)
     if isinstance(rows, TextFile) and rows.given_names is None and is_row(rows.names) and with_digits:
-        raise DataError(_no_header(rows))
+        raise DataError(_no_header(table))
 
 
-def _no_header(rows: Rows) -> str:
+def _no_header(table: Table) -> str:
+    names = table.rows.names
     return (
-        f"{rows.path}: seems to have no header, as line 1 is {', '.join(rows.names)}. "
-        f"Name its columns, in this way: {COLUMNS_OPTION}"
+        f"{table.rows.path}: seems to have no header, as line 1 is {', '.join(names)}. "
+        f"Name its columns, in this way: {table.columns_option.example(names)}"
     )
 
 
@@ -241,6 +259,15 @@ def _optional(table: Table, value_column: str | None, timestamp_column: str | No
                 f"Name another, or leave the option out: --data.{column.name}_column NAME"
             )
     return columns
+
+
+def _of_impressions(table: Table, timestamp_column: str | None, weight_column: str | None) -> list[Column]:
+    """Return the columns of times and weights that a file of impressions has; it may lack either."""
+    timed, weighed = (
+        name if name is not None and _found(table.rows, name) is not None else None
+        for name in (timestamp_column, weight_column)
+    )
+    return [*_optional(table, None, timed), *_weight(table.rows, weighed)]
 
 
 def _check_same(rows: Rows, columns: list[Column], first: Rows, expected: list[Column]) -> None:

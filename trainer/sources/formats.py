@@ -20,8 +20,47 @@ from trainer.tables.recognise import (
 
 Format = Literal["parquet", "csv", "tsv", "recbole", "lightgcn"]
 MISSING = ("", "nan", "NaN", "null", "NULL", "None", "\\N")  # what pandas, SQL, Python and Hive write
-COLUMNS_OPTION = "--data.columns user,item,value,timestamp"
 Rows = TextFile | ParquetFile
+
+
+@dataclass(frozen=True)
+class ColumnsOption:
+    """The option that names the columns of files without a header.
+
+    Attributes:
+        name: The option.
+        columns: Names of an example, for the first fields.
+        header: Fields that none but a header has.
+        id_columns: The options that name columns of ids where there is a header.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    header: tuple[str, ...]
+    id_columns: str
+
+    def example(self, fields: Sequence[str]) -> str:
+        """Return the option with a name for each field of a first line."""
+        others = (f"column_{number}" for number in range(len(self.columns) + 1, len(fields) + 1))
+        return f"{self.name} {','.join([*self.columns[: len(fields)], *others])}"
+
+
+OF_INTERACTIONS = ColumnsOption(
+    "--data.columns",
+    columns=("user", "item", "value", "timestamp"),
+    header=("user", "item", "user_id", "item_id", "userId", "itemId"),
+    id_columns="columns: --data.user_column and --data.item_column",
+)
+OF_ATTRIBUTES = {
+    f"{side}s": ColumnsOption(
+        f"--data.{side}_columns",
+        columns=(side,),
+        header=(f"{side}_id", f"{side}Id"),
+        id_columns=f"column of ids: --data.{side}_column",
+    )
+    for side in ("user", "item")
+}
+"""By the option that names the file."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +71,13 @@ class TextOptions:
         encoding: Name of a Python text encoding.
         separator: One character, `::` or a name in SEPARATORS; None: found in each file.
         columns: Names of the fields of files without a header; None: the first line names them.
+        columns_option: The option that gives these names.
     """
 
     encoding: str = "utf-8"
     separator: str | None = None
     columns: Sequence[str] | None = None
+    columns_option: ColumnsOption = OF_INTERACTIONS
 
 
 def _open_text(separator: str) -> Callable[[Path, TextOptions], Rows]:
@@ -49,11 +90,13 @@ def _open_text(separator: str) -> Callable[[Path, TextOptions], Rows]:
         else:
             form = split_as(sample, SEPARATORS.get(options.separator, options.separator))[0]
         names = list(options.columns) if options.columns else None
-        if names and set(form.first) & {*names, "user", "item", "user_id", "item_id", "userId", "itemId"}:
+        option = options.columns_option
+        if names and set(form.first) & {*names, *option.header}:
             raise DataError(
-                f"{path}:1: {', '.join(form.first)} is a header. Leave --data.columns out, and name its "
-                "columns: --data.user_column and --data.item_column"
+                f"{path}:1: {', '.join(form.first)} is a header. Leave {option.name} out, and name its "
+                f"{option.id_columns}"
             )
+        named = f"all its columns: {option.name}; or " if names else ""
         rows = TextFile(
             path,
             form.separator,
@@ -64,7 +107,7 @@ def _open_text(separator: str) -> Callable[[Path, TextOptions], Rows]:
             trimmed=form.trimmed,
             decimal_comma=form.decimal_comma,
             encoding_remedy="Name the encoding of the file: --data.encoding NAME, such as cp1252",
-            separator_remedy=f"Name its separator: --data.separator, one of {', '.join(SEPARATORS)}",
+            separator_remedy=f"Name {named}its separator: --data.separator, one of {', '.join(SEPARATORS)}",
         )
         if form.separator != separator and options.separator is None:
             name = next(name for name, each in SEPARATORS.items() if each == form.separator)
@@ -108,10 +151,11 @@ FORMATS: Mapping[Format, FileFormat] = {
 
 @dataclass(frozen=True)
 class Table:
-    """An open file and its format."""
+    """An open file, its format, and the option that names its columns if it has no header."""
 
     format: Format
     rows: Rows
+    columns_option: ColumnsOption = OF_INTERACTIONS
 
 
 def open_tables(format: Format | Literal["auto"], path: Path, options: TextOptions) -> list[Table]:
@@ -144,4 +188,4 @@ def _open_one(format: Format | Literal["auto"], given: Path, path: Path, options
         rows.add_constants(partition_values(given, path))
     if isinstance(rows, LightGCNFile) and format == "auto":
         rows.understood.append("read as LightGCN text: a user and their items a line")
-    return Table(found, rows)
+    return Table(found, rows, options.columns_option)

@@ -18,6 +18,8 @@ class SourceTables:
             seconds) and `weight` (float32 from 0 up); every batch has the same schema. Can be consumed once,
             in file order.
         held_out: The same for a separate held-out file, or None.
+        impressions: The same for pairs that were shown and not taken, or None; they have no values, and ids
+            of types of their own.
         users: A row a user: `user_id`, then attributes; or None. Users without interactions may occur.
         items: A row an item: `item_id`, perhaps `title` (string), then attributes; or None. What their
             types mean says `trainer.storage.attributes`.
@@ -36,3 +38,4 @@ class SourceTables:
     bad_rows: BadRows = field(default_factory=BadRows)
     vectors: Mapping[str, Mapping[str, pa.Table]] = field(default_factory=dict)
     remarks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    impressions: Iterator[pa.RecordBatch] | None = None

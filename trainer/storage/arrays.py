@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock
 
 from trainer.atomic_write import naming, replaced
 from trainer.errors import DataError
@@ -18,11 +19,30 @@ FORMAT = 3  # of the files; part of a prepared data set's key, so that one in an
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from the block while this one makes `folder`; they wait, in their own `locked`.
+
+    The file of the lock is removed in the end, also where the block fails. Who waits for it sees that it is
+    gone, and takes a new one.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = folder.with_name(f"{folder.name}.lock")
+    with FileLock(path):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
 def published(folder: Path) -> Iterator[Path]:
     """Give a temporary folder that takes the place of `folder`, or is removed if the block fails.
 
     A partial folder left by an earlier process is removed first. The caller must ensure that only one process
-    at a time publishes `folder`.
+    at a time publishes `folder`, see `locked`.
 
     Raises:
         OSError: The folder cannot be written; on a full disk it names the folder above.

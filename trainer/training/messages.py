@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 
 from trainer.batching.sampler import BatchPlan
+from trainer.batching.tower_inputs import id_collisions
 from trainer.config.losses import loss_spec
 from trainer.dataset.dataset import Dataset
+from trainer.dataset.id_hashes import collisions_text
 from trainer.distributed.world import World
 from trainer.evaluation.evaluator import Evaluation
 from trainer.fitting.components import TrainingComponents
 from trainer.formatting import format_count, wrapped
 from trainer.planning.plan import Plan
-from trainer.reporting.dataset_summary import known_text, repeats_text
+from trainer.reporting.dataset_summary import impressions_text, known_text, repeats_text
 from trainer.reporting.evaluation_text import evaluation_text
 from trainer.runs.resume import resume_command
 from trainer.runs.validation_history import ValidationHistory
@@ -24,14 +26,23 @@ LITTLE_KNOWN = 0.5
 """Known share of held-out users or items below which a training says how many are known."""
 
 
-def size_text(decided: dict[str, Any]) -> str:
-    """Return a text of the defaults that depend on the size of the data, by key."""
+def size_text(decided: dict[str, Any], history: str = "") -> str:
+    """Return a text of the defaults that depend on the size of the data, by key; with a history, for that."""
     values = ", ".join(f"{key} {value}" for key, value in decided.items() if value)
-    return wrapped(f"By the size of the data: {values or 'nothing, all is given'}.")
+    kind = f" and model.history {history}" if history else ""
+    return wrapped(f"By the size of the data{kind}: {values or 'nothing, all is given'}.")
 
 
-def choice_text(decided: dict[str, Any], choice: Choice) -> str:
-    """Return a text of the values that were tuned, by key, and of the figures of all trials."""
+def choice_text(decided: dict[str, Any], choice: Choice, history: str) -> str:
+    """Return a text of the values that were tuned, by key, and of the figures of all trials.
+
+    Args:
+        decided: Values, besides the kind of history.
+        choice: Trials.
+        history: Kind of history, which is named if several were tried.
+    """
+    if choice.histories:
+        decided = {"model.history": history, **decided}
     if not choice.mixtures:  # no closed form was tried, so that its settings have no effect
         decided = {key: value for key, value in decided.items() if not key.startswith("model.low_rank")}
     values = ", ".join(
@@ -45,12 +56,16 @@ def choice_text(decided: dict[str, Any], choice: Choice) -> str:
         users = f"validation parts of {counts} and {format_count(last, 'user')}"
     lines = [wrapped(f"Chosen by {choice.metric} on {users}: {values}.")]
     for name, figures in (
+        ("history", choice.histories),
         ("temperature", choice.temperatures),
         ("closed form, penalty", choice.penalties),
         ("closed form, width", choice.widths),
     ):
         if figures:
-            tried = ", ".join(f"{key:.3g}: {value:.4f}" for key, value in figures.items())
+            tried = ", ".join(
+                f"{key if isinstance(key, str) else format(key, '.3g')}: {value:.4f}"
+                for key, value in figures.items()
+            )
             lines.append(wrapped(f"  {name} {tried}"))
     if Mixture() in choice.mixtures:
         alone, best = choice.mixtures[Mixture()], max(choice.mixtures.values())
@@ -77,7 +92,7 @@ def opening_text(
     )
     ranks = f"{format_count(world.size, 'rank')} on {world.device.type}"
     lines = [wrapped(sizes), wrapped(f"{ranks}: {places}"), wrapped(_tables_text(components.plan))]
-    for text in (known_text(dataset, LITTLE_KNOWN), repeats_text(dataset)):
+    for text in (known_text(dataset, LITTLE_KNOWN), impressions_text(dataset), repeats_text(dataset)):
         if text:
             lines.insert(1, wrapped(text))
     if dataset.report["skipped"]:
@@ -85,6 +100,8 @@ def opening_text(
         were = "was" if skipped == 1 else "were"
         lines.insert(0, f"{format_count(skipped, 'row')} that cannot be read {were} skipped.")
     lines[:0] = [wrapped(f"{note}.") for note in dataset.notes]
+    hashed = id_collisions(components.user_inputs, components.item_inputs, dataset.item_name)
+    lines += [wrapped(collisions_text(side, counts)) for side, counts in hashed.items()]
     lines += [wrapped(text) for text in attribute_texts(dataset, components)]
     if idle:
         lines.append(f"Rank{'s' if len(idle) > 1 else ''} {', '.join(idle)} without a table.")

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from trainer.atomic_write import write_text
+from trainer.batching.tower_inputs import id_collisions
 from trainer.config.effects import check_decided_effects
 from trainer.config.parser import changes
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.resume import tell_launcher
 from trainer.config.schema import Config
-from trainer.config.size_defaults import with_size_defaults
+from trainer.config.size_defaults import with_history, with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.id_hashes import collisions_report
 from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
@@ -147,6 +149,8 @@ def _train_in(
             unmeasured = {"run": str(run), "step": step, "split": "none"}
             report = evaluation_report(run, step, evaluation) if evaluation else unmeasured
             report |= history.report()
+            inputs = components.user_inputs, components.item_inputs
+            report |= collisions_report(id_collisions(*inputs, dataset.item_name))
             report |= (choice.report() if choice else {}) | warm_start_report(run) | {"seconds": seconds}
             write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
             if evaluation:
@@ -189,14 +193,18 @@ def _resolve(
     config: Config, dataset: Dataset, world: World, run: Path
 ) -> tuple[ResolvedConfig, Choice | None]:
     """Fill the gaps of a configuration, by the size of the data and by tuning; rank 0 prints how."""
-    users = int(np.count_nonzero(dataset.train_by_user().lengths()))
-    sized = with_size_defaults(config, users, dataset.item_count, len(dataset.train))
+    size = int(np.count_nonzero(dataset.train_by_user().lengths())), dataset.item_count, len(dataset.train)
+    sized = with_size_defaults(config, *size)
     check_decided_effects(config, sized)
     if world.is_first:
-        print(size_text(changes(config, sized)), flush=True)
-    resolved, choice = choose(sized, dataset, world, run)
+        print(size_text(changes(with_history(config), sized)), flush=True)
+    resolved, choice = choose(config, dataset, world, run)
     if world.is_first and choice:
-        print(choice_text(changes(sized, resolved), choice), flush=True)
+        if resolved.model.history != sized.model.history:
+            asked = with_history(config, resolved.model.history)
+            sized = with_size_defaults(asked, *size)
+            print(size_text(changes(asked, sized), resolved.model.history), flush=True)
+        print(choice_text(changes(sized, resolved), choice, resolved.model.history), flush=True)
     return resolved, choice
 
 

@@ -1,5 +1,6 @@
-"""Tuning on validation splits: the temperature, and the closed form with its weight.
+"""Tuning on validation splits: the kind of history, the temperature, and the closed form with its weight.
 
+Where the split goes by time, histories without and with an order are both tuned, and the better one is taken.
 For values that the configuration leaves open, short trainings at several temperatures are compared on a
 validation split, then closed forms of several penalties and widths, then mixtures of the best of both.
 Without a validation split, one is cut from the training split by the same rule; the training proper has all
@@ -10,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -18,28 +20,36 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from trainer.config.histories import history_spec
 from trainer.config.losses import loss_spec
+from trainer.config.parser import check
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import (
     FIXED_TEMPERATURE,
     FULL_EPOCHS,
+    history_is_open,
     low_rank_is_open,
     temperature_is_open,
     with_fixed_values,
+    with_history,
+    with_size_defaults,
 )
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
-from trainer.dataset.split import SEEDED, Rule, validation_rule
+from trainer.dataset.split import BY_TIME, SEEDED, Rule, validation_rule
 from trainer.distributed.preemption import Preemption
 from trainer.distributed.world import World
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
 from trainer.evaluation.evaluator import Protocol, evaluated_users, gathered_vectors
 from trainer.evaluation.metrics import metrics_by_user
-from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.evaluation.tie_order import TieOrder
+from trainer.evaluation.tied_ranking import rank_items
+from trainer.evaluation.topk import ItemLists, hits
 from trainer.fitting.components import assemble, make_batches
 from trainer.fitting.loop import fit
-from trainer.model.edlae import history_vectors, training_towers
+from trainer.model.builder import CLOSED_DECAY
+from trainer.model.edlae import history_vectors, recent_history_vectors, training_towers
 from trainer.tuning.trials import MOST_TRIALS, Trials, Vectors, best_of, climb, peak
 
 LEAST_INTERACTIONS = 2000
@@ -53,7 +63,8 @@ TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(1
 """First value and ratio of the next."""
 RANKS = (16, 24, 32, 64, 128, 256)
 """Widths of closed forms, the last one only with more interactions; neighbours of narrow ones differ most."""
-WEIGHTS = (8.0, 32.0, 128.0, 512.0)
+WEIGHTS, RECENCY_WEIGHTS = (8.0, 32.0, 128.0, 512.0), (2.0, 4.0, 8.0, 16.0)
+"""Weights of the closed form beside learned dims; of ordered histories its scores are sums, else means."""
 TRIAL_SHARE, TRIAL_STEPS = 4, 160
 """A trial takes a quarter of the epochs, but at least so many steps: enough to order temperatures."""
 
@@ -68,7 +79,7 @@ class Mixture:
 
 @dataclass
 class Choice:
-    """The trials of a tuning and their validation NDCG.
+    """The trials of a tuning and their validation NDCG; with several kinds of history, those of the best.
 
     Attributes:
         metric: Name of the metric.
@@ -77,6 +88,8 @@ class Choice:
         penalties: Figure by value at its best width, on the first validation split.
         widths: Mean figure over validation splits by width of the closed form alone.
         mixtures: Mean figure over validation splits by mixture.
+        histories: Figure by kind of history; empty if one kind alone was tried.
+        learned: Figure of the learned dims alone, on the first validation split.
     """
 
     metric: str
@@ -85,11 +98,19 @@ class Choice:
     penalties: dict[float, float] = field(default_factory=dict)
     widths: dict[int, float] = field(default_factory=dict)
     mixtures: dict[Mixture, float] = field(default_factory=dict)
+    histories: dict[str, float] = field(default_factory=dict)
+    learned: float = 0.0
+
+    @property
+    def best(self) -> float:
+        """Best figure of all trials."""
+        return max([*self.mixtures.values()] or [self.learned])
 
     def report(self) -> dict[str, Any]:
         """Return the trials as `metrics.json` holds them."""
         mixtures = [vars(mixture) | {self.metric: figure} for mixture, figure in self.mixtures.items()]
         tried = {"temperatures": self.temperatures, "penalties": self.penalties, "widths": self.widths}
+        tried |= {"histories": self.histories} if self.histories else {}
         return {"chosen": {"metric": self.metric, "users": self.users, **tried, "mixtures": mixtures}}
 
 
@@ -99,7 +120,7 @@ def choose(
     """Choose the best values for what a configuration leaves open; the same on every rank.
 
     Args:
-        config: Its other gaps are filled, see `with_size_defaults`.
+        config: Its gaps are filled by size first, see `with_size_defaults`.
         dataset: Data set of the training proper.
         world: All ranks.
         run: Run folder that keeps finished trials, so that they are not run again; None: they are not kept.
@@ -107,21 +128,48 @@ def choose(
     Returns:
         The configuration without gaps, and the trials; None if there were none.
     """
-    fixed = with_fixed_values(config)
+    kinds = _kinds(config, dataset)
+    fixed = with_fixed_values(kinds[0])
+    is_open = len(kinds) > 1 or temperature_is_open(kinds[0]) or low_rank_is_open(kinds[0])
     worthwhile = loss_spec(config.loss.name).tunable and len(dataset.train) >= LEAST_INTERACTIONS
-    if not (config.run.choose and worthwhile and (temperature_is_open(config) or low_rank_is_open(config))):
+    if not (config.run.choose and worthwhile and is_open):
         return fixed, None
     try:
         datasets = [dataset] if config.data.validation_size else _split_again(config, dataset, world)
     except DataError:  # users have too few interactions for another split by this rule
         return fixed, None
-    bench = _Bench.of(config, datasets, world, run)
-    choice = Choice(bench.metric, [len(cut.users) for cut in bench.cuts])
+    bench = _Bench.of(kinds, datasets, world, run)
+    found = [_choose_values(kind, bench) for kind in kinds]
+    best, choice = max(found, key=lambda each: each[1].best)
+    if len(kinds) > 1:
+        choice.histories = {resolved.model.history: each.best for resolved, each in found}
+    return best, choice
+
+
+def _kinds(config: Config, dataset: Dataset) -> list[Config]:
+    """Return the configurations to be tuned, filled by the size of the data: one for each kind of history.
+
+    Where a model is asked for what comes next, by a split by time, one with ordered histories comes second.
+    """
+    size = int(np.count_nonzero(dataset.train_by_user().lengths())), dataset.item_count, len(dataset.train)
+    kinds = [with_size_defaults(config, *size)]
+    rule = validation_rule(cast(Rule, dataset.report["split"]), dataset.has_order)
+    if history_is_open(config) and rule in BY_TIME:
+        ordered = with_history(config, "recency")
+        with suppress(ConfigError):  # other options may rule ordered histories out
+            check(ordered)
+            kinds.append(with_size_defaults(ordered, *size))
+    return kinds
+
+
+def _choose_values(config: Config, bench: "_Bench") -> tuple[ResolvedConfig, Choice]:
+    """Choose temperature and closed form for one kind of history, filled by the size of the data."""
+    fixed, choice = with_fixed_values(config), Choice(bench.metric, [len(cut.users) for cut in bench.cuts])
     learned = _choose_temperature(config, bench, choice)
     if choice.temperatures:
         fixed = _with_model(fixed, temperature=peak(choice.temperatures))
     if low_rank_is_open(config):
-        choice.penalties, choice.widths, choice.mixtures = world.on_first(
+        choice.penalties, choice.widths, choice.mixtures = bench.world.on_first(
             lambda: _mix(config, bench, [_on_first(vectors) for vectors in learned]), long=True
         )
         fixed = _with_mixture(fixed, choice)
@@ -159,8 +207,10 @@ class _Cut:
         return cls(dataset, users, seen, held_out, protocol.ks[0])
 
     def figure(self, vectors: Vectors) -> float:
-        """Return the mean NDCG of the users, on one rank."""
-        found = hits(top_k(*vectors, self.k, self.seen)[1], self.held_out)
+        """Return the mean NDCG of the users, on one rank; equal scores rank as in an evaluation."""
+        (query, items), order = vectors, TieOrder.of(self.dataset)
+        ranking, _ = rank_items(query, items[order.rows], self.k, self.users, self.seen, order)
+        found = hits(ranking, self.held_out)
         return float(metrics_by_user(found, self.held_out[0], [self.k])[f"ndcg@{self.k}"].mean())
 
 
@@ -175,14 +225,14 @@ class _Bench:
     trials: Trials
 
     @classmethod
-    def of(cls, config: Config, datasets: Sequence[Dataset], world: World, run: Path | None) -> "_Bench":
+    def of(
+        cls, kinds: Sequence[Config], datasets: Sequence[Dataset], world: World, run: Path | None
+    ) -> "_Bench":
+        config = kinds[0]
         protocol = Protocol("validation", "mask", config.evaluation.k[:1], config.evaluation.chunk)
         metric = f"ndcg@{config.evaluation.k[0]}"
-        # A climb that finds its peak early has fewer trials.
-        most = (MOST_TRIALS if temperature_is_open(config) else 1) + len(datasets) - 1
-        if low_rank_is_open(config):
-            most += MOST_TRIALS if config.model.low_rank_penalty is None else 1
-        trials = Trials(run, _identity(config, datasets), metric, most, world)
+        most = sum(_most_trials(kind, len(datasets)) for kind in kinds)
+        trials = Trials(run, _identity(kinds, datasets), metric, most, world)
         return cls([_Cut.of(dataset, protocol) for dataset in datasets], world, protocol, metric, trials)
 
     def figure(self, vectors: Sequence[Vectors]) -> float:
@@ -190,57 +240,71 @@ class _Bench:
         return mean(cut.figure(each) for cut, each in zip(self.cuts, vectors, strict=True))
 
 
-def _identity(config: Config, datasets: Sequence[Dataset]) -> str:
+def _most_trials(config: Config, cuts: int) -> int:
+    """Return the most trials of a kind of history; a climb that finds its peak early has fewer."""
+    most = (MOST_TRIALS if temperature_is_open(config) else 1) + cuts - 1
+    if low_rank_is_open(config):
+        most += MOST_TRIALS if config.model.low_rank_penalty is None else 1
+    return most
+
+
+def _identity(kinds: Sequence[Config], datasets: Sequence[Dataset]) -> str:
     """Return a digest of what the figures of trials depend on: data, model, loss, steps and metric.
 
     Sharding and the number of ranks are no part of it: they change figures in their last digits alone.
     """
-    sections = [asdict(section) for section in (config.model, config.loss, config.optimizer)]
-    steps = (config.batches.rows, config.batches.size, config.run.epochs, config.run.seed)
-    facts = [[dataset.key for dataset in datasets], *sections, *steps, config.evaluation.k[0]]
+    facts: list[Any] = [[dataset.key for dataset in datasets], kinds[0].evaluation.k[0]]
+    for config in kinds:
+        facts += [asdict(section) for section in (config.model, config.loss, config.optimizer)]
+        facts += [config.batches.rows, config.batches.size, config.run.epochs, config.run.seed]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _label(config: Config, trial: str) -> str:
+    """Return the name of a trial, with the kind of history where it has an order."""
+    history = config.model.history
+    return f"{history} {trial}" if history_spec(history).ordered else trial
 
 
 def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[Vectors | None]:
     """Try temperatures if they are open; return the best one's vectors for each split, on rank 0."""
     fixed, trials = with_fixed_values(config), bench.trials
     first, *others = bench.cuts
-    best_figure, best = -1.0, fixed.model.temperature
+    best = fixed.model.temperature
+    choice.learned = -1.0
+
+    def name(temperature: float) -> str:
+        return _label(config, f"temperature {temperature!r}")
 
     def trial(temperature: float, cut: _Cut) -> Vectors | None:
         return _trial(_with_model(fixed, temperature=temperature), cut, bench)
 
     def score(temperature: float) -> float:
-        nonlocal best_figure, best
+        nonlocal best
 
         def measure() -> float:
             vectors = trial(temperature, first)
             figure = bench.world.on_first(lambda: first.figure(_on_first(vectors)), long=True)
-            if figure > best_figure:
-                trials.hold(_temperature(temperature), vectors)
+            if figure > choice.learned:
+                trials.hold(name(temperature), vectors)
             return figure
 
-        figure = trials.figure(_temperature(temperature), measure)
-        if figure > best_figure:
+        figure = trials.figure(name(temperature), measure)
+        if figure > choice.learned:
             if best != temperature:
-                trials.release(_temperature(best))
-            best_figure, best = figure, temperature
+                trials.release(name(best))
+            choice.learned, best = figure, temperature
         return figure
 
     if temperature_is_open(config):
         choice.temperatures = climb(score, *TEMPERATURES)
     else:
         score(best)
-    found = [trials.vectors(_temperature(best), lambda: trial(best, first))]
+    found = [trials.vectors(name(best), lambda: trial(best, first))]
     for number, cut in enumerate(others, start=2):
-        name = f"{_temperature(best)}, validation split {number}"
-        found.append(trials.further(name, lambda cut=cut: trial(best, cut)))
+        further = f"{name(best)}, validation split {number}"
+        found.append(trials.further(further, lambda cut=cut: trial(best, cut)))
     return found
-
-
-def _temperature(value: float) -> str:
-    """Return the name of a trial of a temperature, with all of its digits."""
-    return f"temperature {value!r}"
 
 
 def _trial(config: ResolvedConfig, cut: _Cut, bench: _Bench) -> Vectors | None:
@@ -293,7 +357,8 @@ def _mix(
     # Widths are compared without learned dims, which would hide their differences.
     rank = max(widths, key=lambda width: widths[width])
     form = [_narrow(each, rank) for each in forms]
-    for weight in WEIGHTS if model.low_rank_weight is None else (model.low_rank_weight,):
+    weights = RECENCY_WEIGHTS if history_spec(model.history).ordered else WEIGHTS
+    for weight in weights if model.low_rank_weight is None else (model.low_rank_weight,):
         mixtures[Mixture(rank, weight)] = bench.figure(_concatenate(learned, form, weight))
     return penalties, widths, mixtures
 
@@ -308,29 +373,34 @@ def _closed_forms(
     fitting = [rank for rank in widths if rank <= data.item_count] or [RANKS[0]]
     ranks = fitting if model.low_rank is None else [model.low_rank]
     forms: dict[float, Vectors] = {}
+    length = model.history_length if history_spec(model.history).ordered else 0
 
     def measure(penalty: float) -> float:
         with trials.bar(1):
-            forms[penalty] = _form(first, ranks[-1], penalty)
+            forms[penalty] = _form(first, ranks[-1], penalty, length)
         return max(first.figure(_narrow(forms[penalty], rank)) for rank in ranks)
 
     def score(penalty: float) -> float:
-        return trials.figure(f"penalty {penalty!r}", lambda: measure(penalty))
+        return trials.figure(_label(config, f"penalty {penalty!r}"), lambda: measure(penalty))
 
     given = model.low_rank_penalty
     penalties = climb(score, *PENALTIES) if given is None else {given: score(given)}
     best = best_of(penalties)
     # A finished trial has left its figure alone.
-    best_form = forms.get(best) or _form(first, ranks[-1], best)
-    chosen = [best_form, *(_form(cut, ranks[-1], best) for cut in others)]
+    best_form = forms.get(best) or _form(first, ranks[-1], best, length)
+    chosen = [best_form, *(_form(cut, ranks[-1], best, length) for cut in others)]
     figures = {rank: bench.figure([_narrow(form, rank) for form in chosen]) for rank in ranks}
     return penalties, figures, chosen
 
 
-def _form(cut: _Cut, rank: int, penalty: float) -> Vectors:
-    """Return vectors of the closed form of a training split."""
+def _form(cut: _Cut, rank: int, penalty: float, length: int) -> Vectors:
+    """Return vectors of the closed form of a training split; with a length, of ordered histories up to it."""
     history, items = training_towers(cut.dataset, rank, penalty)
-    query = history_vectors(cut.dataset.train_by_user(), cut.users, history)
+    if length:
+        sequences = cut.dataset.sequences("validation").items
+        query = recent_history_vectors(sequences, cut.users, history, length, CLOSED_DECAY)
+    else:
+        query = history_vectors(cut.dataset.train_by_user(), cut.users, history)
     return torch.from_numpy(query), torch.from_numpy(items)
 
 

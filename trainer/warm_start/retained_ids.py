@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock
 
 from trainer.batching.tower_inputs import USER, Inputs
 from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.dataset.impressions import SHOWN
 from trainer.dataset.sequences import Sequences, save_sequences
 from trainer.dataset.split import NEGATIVES, PARTS
 from trainer.dataset.vocabulary import Vocabulary
@@ -107,7 +107,7 @@ def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_input
     lists = [histories, held_out, *([] if sequences is None else [sequences.items, sequences.times])]
     key = _key(dataset, users, items, [each for each in lists if each is not None])
     extended = folder.with_name(f"{folder.name}-{key[:20]}")
-    with FileLock(folder.with_name(f"{extended.name}.lock")):
+    with arrays.locked(extended):
         if not arrays.is_whole(extended):
             with arrays.published(extended) as temporary:
                 titles = _titles(dataset, vocabulary, items)
@@ -118,10 +118,10 @@ def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_input
 def _earlier(vocabulary: Vocabulary, user_inputs: Inputs, item_inputs: Inputs) -> tuple[_Earlier, _Earlier]:
     """Return the users and items of an earlier run."""
     name = vocabulary.item_name
-    # Without a table of users, their histories stand for them.
+    # Without a table with a row a user, their histories stand for them.
     users: Any = user_inputs.get(USER)
-    trained = vocabulary.seen.lengths() > 0 if users is None else users == np.arange(len(users))
-    items: Any = item_inputs[name]
+    by_row = isinstance(users, np.ndarray)
+    trained = users == np.arange(len(users)) if by_row else vocabulary.seen.lengths() > 0
     return (
         _Earlier(
             side="user",
@@ -135,11 +135,24 @@ def _earlier(vocabulary: Vocabulary, user_inputs: Inputs, item_inputs: Inputs) -
             side="item",
             table=name,
             ids=vocabulary.item_ids,
-            trained=items == np.arange(len(items)),
+            trained=trained_items(vocabulary, item_inputs),
             inputs=item_inputs,
             categories=vocabulary.item_categories,
         ),
     )
+
+
+def trained_items(vocabulary: Vocabulary, item_inputs: Inputs) -> np.ndarray:
+    """Return which items of an earlier run have a trained row of their own, (items,) bool.
+
+    Where ids are hashed, the table of biases tells and, without one, the items that users had.
+    """
+    name = vocabulary.item_name
+    for table in (name, f"{name}_bias"):
+        column = item_inputs.get(table)
+        if isinstance(column, np.ndarray):
+            return column == np.arange(len(column))
+    return np.bincount(vocabulary.seen.values, minlength=len(vocabulary.item_ids)) > 0
 
 
 def _retain(dataset: Dataset, earlier: _Earlier, counts: np.ndarray) -> _Retained:
@@ -317,8 +330,9 @@ def _write(
         empty = Ragged(np.zeros(len(users.ids) + 1, np.int64), np.empty(0, np.int32))
         by_user = arrays.map_ragged(dataset.folder, f"by_user_{split}")
         arrays.write_ragged(folder, f"by_user_{split}", _insert_rows(by_user, empty, before_last=True))
-    for path in dataset.folder.glob(f"{NEGATIVES}_*.npy"):
-        _link(path, folder / path.name)
+    for part in (NEGATIVES, SHOWN):
+        for path in dataset.folder.glob(f"{part}_*.npy"):
+            _link(path, folder / path.name)
     for name, ragged in (("known", dataset.seen("test")), ("history", dataset.history())):
         arrays.write_ragged(folder, f"by_user_{name}", _insert_rows(ragged, histories, before_last=True))
     if sequences is not None:

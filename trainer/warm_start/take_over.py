@@ -1,7 +1,8 @@
 """Warm starts: a training that begins with an earlier run's weights, on data that have changed since.
 
 Rows of tables are matched by raw ids and attribute values. A row that the earlier run never trained counts as
-new, and so do its optimizer states.
+new, and so do its optimizer states. Tables into which ids are hashed are taken over whole: the rows of an id
+depend on nothing but their number.
 """
 
 from dataclasses import asdict, dataclass
@@ -32,7 +33,7 @@ from trainer.sharding.model_state import full_shape, local_shards, table_name, w
 from trainer.sharding.optimizer_state import PREFIX, UNTRAINED, create_states, optimizer_state, set_step
 from trainer.sharding.private_api import ShardedTensor
 from trainer.warm_start.origin import Origin
-from trainer.warm_start.retained_ids import rows_in
+from trainer.warm_start.retained_ids import rows_in, trained_items
 
 ROWS_AT_ONCE = 65_536
 BIAS_SLOPE = "candidate.bias_slope"
@@ -107,7 +108,8 @@ def take_over(
         if _is_taken_over(key, origin, config):
             _fill(value, origin, _origin_key(key, origin, dataset), rows.get(str(table_name(key))))
     _keep_biases(origin, config, dataset, model, rows)
-    why_not = _take_over_states(origin, config, dataset, model, optimizer, _without_retained(rows, dataset))
+    states = _without_retained(rows, dataset, hashed=config.model.hashed_rows is not None)
+    why_not = _take_over_states(origin, config, dataset, model, optimizer, states)
     held_out: Interactions = getattr(dataset, config.evaluation.split)
     told = origin.vocabulary.had(users[held_out.users], items[held_out.items])
     known = dataset.seen(config.evaluation.split)
@@ -184,11 +186,18 @@ def _take_over_states(
     return "" if fits else f"those of {origin.run} have another shape"
 
 
-def _without_retained(rows: dict[str, np.ndarray], dataset: Dataset) -> dict[str, np.ndarray]:
-    """Return `rows` without those of retained ids: zero states leave their untrained vectors in place."""
+def _without_retained(
+    rows: dict[str, np.ndarray], dataset: Dataset, *, hashed: bool
+) -> dict[str, np.ndarray]:
+    """Return `rows` without those of retained ids: zero states leave their untrained vectors in place.
+
+    Hashed ids have no rows of their own: those of retained ones are trained on with others.
+    """
     name = dataset.item_name
     of_items = (name, f"{name}_bias", context_table(name))
     retained = {USER: dataset.kept_users} | dict.fromkeys(of_items, dataset.kept_items)
+    hashed_tables = (USER, name, context_table(name))
+    retained = {table: ids for table, ids in retained.items() if not hashed or table not in hashed_tables}
     found = dict(rows)
     for table in retained.keys() & rows.keys():
         found[table] = rows[table].copy()
@@ -201,7 +210,7 @@ def _origin_rows(
 ) -> dict[str, np.ndarray]:
     """Return the row in the earlier run of every row of a table, -1 for new ones; by table."""
     before, name = origin.vocabulary, dataset.item_name
-    items = _trained(items, origin.item_inputs[before.item_name])
+    items = _trained(items, trained_items(before, origin.item_inputs))
     trains_reserved = [run.model.item_id_dropout > 0 for run in (origin.config, config)]
     # Where the reserved row of untrained items is trained from now on, it keeps its initial value.
     reserved_item = -1 if trains_reserved == [False, True] else len(before.item_ids)
@@ -211,8 +220,14 @@ def _origin_rows(
     all_biases = np.append(items, reserved_item if means_the_same else -1)
     rows = {USER_HISTORY: items, name: all_items, f"{name}_bias": all_biases}
     rows[context_table(name)] = np.append(items, len(before.item_ids))
-    if USER in origin.user_inputs:
-        rows[USER] = np.append(_trained(users, origin.user_inputs[USER]), len(before.user_ids))
+    if count := config.model.hashed_rows:  # as many as before, see `trainer.config.resume.check_shape`
+        rows[USER] = np.arange(count + 1)
+        rows[name] = np.append(np.arange(count), -1 if reserved_item < 0 else count)
+        rows[context_table(name)] = np.arange(count + 1)
+    elif USER in origin.user_inputs:
+        column: Any = origin.user_inputs[USER]
+        own = _trained(users, column == np.arange(len(column)))
+        rows[USER] = np.append(own, len(before.user_ids))
     for side, names, features, categories in (
         (USER, config.model.user_features, dataset.user_features, before.user_categories),
         (name, config.model.item_features, dataset.item_features, before.item_categories),
@@ -225,10 +240,9 @@ def _origin_rows(
     return rows
 
 
-def _trained(rows: np.ndarray, column: Any) -> np.ndarray:
-    """Return `rows` with -1 for ids whose own row was never looked up, hence never trained."""
-    own = np.append(column == np.arange(len(column)), False)
-    return np.where(own[rows], rows, -1)
+def _trained(rows: np.ndarray, trained: np.ndarray) -> np.ndarray:
+    """Return `rows`, where -1 is no row, with -1 for those that are not among the trained ones."""
+    return np.where(np.append(trained, False)[rows], rows, -1)
 
 
 def _bias_slope(origin: Origin) -> float:
