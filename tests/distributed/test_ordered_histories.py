@@ -43,6 +43,7 @@ TRAININGS = {
     f"--model.user_features income --model.history_decay both {CATALOGUE}",
     "ids dropped, a learned temperature": f"{ORDERED} --model.item_features labels --model.item_id_dropout "
     f"0.3 --model.learn_temperature true --loss.mask_known false {SAMPLED} {SGD}",
+    "hashed ids": f"{ORDERED} --model.hashed_rows 24 --model.user_id true {SAMPLED} {SGD}",
     "TorchRec's own lookups, dot": f"{ORDERED} --sharding.lookup torchrec --model.similarity dot "
     f"{SAMPLED} --model.user_id true --optimizer.name rowwise_adagrad",
     "exchanged ahead, in batch": f"{ORDERED} --sharding.exchange_ahead true --loss.candidates in_batch "
