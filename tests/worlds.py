@@ -137,12 +137,17 @@ def figures(run: Path) -> dict[str, float]:
 HOUR = 3600
 
 
-def ordered_table(histories: Mapping[int, Sequence[int]], hours: Sequence[int] = (1,)) -> pa.Table:
+def ordered_table(
+    histories: Mapping[int, Sequence[int]],
+    hours: Sequence[int] = (1,),
+    weight: Callable[[int, int], float] | None = None,
+) -> pa.Table:
     """Interactions of users whose items come one after another.
 
     Args:
         histories: items of each user, the oldest first.
         hours: between one item of a user and the next, in turn.
+        weight: of a user's item.
     """
     rows = [
         (user, item, sum(hours[earlier % len(hours)] for earlier in range(place)) * HOUR)
@@ -151,7 +156,10 @@ def ordered_table(histories: Mapping[int, Sequence[int]], hours: Sequence[int] =
     ]
     rows.sort(key=lambda row: (row[2], row[0]))  # users take turns in the file
     users, items, times = zip(*rows, strict=True)
-    return pa.table({"user_id": users, "item_id": items, "timestamp": times})
+    columns = {"user_id": pa.array(users), "item_id": pa.array(items), "timestamp": pa.array(times)}
+    if weight is not None:
+        columns["weight"] = pa.array([weight(user, item) for user, item, _ in rows], pa.float32())
+    return pa.table(columns)
 
 
 def ordered_dataset(
@@ -160,6 +168,7 @@ def ordered_dataset(
     validation_size: float = 0.0,
     split: str = "leave_last_out",
     hours: Sequence[int] = (1,),
+    weight: Callable[[int, int], float] | None = None,
     **attributes: pa.Table,
 ) -> Dataset:
     """A prepared data set of ordered histories; each user's last item is the test split.
@@ -169,11 +178,11 @@ def ordered_dataset(
         histories: see `ordered_table`.
         validation_size: above 0: each user's last item before that is the validation split.
         split: `none` trains on all.
-        hours: see `ordered_table`.
+        hours, weight: see `ordered_table`.
         attributes: `users` and `items`, see `SourceTables`.
     """
     folder = prepare(
-        lambda: SourceTables(iter(ordered_table(histories, hours).to_batches()), **attributes),
+        lambda: SourceTables(iter(ordered_table(histories, hours, weight).to_batches()), **attributes),
         {},
         cache,
         name="ordered",

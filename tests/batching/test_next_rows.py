@@ -187,3 +187,18 @@ def test_a_row_leaves_out_what_lies_so_many_places_around_it_and_no_more(tmp_pat
     for place, (_, _, target, masked) in enumerate(rows):
         around = items[max(place - MASKED_PLACES, 0) : place + MASKED_PLACES + 1]
         assert masked == tuple(around), target
+
+
+def test_a_row_weighs_what_the_interaction_that_it_predicts_does(tmp_path: Path) -> None:
+    data = worlds.ordered_dataset(tmp_path, HISTORIES, weight=lambda user, item: user % 10 + item)
+    source = steps_of(data, size=100)
+    names, users = data.item_ids.to_pylist(), data.user_ids.to_pylist()
+    batch = source.make(0)
+    assert batch.slots is not None
+    items = [int(item) for item in batch.candidates["item"].values()]
+    expected = [
+        users[int(batch.queries["user"].values()[stretch])] % 10 + names[items[target]]
+        for stretch, target in zip(batch.slots.stretches.tolist(), batch.positives[1].tolist(), strict=True)
+    ]
+    weights = np.array(expected) / np.mean(expected)  # 1 on average
+    assert batch.weights.tolist() == pytest.approx(weights.tolist(), rel=1e-5)
