@@ -288,6 +288,10 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
         users, items = with_hashed_ids(dataset, users, items, model.hashed_rows, reserves_items=reserves)
     if spec.ordered:
         users = {**users, **ordered_histories(dataset)}
+        if model.history_decay == "time" and USER_SEQUENCE_TIMES not in users:
+            raise ConfigError(
+                f"--model.history_decay time: {dataset.name} has no timestamps. Use --model.history_decay position"
+            )
         if model.history_table != "tied":
             items = {**items, context_table(dataset.item_name): items[dataset.item_name]}
     if expects_bias(model):

@@ -79,6 +79,7 @@ def make_towers(
     table_dtype: str | None = None,
     user_dense: Mapping[str, int] | None = None,
     item_dense: Mapping[str, int] | None = None,
+    timed: bool = False,
 ) -> TwoTowers:
     """Make the learned towers, without values in their tables.
 
@@ -91,6 +92,7 @@ def make_towers(
         table_dtype: Type of table values; None: the configured one.
         user_dense: Numbers in each user feature that is a number or a vector.
         item_dense: The same for items, and the expected bias if there is one.
+        timed: Whether ordered histories have times.
     """
     torch.manual_seed(config.run.seed)  # initial weights of the dense layers
     model, numbers, expected = config.model, item_dense or {}, expected_bias(item_name)
@@ -101,7 +103,7 @@ def make_towers(
             model.dim,
             model.history_length,
             by_position=model.history_decay != "time",
-            by_time=model.history_decay != "position",
+            by_time=model.history_decay != "position" and timed,
             attention=spec.attention,
         )
     return TwoTowers(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from trainer.batching.tower_inputs import (
     USER,
     USER_HISTORY,
+    USER_SEQUENCE_TIMES,
     Inputs,
     context_table,
     dense_widths,
@@ -38,6 +39,7 @@ class Workload:
         pooling: Mean ids per bag, of the tables where it is not 1.
         user_dense: Numbers in each feature of the query tower that is a number or a vector.
         item_dense: The same for the candidate tower.
+        timed: Whether ordered histories have times.
     """
 
     user_tables: Mapping[str, int]
@@ -50,6 +52,7 @@ class Workload:
     pooling: Mapping[str, float]
     user_dense: Mapping[str, int] = field(default_factory=dict)
     item_dense: Mapping[str, int] = field(default_factory=dict)
+    timed: bool = False
 
 
 def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: Inputs) -> Workload:
@@ -82,6 +85,7 @@ def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: 
         pooling=pooling,
         user_dense=dense_widths(users),
         item_dense=dense_widths(items),
+        timed=USER_SEQUENCE_TIMES in users,
     )
 
 
@@ -150,6 +154,7 @@ def make_all_towers(
         partitions,
         user_dense=workload.user_dense,
         item_dense=workload.item_dense,
+        timed=workload.timed,
     )
     closed = None
     if rank:

@@ -13,7 +13,14 @@ import torch
 from filelock import FileLock, Timeout
 
 from trainer.atomic_write import write_text
-from trainer.batching.tower_inputs import Inputs, dense_widths, looked_up, open_inputs, save_inputs
+from trainer.batching.tower_inputs import (
+    USER_SEQUENCE_TIMES,
+    Inputs,
+    dense_widths,
+    looked_up,
+    open_inputs,
+    save_inputs,
+)
 from trainer.config.histories import history_spec
 from trainer.config.parser import config_text, read_config
 from trainer.config.resolved import ResolvedConfig, is_open, resolve
@@ -252,6 +259,7 @@ def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:
         table_dtype="float32",  # holds every float16 exactly, and needs no special kernel to be served
         user_dense=dense_widths(users),
         item_dense=dense_widths(items),
+        timed=USER_SEQUENCE_TIMES in users,
     )
     closed = None
     if HISTORY in tables:
