@@ -290,7 +290,8 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
         users = {**users, **ordered_histories(dataset)}
         if model.history_decay == "time" and USER_SEQUENCE_TIMES not in users:
             raise ConfigError(
-                f"--model.history_decay time: {dataset.name} has no timestamps. Use --model.history_decay position"
+                f"--model.history_decay time: {dataset.name} has no timestamps. "
+                "Use --model.history_decay position"
             )
         if model.history_table != "tied":
             items = {**items, context_table(dataset.item_name): items[dataset.item_name]}

@@ -169,8 +169,8 @@ class ModelConfig:
     """Vectors of items in an ordered history: those of the candidate tower, of a table of their own, or the
     sum of both."""
     history_decay: Literal["position", "time", "both"] = "both"
-    """An item of an ordered history weighs less by its distance from the last one: by position, by time, or by
-    both where there are timestamps."""
+    """An item of an ordered history weighs less by its distance from the last one: by position, by time, or
+    by both where there are timestamps."""
     vector_dropout: float = 0.6
     """Share of the values of the vectors in ordered histories that a step sets to zero (0 to below 1)."""
     item_id_dropout: float = 0.0
