@@ -133,8 +133,7 @@ class ModelConfig:
     similarity: Literal["cosine", "dot"] = "cosine"
     """Score: dot product of unit vectors divided by the temperature, or of the plain vectors."""
     temperature: float | None = None
-    """Divisor of cosine scores (> 0); smaller is sharper. By default chosen on a validation split, and with
-    an ordered history 0.15."""
+    """Divisor of cosine scores (> 0); smaller is sharper. By default chosen on a validation split."""
     learn_temperature: bool = False
     """Train the temperature as a parameter that starts at `temperature`."""
     item_bias: bool = True

@@ -144,7 +144,7 @@ def popularity_prior(model: ModelConfig) -> float:
 
 
 def fixed_temperature(config: Config) -> float:
-    """Return the temperature where none is chosen."""
+    """Return the temperature where none is chosen, and with which choosing begins."""
     ordered = history_spec(config.model.history).ordered
     return FIXED_ORDERED_TEMPERATURE if ordered else FIXED_TEMPERATURE
 
@@ -156,10 +156,7 @@ def history_is_open(config: Config) -> bool:
 
 def temperature_is_open(config: Config) -> bool:
     """Return whether the temperature is still to be chosen."""
-    model = config.model
-    # One value serves ordered histories of all data.
-    ordered = history_spec(model.history).ordered
-    return model.temperature is None and model.similarity == "cosine" and not ordered
+    return config.model.temperature is None and config.model.similarity == "cosine"
 
 
 def closed_form_is_open(config: Config) -> bool:
