@@ -7,7 +7,7 @@ from trainer.model.normalize import normalize
 
 
 def test_normalized_rows_have_the_length_and_the_gradients_of_finite_differences() -> None:
-    vectors = torch.randn(5, DIM, dtype=torch.float64, requires_grad=True)
+    vectors = torch.randn(5, 8, dtype=torch.float64, requires_grad=True)
     length = torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
     assert normalize(vectors, length).norm(dim=1).tolist() == pytest.approx([2.5] * 5)
     assert torch.autograd.gradcheck(normalize, (vectors, length))
