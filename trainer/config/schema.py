@@ -8,8 +8,8 @@ and a misspelt option answer at once.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trainer.config.histories import HistoryName
-from trainer.config.losses import LossName
+from trainer.facts.histories import HistoryName
+from trainer.facts.losses import LossName
 
 ATTRIBUTE_KINDS = ("category", "list", "number", "buckets", "time", "vector", "ignore")
 """How an attribute can be read; see `trainer.storage.attributes`."""

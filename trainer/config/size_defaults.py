@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast
 
 from trainer.config.effects import query_features
-from trainer.config.histories import HistoryName, history_spec
-from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, ModelConfig, OptimizerConfig
-from trainer.config.sharding_kinds import sharding_kind
+from trainer.facts.histories import HistoryName, history_spec
+from trainer.facts.losses import loss_spec
+from trainer.facts.sharding_kinds import sharding_kind
 
 CATALOGUE_ITEMS = 20_000
 """Largest catalogue that is scored whole in every step."""

@@ -20,8 +20,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from trainer.config.histories import history_spec
-from trainer.config.losses import loss_spec
 from trainer.config.parser import check
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
@@ -46,6 +44,8 @@ from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.tie_order import TieOrder
 from trainer.evaluation.tied_ranking import rank_items
 from trainer.evaluation.topk import ItemLists, hits
+from trainer.facts.histories import history_spec
+from trainer.facts.losses import loss_spec
 from trainer.fitting.components import assemble, make_batches
 from trainer.fitting.loop import fit
 from trainer.model.builder import CLOSED_DECAY
