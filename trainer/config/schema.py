@@ -152,7 +152,8 @@ class ModelConfig:
     low_rank_penalty: float | None = None
     """Ridge penalty of the closed form (> 0, squared weights); by default chosen on a validation split."""
     user_id: bool | None = None
-    """Give each user a row of a table in the query tower; by default unless there is an ordered history."""
+    """Give each user a row of a table in the query tower; by default, with an ordered history only from 32
+    interactions a user on."""
     hashed_rows: int | None = None
     """Rows of the tables of user and item ids if two hashes of an id give it two of them (at least 2); by
     default a row an id. They do not grow, and ids that arrive between trainings have rows at once."""

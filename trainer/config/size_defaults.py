@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast
 
-from trainer.config.effects import query_features
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, ModelConfig, OptimizerConfig
 from trainer.facts.histories import HistoryName, history_spec
@@ -17,7 +16,7 @@ SAMPLES = 8192
 DENSE_VALUES = 2**24
 """Most table values for which Adam is the default: its dense kernel updates every row in every step."""
 LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
-ORDERED_SAMPLES, ORDERED_EPOCHS = 1024, 16
+ORDERED_SAMPLES, ORDERED_EPOCHS, ORDERED_USER_ITEMS = 1024, 16, 32
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
     "adam": (0.004, {}),
@@ -44,6 +43,7 @@ class _Recipe:
         candidates: Kind of the candidate sets.
         samples: Draws of `sampled`.
         epochs: Length of the training.
+        user_id: Whether users have rows of a table.
     """
 
     size: int
@@ -51,6 +51,7 @@ class _Recipe:
     candidates: Literal["catalogue", "sampled"]
     samples: int
     epochs: int
+    user_id: bool = True
 
 
 def with_size_defaults(config: Config, users: int, items: int, interactions: int) -> Config:
@@ -73,7 +74,7 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
     return replace(
         config,
         batches=replace(config.batches, size=_first(config.batches.size, recipe.size)),
-        model=replace(config.model, dim=dim),
+        model=replace(config.model, dim=dim, user_id=_first(config.model.user_id, recipe.user_id)),
         loss=replace(loss, candidates=candidates, samples=_first(loss.samples, samples)),
         optimizer=_optimizer(config, dim, 2 * (config.model.hashed_rows or 0) or users + items),
         run=replace(
@@ -95,10 +96,11 @@ def with_history(config: Config, history: HistoryName | None = None) -> Config:
     model, rows = config.model, config.batches.rows
     if not history_is_open(config) or history is None:
         history = cast(HistoryName, model.history or ("recency" if rows == "next" else "none"))
-    model = replace(model, history=history)
-    user_id = "user_id" in query_features(model)
-    model = replace(model, user_id=user_id, popularity_prior=popularity_prior(model))
-    rows = rows or ("next" if history_spec(history).ordered else "user")
+    ordered = history_spec(history).ordered
+    user_id = model.user_id if ordered else _first(model.user_id, True)
+    prior = popularity_prior(replace(model, history=history))
+    model = replace(model, history=history, user_id=user_id, popularity_prior=prior)
+    rows = rows or ("next" if ordered else "user")
     return replace(config, batches=replace(config.batches, rows=rows), model=model)
 
 
@@ -131,6 +133,7 @@ def with_fixed_values(config: Config) -> ResolvedConfig:
     filled = replace(
         model,
         temperature=_first(model.temperature, fixed_temperature(config)),
+        user_id=_first(model.user_id, not history_spec(model.history).ordered),
         low_rank=_first(model.low_rank, 0),
         low_rank_weight=_first(model.low_rank_weight, FIXED_WEIGHT),
         low_rank_penalty=_first(model.low_rank_penalty, FIXED_PENALTY),
