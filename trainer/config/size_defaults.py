@@ -123,7 +123,15 @@ def _ordered(config: Config, users: int, items: int, interactions: int) -> _Reci
     stretches = users + interactions // config.model.history_length
     # Below the root of their number, since each has many rows; an epoch needs some dozens of steps.
     size = min(max(2 ** math.floor(math.log2(math.sqrt(max(stretches, 1)))), 16), 512)
-    return _Recipe(size=size, dim=64, candidates="sampled", samples=ORDERED_SAMPLES, epochs=ORDERED_EPOCHS)
+    return _Recipe(
+        size=size,
+        dim=128,
+        candidates="sampled",
+        samples=ORDERED_SAMPLES,
+        epochs=ORDERED_EPOCHS,
+        # A vector that few positions teach is learned by heart.
+        user_id=interactions >= ORDERED_USER_ITEMS * users,
+    )
 
 
 def with_fixed_values(config: Config) -> ResolvedConfig:
