@@ -16,8 +16,7 @@ class Slots:
             padded, at its end.
         rows: State of each row, (B,) int64: stretch * (W + 1) + number of slots before it.
         factors: Multiples of the values of the slots' vectors, (S, W, D) float32: 0 for those that are
-            dropped;
-            None: 1 for all.
+            dropped; None: 1 for all.
         times: Seconds of each slot, (S, W) int64; None where there are none.
     """
 

@@ -5,6 +5,7 @@ training data need no fitting.
 """
 
 import atexit
+import math
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from scipy.linalg import lapack
 
 from trainer.config.size_defaults import FIXED_PENALTY
 from trainer.dataset.dataset import Dataset
+from trainer.histories.recency import recency_weights
 from trainer.histories.stretches import last_of
 from trainer.storage.arrays import keep_array
 from trainer.storage.attributes import Ragged
@@ -156,8 +158,7 @@ def recent_history_vectors(
     """
     lengths, places = last_of(sequences, users, length)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    behind = np.repeat(offsets[1:], lengths) - 1 - np.arange(len(places))
-    values = np.exp(-decay * behind).astype(np.float32)
+    values = recency_weights(lengths, math.exp(-decay))
     shape = len(users), len(history)
     return sparse.csr_array((values, sequences.values[places], offsets), shape=shape) @ history
 
