@@ -40,7 +40,7 @@ K, METRIC, CPU = 10, "ndcg@10", torch.device("cpu")
 PEOPLE = {
     "user id and closed form": "",
     "user id alone": "--model.low_rank 0",
-    "history alone": "--model.low_rank 0 --model.user_id false --model.history true",
+    "history alone": "--model.low_rank 0 --model.user_id false --model.history bag",
 }
 ITEMS = {
     "ids alone": "",

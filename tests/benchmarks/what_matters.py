@@ -30,11 +30,11 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "model": {
         "user id": BASE,
-        "history": f"{BASE} --model.user_id false --model.history true",
-        "history, four fifths hidden": f"{BASE} --model.user_id false --model.history true "
+        "history": f"{BASE} --model.user_id false --model.history bag",
+        "history, four fifths hidden": f"{BASE} --model.user_id false --model.history bag "
         "--model.history_dropout 0.8",
-        "user id and history, summed": f"{BASE} --model.history true",
-        "user id and history, side by side": f"{BASE} --model.history true --model.combine concat "
+        "user id and history, summed": f"{BASE} --model.history bag",
+        "user id and history, side by side": f"{BASE} --model.history bag --model.combine concat "
         "--model.dim 256",
         "dot product": f"{BASE} --model.similarity dot",
         "bias from zero": f"{BASE} --model.popularity_prior 0",

@@ -47,19 +47,56 @@ def test_a_user_is_scored_as_an_evaluation_does(run: Path) -> None:
     row, cpu = trained.vocabulary.user_row("1005"), torch.device("cpu")
     query = query_vectors(trained.tower_pairs, np.array([row]), cpu)[0]
     expected = candidate_vectors(trained.tower_pairs, np.arange(12), cpu) @ query
-    found = scores(recommend(run, "1005", 100, keep_seen=True))
+    found = scores(recommend(run, "1005", 100, keep_seen=True, mark="test"))
     for item, score in zip(trained.vocabulary.item_ids.to_pylist(), expected.tolist(), strict=True):
         assert found[item] == pytest.approx(score, abs=1e-5)
 
 
-def test_the_history_of_a_user_gives_the_same_scores_as_the_user(run: Path) -> None:
+def history_alone(run: Path, history: list[int]) -> dict[int, float]:
     if "user" in open_run(run).tower_pairs[0].towers.query.widths:
         pytest.skip("a user has a vector beside the history")
-    # All but the last item, which is the test split's; all were an hour apart, as everybody's.
-    history = [str(item) for item in HISTORIES[1005][:-1]]
-    found = scores(recommend_by_history(run, history, 100, keep_seen=True))
-    expected = scores(recommend(run, "1005", 100, keep_seen=True))
-    assert found == pytest.approx(expected, abs=1e-5)
+    return scores(recommend_by_history(run, [str(item) for item in history], 100, keep_seen=True))
+
+
+# All items were an hour apart, which is also what items without times are taken to be.
+def test_the_history_of_a_user_gives_the_same_scores_as_the_user(run: Path) -> None:
+    # All but the last item, which is the test split's, as an evaluation does; all of them to serve.
+    for known, mark in ((HISTORIES[1005][:-1], "test"), (HISTORIES[1005], None)):
+        expected = scores(recommend(run, "1005", 100, keep_seen=True, mark=mark))
+        assert history_alone(run, known) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("timed", [True, False], ids=["by time", "by place in the file"])
+def test_newer_items_are_the_end_of_the_history_and_are_left_out(
+    run: Path, tmp_path: Path, timed: bool
+) -> None:
+    history = HISTORIES[1005]
+    new = [next_item(history[-1]), next_item(next_item(history[-1]))]
+    rows = [(item, (len(history) + place) * worlds.HOUR) for place, item in enumerate(new)]
+    text = "user_id,item_id,timestamp\n" if timed else "user_id,item_id\n"
+    for item, moment in reversed(rows) if timed else rows:
+        text += f"1005,{item},{moment}\n" if timed else f"1005,{item}\n"
+    (tmp_path / "newer.csv").write_text(text)
+    found = scores(recommend(run, "1005", 100, interactions=tmp_path / "newer.csv"))
+    assert found.keys() == set(range(51, 63)) - {*history, *new}
+    expected = history_alone(run, [*history, *new])
+    assert found == pytest.approx({item: expected[item] for item in found}, abs=1e-5)
+
+
+def test_what_comes_next_in_the_cycle_is_recommended_after_the_last_item_of_all(run: Path) -> None:
+    # The evaluated history ends one item earlier, so that the held-out item is what comes next there.
+    for user in (1001, 1002, 1003):
+        history = HISTORIES[user]
+        served, evaluated = (
+            scores(recommend(run, str(user), 100, keep_seen=True, mark=mark)) for mark in (None, "test")
+        )
+        gains = {item: served[item] - evaluated[item] for item in served}
+        assert gains[next_item(history[-1])] > gains[history[-1]]
+
+
+def next_item(item: int) -> int:
+    """Return the item after one in the cycle of 51 to 62."""
+    return 51 + (item - 50) % 12
 
 
 def test_what_is_given_last_counts_most(run: Path) -> None:

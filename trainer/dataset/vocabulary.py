@@ -8,15 +8,17 @@ import numpy as np
 import pyarrow as pa
 
 from trainer.dataset.dataset import Dataset, Interactions, row_of
-from trainer.dataset.sequences import Sequences, map_sequences, save_sequences
+from trainer.dataset.sequences import Sequences, map_sequences, save_sequences, sequences_of
 from trainer.storage import arrays
 from trainer.storage.attributes import Ragged
 
 FOLDER = "vocabulary"
 SEEN, HELD_OUT, DISLIKED = "by_user_known", "by_user_test", "by_user_disliked"
 """Names of the items of each user before the test split, and in it, as in prepared data."""
-SEQUENCES = "known"
-"""Name of the sequences before the test split, likewise."""
+SEQUENCES, HELD_OUT_SEQUENCES = "known", "test"
+"""Names of the sequences before the test split, likewise, and in it."""
+LAST = ("leave_last_out", "given")
+"""Splits whose test interactions come after all others, where the order is that of the file."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Vocabulary:
         item_name: What an item is called, e.g. `movie`.
         seen: Items of each user before the test split (users + 1 rows, the last one empty).
         sequences: The same, oldest first; None without an order, and in run folders of older versions.
+        held_out_sequences: Items of each user in the test split, oldest first; None where nothing tells their
+            order.
         held_out: Items of each user in the test split, likewise; None in run folders of older versions.
         disliked: Explicit negatives of each user, likewise; None without any.
         user_categories: Categories of each user attribute, in the order of its codes, by name.
@@ -42,6 +46,7 @@ class Vocabulary:
     item_name: str
     seen: Ragged
     sequences: Sequences | None
+    held_out_sequences: Sequences | None
     held_out: Ragged | None
     disliked: Ragged | None
     user_categories: dict[str, pa.Array]
@@ -94,6 +99,10 @@ def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
         arrays.write_ragged(temporary, SEEN, dataset.seen("test"))
         if dataset.has_order:
             save_sequences(temporary, SEQUENCES, dataset.sequences("test"))
+            test = dataset.test
+            if test.timestamps is not None or dataset.report["split"] in LAST:
+                later = sequences_of(test.users, test.items, test.timestamps, dataset.user_count + 1)
+                save_sequences(temporary, HELD_OUT_SEQUENCES, later)
         arrays.write_ragged(temporary, HELD_OUT, dataset.served_held_out())
         if dataset.negatives is not None:
             arrays.write_ragged(temporary, DISLIKED, _by_user(dataset.negatives, dataset.user_count))
@@ -129,6 +138,7 @@ def open_vocabulary(folder: Path) -> Vocabulary:
         item_name=meta["item_name"],
         seen=arrays.map_ragged(target, SEEN),
         sequences=map_sequences(target, SEQUENCES),
+        held_out_sequences=map_sequences(target, HELD_OUT_SEQUENCES),
         held_out=arrays.map_ragged(target, HELD_OUT) if _has(target, HELD_OUT) else None,
         disliked=arrays.map_ragged(target, DISLIKED) if _has(target, DISLIKED) else None,
         user_categories=user_categories,

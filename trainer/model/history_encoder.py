@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from trainer.histories.recency import HOUR
 from trainer.histories.slots import Slots
 
 START_DECAY = 0.2
@@ -27,7 +28,6 @@ START_DECAY = 0.2
 START_TIME_DECAY = 0.1
 """First value of the decay by time: the exponent of 1 + the hours between an item and the last one."""
 HEADS = 4
-HOUR = 3600.0
 
 
 class HistoryEncoder(nn.Module):

@@ -19,17 +19,16 @@ from trainer.batching.tower_inputs import (
     ordered_histories,
 )
 from trainer.dataset.dataset import Dataset
+from trainer.histories.recency import usual_gap
 from trainer.histories.slots import Slots, make_slots
 from trainer.histories.stretches import last_of
 from trainer.model.fold_in import fold_in
-from trainer.model.history_encoder import HOUR, HistoryEncoder
+from trainer.model.history_encoder import HistoryEncoder
 from trainer.model.towers import Gather, TwoTowers
 from trainer.storage.attributes import Ragged
 
 STRETCHES_AT_ONCE = 512
 """Ordered histories that are encoded at a time, outside of training."""
-TIMES_LOOKED_AT = 1_000_000
-"""Times of known histories that say how long after an item the next one usually comes."""
 Histories = tuple[torch.Tensor, torch.Tensor]
 """Items of each of B people: lengths, (B,), and the concatenated item rows, both integers."""
 
@@ -153,6 +152,33 @@ def query_from_history(
     return torch.cat([first, *others], dim=1)
 
 
+def query_with_history(
+    tower_pairs: Sequence[TowerPair], row: int, items: np.ndarray, times: np.ndarray | None
+) -> torch.Tensor:
+    """Return the query vector of a known user whose ordered history is given, (1, sum of the towers' widths).
+
+    Args:
+        tower_pairs: Whole towers on the CPU.
+        row: The user, all of whose other features stay.
+        items: Item rows, oldest first.
+        times: Their seconds; None where there are no timestamps.
+    """
+    given = {USER_SEQUENCE: items, USER_SEQUENCE_TIMES: times}
+    own = []
+    for pair in tower_pairs:
+        inputs: dict[str, np.ndarray | Ragged] = {}
+        for name, column in pair.user_inputs.items():
+            if (values := given.get(name)) is not None:
+                inputs[name] = Ragged(np.array([0, len(values)]), values)
+            elif isinstance(column, Ragged):
+                lengths, values = column.take(np.array([row]))
+                inputs[name] = Ragged(np.append(0, np.cumsum(lengths)), values)
+            else:
+                inputs[name] = column[row : row + 1]
+        own.append(replace(pair, user_inputs=inputs))
+    return query_vectors(own, np.array([0]), torch.device("cpu"))
+
+
 def query_from_bag(tower_pairs: Sequence[TowerPair], table: str, bag: Ragged) -> torch.Tensor:
     """Return the query vector of someone of whom nothing is known but what they look up in one learned table.
 
@@ -184,17 +210,9 @@ def _look_up(pair: TowerPair, table: str, histories: Ragged, device: torch.devic
 
 
 def _usual_times(offsets: np.ndarray, known: Ragged) -> Ragged:
-    """Return times for histories without any: one item after another, at the gap usual in known histories.
-
-    The gap is the one whose log of 1 + hours, by which weights decay, is the mean of theirs.
-    """
-    times, starts = known.values[:TIMES_LOOKED_AT], known.offsets[1:]
-    gaps = np.diff(times)
-    within = np.ones(len(gaps), bool)
-    within[starts[(starts > 0) & (starts <= len(gaps))] - 1] = False  # from one person to the next
-    usual = np.log1p(np.maximum(gaps[within], 0) / HOUR).mean() if within.any() else 0.0
+    """Return times for histories without any: one item after another, at the gap usual in known histories."""
     places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
-    return Ragged(offsets, np.round(places * np.expm1(usual) * HOUR).astype(np.int64))
+    return Ragged(offsets, np.round(places * usual_gap(known)).astype(np.int64))
 
 
 def _unknown(column: np.ndarray | Ragged, count: int) -> np.ndarray | Ragged:

@@ -15,6 +15,7 @@ from trainer.model.retriever import (
     query_from_bag,
     query_from_history,
     query_vectors,
+    query_with_history,
 )
 from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.run_folder import TrainedRun, open_run, weight_bytes
@@ -39,6 +40,23 @@ def query_and_items(run: Path, saved: SavedCheckpoint, user: int) -> tuple[np.nd
     if cached := _cache(run, saved, trained, items):
         return cached.users[user], cached.items
     return query_vectors(trained.tower_pairs, np.array([user]), CPU)[0].numpy(), items.numpy()
+
+
+def query_of_known_history(
+    run: Path, saved: SavedCheckpoint, user: int, history: np.ndarray, times: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the query vector (D,) of a user's row whose ordered history is given, and the candidate vectors.
+
+    Args:
+        run: Run with ordered histories.
+        saved: Its newest checkpoint.
+        user: Row of the user.
+        history: Item rows, oldest first.
+        times: Their seconds; None where there are no timestamps.
+    """
+    trained = open_run(run, saved)
+    query = query_with_history(trained.tower_pairs, user, history, times)
+    return query[0].numpy(), _item_vectors(trained).numpy()
 
 
 def query_of_history(

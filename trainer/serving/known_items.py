@@ -1,6 +1,6 @@
 """Items that a user is known to have: those of all splits of a run, and on request of newer interactions."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,21 @@ def without_held_out(run: Path) -> str:
     )
 
 
-def newer_items(run: Path, vocabulary: Vocabulary, path: Path, user: str) -> np.ndarray:
-    """Return the item rows of a user in a file of interactions, ascending, without items unknown to the run.
+@dataclass(frozen=True)
+class Newer:
+    """A user's items in a file of interactions, each once, without items unknown to the run.
+
+    Attributes:
+        items: (n,) int64 item rows, in the order of their times or, without these, of the file.
+        times: (n,) int64 seconds; None where the file has none, or they were not asked for.
+    """
+
+    items: np.ndarray
+    times: np.ndarray | None
+
+
+def newer_items(run: Path, vocabulary: Vocabulary, path: Path, user: str, *, timed: bool = False) -> Newer:
+    """Return the items of a user in a file of interactions.
 
     Args:
         run: Run folder, whose names of id columns hold for the file too, and whose format where the file ends
@@ -43,6 +56,7 @@ def newer_items(run: Path, vocabulary: Vocabulary, path: Path, user: str) -> np.
         vocabulary: Of the run.
         path: File of interactions.
         user: Raw id as text.
+        timed: Whether to read times, where the file has them.
 
     Raises:
         DataError: The file cannot be read.
@@ -58,28 +72,40 @@ def newer_items(run: Path, vocabulary: Vocabulary, path: Path, user: str) -> np.
         format=trained.format if same else "auto",
         interactions=str(path),
         held_out=None,
-        impressions=None,
+        impressions=str(path),  # of which times may be absent
         users=None,
         items=None,
         user_vectors={},
         item_vectors={},
-        # Ids alone matter.
         value_column=None,
-        timestamp_column=None,
+        timestamp_column=trained.timestamp_column if timed else None,
         weight_column=None,
     )
-    found = [np.empty(0, np.int64)]
-    for batch in read_source(data).interactions:
-        own = pc.equal(batch["user_id"].cast(pa.string()), user)
-        found.append(_rows(batch["item_id"].filter(own), vocabulary.item_ids))
-    return np.unique(np.concatenate(found))
+    batches = read_source(data).impressions
+    assert batches is not None
+    items, times = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    has_times = timed
+    for batch in batches:
+        own = batch.filter(pc.equal(batch["user_id"].cast(pa.string()), user))
+        rows = _rows(own["item_id"], vocabulary.item_ids)
+        items.append(rows[rows >= 0])
+        has_times = has_times and "timestamp" in batch.schema.names
+        if has_times:
+            times.append(own["timestamp"].to_numpy(zero_copy_only=False)[rows >= 0])
+    found, seconds = np.concatenate(items), np.concatenate(times)
+    if has_times:
+        order = np.argsort(seconds, kind="stable")
+        found, seconds = found[order], seconds[order]
+    first = np.sort(np.unique(found, return_index=True)[1])
+    return Newer(found[first], seconds[first] if has_times else None)
 
 
 def _rows(ids: pa.Array, known: pa.Array) -> np.ndarray:
-    """Return the rows of the ids that are known; ids of two types compare as text."""
+    """Return the row of each id, -1 if it is unknown; ids of two types compare as text."""
     if ids.type != known.type:
         ids, known = ids.cast(pa.string()), known.cast(pa.string())
-    return pc.drop_null(pc.index_in(ids, value_set=known)).to_numpy(zero_copy_only=False).astype(np.int64)
+    rows = pc.fill_null(pc.index_in(ids, value_set=known), -1)
+    return rows.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _prepared(run: Path) -> Ragged | None:

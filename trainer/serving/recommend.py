@@ -18,6 +18,7 @@ from trainer.formatting import format_count
 from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run, finished_step, newest
 from trainer.serving.history import known_history, split_history, unknown_text
 from trainer.serving.known_items import held_out_items, newer_items, without_held_out
+from trainer.serving.ordered_history import has_ordered_histories, served_history
 from trainer.serving.vector_cache import Vectors, open_vectors
 from trainer.storage.attributes import Ragged
 from trainer.storage.tie_hashes import first_hashes, tie_hashes
@@ -37,8 +38,9 @@ def recommend(
 ) -> pd.DataFrame:
     """Rank the items that a user is not known to have, best first.
 
-    Known are the items of all splits: training, validation and test. A user who is not in the data has rows
-    where ids are hashed; a note says how many others share them.
+    Known are the items of all splits: training, validation and test. They are also what an ordered history is
+    made of, with newer items behind them; with `mark` it ends before the test split, as in an evaluation. A
+    user who is not in the data has rows where ids are hashed; a note says how many others share them.
 
     Args:
         run: Run folder.
@@ -73,12 +75,17 @@ def recommend(
             notes.append(f"only training and validation items are left out: {without_held_out(run)}")
         elif mark is None:
             known = np.append(known, held_out)
+    newer, ordered = None, mark is None and has_ordered_histories(saved)
     if interactions is not None:
-        newer = newer_items(run, vocabulary, interactions, user)
-        known = np.append(known, newer)
-        if not len(newer):
+        newer = newer_items(run, vocabulary, interactions, user, timed=ordered)
+        known = np.append(known, newer.items)
+        if not len(newer.items):
             notes.append(_nothing_newer(interactions, user))
-    if cached := open_vectors(run, saved):
+    if ordered and (history := served_history(vocabulary, row, newer)):
+        from trainer.serving.embed import query_of_known_history
+
+        query, vectors = query_of_known_history(run, saved, row, *history)
+    elif cached := open_vectors(run, saved):
         query, vectors = cached.users[row], cached.items
     else:
         from trainer.serving.embed import query_and_items
@@ -158,7 +165,7 @@ def _recommend_to_new_id(
         raise UserError(f"--mark {mark}: user {user} is new to {run} and has no test items. Leave --mark out")
     known = np.empty(0, np.int64)
     if interactions is not None:
-        known = newer_items(run, vocabulary, interactions, user)
+        known = newer_items(run, vocabulary, interactions, user).items
     from trainer.serving.embed import query_of_new_id
 
     query, vectors, sharing = query_of_new_id(run, saved, user)
