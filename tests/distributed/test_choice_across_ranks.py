@@ -10,7 +10,7 @@ from tests.distributed.small_training import configured
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.errors import UserError
-from trainer.training import tuning
+from trainer.tuning import learned
 from trainer.tuning.tuning import choose
 
 pytestmark = pytest.mark.distributed
@@ -46,7 +46,7 @@ def test_ranks_that_stop_in_the_middle_go_on_together_and_choose_the_same(tmp_pa
 
 
 def chosen(world, config, run=None, stopped_at=None):
-    fit, calls = tuning.fit, []
+    fit, calls = learned.fit, []
 
     def counted(*arguments, **named):
         calls.append(arguments)
@@ -54,7 +54,7 @@ def chosen(world, config, run=None, stopped_at=None):
             raise UserError("stopped here")
         return fit(*arguments, **named)
 
-    tuning.fit = counted  # in a process of its own
+    learned.fit = counted  # in a process of its own
     settled, choice = choose(config, open_dataset(prepare_data(config.data)), world, run)
     model = settled.model
     best = max(choice.temperatures.values())

@@ -9,7 +9,9 @@ import scipy.sparse as sparse
 from tests import worlds
 from trainer.config.size_defaults import FIXED_PENALTY
 from trainer.model import edlae as low_rank
-from trainer.model.edlae import cached_towers, closed_form_files, closed_form_towers
+from trainer.model import gram_inverse
+from trainer.model.edlae import Regression, cached_towers, closed_form_files, closed_form_towers
+from trainer.model.gram_inverse import gram_factors, inverse_by_factors
 
 
 def random_interactions(users: int = 60, items: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -67,9 +69,9 @@ def test_each_way_to_the_inverse_gives_the_regression(exact_size: int, shape: tu
 
 def test_a_matrix_of_users_is_inverted_if_they_are_fewer_than_items(monkeypatch) -> None:
     sizes = []
-    invert = low_rank._inverse_of_gram
+    invert = gram_inverse.inverse_of_gram
     monkeypatch.setattr(
-        low_rank, "_inverse_of_gram", lambda *given: sizes.append(given[0].shape[0]) or invert(*given)
+        gram_inverse, "inverse_of_gram", lambda *given: sizes.append(len(given[0])) or invert(*given)
     )
     for shape in ((60, 12), (12, 60)):
         closed_form_towers(*random_interactions(*shape), *shape, rank=2, exact_size=12)
@@ -82,7 +84,7 @@ def test_the_inverse_is_assembled_from_blocks(monkeypatch) -> None:
     whole = [
         closed_form_towers(*random_interactions(*shape), *shape, rank=3) for shape in ((60, 12), (12, 60))
     ]
-    monkeypatch.setattr(low_rank, "BLOCK", 5)
+    monkeypatch.setattr(gram_inverse, "BLOCK", 5)
     parts = [
         closed_form_towers(*random_interactions(*shape), *shape, rank=3) for shape in ((60, 12), (12, 60))
     ]
@@ -93,7 +95,7 @@ def test_the_inverse_is_assembled_from_blocks(monkeypatch) -> None:
 def test_what_the_eigenvectors_leave_out_is_still_on_the_diagonal() -> None:
     matrix = sparse.random(40, 12, density=0.4, format="csr", dtype=np.float32, rng=1)
     ridge = np.linspace(1, 3, 12)
-    product, diagonal = low_rank._inverse_by_eigenvectors(matrix, ridge, 4)
+    product, diagonal = inverse_by_factors(ridge, gram_factors(matrix, ridge, 4))
     inverse = product(np.eye(12, dtype=np.float32))
     np.testing.assert_allclose(np.diag(inverse), diagonal, rtol=1e-5)
     np.testing.assert_allclose(
@@ -108,6 +110,27 @@ def test_fewer_eigenvectors_than_items_are_near_the_regression(monkeypatch) -> N
     near = closed_form_towers(users, items, 300, 120, rank=6, exact_size=0)
     exact, near = exact[0] @ exact[1].T, near[0] @ near[1].T
     assert np.linalg.norm(near - exact) < 0.06 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("exact_size", [200, 0], ids=["one Gram matrix", "one set of eigenvectors"])
+def test_penalties_that_share_their_work_have_the_regression_of_each_alone(exact_size, monkeypatch) -> None:
+    users, items = communities()
+    regression, makers = Regression.of(users, items, (300, 120)), []
+    for name in ("gram_matrix", "gram_factors"):
+        make = getattr(low_rank, name)
+        monkeypatch.setattr(
+            low_rank, name, lambda *given, make=make, name=name: makers.append(name) or make(*given)
+        )
+    scores = {}
+    for penalty in (30.0, 1000.0, 100.0, 30.0):
+        history, vectors = regression.towers(6, penalty, exact_size, coarse=True)
+        scores.setdefault(penalty, history @ vectors.T)
+    np.testing.assert_array_equal(scores[30.0], history @ vectors.T)  # whatever came between
+    assert len(makers) == 1
+    for penalty, found in scores.items():
+        history, vectors = closed_form_towers(users, items, 300, 120, rank=6, penalty=penalty)
+        alone = history @ vectors.T
+        assert np.linalg.norm(found - alone) < 0.01 * np.linalg.norm(alone)
 
 
 @pytest.mark.parametrize("exact_size", [12_000, 0], ids=["exact", "by eigenvectors"])

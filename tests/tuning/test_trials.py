@@ -11,7 +11,7 @@ import pytest
 from trainer.cli import main
 from trainer.config.parser import read_config
 from trainer.fitting import loop
-from trainer.tuning import trials, tuning
+from trainer.tuning import closed_form, learned, trials
 from trainer.tuning.trials import MOST_TRIALS, climb, peak
 
 DATA = (
@@ -26,7 +26,8 @@ def options(folder: Path) -> list[str]:
 
 def interrupted_at(monkeypatch, name: str, call: int) -> list[str]:
     """Raise KeyboardInterrupt in the given call of a function of tuning; returns what counts its calls."""
-    calls, work = [], getattr(tuning, name)
+    module = learned if name == "fit" else closed_form
+    calls, work = [], getattr(module, name)
 
     def counted(*arguments, **named):
         calls.append(name)
@@ -34,7 +35,7 @@ def interrupted_at(monkeypatch, name: str, call: int) -> list[str]:
             raise KeyboardInterrupt
         return work(*arguments, **named)
 
-    monkeypatch.setattr(tuning, name, counted)
+    monkeypatch.setattr(module, name, counted)
     return calls
 
 

@@ -16,16 +16,12 @@ from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import join_world
 from trainer.evaluation.evaluator import Protocol
 from trainer.storage.tie_hashes import first_hashes, tie_hashes
+from trainer.tuning import closed_form
+from trainer.tuning.closed_form import WEIGHTS, Mixture
+from trainer.tuning.learned import LearnedTrials
 from trainer.tuning.trials import best_of
-from trainer.tuning.tuning import (
-    CUTS,
-    VALIDATION_SIZE,
-    WEIGHTS,
-    Choice,
-    Mixture,
-    _Cut,
-    choose,
-)
+from trainer.tuning.tuning import Choice, choose
+from trainer.tuning.validation_splits import CUTS, VALIDATION_SIZE, Cut
 
 OPTIONS = (
     "--data.name synthetic --data.synthetic_users 300 --data.synthetic_items 120 --model.dim 16 "
@@ -66,6 +62,41 @@ def test_the_closed_form_alone_decides_its_width_and_mixtures_its_weight(tmp_pat
     assert list(choice.mixtures) == [Mixture(), *(Mixture(width, weight) for weight in WEIGHTS)]
 
 
+def test_with_many_interactions_widths_are_tried_upwards_until_they_fall(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(closed_form, "FEW_INTERACTIONS", 4000)
+    monkeypatch.setattr(closed_form, "WIDE", (1, 2, 4, 8, 16, 32, 64))
+    monkeypatch.setattr(closed_form, "FIRST_RANK", 2)
+    _, choice = chosen(tmp_path, "--model.temperature", "0.2")
+    assert choice is not None
+    widths, figures = list(choice.widths), list(choice.widths.values())
+    assert widths == [1, 2, 4, 8, 16, 32, 64][: len(widths)]
+    assert 2 < len(widths) < 7  # forms wider than the first one were made, and the widest were not
+    assert figures[:-1] == sorted(figures[:-1])
+    assert figures[-1] < figures[-2]
+    assert {mixture.low_rank for mixture in choice.mixtures} == {0, widths[-2]}
+
+
+@pytest.mark.parametrize("share", [0.79, 0.81])
+def test_a_kind_of_history_that_is_far_worse_at_first_is_tuned_no_further(
+    share, tmp_path, monkeypatch, capsys
+) -> None:
+    score = LearnedTrials.score
+
+    def scored(trials: LearnedTrials, temperature: float) -> float:
+        score(trials, temperature)
+        trials.scores[temperature] = share if trials.config.model.history == "recency" else 1.0
+        return trials.scores[temperature]
+
+    monkeypatch.setattr(LearnedTrials, "score", scored)
+    options = ("--data.split", "temporal", "--run.epochs", "2", "--model.low_rank", "0")
+    config, choice = chosen(tmp_path, *options)
+    assert choice is not None
+    assert (config.model.history, choice.histories) == ("none", {"none": 1.0, "recency": share})
+    names = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines() if "trial" in line]
+    assert sum(name.startswith("temperature") for name in names) == 3
+    assert sum(name.startswith("recency temperature") for name in names) == (1 if share < 0.8 else 3)
+
+
 def test_only_what_is_open_is_chosen(tmp_path) -> None:
     given = ("--model.temperature", "0.3")
     config, choice = chosen(tmp_path, *given, "--model.low_rank", "8")
@@ -92,7 +123,7 @@ def test_little_data_other_losses_and_a_switch_leave_fixed_values(tmp_path) -> N
 
 def test_where_no_validation_split_can_be_cut_fixed_values_are_taken(tmp_path, monkeypatch) -> None:
     # So small a share of each user's items is none of them.
-    monkeypatch.setattr("trainer.tuning.tuning.VALIDATION_SIZE", 1e-9)
+    monkeypatch.setattr("trainer.tuning.validation_splits.VALIDATION_SIZE", 1e-9)
     config, choice = chosen(tmp_path, "--data.split", "per_user")
     assert choice is None
     assert (config.model.temperature, config.model.low_rank) == (0.2, 0)
@@ -159,7 +190,7 @@ def test_there_are_as_many_cuts_as_the_rule_of_the_split_can_draw(tmp_path, opti
 
 
 def test_a_single_cut_is_enough_where_there_are_many_interactions(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("trainer.tuning.tuning.FEW_INTERACTIONS", 4000)
+    monkeypatch.setattr("trainer.tuning.validation_splits.FEW_INTERACTIONS", 4000)
     _, choice = chosen(tmp_path)
     assert choice is not None
     assert len(choice.users) == 1
@@ -187,7 +218,7 @@ def test_a_given_validation_split_is_used_as_it_is(tmp_path) -> None:
 
 def test_equal_scores_rank_in_a_trial_as_they_do_in_an_evaluation(tmp_path) -> None:
     _, dataset = opened(tmp_path, "--data.validation_size", "0.2")
-    cut = _Cut.of(dataset, Protocol("validation", "mask", [5]))
+    cut = Cut.of(dataset, Protocol("validation", "mask", [5]))
     # A model that prefers nothing: unseen items stand in the order of their hashes, from each user's own on.
     hashes = [int(each) for each in tie_hashes(dataset.item_ids)]
     seen, held_out, figures = dataset.seen("validation"), dataset.held_out("validation"), []

@@ -8,18 +8,26 @@ import atexit
 import math
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sparse
-from scipy.linalg import lapack
 
 from trainer.config.size_defaults import FIXED_PENALTY
 from trainer.dataset.dataset import Dataset
 from trainer.histories.recency import recency_weights
 from trainer.histories.stretches import last_of
+from trainer.model.gram_inverse import (
+    ITERATIONS,
+    Factors,
+    Inverse,
+    gram_factors,
+    gram_matrix,
+    inverse_by_factors,
+    inverse_by_items,
+    inverse_by_users,
+    leading_eigenvectors,
+)
 from trainer.storage.arrays import keep_array
 from trainer.storage.attributes import Ragged
 
@@ -27,16 +35,11 @@ EXACT_SIZE = 12_000
 """Most items, or users if they are fewer, for an exact inverse: 12 bytes an entry, a minute or two."""
 EIGENVECTORS = 128
 """Eigenvectors beyond the rank that approximate a matrix too large to be inverted."""
-OVERSAMPLING, ITERATIONS = 64, 8
-"""Columns beyond the rank, and rounds, of subspace iteration: NDCG@10 at rank 128 is stable to 4 digits."""
-BLOCK = 1024
-"""Rows of an item-item or user-user matrix that are computed at a time."""
+COARSE_ITERATIONS = 3
+"""Rounds where penalties are compared."""
+DROPOUT, WEIGHT_POWER = 0.4, -0.7
 VERSION = 2  # of the computation; in the file names of saved towers, so that older ones are not read
 
-Product = Callable[[np.ndarray], np.ndarray]
-"""A matrix as a function that multiplies by it: (n, width) float32 to the same shape."""
-Inverse = tuple[Product, np.ndarray]
-"""P, the inverse of the penalised item-item matrix, as a product, and its diagonal, (items,) float64."""
 Towers = tuple[np.ndarray, np.ndarray]
 """History table and item table, (items, rank) float32 each."""
 
@@ -48,8 +51,8 @@ def closed_form_towers(
     item_count: int,
     rank: int,
     penalty: float = FIXED_PENALTY,
-    dropout: float = 0.4,
-    weight_power: float = -0.7,
+    dropout: float = DROPOUT,
+    weight_power: float = WEIGHT_POWER,
     exact_size: int = EXACT_SIZE,
 ) -> Towers:
     """Compute rank-reduced EDLAE, an autoencoder that may not copy its input, with dropout in expectation.
@@ -77,20 +80,85 @@ def closed_form_towers(
 
     Source: Steck, NeurIPS 2020 (EDLAE); Halko et al., SIAM Review 2011 (subspace iteration).
     """
-    counts = np.bincount(users, minlength=user_count).astype(np.float64)
-    weights = np.where(counts > 0, np.maximum(counts, 1) ** weight_power, 0)
-    weights *= counts.sum() / max((weights * counts).sum(), 1e-30)
-    values = np.sqrt(weights[users]).astype(np.float32)
-    matrix = sparse.csr_matrix((values, (users, items)), shape=(user_count, item_count))
-    ridge = penalty + dropout / (1 - dropout) * np.bincount(items, values.astype(np.float64) ** 2, item_count)
-    width = min(rank, item_count)
-    if min(user_count, item_count) > exact_size:
-        inverse = _inverse_by_eigenvectors(matrix, ridge, min(rank + EIGENVECTORS, item_count))
-    else:
-        inverse = (_inverse_by_users if user_count < item_count else _inverse_by_items)(matrix, ridge)
-    history, vectors = _reduce_rank(matrix, *inverse, width)
-    padding = ((0, 0), (0, rank - width))
-    return np.pad(history, padding).astype(np.float32), np.pad(vectors, padding).astype(np.float32)
+    shape = user_count, item_count
+    regression = Regression.of(users, items, shape, dropout=dropout, weight_power=weight_power)
+    return regression.towers(rank, penalty, exact_size)
+
+
+class Regression:
+    """The regression of one training split, for several penalties: what they share is computed once.
+
+    That is the Gram matrix X'WX, 4 bytes an entry, or the leading eigenvectors that approximate it.
+    """
+
+    def __init__(self, matrix: sparse.csr_matrix, dropout_ridge: np.ndarray) -> None:
+        """Take over the parts of `closed_form_towers`.
+
+        Args:
+            matrix: W^1/2 X, (users, items) float32.
+            dropout_ridge: What dropout adds to the diagonal, (items,) float64.
+        """
+        self._matrix, self._dropout_ridge = matrix, dropout_ridge
+        self._gram: np.ndarray | None = None
+        self._factors: Factors | None = None
+
+    @classmethod
+    def of(
+        cls,
+        users: np.ndarray,
+        items: np.ndarray,
+        shape: tuple[int, int],
+        dropout: float = DROPOUT,
+        weight_power: float = WEIGHT_POWER,
+    ) -> "Regression":
+        """Return the regression of interactions, see `closed_form_towers`; the shape is users and items."""
+        user_count, item_count = shape
+        counts = np.bincount(users, minlength=user_count).astype(np.float64)
+        weights = np.where(counts > 0, np.maximum(counts, 1) ** weight_power, 0)
+        weights *= counts.sum() / max((weights * counts).sum(), 1e-30)
+        values = np.sqrt(weights[users]).astype(np.float32)
+        matrix = sparse.csr_matrix((values, (users, items)), shape=shape)
+        weighted = np.bincount(items, values.astype(np.float64) ** 2, item_count)
+        return cls(matrix, dropout / (1 - dropout) * weighted)
+
+    @classmethod
+    def of_training(cls, dataset: Dataset) -> "Regression":
+        """Return the regression of a data set's training split."""
+        users, items = np.asarray(dataset.train.users), np.asarray(dataset.train.items)
+        return cls.of(users, items, (dataset.user_count, dataset.item_count))
+
+    def towers(self, rank: int, penalty: float, exact_size: int = EXACT_SIZE, coarse: bool = False) -> Towers:
+        """Return history table and item table, (items, rank) float32 each.
+
+        Args:
+            rank: Width of both tables.
+            penalty: L2 penalty on the regression's weights.
+            exact_size: If users and items are both more, P is approximated.
+            coarse: Penalties are to be compared, at a fraction of the work: the leading singular vectors take
+                fewer rounds, and what stands for the Gram matrix is made once, for a middle penalty. The
+                outcome does not depend on the penalties that were asked for before.
+        """
+        inverse = self._inverse(penalty, rank + EIGENVECTORS, exact_size, coarse)
+        return _reduce_rank(self._matrix, inverse, rank, COARSE_ITERATIONS if coarse else ITERATIONS)
+
+    def _inverse(self, penalty: float, count: int, exact_size: int, coarse: bool) -> Inverse:
+        """Return P; approximated, by a number of eigenvectors of the Gram matrix."""
+        matrix, ridge = self._matrix, penalty + self._dropout_ridge
+        users, items = matrix.shape
+        if min(users, items) > exact_size:
+            if not coarse:
+                return inverse_by_factors(ridge, gram_factors(matrix, ridge, min(count, items)))
+            if self._factors is None:
+                middle = FIXED_PENALTY + self._dropout_ridge
+                self._factors = gram_factors(matrix, middle, min(count, items), COARSE_ITERATIONS)
+            return inverse_by_factors(ridge, self._factors)
+        if users < items:  # C C' of `inverse_by_users` depends on the penalty
+            return inverse_by_users(matrix, ridge)
+        if not coarse:
+            return inverse_by_items(gram_matrix(matrix.T.tocsr(), np.float64), ridge)
+        if self._gram is None:
+            self._gram = gram_matrix(matrix.T.tocsr(), np.float32)
+        return inverse_by_items(self._gram.astype(np.float64), ridge)
 
 
 def cached_towers(dataset: Dataset, rank: int, penalty: float = FIXED_PENALTY) -> Towers:
@@ -137,8 +205,7 @@ def _load(paths: tuple[Path, Path]) -> Towers | None:
 
 def training_towers(dataset: Dataset, rank: int, penalty: float) -> Towers:
     """Compute history table and item table of a data set's training split, (items, rank) float32 each."""
-    users, items = np.asarray(dataset.train.users), np.asarray(dataset.train.items)
-    return closed_form_towers(users, items, dataset.user_count, dataset.item_count, rank, penalty)
+    return Regression.of_training(dataset).towers(rank, penalty)
 
 
 def history_vectors(by_user: Ragged, users: np.ndarray, history: np.ndarray) -> np.ndarray:
@@ -168,8 +235,11 @@ def _files(dataset: Dataset, rank: int, penalty: float) -> tuple[Path, Path]:
     return dataset.folder / f"{name}_history.npy", dataset.folder / f"{name}_items.npy"
 
 
-def _reduce_rank(matrix: sparse.csr_matrix, inverse: Product, diagonal: np.ndarray, rank: int) -> Towers:
-    """Return B V and V, given P as a product and its diagonal."""
+def _reduce_rank(
+    matrix: sparse.csr_matrix, given: Inverse, rank: int, iterations: int = ITERATIONS
+) -> Towers:
+    """Return B V and V, given P as a product and its diagonal; columns beyond the items are zero."""
+    inverse, diagonal = given
     transposed, divisor = matrix.T.tocsr(), diagonal.astype(np.float32)[:, None]
 
     def regression(block: np.ndarray) -> np.ndarray:
@@ -180,94 +250,7 @@ def _reduce_rank(matrix: sparse.csr_matrix, inverse: Product, diagonal: np.ndarr
         predicted = transposed @ (matrix @ regression(block))
         return predicted - inverse(predicted) / divisor
 
-    vectors = _leading_eigenvectors(product, len(diagonal), rank)
-    return regression(vectors), vectors
-
-
-def _inverse_by_items(matrix: sparse.csr_matrix, ridge: np.ndarray) -> Inverse:
-    """Return P = (matrix' matrix + diag(ridge))^-1 by items^3 operations."""
-    inverse = _inverse_of_gram(matrix.T.tocsr(), ridge)
-    single = inverse.astype(np.float32)
-    return lambda block: single @ block, np.diagonal(inverse).copy()
-
-
-def _inverse_by_users(matrix: sparse.csr_matrix, ridge: np.ndarray) -> Inverse:
-    """Return P by users^3 operations.
-
-    P = D^-1/2 (I - C' (I + C C')^-1 C) D^-1/2 with D = diag(ridge) and C = matrix D^-1/2.
-
-    Source: Woodbury, 1950 (the inverse of a matrix that is modified by one of lower rank).
-    """
-    scale = 1 / np.sqrt(ridge)
-    scaled = (matrix.astype(np.float64) @ sparse.diags(scale)).tocsr()
-    transposed = scaled.T.tocsr()
-    inner = _inverse_of_gram(scaled, np.ones(matrix.shape[0]))
-    blocks = (transposed[start : start + BLOCK] for start in range(0, len(ridge), BLOCK))
-    shares = np.concatenate([np.asarray(rows.multiply(rows @ inner).sum(1)).ravel() for rows in blocks])
-    single, factor = inner.astype(np.float32), scale.astype(np.float32)[:, None]
-    scaled, transposed = scaled.astype(np.float32), transposed.astype(np.float32)
-
-    def product(block: np.ndarray) -> np.ndarray:
-        block = block * factor
-        return (block - transposed @ (single @ (scaled @ block))) * factor
-
-    return product, (1 - shares) / ridge
-
-
-def _inverse_by_eigenvectors(matrix: sparse.csr_matrix, ridge: np.ndarray, count: int) -> Inverse:
-    """Return P approximately, by sparse products: C' C as leading eigenvectors and the diagonal of the rest.
-
-    Source: Snelson and Ghahramani, NeurIPS 2005 (low rank plus the diagonal of the residual).
-    """
-    scaled = (matrix @ sparse.diags((1 / np.sqrt(ridge)).astype(np.float32))).tocsr()
-    transposed = scaled.T.tocsr()
-
-    def gram(block: np.ndarray) -> np.ndarray:
-        return transposed @ (scaled @ block)
-
-    factor = _leading_eigenvectors(gram, len(ridge), count)
-    factor *= np.sqrt(np.maximum((factor * gram(factor)).sum(0), 0))
-    rest = np.maximum(np.asarray(scaled.multiply(scaled).sum(0)).ravel() - (factor**2).sum(1), 0)
-    factor /= np.sqrt(1 + rest)[:, None]
-    root = np.linalg.cholesky(np.eye(count) + (factor.T @ factor).astype(np.float64))
-    factor = factor @ np.linalg.inv(root).T.astype(np.float32)
-    ridge = ridge * (1 + rest)
-    scale = (1 / np.sqrt(ridge)).astype(np.float32)[:, None]
-
-    def product(block: np.ndarray) -> np.ndarray:
-        block = block * scale
-        return (block - factor @ (factor.T @ block)) * scale
-
-    return product, (1 - (factor**2).sum(1, dtype=np.float64)) / ridge
-
-
-def _inverse_of_gram(rows: sparse.csr_matrix, ridge: np.ndarray) -> np.ndarray:
-    """Return (rows rows' + diag(ridge))^-1 in float64, by Cholesky: half the work of a general inverse."""
-    rows = rows.astype(np.float64)
-    columns, size = rows.T.tocsr(), rows.shape[0]
-    gram = np.empty((size, size), order="F")
-    for start in range(0, size, BLOCK):
-        gram[:, start : start + BLOCK] = (rows[start : start + BLOCK] @ columns).toarray().T
-    gram[np.diag_indices(size)] += ridge
-    factor, failed = lapack.dpotrf(gram, lower=1, overwrite_a=1)
-    if failed:
-        raise ValueError("the penalty leaves the matrix singular, expected a larger one")
-    inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
-    for start in range(0, size, BLOCK):  # only the lower triangle was computed
-        stop = start + BLOCK
-        inverse[start:stop, stop:] = inverse[stop:, start:stop].T
-        corner = inverse[start:stop, start:stop]
-        corner[...] = np.tril(corner) + np.tril(corner, -1).T
-    return inverse
-
-
-def _leading_eigenvectors(product: Product, size: int, rank: int) -> np.ndarray:
-    """Return the leading eigenvectors of a symmetric matrix given as a product, (size, rank) float32."""
-    width = min(rank + OVERSAMPLING, size)
-    block = np.random.default_rng(0).standard_normal((size, width), dtype=np.float32)
-    for _ in range(ITERATIONS):
-        # numpy's qr would work in double precision.
-        block, _ = scipy.linalg.qr(product(block), overwrite_a=True, mode="economic", check_finite=False)
-    inner = (block.T @ product(block)).astype(np.float64)
-    _, rotation = np.linalg.eigh((inner + inner.T) / 2)
-    return block @ rotation[:, ::-1][:, :rank].astype(np.float32)
+    width = min(rank, len(diagonal))
+    vectors = leading_eigenvectors(product, len(diagonal), width, iterations)
+    history, padding = regression(vectors), ((0, 0), (0, rank - width))
+    return np.pad(history, padding).astype(np.float32), np.pad(vectors, padding).astype(np.float32)

@@ -19,7 +19,8 @@ from trainer.reporting.evaluation_text import evaluation_text
 from trainer.runs.resume import resume_command
 from trainer.runs.validation_history import ValidationHistory
 from trainer.storage.id_hashes import collisions_text
-from trainer.tuning.tuning import Choice, Mixture
+from trainer.tuning.closed_form import Mixture
+from trainer.tuning.tuning import Choice
 from trainer.warm_start.take_over import WarmStart
 
 LITTLE_KNOWN = 0.5
