@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from tests.benchmarks.quality import DATA, spread
+from tests.benchmarks.boards import BOARDS
+from tests.benchmarks.quality import spread
 from trainer.cli import main as command
-from trainer.config.schema import DataConfig
 from trainer.dataset.dataset import Dataset, open_dataset, prepare
 from trainer.dataset.prepare import prepare_data
 from trainer.evaluation.metrics import metrics_by_user
@@ -241,7 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", choices=[*DATA, MADE_UP], default="ml-100k", help="data set")
+    parser.add_argument("--data", choices=[*BOARDS, MADE_UP], default="ml-100k", help="data set")
     parser.add_argument("--only", choices=["people", "items"], help="one of the two tables")
     parser.add_argument("--options", default="", help="further options of every training")
     parser.add_argument("--root", type=Path, default="data", help="folder of the MovieLens files")
@@ -251,9 +251,7 @@ def main() -> None:
         if options.data == MADE_UP:
             dataset, attributes = made_up(Path(folder) / "cache"), "vector"
         else:
-            data = DataConfig(
-                **DATA[options.data], root=str(options.root.absolute()), cache=f"{folder}/cache"
-            )
+            data = BOARDS[options.data].config(options.root, f"{folder}/cache")
             dataset, attributes = open_dataset(prepare_data(data)), "genres,release_year"
         by_attributes = f"--model.item_features {attributes}"
         models_of_items = {
