@@ -14,13 +14,13 @@ TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
 ROOMS = (
     *("errors", "formatting", "atomic_write", "installation"),
-    *("config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
+    *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
     *("batching", "model"),
     *("planning", "sharding", "evaluation", "reporting", "inspection", "runs", "warm_start"),
     *("fitting", "tuning", "training", "serving", "commands", "cli", "__main__"),
 )
 """Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""
-MOST_FILES, MOST_LINES = 12, 2200
+MOST_FILES, MOST_LINES = 12, 2100
 """What one room may hold, so that a reader finds their way in it."""
 
 QUICK = (

@@ -12,7 +12,8 @@ from trainer.cli import main
 from trainer.config.parser import parse_config
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
-from trainer.dataset.dataset import Dataset, open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.sources.schema import SourceTables
 
 Pairs = Sequence[tuple[int | str, int | str]]

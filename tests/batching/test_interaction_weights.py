@@ -11,7 +11,8 @@ import torch
 from trainer.batching.batch import Batch
 from trainer.batching.sampler import Batches, BatchPlan
 from trainer.batching.tower_inputs import item_inputs, user_inputs
-from trainer.dataset.dataset import Dataset, open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.sources.schema import SourceTables
 
 # (user, item, value, weight); values below 3 are explicit negatives. Rows of users and items are the ids.

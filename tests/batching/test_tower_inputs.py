@@ -23,7 +23,7 @@ from trainer.batching.tower_inputs import (
 )
 from trainer.config.parser import parse_config
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.id_hashes import hashed_rows
+from trainer.storage.id_hashes import hashed_rows
 
 # User 30 has only a test interaction: nothing was learned of that user.
 TRAIN, HELD_OUT = [(10, 7), (20, 8), (20, 7)], [(10, 9), (30, 7)]

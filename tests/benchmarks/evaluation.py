@@ -34,7 +34,8 @@ from torch import Tensor
 
 from tests.benchmarks import notebook
 from trainer.config.schema import DataConfig
-from trainer.dataset.dataset import open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.distributed.malloc import keep_freed_memory
 from trainer.distributed.world import join_world

@@ -27,7 +27,8 @@ import torch
 from tests.benchmarks.boards import BOARDS
 from tests.benchmarks.quality import spread
 from trainer.cli import main as command
-from trainer.dataset.dataset import Dataset, open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k

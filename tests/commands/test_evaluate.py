@@ -11,7 +11,7 @@ import torch
 
 from tests import worlds
 from trainer.cli import main
-from trainer.config.baselines import BASELINES, Baseline
+from trainer.facts.baselines import BASELINES, Baseline
 
 TRAIN, WITHHELD = worlds.checkerboard()
 ALL = "popularity,random,item_knn,ease,low_rank"

@@ -79,7 +79,8 @@ def test_a_validation_part_is_measured_twenty_times_with_patience_for_ten() -> N
 
 def test_what_is_given_stays() -> None:
     options = (
-        "--batches.size 7 --model.dim 12 --loss.candidates sampled --loss.samples 3 --run.epochs 2 "
+        "--batches.rows user --batches.size 7 --model.history none --model.user_id true --model.dim 12 "
+        "--model.popularity_prior 0.5 --loss.candidates sampled --loss.samples 3 --run.epochs 2 "
         "--run.evaluate_every 0 --run.patience 0 --optimizer.name sgd --optimizer.learning_rate 0.5 "
         "--model.temperature 0.3 --model.low_rank 8 --model.low_rank_weight 2 --model.low_rank_penalty 9"
     )

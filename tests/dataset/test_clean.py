@@ -3,7 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from trainer.dataset.dataset import open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import open_dataset
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
 

@@ -12,7 +12,8 @@ import pyarrow.csv
 import pytest
 
 from trainer.dataset import encode
-from trainer.dataset.dataset import open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import open_dataset
 from trainer.dataset.vocabulary import copy_vocabulary, open_vocabulary
 from trainer.errors import DataError
 from trainer.sources.schema import BadRows, SourceTables

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from trainer.dataset.dataset import Dataset, Interactions, open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import Dataset, Interactions, open_dataset
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
 

@@ -11,7 +11,8 @@ import pytest
 
 from trainer.config.schema import DataConfig
 from trainer.dataset import encode
-from trainer.dataset.dataset import Dataset, open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.dataset.sequences import Sequences
 from trainer.dataset.vocabulary import copy_vocabulary, open_vocabulary

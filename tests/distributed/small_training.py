@@ -14,7 +14,8 @@ from trainer.batching.sampler import Batches
 from trainer.config.parser import parse_config
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
-from trainer.dataset.dataset import open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
 from trainer.fitting.components import TrainingComponents, assemble, make_batches
 from trainer.fitting.loop import evaluate_model, fit, protocol

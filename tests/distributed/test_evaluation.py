@@ -10,18 +10,18 @@ import torch
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, shards, small_dataset, source_of, whole
-from trainer.config.baselines import BASELINES
 from trainer.dataset.dataset import open_dataset
 from trainer.evaluation import baselines as baselines_module
 from trainer.evaluation.baselines import popularity_scores
 from trainer.evaluation.evaluator import Protocol, evaluate
-from trainer.evaluation.tie_order import first_hashes, tie_hashes
+from trainer.facts.baselines import BASELINES
 from trainer.fitting.components import assemble
 from trainer.fitting.loop import evaluate_model, fit, protocol
 from trainer.model.retriever import CombinedTowers, candidate_vectors, query_vectors
 from trainer.runs.checkpoint import load, save
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.run_folder import describe_run, open_run, run_folder
+from trainer.storage.tie_hashes import first_hashes, tie_hashes
 
 pytestmark = pytest.mark.distributed
 

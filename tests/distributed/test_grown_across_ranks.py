@@ -13,7 +13,8 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, Shard, configured, source_of, whole
 from trainer.config.schema import Config
-from trainer.dataset.dataset import Dataset, open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.distributed.world import World
 from trainer.fitting.components import TrainingComponents, assemble
 from trainer.fitting.loop import fit

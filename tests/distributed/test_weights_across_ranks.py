@@ -10,7 +10,8 @@ import torch
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import ITEMS, USERS, configured, train_small
-from trainer.dataset.dataset import open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import open_dataset
 from trainer.sources.schema import SourceTables
 
 pytestmark = pytest.mark.distributed

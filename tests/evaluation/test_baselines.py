@@ -11,7 +11,6 @@ import torch
 from sklearn.model_selection import train_test_split
 
 from tests import worlds
-from trainer.config.baselines import BASELINES
 from trainer.config.schema import DataConfig
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
@@ -27,6 +26,7 @@ from trainer.evaluation.baselines import (
 )
 from trainer.evaluation.metrics import metrics_by_user, precision, recall
 from trainer.evaluation.topk import hits, top_k
+from trainer.facts.baselines import BASELINES
 
 DATA = Path(os.environ.get("SHARDTOWER_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 

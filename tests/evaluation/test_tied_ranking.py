@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from tests import worlds
-from trainer.evaluation.tie_order import ORDERS, TieOrder, first_hashes, tie_hashes
+from trainer.evaluation.tie_order import TieOrder
 from trainer.evaluation.tied_ranking import rank_items
+from trainer.storage.tie_hashes import ORDERS, first_hashes, tie_hashes
 
 USERS, ITEMS = 40, 12
 PAIRS = [(user, 100 + (user + step) % ITEMS) for user in range(USERS) for step in range(2)]

@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import worlds
 from trainer.cli import main
-from trainer.config.losses import LOSSES, LossSpec
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.validation import rules
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import join_world
 from trainer.errors import ConfigError
+from trainer.facts.losses import LOSSES, LossSpec
 from trainer.fitting.components import assemble, make_batches
 from trainer.fitting.step import make_loss, train_step
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torchrec import KeyedJaggedTensor
 
-from trainer.model.towers import BIAS_DIM, TwoTowers, normalize
+from trainer.model.tower import BIAS_DIM
+from trainer.model.towers import TwoTowers
 from trainer.sharding.table_values import fill_tables, normal_block
 
 DIM = 8
@@ -136,15 +137,6 @@ def test_a_zero_vector_stays_zero_and_has_finite_gradients(hidden: list[int]) ->
     # A unit vector of zero length would have a gradient of a million millions.
     gradients = [parameter.grad for parameter in towers.parameters() if parameter.grad is not None]
     assert max(float(gradient.abs().max()) for gradient in gradients) < 1000
-
-
-def test_normalized_rows_have_the_length_and_the_gradients_of_finite_differences() -> None:
-    vectors = torch.randn(5, DIM, dtype=torch.float64, requires_grad=True)
-    length = torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
-    assert normalize(vectors, length).norm(dim=1).tolist() == pytest.approx([2.5] * 5)
-    assert torch.autograd.gradcheck(normalize, (vectors, length))
-    found = normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))  # 3 / 5, 4 / 5
-    torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 
 def test_dense_layers_add_their_output_to_the_sum_of_the_features() -> None:

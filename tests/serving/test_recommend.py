@@ -15,13 +15,13 @@ import torch
 
 from tests import worlds
 from trainer.errors import CheckpointError, DivergedError, UserError
-from trainer.evaluation.tie_order import tie_hashes
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.run_folder import open_run
 from trainer.serving import embed
 from trainer.serving.listing import as_json, as_text
 from trainer.serving.recommend import recommend, recommend_by_history
 from trainer.serving.vector_cache import FOLDER, Vectors, open_vectors, save_vectors
+from trainer.storage.tie_hashes import tie_hashes
 
 TRAIN, WITHHELD = worlds.checkerboard()
 

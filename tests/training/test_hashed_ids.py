@@ -10,11 +10,11 @@ import torch
 
 from tests import worlds
 from trainer.cli import main
-from trainer.dataset.id_hashes import collisions, hashed_bags, hashed_rows
 from trainer.errors import UserError
-from trainer.evaluation.tie_order import tie_hashes
 from trainer.runs.run_folder import open_run
 from trainer.serving.recommend import recommend
+from trainer.storage.id_hashes import collisions, hashed_bags, hashed_rows
+from trainer.storage.tie_hashes import tie_hashes
 
 TRAIN, WITHHELD = worlds.checkerboard()
 ROWS = "40"

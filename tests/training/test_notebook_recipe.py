@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from tests import worlds
-from trainer.dataset.dataset import open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import join_world
 from trainer.fitting.components import assemble, make_batches
 from trainer.fitting.loop import fit

@@ -15,7 +15,7 @@ from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import join_world
 from trainer.evaluation.evaluator import Protocol
-from trainer.evaluation.tie_order import first_hashes, tie_hashes
+from trainer.storage.tie_hashes import first_hashes, tie_hashes
 from trainer.tuning.trials import best_of
 from trainer.tuning.tuning import (
     CUTS,

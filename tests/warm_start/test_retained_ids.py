@@ -9,7 +9,8 @@ import torch
 
 from tests import worlds
 from trainer.batching.tower_inputs import item_inputs, user_inputs
-from trainer.dataset.dataset import Dataset, open_dataset, prepare
+from trainer.dataset.build import prepare
+from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabulary
 from trainer.errors import DataError
 from trainer.evaluation.baselines import make_ranker

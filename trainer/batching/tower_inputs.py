@@ -13,13 +13,13 @@ from trainer.atomic_write import replaced
 from trainer.batching.dropout import Bags
 from trainer.batching.expected_popularity import expected_log_popularity
 from trainer.config.effects import expects_bias, query_features
-from trainer.config.histories import history_spec
 from trainer.config.schema import Config, ModelConfig
 from trainer.config.size_defaults import popularity_prior
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.id_hashes import Collisions, collisions, hashed_bags
 from trainer.errors import CheckpointError, ConfigError
+from trainer.facts.histories import history_spec
 from trainer.storage.attributes import DenseFeature, Feature, Ragged
+from trainer.storage.id_hashes import Collisions, collisions, hashed_bags
 
 Inputs: TypeAlias = Mapping[str, np.ndarray | Ragged]
 """Features of one tower by name: one id a row, (rows,), or a bag of codes a row, each for a table of that

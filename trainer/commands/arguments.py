@@ -3,8 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from trainer.config.baselines import BASELINES
 from trainer.errors import ConfigError
+from trainer.facts.baselines import BASELINES
 
 if TYPE_CHECKING:
     from trainer.config.schema import Config

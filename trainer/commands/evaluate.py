@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from trainer.commands.arguments import Parser, baselines, lengths
-from trainer.config.baselines import BASELINES
+from trainer.facts.baselines import BASELINES
 
 
 def run(arguments: list[str], heading: str = "") -> None:

@@ -8,10 +8,10 @@ back.
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
-from trainer.config.histories import ORDERED, history_spec
-from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import Config, ModelConfig
 from trainer.errors import ConfigError
+from trainer.facts.histories import ORDERED, history_spec
+from trainer.facts.losses import loss_spec, losses_where
 
 RANKING = losses_where(lambda spec: not spec.pointwise)
 """Losses that score candidates, for error messages."""

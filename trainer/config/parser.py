@@ -18,10 +18,10 @@ import jsonargparse
 import yaml
 
 from trainer.config.effects import check_effects
-from trainer.config.histories import OLD_NAMES
 from trainer.config.schema import Config
 from trainer.config.validation import rules
 from trainer.errors import ConfigError
+from trainer.facts.histories import OLD_NAMES
 
 PARSER_OPTIONS = ("help", "config", "print_config")
 

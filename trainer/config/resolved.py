@@ -7,9 +7,9 @@ key filled in, and its types say so.
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from trainer.config.histories import HistoryName
 from trainer.config.schema import BatchConfig, Config, LossConfig, ModelConfig, OptimizerConfig, RunConfig
 from trainer.errors import ConfigError
+from trainer.facts.histories import HistoryName
 
 OPEN = (None, "auto")
 """Values of keys that are still to be decided."""

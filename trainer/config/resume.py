@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer.config.histories import history_spec
 from trainer.config.parser import changes, given_keys, parse_config, read_config
 from trainer.config.resolved import is_open
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
+from trainer.facts.histories import history_spec
 
 MAY_CHANGE = (
     "run.epochs",

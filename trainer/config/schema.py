@@ -8,8 +8,8 @@ and a misspelt option answer at once.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trainer.config.histories import HistoryName
-from trainer.config.losses import LossName
+from trainer.facts.histories import HistoryName
+from trainer.facts.losses import LossName
 
 ATTRIBUTE_KINDS = ("category", "list", "number", "buckets", "time", "vector", "ignore")
 """How an attribute can be read; see `trainer.storage.attributes`."""
@@ -133,8 +133,7 @@ class ModelConfig:
     similarity: Literal["cosine", "dot"] = "cosine"
     """Score: dot product of unit vectors divided by the temperature, or of the plain vectors."""
     temperature: float | None = None
-    """Divisor of cosine scores (> 0); smaller is sharper. By default chosen on a validation split, and with
-    an ordered history 0.15."""
+    """Divisor of cosine scores (> 0); smaller is sharper. By default chosen on a validation split."""
     learn_temperature: bool = False
     """Train the temperature as a parameter that starts at `temperature`."""
     item_bias: bool = True
@@ -153,7 +152,8 @@ class ModelConfig:
     low_rank_penalty: float | None = None
     """Ridge penalty of the closed form (> 0, squared weights); by default chosen on a validation split."""
     user_id: bool | None = None
-    """Give each user a row of a table in the query tower; by default unless there is an ordered history."""
+    """Give each user a row of a table in the query tower; by default, with an ordered history only from 32
+    interactions a user on."""
     hashed_rows: int | None = None
     """Rows of the tables of user and item ids if two hashes of an id give it two of them (at least 2); by
     default a row an id. They do not grow, and ids that arrive between trainings have rows at once."""

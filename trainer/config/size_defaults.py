@@ -4,12 +4,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast
 
-from trainer.config.effects import query_features
-from trainer.config.histories import HistoryName, history_spec
-from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, ModelConfig, OptimizerConfig
-from trainer.config.sharding_kinds import sharding_kind
+from trainer.facts.histories import HistoryName, history_spec
+from trainer.facts.losses import loss_spec
+from trainer.facts.sharding_kinds import sharding_kind
 
 CATALOGUE_ITEMS = 20_000
 """Largest catalogue that is scored whole in every step."""
@@ -17,7 +16,7 @@ SAMPLES = 8192
 DENSE_VALUES = 2**24
 """Most table values for which Adam is the default: its dense kernel updates every row in every step."""
 LARGE_INTERACTIONS, FULL_EPOCHS, LEAST_STEPS = 300_000, 30, 320
-ORDERED_SAMPLES, ORDERED_EPOCHS = 1024, 16
+ORDERED_SAMPLES, ORDERED_EPOCHS, ORDERED_USER_ITEMS = 1024, 16, 32
 EVALUATIONS, PATIENCE = 20, 10
 RATES: dict[str, tuple[float, dict[str, float]]] = {
     "adam": (0.004, {}),
@@ -44,6 +43,7 @@ class _Recipe:
         candidates: Kind of the candidate sets.
         samples: Draws of `sampled`.
         epochs: Length of the training.
+        user_id: Whether users have rows of a table.
     """
 
     size: int
@@ -51,6 +51,7 @@ class _Recipe:
     candidates: Literal["catalogue", "sampled"]
     samples: int
     epochs: int
+    user_id: bool = True
 
 
 def with_size_defaults(config: Config, users: int, items: int, interactions: int) -> Config:
@@ -73,7 +74,7 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
     return replace(
         config,
         batches=replace(config.batches, size=_first(config.batches.size, recipe.size)),
-        model=replace(config.model, dim=dim),
+        model=replace(config.model, dim=dim, user_id=_first(config.model.user_id, recipe.user_id)),
         loss=replace(loss, candidates=candidates, samples=_first(loss.samples, samples)),
         optimizer=_optimizer(config, dim, 2 * (config.model.hashed_rows or 0) or users + items),
         run=replace(
@@ -95,10 +96,11 @@ def with_history(config: Config, history: HistoryName | None = None) -> Config:
     model, rows = config.model, config.batches.rows
     if not history_is_open(config) or history is None:
         history = cast(HistoryName, model.history or ("recency" if rows == "next" else "none"))
-    model = replace(model, history=history)
-    user_id = "user_id" in query_features(model)
-    model = replace(model, user_id=user_id, popularity_prior=popularity_prior(model))
-    rows = rows or ("next" if history_spec(history).ordered else "user")
+    ordered = history_spec(history).ordered
+    user_id = model.user_id if ordered else _first(model.user_id, True)
+    prior = popularity_prior(replace(model, history=history))
+    model = replace(model, history=history, user_id=user_id, popularity_prior=prior)
+    rows = rows or ("next" if ordered else "user")
     return replace(config, batches=replace(config.batches, rows=rows), model=model)
 
 
@@ -121,7 +123,15 @@ def _ordered(config: Config, users: int, items: int, interactions: int) -> _Reci
     stretches = users + interactions // config.model.history_length
     # Below the root of their number, since each has many rows; an epoch needs some dozens of steps.
     size = min(max(2 ** math.floor(math.log2(math.sqrt(max(stretches, 1)))), 16), 512)
-    return _Recipe(size=size, dim=64, candidates="sampled", samples=ORDERED_SAMPLES, epochs=ORDERED_EPOCHS)
+    return _Recipe(
+        size=size,
+        dim=128,
+        candidates="sampled",
+        samples=ORDERED_SAMPLES,
+        epochs=ORDERED_EPOCHS,
+        # A vector that few positions teach is learned by heart.
+        user_id=interactions >= ORDERED_USER_ITEMS * users,
+    )
 
 
 def with_fixed_values(config: Config) -> ResolvedConfig:
@@ -131,6 +141,7 @@ def with_fixed_values(config: Config) -> ResolvedConfig:
     filled = replace(
         model,
         temperature=_first(model.temperature, fixed_temperature(config)),
+        user_id=_first(model.user_id, not history_spec(model.history).ordered),
         low_rank=_first(model.low_rank, 0),
         low_rank_weight=_first(model.low_rank_weight, FIXED_WEIGHT),
         low_rank_penalty=_first(model.low_rank_penalty, FIXED_PENALTY),
@@ -144,7 +155,7 @@ def popularity_prior(model: ModelConfig) -> float:
 
 
 def fixed_temperature(config: Config) -> float:
-    """Return the temperature where none is chosen."""
+    """Return the temperature where none is chosen, and with which choosing begins."""
     ordered = history_spec(config.model.history).ordered
     return FIXED_ORDERED_TEMPERATURE if ordered else FIXED_TEMPERATURE
 
@@ -156,10 +167,7 @@ def history_is_open(config: Config) -> bool:
 
 def temperature_is_open(config: Config) -> bool:
     """Return whether the temperature is still to be chosen."""
-    model = config.model
-    # One value serves ordered histories of all data.
-    ordered = history_spec(model.history).ordered
-    return model.temperature is None and model.similarity == "cosine" and not ordered
+    return config.model.temperature is None and config.model.similarity == "cosine"
 
 
 def closed_form_is_open(config: Config) -> bool:

@@ -5,11 +5,11 @@ import math
 from collections.abc import Iterator
 from typing import TypeAlias, get_args, get_type_hints
 
-from trainer.config.baselines import BASELINES
 from trainer.config.effects import query_features, validates
-from trainer.config.histories import ORDERED, history_spec
-from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import ATTRIBUTE_KINDS, Config, ShardingConfig
+from trainer.facts.baselines import BASELINES
+from trainer.facts.histories import ORDERED, history_spec
+from trainer.facts.losses import loss_spec, losses_where
 
 Rule: TypeAlias = tuple[str, str, bool]
 """A key, what it needs, and whether the configuration satisfies that."""

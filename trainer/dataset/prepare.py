@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config.schema import DataConfig
-from trainer.dataset.dataset import prepare
+from trainer.dataset.build import prepare
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
 from trainer.storage import arrays

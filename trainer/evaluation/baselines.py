@@ -1,6 +1,6 @@
 """Rankers that a model is compared with, under the same protocol and on the same users.
 
-`trainer.config.baselines` lists them. Each is made by one function here, from the training split alone; those
+`trainer.facts.baselines` lists them. Each is made by one function here, from the training split alone; those
 that go by order look up what a user had before the evaluated split, validation items before the test too.
 """
 
@@ -13,9 +13,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from trainer.config.baselines import baseline
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.sequences import recency_weights, transitions
 from trainer.errors import DataError
 from trainer.evaluation.item_item import (
     cached_weights,
@@ -26,6 +24,8 @@ from trainer.evaluation.item_item import (
 )
 from trainer.evaluation.tie_order import TieOrder
 from trainer.evaluation.topk import ItemLists, owners, top_k
+from trainer.facts.baselines import baseline
+from trainer.histories.recency import recency_weights, transitions
 from trainer.model.edlae import cached_towers
 from trainer.storage.attributes import Ragged
 
@@ -48,7 +48,7 @@ def make_ranker(name: str, dataset: Dataset, k: int, seed: int, split: str = "te
     """Fit a baseline to the training split.
 
     Args:
-        name: Key of `trainer.config.baselines.BASELINES`.
+        name: Key of `trainer.facts.baselines.BASELINES`.
         dataset: Interactions and catalogue.
         k: Length of the lists.
         seed: Seed of random lists.

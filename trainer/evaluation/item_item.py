@@ -1,7 +1,7 @@
 """Item-to-item models, fitted to the training interactions without gradients: strong and cheap baselines.
 
 `item_knn` and `ease` give weights (N, N) float32: entry [i, j] is what having item i adds to the score of j.
-They take 4 N^2 bytes, and `ease` works on 12 N^2 more, hence the limit in `trainer.config.baselines`.
+They take 4 N^2 bytes, and `ease` works on 12 N^2 more, hence the limit in `trainer.facts.baselines`.
 """
 
 from collections.abc import Callable, Mapping

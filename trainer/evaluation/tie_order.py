@@ -10,7 +10,6 @@ then the rule in every kernel, and costs nothing where no scores are equal. Noth
 before it is needed.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ import pyarrow as pa
 
 from trainer.dataset.dataset import Dataset
 from trainer.storage.arrays import keep_array
+from trainer.storage.tie_hashes import first_hashes, tie_hashes
 
 if TYPE_CHECKING:
     import torch
@@ -29,38 +29,8 @@ if TYPE_CHECKING:
     ItemLists: TypeAlias = tuple[Tensor, Tensor]
     Ranker: TypeAlias = Callable[[np.ndarray, ItemLists], Tensor]
 
-SEED = 42
-"""Seed of the hash. Weights of baselines are cached by place, so that a new seed needs a new `VERSION` both
-here and there."""
-ORDERS = 32
-"""Orders that a model's users are divided among, by a hash of their raw ids: the same circle of items,
-entered at 32 places. In a single order, a model that prefers nothing is as good as its first items are
-popular: half as good as chance, or twice."""
 VERSION = 2
 """Version of hash and seed, part of the name of a cached order."""
-HASHED_AT_ONCE = 2**20
-"""Ids that are Python strings at a time."""
-
-
-def tie_hashes(ids: pa.Array) -> np.ndarray:
-    """Return a hash of each raw id as text, (n,) uint64; of equal scores the lower hash ranks first.
-
-    Source: BLAKE2b with a key (RFC 7693).
-    """
-    hashes, key = np.empty(len(ids), np.uint64), str(SEED).encode()
-    for start in range(0, len(ids), HASHED_AT_ONCE):
-        texts = ids.slice(start, HASHED_AT_ONCE).cast(pa.string()).to_pylist()
-        digests = (hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in texts)
-        hashes[start : start + len(texts)] = np.frombuffer(b"".join(digests), ">u8")
-    return hashes
-
-
-def first_hashes(user_ids: pa.Array) -> np.ndarray:
-    """Return the hash at which the order of each user's items begins, (n,) uint64, see `ORDERS`.
-
-    Hashes below it come after all others: items are ordered by their hashes less this one, modulo 2**64.
-    """
-    return tie_hashes(user_ids) % np.uint64(ORDERS) * np.uint64(2**64 // ORDERS)
 
 
 @dataclass(frozen=True)

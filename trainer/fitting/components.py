@@ -23,13 +23,13 @@ from trainer.batching.tower_inputs import (
     named_dense,
 )
 from trainer.config.effects import expects_bias
-from trainer.config.losses import loss_spec, losses_where
 from trainer.config.resolved import ResolvedConfig, ResolvedOptimizerConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import World
 from trainer.errors import ConfigError
+from trainer.facts.losses import loss_spec, losses_where
 from trainer.fitting.initial_values import (
     closed_form_start,
     normal_values,

@@ -12,7 +12,7 @@ from trainer.dataset.dataset import Dataset
 from trainer.model.builder import START_NORM
 from trainer.model.edlae import history_vectors
 from trainer.model.retriever import TowerPair
-from trainer.model.towers import BIAS_DIM
+from trainer.model.tower import BIAS_DIM
 from trainer.sharding.table_values import normal_block
 from trainer.storage.attributes import Ragged
 

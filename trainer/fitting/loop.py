@@ -7,7 +7,6 @@ from pathlib import Path
 
 from trainer.batching.prefetch import in_advance
 from trainer.batching.sampler import Batches, batches
-from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import LossConfig
 from trainer.dataset.dataset import Dataset
@@ -16,6 +15,7 @@ from trainer.distributed.preemption import Preemption
 from trainer.distributed.world import World
 from trainer.evaluation.evaluator import Evaluation, Protocol, evaluate
 from trainer.evaluation.rating_errors import RatingTarget
+from trainer.facts.losses import loss_spec
 from trainer.fitting.components import TrainingComponents
 from trainer.fitting.meters import Meter, check_finite, log, log_validation
 from trainer.fitting.step import make_loss, rate_factor, table_rate, train_step

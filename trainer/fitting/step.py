@@ -9,11 +9,11 @@ from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
 from trainer.batching.batch import Batch
-from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedOptimizerConfig
 from trainer.config.schema import LossConfig, OptimizerConfig
 from trainer.distributed.precision import autocast, matmul_precision
 from trainer.distributed.world import World
+from trainer.facts.losses import loss_spec
 from trainer.model.losses import loss_function
 from trainer.sharding.optimizers import clip_gradients, schedule_factor, update, zero_gradients
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from trainer.config.sharding_kinds import SHARDING_KINDS, ShardingKind
+from trainer.facts.sharding_kinds import SHARDING_KINDS, ShardingKind
 from trainer.inspection.changes import (
     MAX_RANKS,
     Change,

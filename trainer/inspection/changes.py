@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from trainer.config.parser import check
 from trainer.config.resolved import ResolvedConfig
-from trainer.config.sharding_kinds import SHARDING_KINDS, ShardingKind, sharding_kind
 from trainer.errors import ConfigError
+from trainer.facts.sharding_kinds import SHARDING_KINDS, ShardingKind, sharding_kind
 from trainer.inspection.scenario import Scenario, default_local_world_size, without_gaps
 from trainer.planning.capacity import TooLargeError
 from trainer.planning.hardware import Cluster

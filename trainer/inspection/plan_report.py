@@ -7,7 +7,6 @@ from pathlib import Path
 from trainer.atomic_write import write_text
 from trainer.batching.tower_inputs import USER
 from trainer.config.size_defaults import closed_form_is_open
-from trainer.dataset.id_hashes import collisions_text, expected_collisions
 from trainer.errors import ConfigError
 from trainer.formatting import wrapped
 from trainer.inspection.advisor import alternatives, best_change, remedies
@@ -18,6 +17,7 @@ from trainer.inspection.plan_text import advice_text, plan_text, remedies_text
 from trainer.inspection.scenario import Scenario
 from trainer.planning.capacity import TooLargeError
 from trainer.planning.plan import Plan, as_dict, open_plan, save_plan
+from trainer.storage.id_hashes import collisions_text, expected_collisions
 
 CLOSED_FORM_NOTE = """\
 Training may add tables of a closed form, of a width that it chooses on a

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 
-from trainer.config.sharding_kinds import sharding_kind
+from trainer.facts.sharding_kinds import sharding_kind
 from trainer.formatting import format_bytes, format_count, format_milliseconds, format_ranks
 from trainer.inspection.changes import Change
 from trainer.planning.plan import Plan, RankLoad, Shard, Table

@@ -9,13 +9,13 @@ import numpy as np
 
 from trainer.batching.tower_inputs import USER, USER_HISTORY, context_table, make_inputs
 from trainer.config.effects import check_decided_effects
-from trainer.config.histories import history_spec
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config, ModelConfig
 from trainer.config.size_defaults import with_fixed_values, with_size_defaults
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.errors import ConfigError
+from trainer.facts.histories import history_spec
 from trainer.planning.hardware import Cluster, Hardware, hardware_here, named_hardware
 from trainer.planning.workload import Workload, hashed_pooling, items_of_step, workload_of
 

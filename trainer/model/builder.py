@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from trainer.batching.tower_inputs import Inputs, context_table, expected_bias, ordered_histories
-from trainer.config.histories import history_spec
 from trainer.config.resolved import ResolvedConfig
 from trainer.dataset.dataset import Dataset
+from trainer.facts.histories import history_spec
 from trainer.model.history_encoder import HistoryEncoder
 from trainer.model.towers import TwoTowers
 

@@ -3,7 +3,7 @@
 A *positive* is an observed (row, candidate) pair. A *seen* pair is no negative: the row's positives and
 the other training items of the row's user. An *explicit negative* is a pair that the user has judged low: it
 competes as any negative does, and has a term of its own, see `trainer.model.explicit_negatives`. Facts about
-each loss are in `trainer.config.losses`.
+each loss are in `trainer.facts.losses`.
 
 Names end in the shape of the tensor:
     B: rows, each with a query vector.
@@ -25,7 +25,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trainer.config.losses import loss_spec
+from trainer.facts.losses import loss_spec
 from trainer.model.explicit_negatives import AllGather, explicit_negative_losses
 
 LOG_2 = math.log(2)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainer.config.schema import ShardingConfig
-from trainer.config.sharding_kinds import SHARDING_KINDS, sharding_kind
 from trainer.errors import ConfigError
+from trainer.facts.sharding_kinds import SHARDING_KINDS, sharding_kind
 from trainer.model.builder import HISTORY, item_table, table_of_alias
 from trainer.model.row_partitions import partition_sizes
 from trainer.planning.hardware import Cluster

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trainer.config.sharding_kinds import SHARDING_KINDS, ShardingKind, sharding_kind
 from trainer.errors import ConfigError
+from trainer.facts.sharding_kinds import SHARDING_KINDS, ShardingKind, sharding_kind
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.batching.tower_inputs import CONTEXT, USER, context_table
-from trainer.config.histories import history_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedModelConfig
 from trainer.config.schema import Config, ModelConfig
 from trainer.config.size_defaults import history_is_open
+from trainer.facts.histories import history_spec
 from trainer.model.builder import HISTORY, item_table
 from trainer.planning.constraints import partition_counts, table_constraint, with_table_names
 from trainer.planning.hardware import Cluster

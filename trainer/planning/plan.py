@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from trainer.atomic_write import write_text
-from trainer.config.sharding_kinds import SHARDING_KINDS, sharding_kind
 from trainer.errors import ConfigError
+from trainer.facts.sharding_kinds import SHARDING_KINDS, sharding_kind
 from trainer.formatting import format_command
 
 TYPE_NAMES = {int: "a whole number", float: "a number", str: "text"}
@@ -49,7 +49,7 @@ class Table:
         rows: Number of rows.
         dim: Width of a row.
         dtype: Type of its values, such as `fp32`.
-        sharding: Kind of sharding, see `trainer.config.sharding_kinds`.
+        sharding: Kind of sharding, see `trainer.facts.sharding_kinds`.
         kernel: `fused`, `dense` or `fused_uvm_caching`.
         pooling_factor: Mean ids per bag.
         lookups: Ids that a step looks up over all ranks.

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from trainer.config.sharding_kinds import ShardingKind, sharding_kind
 from trainer.errors import ConfigError
+from trainer.facts.sharding_kinds import ShardingKind, sharding_kind
 from trainer.formatting import format_count
 from trainer.model.row_partitions import partition_sizes
-from trainer.model.towers import DATA_TYPES
+from trainer.model.tower import DATA_TYPES
 from trainer.planning.capacity import CACHED
 from trainer.planning.hardware import Cluster
 from trainer.planning.kernel_support import check_dtype, compute_kernel

@@ -11,8 +11,8 @@ from torchrec import EmbeddingBagConfig
 from torchrec.distributed.planner.types import ShardingOption
 from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS
 
-from trainer.config.sharding_kinds import sharding_kind
 from trainer.distributed.quantized_comm import VALUE_BYTES
+from trainer.facts.sharding_kinds import sharding_kind
 from trainer.model.row_partitions import whole_table
 from trainer.planning.capacity import CACHED, capacity, host_capacity, in_host, on_device
 from trainer.planning.constraints import TableConstraint

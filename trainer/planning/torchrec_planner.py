@@ -23,9 +23,9 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.types import ModuleSharder
 from torchrec.types import DataType
 
-from trainer.config.sharding_kinds import SHARDING_KINDS, sharding_kind
 from trainer.distributed.quantized_comm import codecs
 from trainer.errors import ConfigError
+from trainer.facts.sharding_kinds import SHARDING_KINDS, sharding_kind
 from trainer.planning.capacity import CACHED, capacity, host_capacity, too_large
 from trainer.planning.constraints import TableConstraint
 from trainer.planning.hardware import GIGA, Cluster

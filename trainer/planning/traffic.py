@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from trainer.config.sharding_kinds import sharding_kind
+from trainer.facts.sharding_kinds import sharding_kind
 
 ID_BYTES, LENGTH_BYTES, VALUE_BYTES = 8, 4, 4
 ShardSize: TypeAlias = tuple[int, int, int]

@@ -13,15 +13,15 @@ from trainer.batching.tower_inputs import (
     looked_up,
     table_rows,
 )
-from trainer.config.histories import history_spec
-from trainer.config.losses import loss_spec
 from trainer.config.resolved import ResolvedConfig, ResolvedLossConfig
 from trainer.config.schema import ModelConfig
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.id_hashes import HASHES
+from trainer.facts.histories import history_spec
+from trainer.facts.losses import loss_spec
 from trainer.model.builder import make_closed_towers, make_towers
 from trainer.model.retriever import CombinedTowers
 from trainer.storage.attributes import Ragged
+from trainer.storage.id_hashes import HASHES
 
 
 @dataclass(frozen=True)

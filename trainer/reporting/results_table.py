@@ -1,8 +1,8 @@
 """Results as plain text: tables of rankers and metrics, and sentences that compare them."""
 
-from trainer.config.baselines import BASELINES
 from trainer.evaluation.bootstrap import Difference
 from trainer.evaluation.rating_errors import RatingErrors
+from trainer.facts.baselines import BASELINES
 from trainer.formatting import format_count
 
 WIDTH = 80

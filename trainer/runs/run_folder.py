@@ -21,7 +21,6 @@ from trainer.batching.tower_inputs import (
     open_inputs,
     save_inputs,
 )
-from trainer.config.histories import history_spec
 from trainer.config.parser import config_text, read_config
 from trainer.config.resolved import ResolvedConfig, is_open, resolve
 from trainer.config.resume import LAUNCH, PATHS, RUNS, evaluated_config, launch_id
@@ -31,6 +30,7 @@ from trainer.dataset.vocabulary import Vocabulary, copy_vocabulary, open_vocabul
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation.evaluator import Evaluation
+from trainer.facts.histories import history_spec
 from trainer.model.builder import HISTORY, make_closed_towers, make_towers
 from trainer.model.retriever import CombinedTowers, TowerPair
 from trainer.planning.plan import Plan, save_plan

@@ -9,7 +9,6 @@ import pyarrow as pa
 import torch
 
 from trainer.batching.tower_inputs import USER, USER_HISTORY, USER_SEQUENCE
-from trainer.dataset.id_hashes import hashed_rows, ids_sharing
 from trainer.model.retriever import (
     TowerPair,
     candidate_vectors,
@@ -21,6 +20,7 @@ from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.run_folder import TrainedRun, open_run, weight_bytes
 from trainer.serving.vector_cache import Vectors, save_vectors
 from trainer.storage.attributes import Ragged
+from trainer.storage.id_hashes import hashed_rows, ids_sharing
 
 CPU = torch.device("cpu")
 BLOCK = 262_144

@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from trainer.config.losses import loss_spec, losses_where
 from trainer.config.schema import ModelConfig
 from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.errors import UserError, diverged
-from trainer.evaluation.tie_order import first_hashes, tie_hashes
+from trainer.facts.losses import loss_spec, losses_where
 from trainer.formatting import format_count
 from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run, finished_step, newest
 from trainer.serving.history import known_history, split_history, unknown_text
 from trainer.serving.known_items import held_out_items, newer_items, without_held_out
 from trainer.serving.vector_cache import Vectors, open_vectors
 from trainer.storage.attributes import Ragged
+from trainer.storage.tie_hashes import first_hashes, tie_hashes
 
 TEST = "test"
 """Split whose items can be marked."""

@@ -15,7 +15,8 @@ from torchrec import KeyedJaggedTensor
 from torchrec.distributed.types import Awaitable
 
 from trainer.batching.batch import Batch
-from trainer.model.towers import Tower, TwoTowers
+from trainer.model.tower import Tower
+from trainer.model.towers import TwoTowers
 from trainer.sharding.private_api import (
     EmbeddingBagCollectionContext,
     KJTList,

@@ -6,7 +6,7 @@ from torch import nn
 from torchrec.distributed.sharding_plan import placement
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
 
-from trainer.config.sharding_kinds import sharding_kind
+from trainer.facts.sharding_kinds import sharding_kind
 from trainer.model.row_partitions import partition_number, whole_table
 from trainer.planning.plan import Plan, Shard, Table
 from trainer.planning.torchrec_planner import embedding_configs

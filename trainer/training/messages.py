@@ -7,11 +7,10 @@ import numpy as np
 
 from trainer.batching.sampler import BatchPlan
 from trainer.batching.tower_inputs import id_collisions
-from trainer.config.losses import loss_spec
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.id_hashes import collisions_text
 from trainer.distributed.world import World
 from trainer.evaluation.evaluator import Evaluation
+from trainer.facts.losses import loss_spec
 from trainer.fitting.components import TrainingComponents
 from trainer.formatting import format_count, wrapped
 from trainer.planning.plan import Plan
@@ -19,6 +18,7 @@ from trainer.reporting.dataset_summary import impressions_text, known_text, repe
 from trainer.reporting.evaluation_text import evaluation_text
 from trainer.runs.resume import resume_command
 from trainer.runs.validation_history import ValidationHistory
+from trainer.storage.id_hashes import collisions_text
 from trainer.tuning.tuning import Choice, Mixture
 from trainer.warm_start.take_over import WarmStart
 

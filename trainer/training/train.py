@@ -15,7 +15,6 @@ from trainer.config.resume import tell_launcher
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_history, with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
-from trainer.dataset.id_hashes import collisions_report
 from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
@@ -41,6 +40,7 @@ from trainer.runs.run_folder import (
     warm_start_report,
     write_config,
 )
+from trainer.storage.id_hashes import collisions_report
 from trainer.training.messages import (
     choice_text,
     closing_text,

@@ -20,14 +20,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from trainer.config.histories import history_spec
-from trainer.config.losses import loss_spec
 from trainer.config.parser import check
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.config.size_defaults import (
-    FIXED_TEMPERATURE,
     FULL_EPOCHS,
+    fixed_temperature,
     history_is_open,
     low_rank_is_open,
     temperature_is_open,
@@ -46,6 +44,8 @@ from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.tie_order import TieOrder
 from trainer.evaluation.tied_ranking import rank_items
 from trainer.evaluation.topk import ItemLists, hits
+from trainer.facts.histories import history_spec
+from trainer.facts.losses import loss_spec
 from trainer.fitting.components import assemble, make_batches
 from trainer.fitting.loop import fit
 from trainer.model.builder import CLOSED_DECAY
@@ -59,8 +59,8 @@ CUTS, FEW_INTERACTIONS = 3, 300_000
 """Number of random validation splits, and the most training interactions with which there are several."""
 MOST_USERS = 5000
 """Most users evaluated for one figure."""
-TEMPERATURES, PENALTIES = (FIXED_TEMPERATURE, math.sqrt(2)), (100.0, math.sqrt(10))
-"""First value and ratio of the next."""
+TEMPERATURE_RATIO, PENALTIES = math.sqrt(2), (100.0, math.sqrt(10))
+"""Ratio of one temperature to the next; first penalty and ratio of the next."""
 RANKS = (16, 24, 32, 64, 128, 256)
 """Widths of closed forms, the last one only with more interactions; neighbours of narrow ones differ most."""
 WEIGHTS, RECENCY_WEIGHTS = (8.0, 32.0, 128.0, 512.0), (2.0, 4.0, 8.0, 16.0)
@@ -297,7 +297,7 @@ def _choose_temperature(config: Config, bench: _Bench, choice: Choice) -> list[V
         return figure
 
     if temperature_is_open(config):
-        choice.temperatures = climb(score, *TEMPERATURES)
+        choice.temperatures = climb(score, fixed_temperature(config), TEMPERATURE_RATIO)
     else:
         score(best)
     found = [trials.vectors(name(best), lambda: trial(best, first))]

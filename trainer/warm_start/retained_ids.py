@@ -8,13 +8,12 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trainer.batching.tower_inputs import USER, Inputs
 from trainer.dataset.dataset import Dataset, open_dataset
@@ -22,10 +21,10 @@ from trainer.dataset.impressions import SHOWN
 from trainer.dataset.sequences import Sequences, save_sequences
 from trainer.dataset.split import NEGATIVES, PARTS
 from trainer.dataset.vocabulary import Vocabulary
-from trainer.errors import DataError
 from trainer.storage import arrays
 from trainer.storage.attribute_store import write_dense, write_feature
 from trainer.storage.attributes import DenseFeature, Feature, Ragged
+from trainer.warm_start.retained_rows import cast_as_now, extend_dense, extend_feature, insert_rows, rows_in
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,6 @@ class _Retained:
     own_rows: np.ndarray
     features: list[Feature]
     dense: list[DenseFeature]
-
-
-def rows_in(vocabulary: pa.Array, ids: pa.Array) -> np.ndarray:
-    """Return the row in `vocabulary` of each id, -1 if there is none; ids of two types compare as text."""
-    if ids.type != vocabulary.type:
-        ids, vocabulary = ids.cast(pa.string()), vocabulary.cast(pa.string())
-    return pc.fill_null(pc.index_in(ids, value_set=vocabulary), -1).to_numpy().astype(np.int64)
 
 
 def extend(folder: Path, vocabulary: Vocabulary, user_inputs: Inputs, item_inputs: Inputs) -> Path:
@@ -167,12 +159,12 @@ def _retain(dataset: Dataset, earlier: _Earlier, counts: np.ndarray) -> _Retaine
     ids_now: pa.Array = getattr(dataset, f"{side}_ids")
     rows = rows_in(ids_now, earlier.ids)
     earlier_rows = np.flatnonzero((rows < 0) & trained)
-    ids = _cast(earlier.ids.take(pa.array(earlier_rows)), ids_now.type, f"{side} ids")
+    ids = cast_as_now(earlier.ids.take(pa.array(earlier_rows)), ids_now.type, f"{side} ids")
     shared = rows[(rows >= 0) & trained]
     untrained = np.sort(shared[counts[shared] == 0])
     rows[earlier_rows] = len(ids_now) + np.arange(len(earlier_rows))
     features = [
-        _extend_feature(
+        extend_feature(
             feature,
             earlier.inputs.get(f"{earlier.table}_{name}"),
             earlier.categories.get(name),
@@ -182,83 +174,17 @@ def _retain(dataset: Dataset, earlier: _Earlier, counts: np.ndarray) -> _Retaine
         for name, feature in getattr(dataset, f"{side}_features").items()
     ]
     dense = [
-        _extend_dense(feature, earlier.inputs.get(f"{earlier.table}_{name}"), earlier_rows, side == "user")
+        extend_dense(feature, earlier.inputs.get(f"{earlier.table}_{name}"), earlier_rows, side == "user")
         for name, feature in getattr(dataset, f"{side}_dense").items()
     ]
     return _Retained(ids, earlier_rows, rows, np.append(untrained, rows[earlier_rows]), features, dense)
 
 
-def _extend_feature(
-    feature: Feature,
-    column: Any,
-    categories: pa.Array | None,
-    rows: np.ndarray,
-    *,
-    has_unknown_row: bool,
-) -> Feature:
-    """Append the bags of retained rows to a feature, and categories that only the earlier run has.
-
-    Args:
-        feature: Attribute of the data set.
-        column: The same attribute as the earlier run looks it up, if it does.
-        categories: Its categories in the earlier run.
-        rows: Retained rows of the earlier run.
-        has_unknown_row: Whether the last row is that of unknown users, and stays the last.
-    """
-    lengths, codes, all_categories = np.ones(len(rows), np.int64), None, feature.categories
-    if isinstance(column, Ragged) and categories is not None:
-        codes_now = rows_in(feature.categories, categories)
-        missing = codes_now < 0
-        added = _cast(
-            categories.filter(pa.array(missing)), feature.categories.type, f"values of {feature.name}"
-        )
-        codes_now[missing] = len(feature.categories) + np.arange(len(added))
-        all_categories = pa.concat_arrays([feature.categories, added])
-        lengths, codes_before = column.take(rows)
-        codes = np.append(codes_now, len(all_categories))[codes_before]
-    unknown = len(all_categories)
-    codes = np.full(len(rows), unknown) if codes is None else codes
-    values = np.where(feature.bags.values == feature.size - 1, unknown, feature.bags.values)
-    bags = Ragged(feature.bags.offsets, values.astype(np.int32))
-    added_bags = Ragged(np.append(0, np.cumsum(lengths)), codes.astype(np.int32))
-    return Feature(feature.name, all_categories, _insert_rows(bags, added_bags, has_unknown_row))
-
-
-def _extend_dense(feature: DenseFeature, column: Any, rows: np.ndarray, before_last: bool) -> DenseFeature:
-    """Append the numbers of retained rows to a feature; they are missing where the earlier run has none."""
-    width = feature.values.shape[1]
-    added = np.full((len(rows), width), np.nan, np.float32)
-    if isinstance(column, np.ndarray) and column.shape[1:] == (width,):
-        added = column[rows]
-    cut = len(feature.values) - before_last
-    values = np.concatenate([feature.values[:cut], added, feature.values[cut:]])
-    return replace(feature, values=values)
-
-
-def _cast(values: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
-    try:
-        return values.cast(kind)
-    except pa.ArrowInvalid:
-        raise DataError(
-            f"--run.removed keep: {name} were {values.type} and are {kind} now. Write them as before, or use "
-            "--run.removed drop"
-        ) from None
-
-
-def _insert_rows(ragged: Ragged, added: Ragged, before_last: bool) -> Ragged:
-    """Insert rows at the end of `ragged`, or before its last row."""
-    row = len(ragged.offsets) - 1 - before_last
-    cut, total = ragged.offsets[row], added.offsets[-1]
-    offsets = [ragged.offsets[:row], added.offsets + cut, ragged.offsets[row + 1 :] + total]
-    values = [ragged.values[:cut], added.values, ragged.values[cut:]]
-    return Ragged(np.concatenate(offsets).astype(np.int64), np.concatenate(values, dtype=ragged.values.dtype))
-
-
 def _insert_sequences(sequences: Sequences, added: Sequences) -> Sequences:
     """Insert the sequences of retained users before those of unknown ones."""
-    items, times = _insert_rows(sequences.items, added.items, before_last=True), None
+    items, times = insert_rows(sequences.items, added.items, before_last=True), None
     if sequences.times is not None and added.times is not None:
-        times = _insert_rows(sequences.times, added.times, before_last=True)
+        times = insert_rows(sequences.times, added.times, before_last=True)
     return Sequences(items, times)
 
 
@@ -329,17 +255,17 @@ def _write(
             _link(path, folder / path.name)
         empty = Ragged(np.zeros(len(users.ids) + 1, np.int64), np.empty(0, np.int32))
         by_user = arrays.map_ragged(dataset.folder, f"by_user_{split}")
-        arrays.write_ragged(folder, f"by_user_{split}", _insert_rows(by_user, empty, before_last=True))
+        arrays.write_ragged(folder, f"by_user_{split}", insert_rows(by_user, empty, before_last=True))
     for part in (NEGATIVES, SHOWN):
         for path in dataset.folder.glob(f"{part}_*.npy"):
             _link(path, folder / path.name)
     for name, ragged in (("known", dataset.seen("test")), ("history", dataset.history())):
-        arrays.write_ragged(folder, f"by_user_{name}", _insert_rows(ragged, histories, before_last=True))
+        arrays.write_ragged(folder, f"by_user_{name}", insert_rows(ragged, histories, before_last=True))
     if sequences is not None:
         for name, split in (("train", "validation"), ("known", "test")):
             save_sequences(folder, name, _insert_sequences(dataset.sequences(split), sequences))
     if held_out is not None:  # beside the test split, in which nobody looks for them
-        known = _insert_rows(dataset.held_out("test"), held_out, before_last=True)
+        known = insert_rows(dataset.held_out("test"), held_out, before_last=True)
         arrays.write_ragged(folder, "by_user_held_out", known)
     arrays.write_ids(folder, "user", pa.concat_arrays([dataset.user_ids, users.ids]), None)
     arrays.write_ids(folder, "item", pa.concat_arrays([dataset.item_ids, items.ids]), titles)

@@ -33,7 +33,8 @@ from trainer.sharding.model_state import full_shape, local_shards, table_name, w
 from trainer.sharding.optimizer_state import PREFIX, UNTRAINED, create_states, optimizer_state, set_step
 from trainer.sharding.private_api import ShardedTensor
 from trainer.warm_start.origin import Origin
-from trainer.warm_start.retained_ids import rows_in, trained_items
+from trainer.warm_start.retained_ids import trained_items
+from trainer.warm_start.retained_rows import rows_in
 
 ROWS_AT_ONCE = 65_536
 BIAS_SLOPE = "candidate.bias_slope"

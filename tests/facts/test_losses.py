@@ -5,8 +5,8 @@ from typing import get_args
 
 import pytest
 
-from trainer.config.losses import LOSSES, LossName, loss_spec, losses_where
 from trainer.errors import ConfigError
+from trainer.facts.losses import LOSSES, LossName, loss_spec, losses_where
 
 
 def test_the_schema_offers_exactly_the_losses_of_the_table() -> None:

@@ -9,8 +9,8 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 
 from trainer.config.parser import parse_config
 from trainer.config.schema import ShardingConfig
-from trainer.config.sharding_kinds import SHARDING_KINDS, ShardingKind, sharding_kind
 from trainer.errors import ConfigError
+from trainer.facts.sharding_kinds import SHARDING_KINDS, ShardingKind, sharding_kind
 from trainer.inspection.plan_report import Outputs, report_of_scenario
 from trainer.inspection.scenario import make_scenario
 from trainer.planning import plan_check, traffic

@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from trainer.dataset import id_hashes
-from trainer.dataset.id_hashes import (
+from trainer.storage import id_hashes
+from trainer.storage.attributes import Ragged
+from trainer.storage.id_hashes import (
     KEYS,
     Collisions,
     collisions,
@@ -16,7 +17,6 @@ from trainer.dataset.id_hashes import (
     hashed_rows,
     ids_sharing,
 )
-from trainer.storage.attributes import Ragged
 
 WORD = 2**64 - 1
 
