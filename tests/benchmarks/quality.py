@@ -31,7 +31,6 @@ from threadpoolctl import threadpool_limits
 
 from tests.benchmarks.boards import BOARDS, Board, Published, board_of_files
 from tests.benchmarks.rivals import CHOSEN, RIVALS, Vectors, choose
-from trainer.config.baselines import baseline
 from trainer.config.schema import DataConfig
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
@@ -39,6 +38,7 @@ from trainer.dataset.split import BY_TIME
 from trainer.evaluation.baselines import make_ranker, popularity_scores, rank_by_scores
 from trainer.evaluation.metrics import metrics_by_user
 from trainer.evaluation.topk import ItemLists, hits, top_k
+from trainer.facts.baselines import baseline
 
 ROOT = Path(__file__).resolve().parents[2]
 TUNING_SEED = 0
