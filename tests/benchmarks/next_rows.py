@@ -46,7 +46,11 @@ CONTENDERS = {
 }
 ML_1M = 6_040, 3_709, 166
 """Users, items (a prime number) and items of a user, about those of MovieLens 1M."""
-LONG = {"users of 10,000 items": (100, 50_021, 10_000), "users of 100 items": (10_000, 50_021, 100)}
+LONG = {
+    "users of 10,000 items": (100, 50_021, 10_000),
+    "users of 1,000 items": (1_000, 50_021, 1_000),
+    "users of 100 items": (10_000, 50_021, 100),
+}
 LENGTH, STRETCHES = 50, 128
 WARM_STEPS, STEPS = 10, 60
 
