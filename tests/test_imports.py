@@ -15,7 +15,7 @@ TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 ROOMS = (
     *("errors", "formatting", "atomic_write", "installation"),
     *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
-    *("batching", "model"),
+    *("batching", "closed_form", "model"),
     *("planning", "sharding", "evaluation", "reporting", "inspection", "runs", "warm_start"),
     *("fitting", "tuning", "training", "serving", "commands", "cli", "__main__"),
 )

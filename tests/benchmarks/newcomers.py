@@ -3,7 +3,8 @@
     python -m tests.benchmarks.newcomers [--data NAME] [--root DIR] [--seeds 42 43 44]
 
 People: a fifth of the users is left out of training altogether. Their vectors come from their training items
-alone, as `recommend --history` makes them, to find the same test items as in a training that had them.
+alone, as `recommend --history` makes them, to find the same test items as in a training that had them. Where
+the data set has an order, these stand oldest first, and ordered histories are rows of the table too.
 Items: a tenth of the items is left out and ranked by attributes alone, for every user who has one of them:
 among themselves, and among the whole catalogue, beside chance. Then what their presence costs: the share of
 places that they take, and the test part, found in the whole catalogue; in the last column as a share of that
@@ -24,9 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from tests.benchmarks.quality import DATA, spread
+from tests.benchmarks.boards import BOARDS
+from tests.benchmarks.quality import spread
 from trainer.cli import main as command
-from trainer.config.schema import DataConfig
 from trainer.dataset.build import prepare
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.dataset.prepare import prepare_data
@@ -42,6 +43,10 @@ PEOPLE = {
     "user id alone": "--model.low_rank 0",
     "history alone": "--model.low_rank 0 --model.user_id false --model.history bag",
 }
+ORDERED_PEOPLE = {
+    "ordered history alone": "--model.low_rank 0 --model.user_id false --model.history recency",
+    "ordered history and user id": "--model.low_rank 0 --model.user_id true --model.history recency",
+}
 ITEMS = {
     "ids alone": "",
     "attributes": "{attributes}",
@@ -54,21 +59,38 @@ MADE_UP = "made-up"
 
 
 class Pairs:
-    """Pairs of users and items of one part, as rows of the data set."""
+    """Pairs of users and items of one part, as rows of the data set, with their times if there are any."""
 
-    def __init__(self, users: np.ndarray, items: np.ndarray) -> None:
+    def __init__(self, users: np.ndarray, items: np.ndarray, times: np.ndarray | None = None) -> None:
         self.users, self.items = np.asarray(users), np.asarray(items)
+        self.times = None if times is None else np.asarray(times)
+
+    @classmethod
+    def before_test(cls, dataset: Dataset) -> "Pairs":
+        """What was known before the test part, each user's oldest first where there is an order."""
+        if not dataset.has_order:
+            return cls(dataset.train.users, dataset.train.items)
+        known = dataset.sequences("test")
+        users = np.repeat(np.arange(dataset.user_count + 1), known.items.lengths())
+        return cls(users, known.items.values, None if known.times is None else known.times.values)
 
     def where(self, chosen: np.ndarray) -> "Pairs":
-        return Pairs(self.users[chosen], self.items[chosen])
+        times = None if self.times is None else self.times[chosen]
+        return Pairs(self.users[chosen], self.items[chosen], times)
 
     def lists(self, users: np.ndarray, place: np.ndarray) -> ItemLists:
-        """Items of each of the users as `place` renumbers them; those at -1 are left out."""
+        """Items of each of the users as `place` renumbers them, ascending; those at -1 are left out."""
+        lengths, items = self.histories(users, place)
+        rows = np.repeat(np.arange(len(users)), lengths.numpy())
+        return lengths, items[np.lexsort((items.numpy(), rows))]
+
+    def histories(self, users: np.ndarray, place: np.ndarray) -> ItemLists:
+        """The same in the order of the pairs."""
         owner = np.full(max(self.users.max(), users.max()) + 1, -1)
         owner[users] = np.arange(len(users))
         rows, items = owner[self.users], place[self.items]
         rows, items = rows[(rows >= 0) & (items >= 0)], items[(rows >= 0) & (items >= 0)]
-        order = np.lexsort((items, rows))
+        order = np.argsort(rows, kind="stable")
         return torch.from_numpy(np.bincount(rows, minlength=len(users))), torch.from_numpy(items[order])
 
 
@@ -82,11 +104,14 @@ class Trained:
                 "user_id": dataset.user_ids.take(pairs.users),
                 "item_id": dataset.item_ids.take(pairs.items),
             }
+            columns |= {} if pairs.times is None else {"timestamp": pa.array(pairs.times)}
             pq.write_table(pa.table(columns), folder / f"{name}.parquet")
         pq.write_table(attributes(dataset), folder / "items.parquet")
         arguments = ["train", "--data.name", "files", "--device", "cpu", *options.split()]
         for name in ("interactions", "held_out", "items"):
             arguments += [f"--data.{name}", str(folder / f"{name}.parquet")]
+        # Pairs without times stand in their order.
+        arguments += ["--data.order", "file"] if dataset.has_order and train.times is None else []
         arguments += ["--data.cache", str(folder / "cache"), "--run.dir", str(folder / "run")]
         with contextlib.redirect_stdout(io.StringIO()):
             assert command(arguments) == 0
@@ -162,8 +187,8 @@ def places(ids: pa.Array, among: pa.Array) -> np.ndarray:
 
 def people(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str, float]:
     """NDCG of the users who are left out, by their histories, and of the same users in the training."""
-    train = Pairs(dataset.train.users, dataset.train.items)
-    test = Pairs(dataset.test.users, dataset.test.items)
+    train, times = Pairs.before_test(dataset), dataset.test.timestamps
+    test = Pairs(dataset.test.users, dataset.test.items, times if train.times is not None else None)
     users = np.intersect1d(train.users, test.users)
     users = np.sort(np.random.default_rng(seed).choice(users, len(users) // 5, replace=False))
     options = f"{options} --run.seed {seed}"
@@ -172,7 +197,9 @@ def people(folder: Path, dataset: Dataset, options: str, seed: int) -> dict[str,
     figures = {"in training": there.ndcg(query, truth, seen)}
     new = Trained(folder / "new", dataset, train.where(~np.isin(train.users, users)), test, options)
     truth, seen = test.lists(users, new.items), train.lists(users, new.items)
-    figures["new"] = new.ndcg(query_from_history(new.run.tower_pairs, seen, new.item_vectors), truth, seen)
+    histories = train.histories(users, new.items)
+    query = query_from_history(new.run.tower_pairs, histories, new.item_vectors)
+    figures["new"] = new.ndcg(query, truth, seen)
     return figures | {"ratio": figures["new"] / figures["in training"]}
 
 
@@ -242,8 +269,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", choices=[*DATA, MADE_UP], default="ml-100k", help="data set")
+    parser.add_argument("--data", choices=[*BOARDS, MADE_UP], default="ml-100k", help="data set")
     parser.add_argument("--only", choices=["people", "items"], help="one of the two tables")
+    parser.add_argument("--rows", nargs="+", choices=[*PEOPLE, *ORDERED_PEOPLE, *ITEMS], help="rows of them")
     parser.add_argument("--options", default="", help="further options of every training")
     parser.add_argument("--root", type=Path, default="data", help="folder of the MovieLens files")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44], help="of drawing and training")
@@ -252,16 +280,15 @@ def main() -> None:
         if options.data == MADE_UP:
             dataset, attributes = made_up(Path(folder) / "cache"), "vector"
         else:
-            data = DataConfig(
-                **DATA[options.data], root=str(options.root.absolute()), cache=f"{folder}/cache"
-            )
+            data = BOARDS[options.data].config(options.root, f"{folder}/cache")
             dataset, attributes = open_dataset(prepare_data(data)), "genres,release_year"
+        models_of_people = PEOPLE | (ORDERED_PEOPLE if dataset.has_order else {})
         by_attributes = f"--model.item_features {attributes}"
         models_of_items = {
             name: f"--model.low_rank 0 {given.format(attributes=by_attributes)}"
             for name, given in ITEMS.items()
         }
-        for title, models, work in (("people", PEOPLE, people), ("items", models_of_items, items)):
+        for title, models, work in (("people", models_of_people, people), ("items", models_of_items, items)):
             if options.only not in (None, title):
                 continue
             rows = {
@@ -272,7 +299,10 @@ def main() -> None:
                     for seed in options.seeds
                 ]
                 for number, (name, given) in enumerate(models.items())
+                if options.rows is None or name in options.rows
             }
+            if not rows:
+                continue
             if title == "items":
                 compared(rows)
             metric = METRIC if title == "people" else f"recall@{K} of the new, then {METRIC}"

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from statistics import mean
 
-from tests.benchmarks.quality import DATA, run_ours, spread
+from tests.benchmarks.boards import BOARDS
+from tests.benchmarks.quality import run_ours, spread
 from trainer.config.schema import DataConfig
 
 METRIC = "ndcg@10"
@@ -90,7 +91,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", choices=DATA, default="ml-100k", help="data set")
+    parser.add_argument("--data", choices=BOARDS, default="ml-100k", help="data set")
     parser.add_argument("--root", type=Path, default="data", help="folder of the MovieLens files")
     parser.add_argument(
         "--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups, by default all"
@@ -104,7 +105,7 @@ def main() -> None:
     options = parse()
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as cache:
-        data = DataConfig(**DATA[options.data], root=str(options.root.absolute()), cache=cache)
+        data = BOARDS[options.data].config(options.root, cache)
         for group in options.only:
             results[group] = {
                 name: [train(given, data, seed) for seed in options.seeds]

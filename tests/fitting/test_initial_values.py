@@ -10,11 +10,11 @@ import torch
 
 from tests import worlds
 from trainer.batching.tower_inputs import expected_biases, expected_popularity
+from trainer.closed_form.edlae import history_vectors, training_towers
 from trainer.config.parser import parse_config
 from trainer.distributed.world import join_world
 from trainer.fitting.components import assemble
 from trainer.fitting.initial_values import START_NORM, normal_values, popularity_bias
-from trainer.model.edlae import history_vectors, training_towers
 from trainer.sharding.model_state import table_name
 from trainer.sharding.table_values import normal_block
 

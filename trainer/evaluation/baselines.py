@@ -13,6 +13,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from trainer.closed_form.edlae import cached_towers
 from trainer.dataset.dataset import Dataset
 from trainer.errors import DataError
 from trainer.evaluation.item_item import (
@@ -26,7 +27,6 @@ from trainer.evaluation.tie_order import TieOrder
 from trainer.evaluation.topk import ItemLists, owners, top_k
 from trainer.facts.baselines import baseline
 from trainer.histories.recency import recency_weights, transitions
-from trainer.model.edlae import cached_towers
 from trainer.storage.attributes import Ragged
 
 Ranker: TypeAlias = Callable[[np.ndarray, ItemLists], Tensor]
@@ -123,7 +123,7 @@ def ease_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
 
 
 def low_rank_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
-    """Make a ranker by the closed-form two-tower, see `trainer.model.edlae`."""
+    """Make a ranker by the closed-form two-tower, see `trainer.closed_form.edlae`."""
     count, order = dataset.evaluated_items, TieOrder.of(dataset)
     history = training_matrix(dataset.train_by_user(), count)
     table, vectors = cached_towers(dataset, min(LOW_RANK, count))

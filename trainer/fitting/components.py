@@ -22,6 +22,7 @@ from trainer.batching.tower_inputs import (
     make_inputs,
     named_dense,
 )
+from trainer.closed_form.edlae import closed_form_files
 from trainer.config.effects import expects_bias
 from trainer.config.resolved import ResolvedConfig, ResolvedOptimizerConfig
 from trainer.config.schema import Config
@@ -37,7 +38,6 @@ from trainer.fitting.initial_values import (
     scaled,
 )
 from trainer.model.builder import HISTORY, closed_inputs, initial_std, item_table, table_of_alias
-from trainer.model.edlae import closed_form_files
 from trainer.model.retriever import CombinedTowers, TowerPair
 from trainer.model.towers import TwoTowers
 from trainer.planning.capacity import TooLargeError

@@ -8,9 +8,9 @@ import torch
 
 from trainer.batching.expected_popularity import residual_mean
 from trainer.batching.tower_inputs import USER, USER_HISTORY, log_popularity, looked_up
+from trainer.closed_form.edlae import history_vectors
 from trainer.dataset.dataset import Dataset
 from trainer.model.builder import START_NORM
-from trainer.model.edlae import history_vectors
 from trainer.model.retriever import TowerPair
 from trainer.model.tower import BIAS_DIM
 from trainer.sharding.table_values import normal_block

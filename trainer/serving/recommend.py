@@ -226,7 +226,7 @@ def _model_without_values(run: Path, saved: SavedCheckpoint) -> ModelConfig:
 
 def _query_from_cache(cached: Vectors, rows: Sequence[int], model: ModelConfig) -> np.ndarray:
     """Return the query vector (D,) of a history of item rows, as `query_from_history` does from towers."""
-    from trainer.model.edlae import history_vectors
+    from trainer.closed_form.edlae import history_vectors
     from trainer.model.fold_in import fold_in
 
     own = Ragged(np.array([0, len(rows)]), np.array(rows, np.int32))

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 
 import torch
 
-from trainer.config.schema import Config
-from trainer.facts.histories import history_spec
-from trainer.model.builder import CLOSED_DECAY
-from trainer.model.edlae import (
+from trainer.closed_form.edlae import (
     Regression,
     Towers,
     history_vectors,
     recent_history_vectors,
     training_towers,
 )
+from trainer.config.schema import Config
+from trainer.facts.histories import history_spec
+from trainer.model.builder import CLOSED_DECAY
 from trainer.tuning.learned import label
 from trainer.tuning.trials import Vectors, best_of, climb
 from trainer.tuning.validation_splits import FEW_INTERACTIONS, Bench, Cut

@@ -13,11 +13,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sparse
 
-from trainer.config.size_defaults import FIXED_PENALTY
-from trainer.dataset.dataset import Dataset
-from trainer.histories.recency import recency_weights
-from trainer.histories.stretches import last_of
-from trainer.model.gram_inverse import (
+from trainer.closed_form.gram_inverse import (
     ITERATIONS,
     Factors,
     Inverse,
@@ -28,6 +24,10 @@ from trainer.model.gram_inverse import (
     inverse_by_users,
     leading_eigenvectors,
 )
+from trainer.config.size_defaults import FIXED_PENALTY
+from trainer.dataset.dataset import Dataset
+from trainer.histories.recency import recency_weights
+from trainer.histories.stretches import last_of
 from trainer.storage.arrays import keep_array
 from trainer.storage.attributes import Ragged
 
