@@ -10,7 +10,7 @@ from tests.distributed.small_training import configured
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.errors import UserError
-from trainer.training import tuning
+from trainer.tuning import tuning
 from trainer.tuning.tuning import choose
 
 pytestmark = pytest.mark.distributed
