@@ -9,7 +9,8 @@ import pytest
 
 from tests import worlds
 from trainer.cli import main
-from trainer.training import loop, train
+from trainer.fitting import loop
+from trainer.training import train
 
 TRAIN, WITHHELD = worlds.checkerboard()
 

@@ -21,6 +21,7 @@ from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.world import join_world
 from trainer.errors import ConfigError
+from trainer.fitting import loop
 from trainer.fitting.components import assemble, make_batches
 from trainer.fitting.loop import fit
 from trainer.fitting.step import make_loss, train_step
@@ -30,7 +31,7 @@ from trainer.runs import run_folder as runs
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.run_folder import open_run, run_folder
 from trainer.sharding.optimizers import schedule_factor
-from trainer.training import loop, train
+from trainer.training import train
 
 TRAIN, WITHHELD = worlds.checkerboard()
 

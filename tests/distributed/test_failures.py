@@ -32,7 +32,7 @@ run_process()
 STUCK_SECOND_RANK = """
 import os, time
 from trainer.cli import run_process
-from trainer.training import loop
+from trainer.fitting import loop
 step = loop.train_step
 def stuck(*arguments):
     time.sleep(4 if os.environ["RANK"] == "1" else 0)
@@ -43,7 +43,7 @@ run_process()
 BROKEN_SECOND_RANK = """
 import os
 from trainer.cli import run_process
-from trainer.training import loop
+from trainer.fitting import loop
 step, steps = loop.train_step, iter(range(100))
 def broken(*arguments):
     if next(steps) == 5 and os.environ["RANK"] == "1":
@@ -56,7 +56,7 @@ SILENT_ONCE = """
 import os, signal
 from pathlib import Path
 from trainer.cli import run_process
-from trainer.training import loop
+from trainer.fitting import loop
 step, kept, silent = loop.train_step, Path("run/checkpoints/step-000000004"), Path("silent")
 def silent_once(*arguments):
     if os.environ["RANK"] == "1" and kept.exists() and not silent.exists():

@@ -9,8 +9,8 @@ from trainer.cli import main
 from trainer.distributed import preemption
 from trainer.distributed.preemption import Preemption
 from trainer.distributed.world import join_world
+from trainer.fitting import loop
 from trainer.runs.checkpoint_store import newest_resumable
-from trainer.training import loop
 
 TRAIN, WITHHELD = worlds.checkerboard()
 

@@ -15,8 +15,8 @@ from trainer.batching.sampler import batches
 from trainer.cli import main
 from trainer.distributed.precision import matmul_precision
 from trainer.distributed.world import join_world
+from trainer.fitting import loop
 from trainer.fitting.components import assemble, make_batches
-from trainer.training import loop
 
 pytestmark = [
     pytest.mark.cuda,

@@ -9,10 +9,10 @@ import pytest
 from tests import worlds
 from trainer.cli import main
 from trainer.config.parser import read_config
+from trainer.fitting import loop
 from trainer.runs import validation_history as stopping
 from trainer.runs.checkpoint_store import newest
 from trainer.runs.validation_history import Stopwatch, ValidationHistory
-from trainer.training import loop
 from trainer.training.messages import validation_text
 
 

@@ -274,7 +274,7 @@ def test_a_warning_counts_held_out_interactions_that_the_earlier_run_was_trained
 
 @pytest.mark.parametrize(
     ("option", "value", "before"),
-    [("--model.dim", "16", "8"), ("--model.history", "true", "false"), ("--loss.name", "bpr", "softmax")],
+    [("--model.dim", "16", "8"), ("--model.history", "bag", "none"), ("--loss.name", "bpr", "softmax")],
 )
 def test_a_model_of_another_shape_is_refused_with_both_values(option, value, before, origin, grown, capsys):
     rows = ("--batches.rows", "interaction")
