@@ -127,7 +127,7 @@ def _short_training(config: ResolvedConfig, cut: Cut, bench: Bench) -> tuple[boo
     sharding = replace(config.sharding, plan=None)  # a plan file has closed-form tables too
     config, world = replace(config, sharding=sharding), bench.world
     if config.batches.rows == "user" and config.loss.candidates == "sampled":
-        samples = min(config.loss.samples, TRIAL_SAMPLES)
+        samples = min(config.loss.samples or TRIAL_SAMPLES, TRIAL_SAMPLES)
         config = replace(config, loss=replace(config.loss, samples=samples))
     components = assemble(config, cut.dataset, world)
     batches = make_batches(config, cut.dataset, components)
