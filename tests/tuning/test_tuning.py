@@ -16,7 +16,7 @@ from trainer.dataset.prepare import prepare_data
 from trainer.distributed.world import join_world
 from trainer.evaluation.evaluator import Protocol
 from trainer.storage.tie_hashes import first_hashes, tie_hashes
-from trainer.tuning import closed_form
+from trainer.tuning import closed_form, learned
 from trainer.tuning.closed_form import WEIGHTS, Mixture
 from trainer.tuning.learned import LearnedTrials
 from trainer.tuning.trials import best_of
@@ -88,13 +88,36 @@ def test_a_kind_of_history_that_is_far_worse_at_first_is_tuned_no_further(
         return trials.scores[temperature]
 
     monkeypatch.setattr(LearnedTrials, "score", scored)
-    options = ("--data.split", "temporal", "--run.epochs", "2", "--model.low_rank", "0")
-    config, choice = chosen(tmp_path, *options)
+    options = [*OPTIONS.split(), "--data.cache", str(tmp_path), "--data.split", "temporal"]
+    config = parse_config([*options, "--run.epochs", "2"])  # its history is open
+    with join_world("cpu", "gloo") as world:
+        config, choice = choose(config, open_dataset(prepare_data(config.data)), world)
     assert choice is not None
-    assert (config.model.history, choice.histories) == ("none", {"none": 1.0, "recency": share})
+    assert list(choice.histories) == ["none", "recency"]
+    dropped = share < 0.8
+    assert (choice.histories["recency"] == share) == dropped
     names = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines() if "trial" in line]
-    assert sum(name.startswith("temperature") for name in names) == 3
-    assert sum(name.startswith("recency temperature") for name in names) == (1 if share < 0.8 else 3)
+    assert any(name.startswith("recency temperature") for name in names)
+    assert any(name.startswith("penalty") for name in names)
+    assert any(name.startswith("recency penalty") for name in names) != dropped
+
+
+@pytest.mark.parametrize(("asked", "drawn"), [(4096, learned.TRIAL_SAMPLES), (64, 64)])
+def test_a_trial_draws_no_more_samples_than_it_needs_beside_the_positives(
+    asked, drawn, tmp_path, monkeypatch
+) -> None:
+    found, make = [], learned.make_batches
+
+    def made(config, *given):
+        found.append(config.loss.samples)
+        return make(config, *given)
+
+    monkeypatch.setattr(learned, "make_batches", made)
+    options = ("--loss.candidates", "sampled", "--loss.samples", str(asked), "--model.low_rank", "0")
+    config, choice = chosen(tmp_path, *options, "--run.epochs", "1")
+    assert choice is not None
+    assert set(found) == {drawn}
+    assert config.loss.samples == asked  # the training itself draws what was asked for
 
 
 def test_only_what_is_open_is_chosen(tmp_path) -> None:

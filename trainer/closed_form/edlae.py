@@ -36,7 +36,7 @@ EXACT_SIZE = 12_000
 EIGENVECTORS = 128
 """Eigenvectors beyond the rank that approximate a matrix too large to be inverted."""
 COARSE_ITERATIONS = 3
-"""Rounds where penalties are compared."""
+"""Rounds where penalties and widths are compared."""
 DROPOUT, WEIGHT_POWER = 0.4, -0.7
 VERSION = 2  # of the computation; in the file names of saved towers, so that older ones are not read
 
@@ -100,7 +100,7 @@ class Regression:
         """
         self._matrix, self._dropout_ridge = matrix, dropout_ridge
         self._gram: np.ndarray | None = None
-        self._factors: Factors | None = None
+        self._factors: dict[int, Factors] = {}
 
     @classmethod
     def of(
@@ -134,9 +134,9 @@ class Regression:
             rank: Width of both tables.
             penalty: L2 penalty on the regression's weights.
             exact_size: If users and items are both more, P is approximated.
-            coarse: Penalties are to be compared, at a fraction of the work: the leading singular vectors take
-                fewer rounds, and what stands for the Gram matrix is made once, for a middle penalty. The
-                outcome does not depend on the penalties that were asked for before.
+            coarse: Penalties or widths are to be compared, at a fraction of the work: the leading singular
+                vectors take fewer rounds, and what stands for the Gram matrix is made once, for a middle
+                penalty. The outcome does not depend on what was asked for before.
         """
         inverse = self._inverse(penalty, rank + EIGENVECTORS, exact_size, coarse)
         return _reduce_rank(self._matrix, inverse, rank, COARSE_ITERATIONS if coarse else ITERATIONS)
@@ -148,10 +148,11 @@ class Regression:
         if min(users, items) > exact_size:
             if not coarse:
                 return inverse_by_factors(ridge, gram_factors(matrix, ridge, min(count, items)))
-            if self._factors is None:
+            count = min(count, items)
+            if count not in self._factors:
                 middle = FIXED_PENALTY + self._dropout_ridge
-                self._factors = gram_factors(matrix, middle, min(count, items), COARSE_ITERATIONS)
-            return inverse_by_factors(ridge, self._factors)
+                self._factors = {count: gram_factors(matrix, middle, count, COARSE_ITERATIONS)}
+            return inverse_by_factors(ridge, self._factors[count])
         if users < items:  # C C' of `inverse_by_users` depends on the penalty
             return inverse_by_users(matrix, ridge)
         if not coarse:

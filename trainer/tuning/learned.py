@@ -23,6 +23,8 @@ TEMPERATURE_RATIO = math.sqrt(2)
 """Ratio of one temperature to the next."""
 TRIAL_SHARE, TRIAL_STEPS = 4, 160
 """A trial takes a quarter of the epochs, but at least so many steps: enough to order temperatures."""
+TRIAL_SAMPLES = 1024
+"""Most sampled candidates of a trial whose steps have the positives of many users as candidates anyway."""
 
 
 class LearnedTrials:
@@ -124,6 +126,9 @@ def _short_training(config: ResolvedConfig, cut: Cut, bench: Bench) -> tuple[boo
     """Return whether the training was stopped, and the vectors after it, on rank 0."""
     sharding = replace(config.sharding, plan=None)  # a plan file has closed-form tables too
     config, world = replace(config, sharding=sharding), bench.world
+    if config.batches.rows == "user" and config.loss.candidates == "sampled":
+        samples = min(config.loss.samples or TRIAL_SAMPLES, TRIAL_SAMPLES)
+        config = replace(config, loss=replace(config.loss, samples=samples))
     components = assemble(config, cut.dataset, world)
     batches = make_batches(config, cut.dataset, components)
     full = config.run.epochs

@@ -40,6 +40,8 @@ from trainer.tuning.validation_splits import Bench, split_again
 
 LEAST_INTERACTIONS = 2000
 """Fewest training interactions for tuning; with fewer, validation differences are chance."""
+VERSION = 2
+"""Of the trials: figures of other versions are not those of this one."""
 HOPELESS = 0.8
 """A kind of history whose first trial is below this share of the best one's is tuned no further."""
 
@@ -168,7 +170,7 @@ def _identity(kinds: Sequence[Config], datasets: Sequence[Dataset]) -> str:
 
     Sharding and the number of ranks are no part of it: they change figures in their last digits alone.
     """
-    facts: list[Any] = [[dataset.key for dataset in datasets], kinds[0].evaluation.k[0]]
+    facts: list[Any] = [VERSION, [dataset.key for dataset in datasets], kinds[0].evaluation.k[0]]
     for config in kinds:
         facts += [asdict(section) for section in (config.model, config.loss, config.optimizer)]
         facts += [config.batches.rows, config.batches.size, config.run.epochs, config.run.seed]
