@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.ordered [--data NAME ...] [--root DIR] [--only ROW ...] [--json FILE]
 
-What is to be found is each user's validation item, the one before the last; the test part is never read. The
-first row is the recipe as it is shipped, learned dims alone and nothing chosen. `of recipe` is the mean over
-seeds of a row's figure as a share of that of the first row with the same seed.
+What is to be found is each user's validation item, the one before the last; the test part is never read.
+The first row is the recipe as it is shipped, with learned dims alone and the fixed temperature; one of the
+rows on users is the same, by how many items users have. `of recipe` is the mean over seeds of a row's figure
+as a share of that of the first row with the same seed.
 """
 
 import argparse
@@ -32,6 +33,8 @@ ROWS = {
     "last 10 items": "--model.history_length 10",
     "last 20 items": "--model.history_length 20",
     "a row for each user": "--model.user_id true",
+    "no row for each user": "--model.user_id false",
+    "64 dims": "--model.dim 64",
     "no vector dropout": "--model.vector_dropout 0",
     "vector dropout 0.3": "--model.vector_dropout 0.3",
     "later items are negatives": "--loss.mask_known false",
@@ -88,7 +91,7 @@ def main() -> None:
         for board in options.data:
             rows = results[board] = {}
             for name in rows_of(board, options.only):
-                given = f"{ROWS[name]} {options.options}"
+                given = f"{options.options} {ROWS[name]}"
                 rows[name] = [train(given, board, options.root, cache, seed) for seed in options.seeds]
                 if options.json:
                     options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
