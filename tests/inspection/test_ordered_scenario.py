@@ -54,3 +54,21 @@ def test_rows_in_place_are_looked_up_here_and_candidates_take_their_context_alon
     # All that is sent are candidates: 16 values and a bias, and 16 more as items of histories.
     for one, other in zip(tied, own, strict=True):
         assert other["bytes_sent"] / one["bytes_sent"] == pytest.approx((16 + 1 + 16) / (16 + 1), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "may_change"),
+    [
+        ("--data.split leave_last_out", True),
+        ("--data.split random", False),
+        ("--data.split leave_last_out --model.history none", False),
+        ("--data.split leave_last_out --model.history recency", False),
+        ("--data.split leave_last_out --run.choose false", False),
+    ],
+)
+def test_a_plan_says_where_training_may_choose_ordered_histories(
+    options: str, may_change: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = worlds.ordered_options(tmp_path, worlds.cycle())
+    assert main(["plan", *data, *options.split()]) == 0
+    assert ("Training may choose ordered histories" in capsys.readouterr().out) == may_change

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from trainer.atomic_write import write_text
 from trainer.batching.tower_inputs import USER
-from trainer.config.size_defaults import closed_form_is_open
+from trainer.config.schema import Config
+from trainer.config.size_defaults import closed_form_is_open, history_is_open
+from trainer.dataset.split import BY_TIME
 from trainer.errors import ConfigError
+from trainer.facts.losses import loss_spec
 from trainer.formatting import wrapped
 from trainer.inspection.advisor import alternatives, best_change, remedies
 from trainer.inspection.changes import plan_of
@@ -23,6 +26,11 @@ CLOSED_FORM_NOTE = """\
 Training may add tables of a closed form, of a width that it chooses on a
 validation part: --model.low_rank 128 plans them, --model.low_rank 0 leaves them
 out of both."""
+
+ORDER_NOTE = """\
+Training may choose ordered histories, as the split goes by time, whose tables
+differ: --model.history recency plans them, --model.history none leaves them out
+of both."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,17 @@ def report_of_scenario(scenario: Scenario, outputs: Outputs) -> str:
     if outputs.as_json or outputs.compare:
         return text
     advice = advice_text(plan, best_change(plan, alternatives(scenario)))
-    note = [CLOSED_FORM_NOTE] if closed_form_is_open(scenario.asked) else []
-    return "\n".join([_title(scenario, plan), *_hashed_texts(scenario), text, advice, *note])
+    return "\n".join(
+        [_title(scenario, plan), *_hashed_texts(scenario), text, advice, *_notes(scenario.asked)]
+    )
+
+
+def _notes(asked: Config) -> list[str]:
+    """Return what training may decide otherwise than the plan."""
+    notes = [CLOSED_FORM_NOTE] if closed_form_is_open(asked) else []
+    by_time = asked.data.split in (*BY_TIME, "none") and asked.data.held_out is None
+    may_have_order = asked.run.choose and by_time and history_is_open(asked)
+    return [*notes, *([ORDER_NOTE] if may_have_order and loss_spec(asked.loss.name).serves_ordered else [])]
 
 
 def report_of_file(path: Path, outputs: Outputs) -> str:
