@@ -15,7 +15,6 @@ import scipy.sparse as sparse
 
 from trainer.closed_form.gram_inverse import (
     ITERATIONS,
-    Factors,
     Inverse,
     gram_factors,
     gram_matrix,
@@ -88,7 +87,7 @@ def closed_form_towers(
 class Regression:
     """The regression of one training split, for several penalties: what they share is computed once.
 
-    That is the Gram matrix X'WX, 4 bytes an entry, or the leading eigenvectors that approximate it.
+    That is the Gram matrix X'WX, 4 bytes an entry.
     """
 
     def __init__(self, matrix: sparse.csr_matrix, dropout_ridge: np.ndarray) -> None:
@@ -100,7 +99,6 @@ class Regression:
         """
         self._matrix, self._dropout_ridge = matrix, dropout_ridge
         self._gram: np.ndarray | None = None
-        self._factors: dict[int, Factors] = {}
 
     @classmethod
     def of(
@@ -135,10 +133,11 @@ class Regression:
             penalty: L2 penalty on the regression's weights.
             exact_size: If users and items are both more, P is approximated.
             coarse: Penalties or widths are to be compared, at a fraction of the work: the leading singular
-                vectors take fewer rounds, and what stands for the Gram matrix is made once, for a middle
-                penalty. The outcome does not depend on what was asked for before.
+                vectors take fewer rounds, and the Gram matrix is made once. The outcome does not
+                depend on what was asked for before.
         """
         inverse = self._inverse(penalty, rank + EIGENVECTORS, exact_size, coarse)
+        coarse = coarse and min(self._matrix.shape) <= exact_size  # approximations need all rounds
         return _reduce_rank(self._matrix, inverse, rank, COARSE_ITERATIONS if coarse else ITERATIONS)
 
     def _inverse(self, penalty: float, count: int, exact_size: int, coarse: bool) -> Inverse:
@@ -146,13 +145,7 @@ class Regression:
         matrix, ridge = self._matrix, penalty + self._dropout_ridge
         users, items = matrix.shape
         if min(users, items) > exact_size:
-            if not coarse:
-                return inverse_by_factors(ridge, gram_factors(matrix, ridge, min(count, items)))
-            count = min(count, items)
-            if count not in self._factors:
-                middle = FIXED_PENALTY + self._dropout_ridge
-                self._factors = {count: gram_factors(matrix, middle, count, COARSE_ITERATIONS)}
-            return inverse_by_factors(ridge, self._factors[count])
+            return inverse_by_factors(ridge, gram_factors(matrix, ridge, min(count, items)))
         if users < items:  # C C' of `inverse_by_users` depends on the penalty
             return inverse_by_users(matrix, ridge)
         if not coarse:

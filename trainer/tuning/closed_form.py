@@ -88,9 +88,7 @@ def _ranks(config: Config, bench: Bench) -> tuple[int, ...]:
 def _penalties(config: Config, bench: Bench, regression: Regression) -> dict[float, float]:
     """Return figures by penalty, on the first validation split."""
     cut, given, ranks = bench.cuts[0], config.model.low_rank_penalty, _ranks(config, bench)
-    few = len(cut.dataset.train) <= FEW_INTERACTIONS
     told_by = [rank for rank in ranks if rank <= FIRST_RANK] or [FIRST_RANK]
-    told_by = told_by if few else told_by[-1:]
 
     def measure(penalty: float) -> float:
         with bench.trials.bar(1):
