@@ -24,6 +24,8 @@ NARROW = (16, 24, 32, 64, 128)
 """Widths of closed forms with few interactions; neighbours of narrow ones differ most."""
 WIDE = (32, 64, 128, 256, 512)
 """Widths with more interactions, tried upwards until the figure falls."""
+WIDEST_VALUES = 2**25
+"""Most values of a table that is wider than 256: 128 MiB each for items and histories."""
 FIRST_RANK = 128
 """Width of the forms of several penalties, and of the first one at the best of them.
 
@@ -82,7 +84,9 @@ def _ranks(config: Config, bench: Bench) -> tuple[int, ...]:
         return (config.model.low_rank,)
     data = bench.cuts[0].dataset
     widths = NARROW if len(data.train) <= FEW_INTERACTIONS else WIDE
-    return tuple(rank for rank in widths if rank <= data.item_count) or NARROW[:1]
+    items = data.item_count
+    fitting = (rank for rank in widths if rank <= 256 or rank * items <= WIDEST_VALUES)
+    return tuple(rank for rank in fitting if rank <= items) or NARROW[:1]
 
 
 def _penalties(config: Config, bench: Bench, regression: Regression) -> dict[float, float]:
