@@ -19,6 +19,7 @@ MADE_UP = (
 NEEDS_MORE = {
     "python -m trainer plan --world-size 4": "plans the tables of MovieLens 100K",
     "python -m trainer --config configs/notebook.yaml --data.name ml-100k": "trains on MovieLens 100K",
+    "python -m trainer --data.split leave_last_out --model.history recency": "trains on MovieLens 100K",
     "python -m trainer recommend runs/ml-100k-softmax-... --user 196": "asks a run on MovieLens 100K",
     "python -m trainer train --config shop.yaml --data.split temporal --run.dir measured": "reads your files",
     "python -m trainer train --from measured --data.split none --run.dir day-1": "goes on from that run",

@@ -4,8 +4,9 @@
     python -m tests.benchmarks.next_rows long [--json FILE]
 
 `speed`: examples/s of one process and one thread, batch building included, of ordered histories beside bags,
-in turns. An example is a training interaction that a step predicts. `long`: seconds of a step and peak memory
-of as many interactions of users with 10,000 items as of users with 100, each in a process of its own.
+in turns. An example is a training interaction that a step predicts: a row of an ordered history is one, and a
+row of a bag is a user with all of them, so that rows/s stand beside. `long`: seconds of a step and peak
+memory of as many interactions of users with 10,000 items as of users with 100, each in a process of its own.
 """
 
 import argparse
@@ -78,15 +79,23 @@ def speed(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     ml_100k = ["--data.name", "ml-100k", "--data.root", str(options.root), "--data.cache", str(folder)]
     found = []
     for title, data in {"ml-100k": ml_100k, "as large as ml-1m": made_up(folder, *ML_1M)}.items():
-        contenders = {}
+        contenders, of_a_row = {}, {}
         for name, words in CONTENDERS.items():
             config = parse_config([*data, *COMMON.split(), *words.split()])
-            contenders[name] = our_contender(1, config, prepare_data(config.data))
+            prepared = prepare_data(config.data)
+            contenders[name] = our_contender(1, config, prepared)
+            lengths = open_dataset(prepared).train_by_user().lengths()
+            of_a_row[name] = lengths[lengths > 0].mean() if name.startswith("bag") else 1
         rounds = in_turns(contenders, options.repeats)
         line: dict[str, Any] = {name: median(speeds) for name, speeds in rounds.items()}
-        ratios = {name: ratio(rounds, [name], ["bag"]) for name in rounds}
-        words = "; ".join(f"{name} {line[name] / 1e3:,.0f} ({ratios[name]:.2f})" for name in rounds)
-        print(f"{title}, thousand examples/s (of bag's): {words}", flush=True)
+        rows = {name: [each / of_a_row[name] for each in speeds] for name, speeds in rounds.items()}
+        ratios = {name: (ratio(rounds, [name], ["bag"]), ratio(rows, [name], ["bag"])) for name in rounds}
+        for name, (of_examples, of_rows) in ratios.items():
+            print(
+                f"{title}, {name}: {line[name]:,.0f} examples/s ({of_examples:.3f} of bag's), "
+                f"{median(rows[name]):,.0f} rows/s ({of_rows:.2f})",
+                flush=True,
+            )
         found.append({"data": title} | line | {"ratios": ratios})
     return found
 
