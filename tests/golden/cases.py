@@ -102,6 +102,15 @@ TRAININGS = {
         " --data.synthetic_items 50 --run.seed 7 --run.save_every 8",
     ),
     "chosen": Training("--run.choose true --data.synthetic_interactions 3000", ranks=(1,)),
+    "recency_row_partitioned": Training(
+        "--data.split leave_last_out --model.history recency --sharding.kind row_partitioned --loss.samples 24"
+    ),
+    "transformer_own_table_users_resumed": Training(
+        "--data.split leave_last_out --model.history transformer --model.history_table own"
+        " --model.history_length 8 --model.user_id true --optimizer.name rowwise_adagrad --run.save_every 5",
+        resumed=True,
+    ),
+    "hashed_ids": Training("--model.hashed_rows 64 --sharding.kind row_partitioned"),
 }
 
 READINGS = {
