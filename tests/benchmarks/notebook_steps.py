@@ -59,12 +59,12 @@ STEPS = (
     Step("logQ correction", "--loss.logq true"),
     Step(
         "a row is a user",
-        "--batches.rows user --batches.size null --loss.user_weight_power 0",
+        "--batches.rows null --batches.size null --loss.user_weight_power 0",
         "--batches.rows interaction",
     ),
     Step("the whole catalogue competes", "--loss.candidates auto", "--loss.candidates in_batch"),
     Step("an item bias", "--model.item_bias true --model.popularity_prior 0", "--model.item_bias false"),
-    Step("it starts at popularity", "--model.popularity_prior 0.85", "--model.popularity_prior 0"),
+    Step("it starts at popularity", "--model.popularity_prior null", "--model.popularity_prior 0"),
     Step("active users weigh more", "--loss.user_weight_power 0.4", "--loss.user_weight_power 0"),
     Step(
         "larger steps that shrink to nothing",

@@ -7,11 +7,11 @@ import pytest
 import scipy.sparse as sparse
 
 from tests import worlds
+from trainer.closed_form import edlae as low_rank
+from trainer.closed_form import gram_inverse
 from trainer.closed_form.edlae import Regression, cached_towers, closed_form_files, closed_form_towers
 from trainer.closed_form.gram_inverse import gram_factors, inverse_by_factors
 from trainer.config.size_defaults import FIXED_PENALTY
-from trainer.model import edlae as low_rank
-from trainer.model import gram_inverse
 
 
 def random_interactions(users: int = 60, items: int = 12) -> tuple[np.ndarray, np.ndarray]:

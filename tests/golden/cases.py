@@ -103,7 +103,8 @@ TRAININGS = {
     ),
     "chosen": Training("--run.choose true --data.synthetic_interactions 3000", ranks=(1,)),
     "recency_row_partitioned": Training(
-        "--data.split leave_last_out --model.history recency --sharding.kind row_partitioned --loss.samples 24"
+        "--data.split leave_last_out --model.history recency --sharding.kind row_partitioned"
+        " --loss.samples 24"
     ),
     "transformer_own_table_users_resumed": Training(
         "--data.split leave_last_out --model.history transformer --model.history_table own"
