@@ -23,6 +23,7 @@ from trainer.batching.tower_inputs import (
 )
 from trainer.config.parser import parse_config
 from trainer.dataset.dataset import Dataset
+from trainer.errors import ConfigError
 from trainer.storage.id_hashes import hashed_rows
 
 # User 30 has only a test interaction: nothing was learned of that user.
@@ -127,6 +128,12 @@ def test_new_items_have_the_expected_bias_of_their_kind_and_the_boost(tmp_path: 
     np.testing.assert_allclose(plain["item_expected_bias"][:, 0], expected, rtol=1e-5)
     change = boosted["item_expected_bias"] - plain["item_expected_bias"]
     np.testing.assert_allclose(change[:, 0], [0, 0, -0.5], atol=1e-6)
+
+
+def test_data_without_an_order_have_no_ordered_histories(tmp_path: Path) -> None:
+    data = worlds.dataset(tmp_path, [("a", "x"), ("a", "y"), ("b", "x")], [("b", "y")])
+    with pytest.raises(ConfigError, match="--model.history recency: .* has no timestamps.*--data.order file"):
+        make_inputs(parse_config(["--model.history", "recency"]), data)
 
 
 def test_hashed_ids_look_up_two_rows_and_biases_stay_one_an_item(data) -> None:

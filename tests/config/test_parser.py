@@ -199,6 +199,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "--model.user_id false: the query tower needs --model.user_id true, --model.history bag or "
             "--model.user_features",
         ),
+        (
+            ["--model.history", "lately"],
+            "--model.history lately: expected one of none, bag, recency, transformer",
+        ),
         (["--model.history_dropout", "0"], "--model.history_dropout 0.0: a share between 0 and 1 is needed"),
         (["--model.history_dropout", "1"], "--model.history_dropout 1.0: a share between 0 and 1 is needed"),
         (

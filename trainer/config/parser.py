@@ -274,6 +274,8 @@ def _expected(kind: Any) -> str:
     if kind in plain:
         return plain[kind]
     parts = tuple(part for part in typing.get_args(kind) if part is not type(None))
+    if len(parts) > 1:  # `true` and `false` beside names are those of older versions
+        parts = tuple(part for part in parts if part is not bool)
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(parts)
     if typing.get_origin(kind) is list:
