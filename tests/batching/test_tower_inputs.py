@@ -132,7 +132,8 @@ def test_new_items_have_the_expected_bias_of_their_kind_and_the_boost(tmp_path: 
 
 def test_data_without_an_order_have_no_ordered_histories(tmp_path: Path) -> None:
     data = worlds.dataset(tmp_path, [("a", "x"), ("a", "y"), ("b", "x")], [("b", "y")])
-    with pytest.raises(ConfigError, match="--model.history recency: .* has no timestamps.*--data.order file"):
+    refused = r"--model.history recency: .* has no timestamps.*--data.order file"
+    with pytest.raises(ConfigError, match=refused):
         make_inputs(parse_config(["--model.history", "recency"]), data)
 
 

@@ -289,8 +289,8 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
     if spec.ordered:
         if not dataset.has_order:
             raise ConfigError(
-                f"--model.history {model.history}: {dataset.name} has no timestamps, which say what a user did "
-                "last. Use --model.history bag, or files with times, or with --data.order file"
+                f"--model.history {model.history}: {dataset.name} has no timestamps, which say what came last. "
+                "Use --model.history bag, or files with times, or with --data.order file"
             )
         users = {**users, **ordered_histories(dataset)}
         if model.history_decay == "time" and USER_SEQUENCE_TIMES not in users:
