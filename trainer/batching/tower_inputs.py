@@ -289,7 +289,7 @@ def make_inputs(config: Config, dataset: Dataset) -> tuple[Inputs, Inputs]:
     if spec.ordered:
         if not dataset.has_order:
             raise ConfigError(
-                f"--model.history {model.history}: {dataset.name} has no timestamps, which say what came last. "
+                f"--model.history {model.history}: {dataset.name} has no timestamps. "
                 "Use --model.history bag, or files with times, or with --data.order file"
             )
         users = {**users, **ordered_histories(dataset)}
