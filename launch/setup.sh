@@ -105,9 +105,10 @@ install_list() { stage "installing $1" pip install --no-deps -r "$launch/$1"; }
 
 install_packages() {
     if [[ $build == cpu ]]; then install_torch_for_cpu; fi
-    say "packages of requirements.txt and requirements-$build.txt"
+    say "packages of requirements.txt, requirements-$build.txt and requirements-extras.txt"
     install_list requirements.txt
     install_list "requirements-$build.txt"
+    install_list requirements-extras.txt
 }
 
 # The CPU build lacks what torchrec asks for by name, and nothing else; the CUDA build lacks nothing.

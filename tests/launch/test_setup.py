@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-LISTS = ("requirements", "requirements-cpu", "requirements-cuda", "requirements-test")
+LISTS = ("requirements", "requirements-cpu", "requirements-cuda", "requirements-extras", "requirements-test")
 
 
 def pins(name: str) -> dict[str, str]:
@@ -23,7 +23,7 @@ def pins(name: str) -> dict[str, str]:
 
 
 def build(name: str) -> dict[str, str]:
-    return pins("requirements") | pins(f"requirements-{name}")
+    return pins("requirements") | pins(f"requirements-{name}") | pins("requirements-extras")
 
 
 def declared(extra: str | None = None) -> list[Requirement]:
@@ -41,7 +41,8 @@ def test_every_line_of_a_list_is_one_exact_version(name: str) -> None:
 
 def test_no_package_stands_in_two_lists_that_are_installed_together() -> None:
     for name in ("cpu", "cuda"):
-        lists = [set(pins(each)) for each in ("requirements", f"requirements-{name}", "requirements-test")]
+        others = ("requirements", f"requirements-{name}", "requirements-extras", "requirements-test")
+        lists = [set(pins(each)) for each in others]
         assert sum(map(len, lists)) == len(set.union(*lists))
 
 
@@ -54,10 +55,11 @@ def test_each_build_has_its_own_fbgemm_and_never_the_other() -> None:
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_the_lists_hold_every_declared_dependency_in_its_range(name: str) -> None:
     held = build(name)
-    for requirement in declared():
+    wanted = ("train", "index", "towers", "export", "serve", "report")
+    for requirement in declared() + [each for extra in wanted for each in declared(extra)]:
         assert requirement.specifier.contains(held[canonicalize_name(requirement.name)]), requirement
     held |= pins("requirements-test")
-    for requirement in declared("test"):
+    for requirement in declared("test") + declared("mlflow") + declared("wandb"):
         assert requirement.specifier.contains(held[canonicalize_name(requirement.name)]), requirement
 
 
@@ -124,7 +126,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-CPU_INSTALL = [TORCH, "requirements.txt", "requirements-cpu.txt", "."]
+CPU_INSTALL = [TORCH, "requirements.txt", "requirements-cpu.txt", "requirements-extras.txt", "."]
 
 
 def test_the_cpu_build_installs_its_lists_and_then_nothing_more(checkout: Checkout) -> None:
@@ -151,7 +153,12 @@ def test_the_index_of_cpu_wheels_is_one_source_more_for_torch_only(checkout: Che
 
 def test_the_cuda_build_takes_torch_from_its_lists_and_lacks_nothing(checkout: Checkout) -> None:
     assert checkout.set_up(SHARDTOWER_BUILD="cuda", CHECK=SOUND).returncode == 0
-    assert checkout.installed() == ["requirements.txt", "requirements-cuda.txt", "."]
+    assert checkout.installed() == [
+        "requirements.txt",
+        "requirements-cuda.txt",
+        "requirements-extras.txt",
+        ".",
+    ]
     checkout.set_up()  # the CPU build, to start from an empty .venv once more
     assert checkout.set_up(SHARDTOWER_BUILD="cuda", CHECK=EXPECTED).returncode == 1
 
@@ -165,7 +172,7 @@ def test_the_test_list_is_added_to_what_is_there_and_then_kept(checkout: Checkou
     with (checkout.root / "launch" / "requirements.txt").open("a") as file:
         file.write("a-new-package==1.0\n")
     checkout.set_up()
-    assert checkout.installed() == [*CPU_INSTALL[:3], "requirements-test.txt", "."]
+    assert checkout.installed() == [*CPU_INSTALL[:-1], "requirements-test.txt", "."]
 
 
 def test_another_build_starts_from_an_empty_venv(checkout: Checkout) -> None:

@@ -36,6 +36,7 @@ def vocabulary(known: Sequences, held_out: Sequences | None) -> Vocabulary:
         disliked=None,
         user_categories={},
         item_categories={},
+        item_attributes=pa.table({}),
     )
 
 

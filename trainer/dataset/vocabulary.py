@@ -10,6 +10,7 @@ import pyarrow as pa
 from trainer.dataset.dataset import Dataset, Interactions, row_of
 from trainer.dataset.sequences import Sequences, map_sequences, save_sequences, sequences_of
 from trainer.storage import arrays
+from trainer.storage.attribute_table import attribute_table
 from trainer.storage.attributes import Ragged
 
 FOLDER = "vocabulary"
@@ -17,6 +18,7 @@ SEEN, HELD_OUT, DISLIKED = "by_user_known", "by_user_test", "by_user_disliked"
 """Names of the items of each user before the test split, and in it, as in prepared data."""
 SEQUENCES, HELD_OUT_SEQUENCES = "known", "test"
 """Names of the sequences before the test split, likewise, and in it."""
+ATTRIBUTES = "item_attributes"
 LAST = ("leave_last_out", "given")
 """Splits whose test interactions come after all others, where the order is that of the file."""
 
@@ -38,6 +40,8 @@ class Vocabulary:
         disliked: Explicit negatives of each user, likewise; None without any.
         user_categories: Categories of each user attribute, in the order of its codes, by name.
         item_categories: The same for items.
+        item_attributes: Attributes of the items in row order, as `attribute_table` reads them back; without
+            columns in run folders of older versions.
     """
 
     user_ids: pa.Array
@@ -51,6 +55,7 @@ class Vocabulary:
     disliked: Ragged | None
     user_categories: dict[str, pa.Array]
     item_categories: dict[str, pa.Array]
+    item_attributes: pa.Table
 
     def user_row(self, raw_id: str | int) -> int | None:
         """Return the row of a user, or None. Command-line ids are text, so "1" finds the integer 1."""
@@ -64,25 +69,6 @@ class Vocabulary:
         """Return whether each pair of rows, -1 for unknown ones, stood before the test split: (n,) bool."""
         known = (users >= 0) & (items >= 0)
         return known & stand_in(self.seen, len(self.item_ids), users, items)
-
-
-@dataclass(frozen=True)
-class News:
-    """What a data set holds that an earlier run has neither trained nor validated on.
-
-    Attributes:
-        interactions: New training interactions.
-        users: Users who have training interactions now and had none.
-        items: The same for items.
-        held_out: New interactions of the validation and test splits.
-        trained: All training interactions, new or not.
-    """
-
-    interactions: int
-    users: int
-    items: int
-    held_out: int
-    trained: int
 
 
 def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
@@ -111,6 +97,8 @@ def copy_vocabulary(dataset: Dataset, folder: Path) -> None:
             names[f"{side}_features"] = list(features)
             for number, feature in enumerate(features.values()):
                 arrays.write_column(temporary, f"{side}_categories_{number}", feature.categories)
+        attributes = attribute_table(dataset.item_features, dataset.item_dense, dataset.item_count)
+        arrays.write_table(temporary, ATTRIBUTES, attributes)
         arrays.write_meta(temporary, {"key": dataset.key, "item_name": dataset.item_name} | names)
 
 
@@ -131,6 +119,7 @@ def open_vocabulary(folder: Path) -> Vocabulary:
         }
         for side in ("user", "item")
     )
+    attributes = arrays.map_table(target, ATTRIBUTES)
     return Vocabulary(
         user_ids=user_ids,
         item_ids=item_ids,
@@ -143,6 +132,7 @@ def open_vocabulary(folder: Path) -> Vocabulary:
         disliked=arrays.map_ragged(target, DISLIKED) if _has(target, DISLIKED) else None,
         user_categories=user_categories,
         item_categories=item_categories,
+        item_attributes=attributes if attributes is not None else pa.table({}),
     )
 
 
@@ -170,31 +160,6 @@ def vocabulary_digest(folder: Path) -> str | None:
         with path.open("rb") as file:
             digests.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
     return hashlib.sha256("\n".join(digests).encode()).hexdigest() if files else None
-
-
-def news_of(before: Vocabulary, dataset: Dataset, users: np.ndarray, items: np.ndarray) -> News:
-    """Count what a data set holds beyond what an earlier run was trained on.
-
-    Args:
-        before: Vocabulary of the earlier run.
-        dataset: The data set.
-        users: (users of the data set,) int64 row of each in the earlier run, or -1.
-        items: The same for items.
-    """
-    old_users = np.append(before.seen.lengths()[:-1] > 0, False)[users]  # -1 is the last one
-    old_items = np.append(np.bincount(before.seen.values, minlength=len(before.item_ids)) > 0, False)[items]
-    train = dataset.train
-    new, *held_out = (
-        int(np.count_nonzero(~before.had(users[each.users], items[each.items])))
-        for each in (train, dataset.validation, dataset.test)
-    )
-    return News(
-        interactions=new,
-        users=len(np.unique(train.users[~old_users[train.users]])),
-        items=len(np.unique(train.items[~old_items[train.items]])),
-        held_out=sum(held_out),
-        trained=len(train),
-    )
 
 
 def stand_in(lists: Ragged, item_count: int, users: np.ndarray, items: np.ndarray) -> np.ndarray:

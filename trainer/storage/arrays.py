@@ -148,3 +148,15 @@ def map_ids(folder: Path, side: str) -> tuple[pa.Array, pa.Array | None]:
     """Return the raw ids and titles that `write_ids` saved, memory-mapped."""
     batch = pa.ipc.open_file(pa.memory_map(str(folder / f"{side}s.arrow"))).get_batch(0)
     return batch.column("id"), batch.column("title") if "title" in batch.schema.names else None
+
+
+def write_table(folder: Path, name: str, table: pa.Table) -> None:
+    """Save a table as an Arrow file."""
+    with pa.ipc.new_file(folder / f"{name}.arrow", table.schema) as file:
+        file.write_table(table)
+
+
+def map_table(folder: Path, name: str) -> pa.Table | None:
+    """Return what `write_table` saved, memory-mapped; None if there is none."""
+    path = folder / f"{name}.arrow"
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all() if path.exists() else None

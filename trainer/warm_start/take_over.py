@@ -26,12 +26,13 @@ from trainer.config.effects import expects_bias
 from trainer.config.resolved import ResolvedConfig
 from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset, Interactions
-from trainer.dataset.vocabulary import News, news_of, stand_in
+from trainer.dataset.vocabulary import stand_in
 from trainer.errors import ConfigError
 from trainer.runs.checkpoint import entries, read_entry
 from trainer.sharding.model_state import full_shape, local_shards, table_name, whole_state
 from trainer.sharding.optimizer_state import PREFIX, UNTRAINED, create_states, optimizer_state, set_step
 from trainer.sharding.private_api import ShardedTensor
+from trainer.warm_start.news import News, news_of
 from trainer.warm_start.origin import Origin
 from trainer.warm_start.retained_ids import trained_items
 from trainer.warm_start.retained_rows import rows_in
