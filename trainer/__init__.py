@@ -8,21 +8,19 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainer.api.run import Run, open_run
+    from trainer.api.training import train
     from trainer.config.parser import parse_config
-    from trainer.serving.recommend import recommend, recommend_by_history
-    from trainer.training.run_evaluation import evaluate
-    from trainer.training.train import train
 
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Run": "trainer.api.run",
+    "open_run": "trainer.api.run",
     "parse_config": "trainer.config.parser",
-    "train": "trainer.training.train",
-    "evaluate": "trainer.training.run_evaluation",
-    "recommend": "trainer.serving.recommend",
-    "recommend_by_history": "trainer.serving.recommend",
+    "train": "trainer.api.training",
 }
-__all__ = ["evaluate", "parse_config", "recommend", "recommend_by_history", "train"]
+__all__ = ["Run", "open_run", "parse_config", "train"]
 
 
 # FBGEMM 1.6 and 1.7 warn in every process that they have no entry for themselves in their table of versions.

@@ -8,13 +8,12 @@ import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
 from trainer.atomic_write import FULL
 from trainer.errors import ConfigError, Interrupted, LostRanksError, UserError
-from trainer.installation import installation_fault, versions_text
+from trainer.installation import installation_fault, quiet_libraries, versions_text
 
 LOST, USER_AT_FAULT, INTERRUPTED = 1, 2, 130
 NO_PLACE = (*FULL, errno.EROFS, errno.EACCES)
@@ -35,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    _quiet_libraries()
+    quiet_libraries()
+    logging.getLogger().setLevel(logging.ERROR)
     try:
         if arguments[:1] == ["--version"]:
             print(versions_text())
@@ -110,15 +110,6 @@ def _file_error(error: OSError) -> str | None:
     if error.errno in NO_PLACE:
         return f"{place}: cannot be written ({error.strerror}). Make room there, or name another folder"
     return None
-
-
-def _quiet_libraries() -> None:
-    """Keep the libraries' notes to their own developers out of what the user reads."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
-    for name in ("root", "torchrec", "torch.fx", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for module in ("torchrec", "fbgemm_gpu", "torch", "torchmetrics", "tensordict", "pyre_extensions"):
-        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
 
 
 def _commands_help() -> str:

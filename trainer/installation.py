@@ -1,9 +1,12 @@
-"""What is installed: the versions that `--version` names, and builds that cannot work together.
+"""What is installed: versions, builds that cannot work together, and libraries that talk too much.
 
 Packages are asked for their metadata and not imported: torch takes seconds, and wrong builds fail there.
 """
 
+import logging
+import os
 import platform
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 from trainer import __version__
@@ -72,3 +75,12 @@ def _versions(*names: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' notes to their own developers out of what the user reads."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
+    for name in ("torchrec", "torch.fx", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in ("torchrec", "fbgemm_gpu", "torch", "torchmetrics", "tensordict", "pyre_extensions"):
+        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")

@@ -1,13 +1,9 @@
 """`train`: train a model, evaluate it and write a run folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import configuration
 from trainer.formatting import format_command, format_option
-
-if TYPE_CHECKING:
-    from trainer.config.schema import Config
 
 LARGEST_EXAMPLE = 2**30
 """Bytes of tables up to which a training ends with recommendations: they are opened whole for it."""
@@ -18,25 +14,12 @@ def run(arguments: list[str], heading: str = "") -> None:
     config = configuration("python -m trainer [train]", arguments, heading)
     if config is None:
         return
-    config = _resumed(config, arguments)
+    from trainer.config.resume import resumed_config
     from trainer.training.train import train
 
-    folder = train(config)
+    folder = train(resumed_config(config, arguments))
     if folder is not None:
         _show_an_example(folder)
-
-
-def _resumed(config: "Config", arguments: list[str]) -> "Config":
-    """Return the configuration, or that of the run in its folder, which is then resumed."""
-    from trainer.config.resume import asked_config, check_resumes, continued_config, restarted_run
-
-    if config.run.dir is not None and not (Path(config.run.dir) / "config.yaml").is_file():
-        check_resumes(Path(config.run.dir), arguments)
-    if config.run.dir is None and (run := restarted_run()):
-        arguments = [*arguments, "--run.dir", str(run)]
-        config = asked_config(arguments)
-    file = Path(config.run.dir or "") / "config.yaml"
-    return continued_config(file, arguments) if config.run.dir and file.is_file() else config
 
 
 def _show_an_example(run: Path) -> None:

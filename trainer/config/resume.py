@@ -173,6 +173,25 @@ def _may_change(key: str) -> bool:
     return key in MAY_CHANGE or key.partition(".")[0] in MAY_CHANGE_SECTIONS
 
 
+def resumed_config(config: Config, arguments: Sequence[str]) -> Config:
+    """Return the configuration of a training, or that of the run in its folder, which is then resumed.
+
+    Args:
+        config: What `asked_config` returned.
+        arguments: The options that it was given.
+
+    Raises:
+        ConfigError: See `check_resumes` and `continued_config`.
+    """
+    if config.run.dir is not None and not (Path(config.run.dir) / "config.yaml").is_file():
+        check_resumes(Path(config.run.dir), arguments)
+    if config.run.dir is None and (run := restarted_run()):
+        arguments = [*arguments, "--run.dir", str(run)]
+        config = asked_config(arguments)
+    file = Path(config.run.dir or "") / "config.yaml"
+    return continued_config(file, arguments) if config.run.dir and file.is_file() else config
+
+
 def continued_config(file: Path, arguments: Sequence[str]) -> Config:
     """Return the configuration of a run that is resumed under the given options.
 

@@ -59,7 +59,7 @@ class Progress:
             initial=start,
             desc=label,
             unit="step",
-            disable=not active or not sys.stderr.isatty(),
+            disable=not active or not (sys.stderr.isatty() or in_notebook()),
             leave=False,
         )
         self.events = None
@@ -159,6 +159,12 @@ def settings_of(config: Config) -> dict[str, int | float | str]:
         if value is not None and f"{section}.{name}" not in PLACES
     }
     return {key: value if type(value) in (int, float, str) else str(value) for key, value in settings.items()}
+
+
+def in_notebook() -> bool:
+    """Return whether this is the kernel of a notebook, whose stderr is no terminal and shows a bar."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def resident_mebibytes() -> float:

@@ -17,9 +17,9 @@ from trainer.model.retriever import (
     query_vectors,
     query_with_history,
 )
-from trainer.runs.checkpoint_store import SavedCheckpoint
+from trainer.runs.checkpoint_store import SavedCheckpoint, finished_step, newest
 from trainer.runs.run_folder import TrainedRun, open_run, weight_bytes
-from trainer.serving.vector_cache import Vectors, save_vectors
+from trainer.serving.vector_cache import Vectors, open_vectors, save_vectors
 from trainer.storage.attributes import Ragged
 from trainer.storage.id_hashes import hashed_rows, ids_sharing
 
@@ -40,6 +40,17 @@ def query_and_items(run: Path, saved: SavedCheckpoint, user: int) -> tuple[np.nd
     if cached := _cache(run, saved, trained, items):
         return cached.users[user], cached.items
     return query_vectors(trained.tower_pairs, np.array([user]), CPU)[0].numpy(), items.numpy()
+
+
+def all_vectors(run: Path, side: str) -> np.ndarray:
+    """Return the vectors (rows, D) float32 of every `user` or `item` of a run's newest checkpoint."""
+    saved = newest(run, finished_step(run))
+    if cached := open_vectors(run, saved):
+        return cached.users if side == "user" else cached.items
+    trained = open_run(run, saved)
+    if side == "item":
+        return _item_vectors(trained).numpy()
+    return _in_blocks(query_vectors, trained.tower_pairs, len(trained.vocabulary.user_ids)).numpy()
 
 
 def query_of_known_history(
