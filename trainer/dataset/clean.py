@@ -6,19 +6,16 @@ from typing import Any
 import numpy as np
 
 from trainer.dataset.encode import Encoded
-from trainer.dataset.split import (
-    TRAIN,
+from trainer.dataset.split import TRAIN, Rule, random_rows, validation_rule
+from trainer.errors import DataError
+from trainer.storage.columns import blocks, grouped_by_user
+from trainer.storage.pairs import (
     Repeats,
-    Rule,
     core,
     first_and_last_of_each_pair,
     last_of_each_pair,
-    random_rows,
     repeated_pairs,
-    validation_rule,
 )
-from trainer.errors import DataError
-from trainer.storage.columns import blocks, grouped_by_user
 
 
 def clean(

@@ -15,7 +15,6 @@ from trainer.dataset.split import (
     NEGATIVES,
     PARTS,
     TEST,
-    Repeats,
     Rule,
     repeated_in_test,
     split_rows,
@@ -23,6 +22,7 @@ from trainer.dataset.split import (
 from trainer.errors import DataError
 from trainer.storage.arrays import map_ragged
 from trainer.storage.columns import BLOCK_ROWS, blocks, saved, stored, write_items_by_user
+from trainer.storage.pairs import Repeats
 
 FEWEST_UNKNOWN = 10
 """Fewest held-out ids of which it is no chance that training knows none: they are spelled otherwise."""
