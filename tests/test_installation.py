@@ -57,7 +57,10 @@ def test_builds_that_cannot_work_together_are_named_with_a_remedy(changed, words
 def test_packages_without_metadata_are_named_only_where_an_import_has_failed(monkeypatch) -> None:
     monkeypatch.setattr(installation, "_versions", lambda *names: {"numpy": "2.4.6"})
     assert installation_fault(missing=False) is None
-    assert installation_fault() == "torch is not installed. Run: bash launch/setup.sh"
+    assert installation_fault() == (
+        "torch and torchrec are not installed: this installation opens exports alone; "
+        "to train, run in a checkout: bash launch/setup.sh"
+    )
 
 
 def test_versions_are_printed(capsys) -> None:

@@ -18,6 +18,7 @@ PAIRS = {"2.11": "1.6", "2.12": "1.7", "2.13": "1.8", "2.14": "1.9"}
 OLDEST = {"numpy": 2, "pandas": 3, "pyarrow": 26}
 """Oldest major versions that can be used, by distribution."""
 REMEDY = "Run: bash launch/setup.sh"
+ONLY_EXPORTS = "this installation opens exports alone; to train, run in a checkout: bash launch/setup.sh"
 
 
 def versions_text() -> str:
@@ -44,6 +45,8 @@ def installation_fault(missing: bool = True) -> str | None:
             f"{CUDA_BUILD} {found[CUDA_BUILD]} needs CUDA, and torch {found['torch']} has none. Run: "
             f"pip uninstall {CUDA_BUILD}, then: bash launch/setup.sh"
         )
+    if missing and not found.keys() & {"torch", "torchrec"}:
+        return f"torch and torchrec are not installed: {ONLY_EXPORTS}"
     for name in ("torch", "torchrec", *OLDEST):
         if missing and name not in found:
             return f"{name} is not installed. {REMEDY}"
