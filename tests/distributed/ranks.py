@@ -97,11 +97,11 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
 def _be_rank(rank: int, size: int, port: int, sender: Connection, work: Any, arguments: tuple) -> None:
     import torch
 
-    from trainer.cli import _quiet_libraries
+    from trainer.installation import quiet_libraries
     from trainer.distributed.world import join_world
 
     torch.set_num_threads(1)
-    _quiet_libraries()
+    quiet_libraries()
     os.environ |= environment(rank, size, port)
     try:
         with join_world("cpu", timeout_seconds=60) as world:
