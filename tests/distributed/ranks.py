@@ -97,8 +97,8 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
 def _be_rank(rank: int, size: int, port: int, sender: Connection, work: Any, arguments: tuple) -> None:
     import torch
 
-    from trainer.installation import quiet_libraries
     from trainer.distributed.world import join_world
+    from trainer.installation import quiet_libraries
 
     torch.set_num_threads(1)
     quiet_libraries()
