@@ -16,7 +16,7 @@ ROOMS = (
     *("errors", "formatting", "atomic_write", "installation"),
     *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
     *("batching", "closed_form", "model"),
-    *("planning", "sharding", "evaluation", "reporting", "inspection", "runs", "warm_start"),
+    *("planning", "sharding", "evaluation", "ranking", "reporting", "inspection", "runs", "warm_start"),
     *("fitting", "tuning", "training", "serving", "commands", "cli", "__main__"),
 )
 """Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""
