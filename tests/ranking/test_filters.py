@@ -88,7 +88,7 @@ def test_a_value_may_hold_signs() -> None:
         ("year", "--where year: a name, one of = != < <= > >= and a value are needed, as genres=Comedy"),
         (
             "genres=Drama & year=2000",
-            "--where genres=Drama --where year=2000: no item matches all of these; 2 and 1 of 5 match each",
+            "--where genres=Drama --where year=2000: no item matches all; 2 and 1 of 5 match each alone",
         ),
     ],
 )

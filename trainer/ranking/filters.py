@@ -86,7 +86,7 @@ def matching(catalogue: Catalogue, conditions: Sequence[Condition]) -> np.ndarra
             raise conditions[0].fault(f"no item matches.{_range(catalogue, conditions[0])}")
         alone = " and ".join(f"{int(one.sum()):,}" for one in each)
         raise UserError(
-            f"{OPTION} {texts}: no item matches all of these; {alone} of {len(catalogue):,} match each alone. "
+            f"{OPTION} {texts}: no item matches all; {alone} of {len(catalogue):,} match each alone. "
             "Leave one out"
         )
     return found

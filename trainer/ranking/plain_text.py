@@ -11,9 +11,9 @@ ARTICLE = re.compile(r"^(?:the|an?) (?=.)|, (?:the|an?)$", re.IGNORECASE)
 
 
 def plain(text: str) -> str:
-    """Return a text in lower-case letters and digits without accents and apostrophes; all else becomes one space.
+    """Return a text in lower-case letters and digits, without accents and apostrophes.
 
-    A text of nothing but punctuation stays as it is.
+    All else becomes single spaces; a text of nothing but punctuation stays as it is.
     """
     if not text.isascii():
         parts = unicodedata.normalize("NFKD", text)
