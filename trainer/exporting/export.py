@@ -138,7 +138,8 @@ def _write(
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Write the manifest of a folder that is otherwise whole, with size and SHA-256 of every file."""
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(folder.iterdir())
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.iterdir())
     }
     manifest = json.loads(json.dumps(manifest | {"files": files}))
     text = json.dumps(manifest | {"own_sha256": digest(manifest)}, indent=1)

@@ -34,7 +34,11 @@ class QueryTower(nn.Module):
     """One query tower whose features are given as padded bags, numbers, and an ordered history."""
 
     def __init__(
-        self, towers: TwoTowers, tables: dict[str, torch.Tensor], fixed: dict[str, torch.Tensor], context: torch.Tensor | None
+        self,
+        towers: TwoTowers,
+        tables: dict[str, torch.Tensor],
+        fixed: dict[str, torch.Tensor],
+        context: torch.Tensor | None,
     ) -> None:
         """Take over a tower.
 
@@ -64,7 +68,7 @@ class QueryTower(nn.Module):
         times: torch.Tensor | None,
     ) -> torch.Tensor:
         """Return query vectors, (B, D)."""
-        count = len(history)
+        count = history.shape[0]
         embedded = [
             self.tables[name](bags[name])
             if name in self.tables
@@ -88,7 +92,7 @@ class QueryTower(nn.Module):
     def _state(self, history: torch.Tensor, times: torch.Tensor | None) -> torch.Tensor:
         """Return the states after ordered histories (B, W) that begin in the first slot, (B, D)."""
         given = history != PADDING
-        starts = torch.arange(len(history)) * (history.shape[1] + 1)
+        starts = torch.arange(history.shape[0]) * (history.shape[1] + 1)
         slots = Slots(items=history.clamp(min=0), rows=starts + given.sum(1), times=times)
         return self.encoder(self.context, slots)
 
@@ -96,7 +100,9 @@ class QueryTower(nn.Module):
 class QueryProgram(nn.Module):
     """All query towers side by side; the inputs are those that a manifest lists, in this order."""
 
-    def __init__(self, towers: Sequence[QueryTower], inputs: Sequence[tuple[str, str]], history_table: Sequence[str]) -> None:
+    def __init__(
+        self, towers: Sequence[QueryTower], inputs: Sequence[tuple[str, str]], history_table: Sequence[str]
+    ) -> None:
         """Take over towers.
 
         Args:
@@ -111,9 +117,7 @@ class QueryProgram(nn.Module):
     def forward(self, *given: torch.Tensor) -> torch.Tensor:
         """Return query vectors, (B, sum of the towers' widths)."""
         named = {kind: value for (kind, _), value in zip(self.inputs, given, strict=True)}
-        bags = {
-            name: value for (kind, name), value in zip(self.inputs, given, strict=True) if kind == "bag"
-        }
+        bags = {name: value for (kind, name), value in zip(self.inputs, given, strict=True) if kind == "bag"}
         numbers = [value for (kind, _), value in zip(self.inputs, given, strict=True) if kind == "numbers"]
         history = named["history"]
         bags |= dict.fromkeys(self.history_tables, history)

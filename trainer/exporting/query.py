@@ -46,7 +46,11 @@ def write_query(folder: Path, config: ResolvedConfig, trained: TrainedRun) -> di
         "program": None,
     }
     takes_history = bool({USER_HISTORY, USER_SEQUENCE} & learned.user_inputs.keys())
-    attributes = [name for name in learned.user_inputs if name not in (USER, USER_HISTORY, USER_SEQUENCE, USER_SEQUENCE_TIMES)]
+    attributes = [
+        name
+        for name in learned.user_inputs
+        if name not in (USER, USER_HISTORY, USER_SEQUENCE, USER_SEQUENCE_TIMES)
+    ]
     facts["takes_history"] = takes_history
     if not takes_history and closed:
         table = _weight(closed[0].towers, HISTORY)
@@ -70,7 +74,11 @@ def _write_program(folder: Path, trained: TrainedRun, attributes: list[str]) -> 
     categories: dict[str, list[Any]] = {}
     for table in attributes:
         name, column = table.removeprefix(f"{USER}_"), learned.user_inputs[table]
-        entry: dict[str, Any] = {"kind": "numbers" if table in widths else "bag", "name": name, "table": table}
+        entry: dict[str, Any] = {
+            "kind": "numbers" if table in widths else "bag",
+            "name": name,
+            "table": table,
+        }
         if table in widths:
             entry["width"] = widths[table]
         else:
@@ -95,7 +103,11 @@ def _query_tower(pair: TowerPair, item_count: int) -> QueryTower:
         weight = _weight(towers, name)
         if name == USER:  # of someone new: what the last row looks up
             column = pair.user_inputs[USER]
-            rows = column.take(np.array([len(column.offsets) - 2]))[1] if isinstance(column, Ragged) else column[-1:]
+            rows = (
+                column.take(np.array([len(column.offsets) - 2]))[1]
+                if isinstance(column, Ragged)
+                else column[-1:]
+            )
             own = weight[torch.from_numpy(np.asarray(rows, np.int64))]
             fixed[name] = own.sum(0) / len(own) ** 0.5
         else:

@@ -86,7 +86,9 @@ def write_stored(exact: np.ndarray, dtype: str, path: Path, scale_path: Path) ->
     """
     scale = None
     if DTYPES[dtype].scaled:
-        largest = np.max([np.abs(block).max(0) for _, block in _blocks(lambda rows: exact[rows], len(exact))], 0)
+        largest = np.max(
+            [np.abs(block).max(0) for _, block in _blocks(lambda rows: exact[rows], len(exact))], 0
+        )
         scale = dimension_scale(largest)
         np.save(scale_path, scale, allow_pickle=False)
     stored = np.lib.format.open_memmap(path, "w+", np.dtype(DTYPES[dtype].stored), exact.shape)

@@ -15,7 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-DTYPES = {torch.float32: ("F32", np.float32), torch.float16: ("F16", np.float16), torch.int64: ("I64", np.int64)}
+DTYPES = {
+    torch.float32: ("F32", np.float32),
+    torch.float16: ("F16", np.float16),
+    torch.int64: ("I64", np.int64),
+}
 ALIGNMENT = 8
 
 

@@ -79,7 +79,9 @@ class QueryMaker:
         if self._facts["takes_history"] or (attributes and not any(map(len, histories))):
             return self._by_program(histories, attributes or {})
         lengths = np.array([len(rows) for rows in histories], np.int64)
-        own = Ragged(np.append(0, np.cumsum(lengths)), np.concatenate([*histories, np.empty(0, int)]).astype(int))
+        own = Ragged(
+            np.append(0, np.cumsum(lengths)), np.concatenate([*histories, np.empty(0, int)]).astype(int)
+        )
         candidates = self._items.rows(slice(None)) if self._items.whole is None else self._items.whole
         candidates = candidates[:, : self._facts["learned_dim"]]
         first = fold_in(own, candidates, self._facts["unit"], self._facts["bias"])
@@ -89,11 +91,23 @@ class QueryMaker:
         np.add.at(sums, np.repeat(np.arange(len(lengths)), lengths), self._columns[own.values])
         return np.concatenate([first, sums / np.sqrt(np.maximum(lengths, 1))[:, None]], 1).astype(np.float32)
 
+    def parts(self, rows: np.ndarray, dim: int) -> np.ndarray:
+        """Return what each item of a history adds to the query vector of someone new, (n, D) float32.
+
+        Only closed-form dimensions are such sums; the others are zero.
+        """
+        found = np.zeros((len(rows), dim), np.float32)
+        if self._columns is not None and len(rows):
+            found[:, dim - self._columns.shape[1] :] = self._columns[rows] / np.sqrt(len(rows))
+        return found
+
     def _by_program(self, histories: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> np.ndarray:
         unknown = [name for name in attributes if name not in self.attributes]
         if unknown:
             known = ", ".join(self.attributes) or "none"
-            raise UserError(f"attributes: {unknown[0]} is none that the query tower takes ({known}). Leave it out")
+            raise UserError(
+                f"attributes: {unknown[0]} is none that the query tower takes ({known}). Leave it out"
+            )
         history = _padded(histories, self._program_inputs[0].get("length"))
         count, given = len(histories), []
         for entry in self._program_inputs:
@@ -101,7 +115,11 @@ class QueryMaker:
             if entry["kind"] == "history":
                 given.append(history)
             elif entry["kind"] == "times":  # one item after another, as usual in the data
-                given.append(np.round(np.arange(history.shape[1]) * entry["gap"]).astype(np.int64)[None].repeat(count, 0))
+                given.append(
+                    np.round(np.arange(history.shape[1]) * entry["gap"])
+                    .astype(np.int64)[None]
+                    .repeat(count, 0)
+                )
             elif entry["kind"] == "numbers":
                 given.append(np.repeat(_numbers(entry, value)[None], count, 0))
             else:
