@@ -59,7 +59,7 @@ class Wishes:
     replace: bool = False
 
 
-def export(run: Path, folder: Path, wishes: Wishes = Wishes()) -> dict[str, Any] | None:  # noqa: B008
+def export(run: Path, folder: Path, wishes: Wishes = Wishes()) -> dict[str, Any] | None:
     """Write an export of a run's newest checkpoint.
 
     Under torchrun the first rank writes, and the others have nothing to do: towers open whole in one process,

@@ -94,6 +94,7 @@ class QueryTower(nn.Module):
         given = history != PADDING
         starts = torch.arange(history.shape[0]) * (history.shape[1] + 1)
         slots = Slots(items=history.clamp(min=0), rows=starts + given.sum(1), times=times)
+        assert self.encoder is not None, "towers without an encoder have no ordered histories"
         return self.encoder(self.context, slots)
 
 

@@ -48,7 +48,8 @@ def _was_export(folder: Path) -> bool:
 def published(folder: Path, replace: bool) -> Iterator[Path]:
     """Give a temporary folder that takes the place of `folder`, or is removed if the block fails.
 
-    An earlier export stays until the new one is whole; the two change places in one step where the system can.
+    An earlier export stays until the new one is whole; the two change places in one step where the system
+    can.
 
     Raises:
         UserError: The place is taken, or cannot be written to.

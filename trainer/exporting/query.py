@@ -1,7 +1,7 @@
 """What an export needs to make query vectors of people who were not in the training data."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +117,10 @@ def _query_tower(pair: TowerPair, item_count: int) -> QueryTower:
 
 
 def _weight(towers: TwoTowers, table: str) -> torch.Tensor:
-    return towers.query.embeddings.embedding_bags[table].weight.detach()
+    return towers.query.embeddings.state_dict()[f"embedding_bags.{table}.weight"].detach()
 
 
-def _save(path: Path, program: QueryProgram, inputs: list[Mapping[str, Any]]) -> None:
+def _save(path: Path, program: QueryProgram, inputs: Sequence[Mapping[str, Any]]) -> None:
     """Export a program for any number of people and any length of bags."""
     rows = torch.export.Dim("people", min=1, max=MOST_ROWS)
     given, shapes = [], []

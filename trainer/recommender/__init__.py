@@ -1,1 +1,1 @@
-"""Recommendations from an export, with numpy, pandas and pyarrow alone where the query tower has no layers."""
+"""Recommendations from an export, without torch where the query tower has no layers."""

@@ -59,11 +59,11 @@ class QueryMaker:
         if not self._facts["histories"]:
             raise UserError(
                 f"history: {self._folder} is of a run with --loss.name {self._facts['loss']}, which needs "
-                "ratings, and a history has none. Name a user, or export a run that was trained without values"
+                "ratings, and a history has none. Name a user, or export a run trained without values"
             )
 
     def uses_attributes(self, histories: Sequence[np.ndarray]) -> bool:
-        """Return whether attributes make a difference beside these histories: not where vectors are fitted."""
+        """Return whether attributes count beside these histories: not where vectors are fitted to them."""
         return bool(self._facts["takes_history"]) or not any(map(len, histories))
 
     def vectors(self, histories: Sequence[np.ndarray], attributes: Mapping[str, Any] | None) -> np.ndarray:
@@ -132,7 +132,7 @@ class QueryMaker:
             import torch
         except ImportError:
             raise UserError(
-                f"{self._folder}: its query tower has layers or tables of its own, and torch is not installed. "
+                f"{self._folder}: its query tower has layers or attributes, and torch is not installed. "
                 "Run: pip install torch --index-url https://download.pytorch.org/whl/cpu"
             ) from None
         with self._lock:
@@ -150,7 +150,8 @@ class QueryMaker:
             if text not in codes:
                 near = get_close_matches(text, codes, n=NAMED) or list(codes)[:NAMED]
                 raise UserError(
-                    f"attributes: {name}={text}: nobody of the training data has it. Such as: {', '.join(near)}"
+                    f"attributes: {name}={text}: nobody in the training data has it. Such as: "
+                    f"{', '.join(near)}"
                 )
             found.append(codes[text])
         return found
@@ -162,7 +163,7 @@ class QueryMaker:
 
 
 def _padded(rows: Sequence[np.ndarray], length: int | None) -> np.ndarray:
-    """Return rows side by side, (B, longest or `length`) int64, the last `length` of each; PADDING behind them."""
+    """Return rows side by side, (B, longest or `length`) int64: the last `length` of each, then PADDING."""
     width = length or max(1, max((len(each) for each in rows), default=1))
     found = np.full((len(rows), width), PADDING, np.int64)
     for place, each in enumerate(rows):

@@ -1,7 +1,6 @@
 """`Recommender`: recommendations, similar items and titles from an export."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,30 +10,11 @@ import pandas as pd
 import pyarrow as pa
 
 from trainer.errors import UserError
-from trainer.ranking.reasons import Past, contributions, strongest
 from trainer.ranking.selection import Selection, make_selection, select
-from trainer.ranking.similar import unit_vectors
-from trainer.ranking.titles import find_titles, near_titles, row_of_title
+from trainer.ranking.titles import find_titles
 from trainer.recommender.export_folder import ExportFolder, open_export
+from trainer.recommender.people import People, RawId
 from trainer.recommender.search import Ranked, Search
-from trainer.storage.raw_ids import row_of, rows_of
-from trainer.storage.tie_hashes import first_hashes
-
-RawId = str | int
-NAMED = 10
-"""Most unknown ids that a message lists."""
-
-
-@dataclass
-class _Person:
-    """Whom a list is for: query vector (D,), what they have, what is left out, and notes."""
-
-    query: np.ndarray
-    past: np.ndarray
-    left_out: np.ndarray
-    first_hash: int = 0
-    unknown: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 class Recommender:
@@ -49,7 +29,7 @@ class Recommender:
     def __init__(self, export: ExportFolder) -> None:
         """Take over an opened export; `Recommender.open` opens one."""
         self._export = export
-        self._search = Search(export)
+        self._search, self._people = Search(export), People(export)
 
     @classmethod
     def open(cls, folder: str | Path) -> "Recommender":
@@ -106,12 +86,12 @@ class Recommender:
             sentences about what could not be done.
         """
         _check_k(k)
-        person = self._person(user, history, attributes, keep_seen)
+        person = self._people.person(user, history, attributes, keep_seen)
         selection = self._selection(where, allow, deny, at_most)
         ranked = self._search.one(person.query, k, person.left_out, person.first_hash, selection)
         frame = self._ranking(ranked)
         if why:
-            frame["why"] = self._reasons(person, ranked.rows, why)
+            frame["why"] = self._people.reasons(person, ranked.rows, why)
         notes = [*person.notes, *(selection.notes if selection else ())]
         frame.attrs |= {"unknown": person.unknown, "notes": notes}
         return frame
@@ -144,12 +124,12 @@ class Recommender:
         if users is not None:
             if attributes:
                 raise UserError("attributes: those of a user are known. Give them with histories")
-            rows = self._user_rows(users)
-            people = self._known_people(rows, keep_seen)
+            rows = self._people.user_rows(users)
+            people = self._people.known(rows, keep_seen)
             keys: Any = self._export.user_ids.take(pa.array(rows)).to_numpy(zero_copy_only=False)
         else:
             assert histories is not None
-            people = self._new_people(histories, attributes, keep_seen)
+            people = self._people.new(histories, attributes, keep_seen)
             keys = np.arange(len(people))
         queries = (
             np.stack([each.query for each in people]) if people else np.empty((0, self._export.items.dim))
@@ -179,12 +159,12 @@ class Recommender:
             Columns `rank`, `item`, `title`, `score`.
         """
         _check_k(k)
-        return self._ranking(self._similar(self._item_row(item), k, self._selection(where)))
+        return self._ranking(self._similar(self._people.item_row(item), k, self._selection(where)))
 
     def similar_many(self, items: Sequence[RawId], k: int = 10, *, where: Sequence[str] = ()) -> pd.DataFrame:
         """Return the items most like each of several; a first column `query` is the raw id of that item."""
         _check_k(k)
-        selection, rows = self._selection(where), [self._item_row(item) for item in items]
+        selection, rows = self._selection(where), [self._people.item_row(item) for item in items]
         ranked = [self._similar(row, k, selection) for row in rows]
         frame = self._ranking(*ranked)
         ids = self._export.catalogue.item_ids.take(pa.array(rows, pa.int64())).to_numpy(zero_copy_only=False)
@@ -192,112 +172,12 @@ class Recommender:
         return frame
 
     def past(self, user: RawId) -> pd.DataFrame:
-        """Return what a user is known to have, latest last where there is an order: columns `item`, `title`."""
-        return self._named(self._export.past.take(self._user_rows([user]))[1])
+        """Return the known items of a user, latest last where there is an order: columns `item`, `title`."""
+        return self._named(self._export.past.take(self._people.user_rows([user]))[1])
 
     def find_titles(self, text: str, limit: int = 10) -> pd.DataFrame:
         """Return the items whose titles match a text, best first: columns `item`, `title`."""
         return self._named(find_titles(self._export.catalogue, text, limit))
-
-    def _person(
-        self,
-        user: RawId | None,
-        history: Sequence[RawId] | None,
-        attributes: Mapping[str, Any] | None,
-        keep_seen: bool,
-    ) -> _Person:
-        if user is not None:
-            if history is not None or attributes:
-                other = "history" if history is not None else "attributes"
-                raise UserError(f"user {user}: not together with {other}, which are of someone new")
-            return self._known_people(self._user_rows([user]), keep_seen)[0]
-        if history is None and not attributes:
-            raise UserError("recommend: give a user, a history or attributes")
-        return self._new_people([history or ()], attributes, keep_seen)[0]
-
-    def _known_people(self, rows: np.ndarray, keep_seen: bool) -> list[_Person]:
-        export = self._export
-        queries = export.users.rows(rows)
-        hashes = first_hashes(export.user_ids.take(pa.array(rows)))
-        people = []
-        for row, query, first in zip(rows, queries, hashes, strict=True):
-            past = _of_row(export.past, row)
-            left_out = past
-            if export.disliked is not None:
-                left_out = np.append(left_out, _of_row(export.disliked, row))
-            if keep_seen:
-                left_out = left_out[:0]
-            people.append(_Person(query, past, np.unique(left_out), int(first)))
-        return people
-
-    def _new_people(
-        self, histories: Sequence[Sequence[RawId]], attributes: Mapping[str, Any] | None, keep_seen: bool
-    ) -> list[_Person]:
-        queries = self._export.queries
-        found = [self._history_rows(history) for history in histories]
-        rows = [each[0] for each in found]
-        if any(map(len, rows)):
-            queries.check_histories()
-        vectors, notes = queries.vectors(rows, attributes), []
-        if attributes and not queries.uses_attributes(rows):
-            notes.append(
-                "attributes: not used beside a history, to which this query tower's vector is fitted"
-            )
-        return [
-            _Person(
-                vector, own, own[:0] if keep_seen else own, unknown=unknown, notes=[*notes, *_named(unknown)]
-            )
-            for vector, (own, unknown) in zip(vectors, found, strict=True)
-        ]
-
-    def _history_rows(self, history: Sequence[RawId]) -> tuple[np.ndarray, list[str]]:
-        """Return the distinct rows of a history, and what of it is unknown."""
-        if isinstance(history, str):
-            raise UserError(f"history: {history!r} is one text. Give a list of ids or titles")
-        catalogue, rows, unknown = self._export.catalogue, [], []
-        for each in history:
-            row = catalogue.item_row(each)
-            row = row_of_title(catalogue, str(each), "history") if row is None else row
-            unknown += [str(each)] if row is None else []
-            rows += [] if row is None else [row]
-        if unknown and not rows:
-            near = near_titles(catalogue, unknown[0])
-            examples = ", ".join(map(str, catalogue.item_ids[:3].to_pylist()))
-            raise UserError(
-                f"history: {', '.join(unknown[:NAMED])}: not among the {len(catalogue):,} items (such as "
-                f"{examples}{near}). Name at least one of these"
-            )
-        return np.array(list(dict.fromkeys(rows)), np.int64), unknown
-
-    def _user_rows(self, users: Sequence[RawId]) -> np.ndarray:
-        """Return the rows of users, all of whom must be known."""
-        ids = self._export.user_ids
-        if len(users) == 1:
-            row = row_of(ids, users[0])
-            rows, missing = np.array([row or 0]), [0] if row is None else []
-        else:
-            found = rows_of(ids, pa.array([str(each) for each in users], pa.string()))
-            missing = np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False)).tolist()
-            rows = found.fill_null(0).to_numpy()
-        if missing:
-            examples = ", ".join(map(str, ids[:3].to_pylist()))
-            raise UserError(
-                f"user {users[missing[0]]}: not among the {len(ids):,} users of {self._export.folder} (such as "
-                f"{examples}). Name one of them, or give a history with this user's items"
-            )
-        return rows
-
-    def _item_row(self, item: RawId) -> int:
-        catalogue = self._export.catalogue
-        row = catalogue.item_row(item)
-        row = row_of_title(catalogue, str(item), "item") if row is None else row
-        if row is None:
-            examples = ", ".join(map(str, catalogue.item_ids[:3].to_pylist()))
-            near = near_titles(catalogue, str(item))
-            raise UserError(
-                f"item {item}: not among the {len(catalogue):,} items (such as {examples}{near}). Name one of them"
-            )
-        return row
 
     def _selection(
         self,
@@ -317,17 +197,6 @@ class Recommender:
         scores = self._search.similarities(row)
         rows = select(scores, k, self._export.catalogue.item_ids, np.array([row]), 0, selection)
         return Ranked(rows, scores[rows])
-
-    def _reasons(self, person: _Person, rows: np.ndarray, most: int) -> list[list[RawId]]:
-        """Return the raw ids of the items of the past that speak most for each item."""
-        facts, items = self._export.manifest["query"], self._export.items
-        vectors = items.rows(np.append(rows, person.past))
-        unit = unit_vectors(vectors, facts["learned_dim"] - facts["bias"])
-        places = np.arange(len(rows), len(vectors))
-        past = Past(places, person.query, self._export.queries.parts(person.past, len(person.query)))
-        found = strongest(contributions(past, vectors, unit, np.arange(len(rows))), most)
-        ids = self._export.catalogue.item_ids
-        return [ids.take(pa.array(person.past[each[each >= 0]])).to_pylist() for each in found]
 
     def _named(self, rows: np.ndarray) -> pd.DataFrame:
         catalogue, chosen = self._export.catalogue, pa.array(rows, pa.int64())
@@ -351,17 +220,6 @@ class Recommender:
 
 def _column(ids: pa.Array) -> Any:
     return ids.to_numpy() if pa.types.is_integer(ids.type) else pd.Series(ids.to_pylist(), dtype=object)
-
-
-def _of_row(lists: Any, row: int) -> np.ndarray:
-    return np.asarray(lists.values[lists.offsets[row] : lists.offsets[row + 1]], np.int64)
-
-
-def _named(unknown: Sequence[str]) -> list[str]:
-    if not unknown:
-        return []
-    more = f" and {len(unknown) - NAMED:,} more" if len(unknown) > NAMED else ""
-    return [f"history: {', '.join(unknown[:NAMED])}{more}: not in the catalogue, and left out"]
 
 
 def _check_k(k: int) -> None:

@@ -50,7 +50,7 @@ def quantise(vectors: np.ndarray, dtype: str, scale: np.ndarray | None) -> np.nd
 
 
 def dimension_scale(largest: np.ndarray) -> np.ndarray:
-    """Return the scale of each dimension, (D,) float32, given its largest absolute value; 1 where that is 0."""
+    """Return the scale of each dimension, (D,) float32, given its largest absolute value."""
     return np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
 
 
