@@ -58,6 +58,12 @@ class ExportFolder:
     index: Index | None
     queries: QueryMaker
 
+    @property
+    def learned(self) -> int:
+        """Width of the learned part of candidate vectors, without a bias."""
+        facts = self.manifest["query"]
+        return facts["learned_dim"] - facts["bias"]
+
 
 def open_export(folder: Path) -> ExportFolder:
     """Open an export after checking every file of it.

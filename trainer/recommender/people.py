@@ -136,9 +136,8 @@ class People:
 
     def reasons(self, person: Person, rows: np.ndarray, most: int) -> list[list[RawId]]:
         """Return the raw ids of the items of the past that speak most for each item."""
-        facts, items = self._export.manifest["query"], self._export.items
-        vectors = items.rows(np.append(rows, person.past))
-        unit = unit_vectors(vectors, facts["learned_dim"] - facts["bias"])
+        vectors = self._export.items.rows(np.append(rows, person.past))
+        unit = unit_vectors(vectors, self._export.learned)
         places = np.arange(len(rows), len(vectors))
         past = Past(places, person.query, self._export.queries.parts(person.past, len(person.query)))
         found = strongest(contributions(past, vectors, unit, np.arange(len(rows))), most)
