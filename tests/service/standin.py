@@ -1,7 +1,8 @@
 """A small world for the service: an export folder, and a recommender whose answers are known without a model.
 
-Sixty films; user u has the films u, u + 1 and u + 2. The score of film i is 60 - i, so that everybody is recommended
-the films with the lowest numbers that they do not have; `version` of the manifest is added to every score.
+Sixty films; user u has the films u, u + 1 and u + 2. The score of film i is 60 - i, so that everybody is
+recommended the films with the lowest numbers that they do not have; `version` of the manifest is added to
+every score.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from trainer.errors import UserError
 
 FILMS, USERS = 60, 40
 GENRES = ("Comedy", "Drama", "Horror")
-SPECIAL = {7: "Amélie <script>alert(1)</script> & \"friends\"", 8: "千と千尋の神隠し (2001)"}
+SPECIAL = {7: 'Amélie <script>alert(1)</script> & "friends"', 8: "千と千尋の神隠し (2001)"}
 
 
 def write_export(folder: Path, version: int = 1, damaged: bool = False) -> Path:
@@ -26,7 +27,11 @@ def write_export(folder: Path, version: int = 1, damaged: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     body = json.dumps({"films": FILMS, "version": version})
     (folder / "items.json").write_text(body + (" " if damaged else ""))
-    manifest = {"step": 100 * version, "version": version, "sha256": hashlib.sha256(body.encode()).hexdigest()}
+    manifest = {
+        "step": 100 * version,
+        "version": version,
+        "sha256": hashlib.sha256(body.encode()).hexdigest(),
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -60,7 +65,9 @@ class StandIn:
             manifest = json.loads((folder / "manifest.json").read_text())
             body = (folder / "items.json").read_bytes()
         except OSError as error:
-            raise UserError(f"{folder}: no export. Write one: python -m trainer export RUN {folder}") from error
+            raise UserError(
+                f"{folder}: no export. Write one: python -m trainer export RUN {folder}"
+            ) from error
         if hashlib.sha256(body).hexdigest() != manifest["sha256"]:
             raise UserError(f"{folder / 'items.json'}: is damaged. Export the run again")
         return cls(manifest)

@@ -90,7 +90,9 @@ def test_the_past_of_a_user_and_items_like_one(client: TestClient) -> None:
 def test_titles_are_found_while_one_types(client: TestClient) -> None:
     found = client.get("/items", params={"title": "film 1", "limit": 3}).json()["items"]
     assert [each["item"] for each in found] == ["1", "10", "11"]
-    assert client.get("/items", params={"title": "千と"}).json()["items"] == [{"item": "8", "title": SPECIAL[8]}]
+    assert client.get("/items", params={"title": "千と"}).json()["items"] == [
+        {"item": "8", "title": SPECIAL[8]}
+    ]
     assert client.get("/items", params={"title": "  "}).json() == {"items": []}
 
 

@@ -126,7 +126,16 @@ class Server(uvicorn.Server):
         interrupted: Whether SIGINT stopped it.
     """
 
-    interrupted = False
+    def __init__(self, config: uvicorn.Config, ready: str) -> None:
+        """Make a server that prints `ready` once it answers, and a signal would find it prepared."""
+        super().__init__(config)
+        self.interrupted = False
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say so."""
+        await super().startup(sockets)
+        print(self._ready, flush=True)
 
     async def serve_and_watch(self, listening: socket.socket, current: CurrentExport, seconds: float) -> None:
         """Serve until a signal; swap in a new export on SIGHUP or, every so many seconds, if there is one.

@@ -80,7 +80,11 @@ def add_handlers(app: FastAPI, timeout: float) -> None:
         assert isinstance(error, HTTPException)
         return RefusedError(error.status_code, _http_sentence(request, error), _headers(error)).response()
 
+    def own_fault(_: Request, error: Exception) -> Response:
+        return RefusedError(500, INTERNAL).response()
+
     app.add_exception_handler(RefusedError, refused)
+    app.add_exception_handler(Exception, own_fault)  # raised again after it, and logged by the guard
     app.add_exception_handler(Overdue, overdue)
     app.add_exception_handler(UserError, user_error)
     app.add_exception_handler(RequestValidationError, invalid)

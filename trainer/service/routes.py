@@ -1,5 +1,6 @@
 """The addresses that answer with recommendations and items."""
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -97,9 +98,10 @@ def make_router(limits: Limits, computing: Computing) -> APIRouter:
         request: Request,
         start: Annotated[str, Query(max_length=200, description="How their ids begin.")] = "",
         limit: Annotated[int, Query(ge=1, le=100)] = 10,
+        at_random: Annotated[bool, Query(description="Draw them at random.")] = False,
     ) -> Response:
         """List ids of users, for a page to offer while one types."""
-        return await answer(_users, request.state.export, start, limit)
+        return await answer(_users, request.state.export, start, limit, at_random)
 
     @router.get("/items", response_model=models.ItemList, tags=["items"])
     async def items(
@@ -194,8 +196,13 @@ def _past(export: Export, user: str, details: bool) -> dict[str, Any]:
     return {"items": _rows(export, _known(export.recommender.past, user), details)}
 
 
-def _users(export: Export, start: str, limit: int) -> dict[str, Any]:
-    return {"users": export.users_from(start, limit), "total": len(export.user_ids)}
+def _users(export: Export, start: str, limit: int, at_random: bool) -> dict[str, Any]:
+    known = export.user_ids
+    if at_random:
+        found = random.sample(known, min(limit, len(known)))
+    else:
+        found = export.users_from(start, limit)
+    return {"users": found, "total": len(known)}
 
 
 def _find_items(export: Export, title: str, limit: int, details: bool) -> dict[str, Any]:

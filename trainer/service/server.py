@@ -9,13 +9,14 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trainer.errors import ConfigError, UserError
 from trainer.service.limits import Limits
 
 if TYPE_CHECKING:
     from trainer.service.export import CurrentExport, Opener
+    from trainer.service.guard import Guard
 
 PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
 """Packages by their modules; the extra `serve` has them all."""
@@ -74,8 +75,8 @@ def serve(
                 file=sys.stderr,
             )
         export = current.export
-        print(f"serving {export.name} ({export.items:,} items) at {address}", flush=True)
-        interrupted = _run(app, listening, limits, current, watch_seconds)
+        ready = f"serving {export.name} ({export.items:,} items) at {address}"
+        interrupted = _run(app, listening, limits, current, watch_seconds, ready)
     if interrupted:
         raise KeyboardInterrupt
 
@@ -139,9 +140,14 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def _run(
-    app: Any, listening: socket.socket, limits: Limits, current: "CurrentExport", watch_seconds: float
+    app: "Guard",
+    listening: socket.socket,
+    limits: Limits,
+    current: "CurrentExport",
+    watch_seconds: float,
+    ready: str,
 ) -> bool:
-    """Run the server until a signal; return whether that was SIGINT."""
+    """Run the server until a signal, print `ready` when it answers; return whether the signal was SIGINT."""
     import uvicorn
 
     from trainer.service.connection import Server, connection_class
@@ -160,7 +166,7 @@ def _run(
         h11_max_incomplete_event_size=MOST_HEADERS,
         timeout_graceful_shutdown=int(limits.timeout + GRACE),
     )
-    server = Server(config)
+    server = Server(config, ready)
     asyncio.run(server.serve_and_watch(listening, current, watch_seconds))
     app.computing.close()
     if app.computing.overdue:

@@ -36,7 +36,7 @@ PAGE_HEADERS = {
 def make_router(current: CurrentExport, metrics: Metrics) -> APIRouter:
     """Return the routes of the page, of health and of metrics."""
     router = APIRouter()
-    carried = {name: files(__package__).joinpath("page", name).read_bytes() for name in MEDIA_TYPES}
+    carried = {name: files("trainer.service").joinpath("page", name).read_bytes() for name in MEDIA_TYPES}
 
     def file_response(name: str, request: Request) -> Response:
         if name not in carried:
