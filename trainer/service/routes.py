@@ -198,10 +198,7 @@ def _past(export: Export, user: str, details: bool) -> dict[str, Any]:
 
 def _users(export: Export, start: str, limit: int, at_random: bool) -> dict[str, Any]:
     known = export.user_ids
-    if at_random:
-        found = random.sample(known, min(limit, len(known)))
-    else:
-        found = export.users_from(start, limit)
+    found = random.sample(known, min(limit, len(known))) if at_random else export.users_from(start, limit)
     return {"users": found, "total": len(known)}
 
 
