@@ -16,8 +16,9 @@ ROOMS = (
     *("errors", "formatting", "atomic_write", "installation"),
     *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
     *("batching", "closed_form", "model"),
-    *("planning", "sharding", "evaluation", "reporting", "inspection", "runs", "warm_start"),
-    *("fitting", "tuning", "training", "serving", "service", "commands", "cli", "__main__"),
+    *("planning", "sharding", "evaluation", "ranking", "reporting", "inspection", "runs", "warm_start"),
+    *("fitting", "tuning", "training", "serving", "recommender", "exporting", "service"),
+    *("commands", "cli", "__main__"),
 )
 """Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""
 MOST_FILES, MOST_LINES = 12, 2100

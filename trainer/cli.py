@@ -133,6 +133,7 @@ COMMANDS = {
     "prepare": "Fetch, read, clean and split the data, as `train` does first.",
     "evaluate": "Evaluate a run under any protocol, beside baselines or a run.",
     "recommend": "List the best unseen items for a user, or for someone new.",
+    "export": "Write a run as files that others use, checked.",
     "serve": "Answer over HTTP from an export, with a page to look at.",
     "runs": "List run folders with their data, model, figures and state.",
 }

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trainer.dataset.encode import COLUMNS
 from trainer.dataset.impressions import SHOWN
@@ -16,6 +15,7 @@ from trainer.errors import DataError
 from trainer.storage import arrays
 from trainer.storage.attribute_store import map_dense, map_features
 from trainer.storage.attributes import DenseFeature, Feature, Ragged
+from trainer.storage.raw_ids import row_of
 
 
 @dataclass(frozen=True)
@@ -203,17 +203,3 @@ def _map_part(folder: Path, part: str) -> Interactions:
 def _kept(folder: Path, side: str) -> np.ndarray:
     rows = arrays.map_array(folder, f"kept_{side}s")
     return np.empty(0, np.int64) if rows is None else rows
-
-
-def row_of(ids: pa.Array, raw_id: str | int) -> int | None:
-    """Return the position of a raw id, or None; a scan takes some milliseconds per million ids."""
-    text = str(raw_id)
-    if pa.types.is_int64(ids.type):
-        try:
-            number = pa.scalar(int(text), pa.int64())
-        except (ValueError, OverflowError):
-            return None
-        row = pc.index(ids, number).as_py() if str(number.as_py()) == text else -1
-    else:
-        row = pc.index(ids, pa.scalar(text, ids.type)).as_py()
-    return None if row < 0 else row

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from trainer.dataset.dataset import Dataset, Interactions, row_of
+from trainer.dataset.dataset import Dataset, Interactions
 from trainer.dataset.sequences import Sequences, map_sequences, save_sequences, sequences_of
 from trainer.storage import arrays
 from trainer.storage.attribute_table import attribute_table
 from trainer.storage.attributes import Ragged
+from trainer.storage.raw_ids import row_of
 
 FOLDER = "vocabulary"
 SEEN, HELD_OUT, DISLIKED = "by_user_known", "by_user_test", "by_user_disliked"

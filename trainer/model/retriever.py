@@ -82,6 +82,13 @@ def candidate_vectors(
         )
 
 
+def context_vectors(pair: TowerPair, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return the vectors that the items in `rows` have in ordered histories, (len(rows), dim)."""
+    with torch.no_grad():
+        tower = pair.towers.unscaled_candidates
+        return pair.towers.context(_vectors(tower, pair.item_inputs, rows, device))
+
+
 def as_of(tower_pairs: Sequence[TowerPair], dataset: Dataset, split: str) -> list[TowerPair]:
     """Return the same towers with the ordered histories that users have before a split."""
     return [

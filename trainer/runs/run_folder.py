@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -235,12 +235,17 @@ def run_config(run: Path, options: Sequence[str] = ()) -> ResolvedConfig:
     return resolve(config)
 
 
-def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:
+def open_run(
+    run: Path,
+    saved: SavedCheckpoint | None = None,
+    allocate: Callable[[CombinedTowers], object] | None = None,
+) -> TrainedRun:
     """Open a run's unsharded towers from its newest checkpoint.
 
     Args:
         run: Run folder.
         saved: Its newest checkpoint, if that has been found already.
+        allocate: Gives towers on the meta device their memory, elsewhere than in RAM for instance.
 
     Raises:
         CheckpointError: The folder is not a run folder, or holds no undamaged checkpoint.
@@ -270,7 +275,11 @@ def open_run(run: Path, saved: SavedCheckpoint | None = None) -> TrainedRun:
             tables[HISTORY]["dim"],
             history_length=config.model.history_length if ordered else 0,
         )
-    model = CombinedTowers(learned, closed).to_empty(device=torch.device("cpu"))
+    model = CombinedTowers(learned, closed)
+    if allocate is None:
+        model.to_empty(device=torch.device("cpu"))
+    else:
+        allocate(model)
     load(saved.folder, model)
     tower_pairs = [TowerPair(model.learned, users, items)]
     if model.closed is not None:

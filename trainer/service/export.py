@@ -88,7 +88,10 @@ class Export:
         """Return the attributes of an item that are known."""
         row = self.rows[str(item)]
         values = {each.name: self.columns[each.name][row].as_py() for each in self.attributes}
-        return {name: value for name, value in values.items() if value is not None and value == value}
+        known = {name: value for name, value in values.items() if value is not None and value == value}
+        # pandas holds whole numbers as floats where some are unknown.
+        whole = {n: int(v) for n, v in known.items() if isinstance(v, float) and v.is_integer()}
+        return known | whole
 
     def users_from(self, start: str, limit: int) -> list[str]:
         """Return the first ids of users that begin with a text."""
@@ -174,7 +177,7 @@ def open_export(folder: Path, opener: Opener) -> Export:
         recommender,
         real.name,
         digest[:HASH_LENGTH],
-        recommender.manifest.get("step"),
+        recommender.manifest.get("checkpoint", {}).get("step"),
         attributes=tuple(attribute_facts(name, columns[name].to_pylist()) for name in names),
         columns=columns,
         user_ids=sorted(map(str, recommender.user_ids.to_pylist())),

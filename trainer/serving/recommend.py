@@ -15,13 +15,14 @@ from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.errors import UserError, diverged
 from trainer.facts.losses import loss_spec, losses_where
 from trainer.formatting import format_count
+from trainer.ranking.best import best, scores_of
 from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run, finished_step, newest
 from trainer.serving.history import known_history, split_history, unknown_text
 from trainer.serving.known_items import held_out_items, newer_items, without_held_out
 from trainer.serving.ordered_history import has_ordered_histories, served_history
 from trainer.serving.vector_cache import Vectors, open_vectors
 from trainer.storage.attributes import Ragged
-from trainer.storage.tie_hashes import first_hashes, tie_hashes
+from trainer.storage.tie_hashes import first_hashes
 
 TEST = "test"
 """Split whose items can be marked."""
@@ -248,18 +249,10 @@ def _best(
 
     Where scores are equal, the order of the items begins at `first_hash`.
     """
-    # Not with BLAS, which may sum rows in different orders: items with equal vectors need equal scores.
-    scores = np.einsum("id,d->i", vectors, query)
+    scores = scores_of(vectors, query)
     if not np.isfinite(scores).all():
         raise diverged(str(run), "scores are NaN or infinite")
-    left = np.setdiff1d(np.arange(len(scores)), left_out)
-    if k < len(left):
-        left = left[scores[left] >= np.partition(scores[left], -k)[-k]]
-    found = left[np.argsort(-scores[left])]
-    if (scores[found[1:]] == scores[found[:-1]]).any():  # ranked as an evaluation ranks them
-        places = tie_hashes(vocabulary.item_ids.take(found)) - np.uint64(first_hash)
-        found = found[np.lexsort((places, -scores[found]))]
-    found = found[:k]
+    found = best(scores, k, vocabulary.item_ids, left_out, first_hash)
     titles, ids = vocabulary.titles, vocabulary.item_ids
     return found, pd.DataFrame(
         {

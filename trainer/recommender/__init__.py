@@ -1,0 +1,1 @@
+"""Recommendations from an export, without torch where the query tower has no layers."""
