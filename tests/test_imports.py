@@ -37,6 +37,7 @@ QUICK = (
     "trainer.commands.evaluate",
     "trainer.commands.recommend",
     "trainer.commands.runs",
+    "trainer.commands.serve",
     "trainer.installation",
     "trainer.cli",
     "trainer.__main__",

@@ -125,6 +125,7 @@ COMMANDS = {
     "evaluate": "Evaluate a run under any protocol, beside baselines or a run.",
     "recommend": "List the best unseen items for a user, or for someone new.",
     "export": "Write a run as files that others use, checked.",
+    "serve": "Answer over HTTP from an export, with a page to look at.",
     "runs": "List run folders with their data, model, figures and state.",
 }
 """What each command does, by the name of its module in `trainer.commands`."""

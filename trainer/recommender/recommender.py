@@ -54,6 +54,11 @@ class Recommender:
         rows = np.arange(len(catalogue))
         return pd.concat([self._named(rows), catalogue.attributes.to_pandas()], axis=1)
 
+    @property
+    def user_ids(self) -> pa.Array:
+        """Raw ids of the users of the run."""
+        return self._export.user_ids
+
     def recommend(
         self,
         user: RawId | None = None,

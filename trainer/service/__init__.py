@@ -1,0 +1,1 @@
+"""An export as an HTTP service: recommendations as JSON, and a page to look at them."""
