@@ -17,7 +17,7 @@ ROOMS = (
     *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
     *("batching", "closed_form", "model"),
     *("planning", "sharding", "evaluation", "reporting", "inspection", "runs", "warm_start"),
-    *("fitting", "tuning", "training", "serving", "commands", "cli", "__main__"),
+    *("fitting", "tuning", "training", "serving", "page", "report", "commands", "cli", "__main__"),
 )
 """Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""
 MOST_FILES, MOST_LINES = 12, 2100
@@ -35,6 +35,7 @@ QUICK = (
     "trainer.commands.prepare",
     "trainer.commands.evaluate",
     "trainer.commands.recommend",
+    "trainer.commands.report",
     "trainer.commands.runs",
     "trainer.installation",
     "trainer.cli",
