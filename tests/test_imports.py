@@ -16,7 +16,6 @@ ROOMS = (
     *("errors", "formatting", "atomic_write", "installation"),
     *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
     *("batching", "closed_form", "model"),
-    *("planning", "sharding", "evaluation", "ranking", "reporting", "inspection", "runs", "warm_start"),
     *("fitting", "tuning", "training", "serving", "batch_lists"),
     *("recommender", "exporting", "service", "report", "api", "commands", "cli", "__main__"),
 )
@@ -36,6 +35,7 @@ QUICK = (
     "trainer.commands.prepare",
     "trainer.commands.evaluate",
     "trainer.commands.recommend",
+    "trainer.commands.report",
     "trainer.commands.runs",
     "trainer.commands.serve",
     "trainer.installation",

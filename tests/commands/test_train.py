@@ -48,7 +48,8 @@ def test_a_run_folder_holds_all_that_its_readers_need(tmp_path: Path) -> None:
     run = worlds.trained(tmp_path, *worlds.options(tmp_path, TRAIN, WITHHELD))
     assert sorted(path.name for path in run.iterdir()) == [
         *("checkpoints", "config.yaml", "data.json", "learned_item_inputs.npz", "learned_user_inputs.npz"),
-        *("metrics.json", "metrics.jsonl", "plan.json", "vectors", "vocabulary"),
+        *("metrics.json", "metrics.jsonl", "plan.json", "ranks.json", "settings.json", "vectors"),
+        "vocabulary",
     ]
     # 16 users in steps of 4 for 20 epochs.
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000000080"]

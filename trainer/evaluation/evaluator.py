@@ -74,6 +74,7 @@ class Evaluation:
         rankers: Mean of each metric over users, by ranker: `model`, then the baselines.
         beyond: Metrics beyond accuracy by ranker, if the protocol asks for them.
         per_user: The model's metrics, (users,) each in the order of user rows, if the protocol asks for them.
+        rankers_per_user: The same of the model and of each baseline, by ranker.
         left_out: Number of items that are retained from an earlier run and therefore not ranked.
         tied: Number of users in whose list the model gives two items the same score.
         ratings: Errors of predicted values, if the protocol asks for them and there are values.
@@ -88,6 +89,7 @@ class Evaluation:
     rankers: dict[str, dict[str, float]]
     beyond: dict[str, dict[str, float]] = field(default_factory=dict)
     per_user: dict[str, np.ndarray] = field(default_factory=dict)
+    rankers_per_user: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     left_out: int = 0
     tied: int = 0
     ratings: RatingErrors | None = None
@@ -153,6 +155,7 @@ def evaluate(
     ratings = errors.total(world) if errors else None
     if not world.is_first:
         return None
+    per_user = {name: meter.per_user() for name, meter in meters.items() if protocol.per_user}
     return Evaluation(
         split=protocol.split,
         seen=protocol.seen,
@@ -160,7 +163,8 @@ def evaluate(
         items=dataset.evaluated_items,
         rankers={name: meter.means(len(users)) for name, meter in meters.items()},
         beyond={name: meter.beyond.means() for name, meter in meters.items() if meter.beyond},
-        per_user=meters["model"].per_user() if protocol.per_user else {},
+        per_user=per_user.get("model", {}),
+        rankers_per_user=per_user,
         left_out=dataset.item_count - dataset.evaluated_items,
         tied=tied,
         ratings=ratings,

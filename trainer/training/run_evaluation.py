@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trainer.config.resolved import ResolvedConfig
+from trainer.config.schema import EvaluationConfig
 from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.distributed.world import World, join_world
 from trainer.errors import ConfigError, DataError
@@ -95,6 +96,31 @@ def evaluate(
     return json.dumps(report) if as_json else text
 
 
+def evaluate_by_user(run: Path, evaluation: EvaluationConfig | None = None) -> tuple[Dataset, Evaluation]:
+    """Evaluate a run's newest checkpoint in this process, with all that is known of every user.
+
+    Args:
+        run: Run folder.
+        evaluation: Protocol; None: the run's own.
+
+    Returns:
+        Its data, and an evaluation with metrics by user and beyond accuracy.
+
+    Raises:
+        CheckpointError, ConfigError, DataError: As `evaluate`.
+    """
+    config = run_config(run)
+    config = replace(config, evaluation=evaluation or config.evaluation, device="auto", backend="auto")
+    _check_measurable(run, config)
+    how = replace(protocol(config), beyond=True, per_user=True, option_prefix="--")
+    with join_world(config.device, config.backend, config.timeout) as world:
+        opened = _open(run, config, world)
+        found = _evaluate(opened, world, how)
+    if found is None:
+        raise ConfigError(f"{run}: is evaluated in one process. Start this command without torchrun")
+    return opened.dataset, found
+
+
 def _check_measurable(run: Path, config: ResolvedConfig) -> None:
     """Refuse a run without a test split, and a protocol by which its test split cannot be found.
 
@@ -155,15 +181,19 @@ def _evaluate(opened: _Opened, world: World, how: Protocol) -> Evaluation | None
     return evaluate_model(components, opened.dataset, world, how)
 
 
-def _check_same(opened: _Opened, other: _Opened, split: str) -> None:
-    """Refuse runs whose users cannot be paired, as ids, seen items or held-out items differ."""
-    one, two = opened.dataset, other.dataset
+def same_users(one: Dataset, two: Dataset, split: str) -> bool:
+    """Return whether users can be paired: ids, seen items and held-out items are the same."""
     same = one.user_ids.equals(two.user_ids) and one.item_ids.equals(two.item_ids)
     for each in (Dataset.seen, Dataset.held_out):
         first, second = each(one, split), each(two, split)
         same = same and np.array_equal(first.offsets, second.offsets)
         same = same and np.array_equal(first.values, second.values)
-    if not same:
+    return same
+
+
+def _check_same(opened: _Opened, other: _Opened, split: str) -> None:
+    """Refuse runs whose users cannot be paired."""
+    if not same_users(opened.dataset, other.dataset, split):
         raise ConfigError(
             f"--compare {other.run}: its data or its {split} part differ from those of {opened.run}, "
             "expected the same, so that users can be paired. Name a run on the same data and split"

@@ -40,6 +40,7 @@ from trainer.runs.run_folder import (
     warm_start_report,
     write_config,
 )
+from trainer.runs.training_facts import Settings, measure_ranks, write_ranks, write_settings
 from trainer.storage.id_hashes import collisions_report
 from trainer.training.messages import (
     choice_text,
@@ -94,7 +95,7 @@ def _train_in(
         else:  # before anything is chosen, which may take long and be interrupted
             world.on_first(lambda: write_config(run, asked))
         prepared = time.perf_counter()
-        config, choice = _resolve(followed, dataset, world, run)
+        config, choice, settings = _resolve(followed, dataset, world, run)
         chosen = time.perf_counter()
 
         components = assemble(config, dataset, world, filled=saved is None)
@@ -109,6 +110,8 @@ def _train_in(
             lambda: describe_run(run, config, dataset, components.plan, components.tower_pairs), long=True
         )
         if world.is_first:
+            if saved is None:  # a training that is resumed was given what an earlier process decided
+                write_settings(run, settings)
             forget_trials(run)
 
     steps, start = config.run.epochs * batches.steps_per_epoch, saved.step if saved else 0
@@ -140,7 +143,7 @@ def _train_in(
             seconds=watch.seconds,
         )
         trained = time.perf_counter()
-        evaluation = None
+        evaluation, ranks = None, measure_ranks(world)
         if measured := dataset.report["split"] != "none":
             evaluation = evaluate_model(components, dataset, world, protocol(config))
         seconds["evaluate"] = time.perf_counter() - trained
@@ -152,6 +155,8 @@ def _train_in(
             inputs = components.user_inputs, components.item_inputs
             report |= collisions_report(id_collisions(*inputs, dataset.item_name))
             report |= (choice.report() if choice else {}) | warm_start_report(run) | {"seconds": seconds}
+            if ranks:
+                write_ranks(run, ranks)
             write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
             if evaluation:
                 progress.outcome(step, evaluation.split, evaluation.rankers["model"], config)
@@ -191,7 +196,7 @@ def _prepare(config: Config, world: World) -> Dataset:
 
 def _resolve(
     config: Config, dataset: Dataset, world: World, run: Path
-) -> tuple[ResolvedConfig, Choice | None]:
+) -> tuple[ResolvedConfig, Choice | None, Settings]:
     """Fill the gaps of a configuration, by the size of the data and by tuning; rank 0 prints how."""
     size = int(np.count_nonzero(dataset.train_by_user().lengths())), dataset.item_count, len(dataset.train)
     sized = with_size_defaults(config, *size)
@@ -205,7 +210,9 @@ def _resolve(
             sized = with_size_defaults(asked, *size)
             print(size_text(changes(asked, sized), resolved.model.history), flush=True)
         print(choice_text(changes(sized, resolved), choice, resolved.model.history), flush=True)
-    return resolved, choice
+    report = choice.report()["chosen"] if choice else {}
+    origins = changes(Config(), config), changes(config, sized), changes(sized, resolved)
+    return resolved, choice, Settings(*origins, report)
 
 
 def _start_warm(

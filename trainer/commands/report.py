@@ -1,0 +1,34 @@
+"""`report`: write one HTML page on a run, or one that compares several."""
+
+from pathlib import Path
+
+from trainer.commands.arguments import Parser
+from trainer.formatting import format_bytes
+
+
+def run(arguments: list[str], heading: str = "") -> None:
+    """Write one HTML page on a run: training, quality, plan, a map of items, examples. Or compare several."""
+    parser = Parser(prog="python -m trainer report", description=run.__doc__)
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folder; of several, others are compared with the first",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.html",
+        help="file to write (default: report.html in the run folder; of several runs, one in this folder)",
+    )
+    parser.add_argument(
+        "--colour",
+        metavar="ATTRIBUTE",
+        help="item attribute that colours the map (default: the first with a few values)",
+    )
+    options = parser.parse_args(arguments)
+    from trainer.report.report import write_report
+
+    target = write_report(options.runs, options.out, options.colour)
+    print(f"Report: {target} ({format_bytes(target.stat().st_size)})")
