@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from trainer.api.run import Run, open_run
     from trainer.api.training import train
     from trainer.config.parser import parse_config
+    from trainer.recommender.recommender import Recommender
 
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Recommender": "trainer.recommender.recommender",
     "Run": "trainer.api.run",
     "open_run": "trainer.api.run",
     "parse_config": "trainer.config.parser",
     "train": "trainer.api.training",
 }
-__all__ = ["Run", "open_run", "parse_config", "train"]
+__all__ = ["Recommender", "Run", "open_run", "parse_config", "train"]
 
 
 # FBGEMM 1.6 and 1.7 warn in every process that they have no entry for themselves in their table of versions.

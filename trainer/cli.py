@@ -124,12 +124,9 @@ COMMANDS = {
     "prepare": "Fetch, read, clean and split the data, as `train` does first.",
     "evaluate": "Evaluate a run under any protocol, beside baselines or a run.",
     "recommend": "List the best unseen items for a user, or for someone new.",
-<<<<<<< HEAD
     "export": "Write a run as files that others use, checked.",
     "serve": "Answer over HTTP from an export, with a page to look at.",
-=======
     "report": "Write one HTML page on a run, or one that compares several.",
->>>>>>> work/report
     "runs": "List run folders with their data, model, figures and state.",
 }
 """What each command does, by the name of its module in `trainer.commands`."""

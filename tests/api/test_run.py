@@ -10,7 +10,7 @@ import trainer
 from tests import worlds
 from trainer.api.options import options_of
 from trainer.config.schema import Config
-from trainer.errors import CheckpointError, ConfigError
+from trainer.errors import CheckpointError, ConfigError, UserError
 from trainer.serving.recommend import recommend
 
 TRAIN, WITHHELD = worlds.checkerboard()
@@ -65,6 +65,32 @@ def test_recommendations_are_those_of_the_command(trained: trainer.Run) -> None:
         found, expected = trained.recommend(user, k=3), recommend(trained.path, str(user), 3)
         assert found["rank"].tolist() == [1, 2, 3]
         assert found[["item", "score"]].equals(expected[["item", "score"]])
+
+
+def test_someone_new_is_served_by_history_and_the_reasons_are_named(trained: trainer.Run) -> None:
+    mine = [item for user, item in TRAIN if user == WITHHELD[0][0]]
+    found = trained.recommend(history=mine, k=1, why=2)
+    assert found["item"].tolist() == [WITHHELD[0][1]]
+    assert {reason["item"] for reason in found["why"][0]} <= set(mine)
+
+
+def test_neither_a_user_nor_a_history_is_an_error_that_says_what_to_give(trained: trainer.Run) -> None:
+    with pytest.raises(UserError, match="give a user, a history or attributes"):
+        trained.recommend(k=3)
+    with pytest.raises(UserError, match="history and attributes are known"):
+        trained.recommend(WITHHELD[0][0], history=[51])
+
+
+def test_similar_items_are_of_the_same_colour(trained: trainer.Run) -> None:
+    found = trained.similar(worlds.FIRST_ITEM, 3)
+    assert {item % 2 for item in found["item"]} == {worlds.FIRST_ITEM % 2}
+
+
+def test_an_export_recommends_what_the_run_does(trained: trainer.Run, tmp_path: Path) -> None:
+    opened, user = trained.export(tmp_path / "export"), WITHHELD[1][0]
+    found, expected = opened.recommend(user, k=4), trained.recommend(user, k=4)
+    assert found["item"].tolist() == expected["item"].tolist()
+    np.testing.assert_allclose(found["score"], expected["score"], atol=1e-5)
 
 
 def test_the_dot_product_of_two_vectors_is_a_score(trained: trainer.Run) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import pandas as pd
 
@@ -14,14 +14,19 @@ from trainer.api.shown_plan import ShownPlan
 from trainer.config.parser import read_config
 from trainer.config.schema import Config
 from trainer.dataset.vocabulary import open_vocabulary
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, UserError
+from trainer.exporting.export import Wishes, export
 from trainer.facts.baselines import BASELINES
 from trainer.installation import quiet_libraries
 from trainer.planning.plan import open_plan
+from trainer.recommender.recommender import Recommender
+from trainer.report.report import write_report
 from trainer.runs.checkpoint_store import CONFIG, METRICS, check_is_run
 from trainer.runs.run_folder import PLAN, RECORDS
 from trainer.serving.embed import all_vectors
 from trainer.serving.recommend import recommend, recommend_by_history
+from trainer.serving.served_run import Restrictions
+from trainer.serving.similar_items import similar_items
 from trainer.training.run_evaluation import evaluate
 
 
@@ -96,29 +101,83 @@ class Run:
 
     def recommend(
         self,
-        user: object = None,
+        user: str | int | None = None,
+        history: Sequence[str | int] | None = None,
         k: int = 10,
         *,
-        history: Sequence[object] | None = None,
+        attributes: Mapping[str, object] | None = None,
         keep_seen: bool = False,
+        why: int = 0,
+        **restrictions: Unpack[Restrictions],
     ) -> pd.DataFrame:
-        """Return the best items for a user, or for someone new who has some items.
+        """Return the best items for a user of the data, or for someone new, best first.
 
         Args:
             user: Raw id.
-            k: Items wanted.
-            history: Raw ids of items, the latest last, in place of `user`.
-            keep_seen: Whether to rank what is known of the user too.
+            history: In place of it, raw ids or titles of what someone has, oldest first.
+            k: Items wanted, from 1 up; fewer come back where fewer remain.
+            attributes: Of someone new, where the query tower takes attributes: `{"gender": "F"}`.
+            keep_seen: Whether to recommend what the person has too.
+            why: For each item, name so many items of the past that speak most for it, in a column `why`.
+            restrictions: `where`, `allow`, `deny` and `at_most`; see `Restrictions`.
 
         Returns:
-            Columns `rank`, `item`, `title` and `score`.
+            Columns `rank`, `item`, `title` and `score`; `attrs["notes"]` are sentences about what could not
+            be done.
+
+        Raises:
+            UserError: Neither a user nor a history or attributes are given, or they are unknown.
         """
-        if history is not None:
-            found = recommend_by_history(self.path, [str(item) for item in history], k, keep_seen)
+        if user is not None:
+            if history is not None or attributes:
+                raise UserError("recommend: a user's history and attributes are known. Leave them out")
+            found = recommend(self.path, str(user), k, keep_seen, why=why, **restrictions)
+        elif history is None and not attributes:
+            raise UserError("recommend: give a user, a history or attributes")
         else:
-            found = recommend(self.path, str(user), k, keep_seen)
-        found.insert(0, "rank", range(1, len(found) + 1))
-        return found
+            given = [str(item) for item in history or ()]
+            found = recommend_by_history(
+                self.path, given, k, keep_seen, attributes=attributes, why=why, **restrictions
+            )
+        return _ranked(found)
+
+    def similar(self, item: str | int, k: int = 10, **restrictions: Unpack[Restrictions]) -> pd.DataFrame:
+        """Return the items most like one, without itself: columns `rank`, `item`, `title`, `score`.
+
+        The score is the cosine of the learned candidate vectors without the popularity bias.
+
+        Args:
+            item: Raw id or title.
+            k: Items wanted.
+            restrictions: As those of `recommend`.
+        """
+        return _ranked(similar_items(self.path, str(item), k, **restrictions))
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        dtype: str = "float32",
+        index: str = "none",
+        min_recall: float = 0.98,
+        replace: bool = False,
+    ) -> Recommender:
+        """Write an export, checked against the exact ranking, and open it.
+
+        Args:
+            folder: Place of the export.
+            dtype: Type of the vectors: `float32`, `float16` or `int8`.
+            index: `none`, `flat`, `hnsw` or `ivf_pq`.
+            min_recall: Least recall@10 and recall@100, from 0 to 1; below it nothing is written.
+            replace: Whether an earlier export in this place may be replaced.
+        """
+        export(self.path, Path(folder), Wishes(dtype, index, min_recall, replace))
+        return Recommender.open(Path(folder))
+
+    def report(self, *others: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+        """Write one HTML page on the run, or one that compares it with others; returns the file."""
+        runs = [self.path, *(Path(other) for other in others)]
+        return write_report(runs, None if out is None else Path(out))
 
     def vectors(self, side: Literal["user", "item"]) -> pd.DataFrame:
         """Return the vectors of all users or items; the dot product of two is a score.
@@ -169,3 +228,8 @@ class Run:
             options=options_of(changes or {}),
         )
         return json.loads(text or "{}")
+
+
+def _ranked(found: pd.DataFrame) -> pd.DataFrame:
+    found.insert(0, "rank", range(1, len(found) + 1))
+    return found
