@@ -24,7 +24,7 @@ from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.run_folder import TrainedRun, open_run, weight_bytes
 from trainer.serving.query_parts import known_items, query_parts
 from trainer.serving.user_attributes import attribute_inputs
-from trainer.serving.vector_cache import Vectors, save_vectors
+from trainer.serving.vector_cache import Vectors, open_vectors, save_vectors
 from trainer.storage.attributes import Ragged
 from trainer.storage.id_hashes import hashed_rows, ids_sharing
 
@@ -77,6 +77,29 @@ def query_of_history(
         _cache(run, saved, trained, items)
     histories = torch.tensor([len(history)]), torch.tensor(history)
     return query_from_history(trained.tower_pairs, histories, items)[0].numpy(), items.numpy()
+
+
+def all_vectors(
+    run: Path, saved: SavedCheckpoint, *, from_towers: bool
+) -> tuple[np.ndarray | None, np.ndarray, Sequence[TowerPair]]:
+    """Return what makes the scores of all users, block by block.
+
+    Args:
+        run: Run folder.
+        saved: Its newest checkpoint.
+        from_towers: Whether query vectors have to come from the towers in any case.
+
+    Returns:
+        (users, D) query vectors, memory-mapped where they were cached, or None; (items, D) candidate vectors;
+        and the towers that make query vectors where there are none yet.
+    """
+    if not from_towers and (cached := open_vectors(run, saved)):
+        return cached.users, cached.items, ()
+    trained = open_run(run, saved)
+    items = _item_vectors(trained)
+    if not from_towers and (cached := _cache(run, saved, trained, items)):
+        return cached.users, cached.items, ()
+    return None, items.numpy(), trained.tower_pairs
 
 
 def item_vectors(run: Path, saved: SavedCheckpoint) -> np.ndarray:
