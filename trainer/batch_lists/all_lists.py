@@ -4,40 +4,30 @@ Each rank of a launch makes blocks of its own, and a process alone makes all of 
 block is published by a rename, so that the next start goes on with those that are missing.
 """
 
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Unpack
 
 import numpy as np
 import pyarrow as pa
 import torch
-from tqdm import tqdm
 
-from trainer.batch_lists.block_queries import KnownItems, Queries
-from trainer.batch_lists.block_ranking import Block, BlockRanker
-from trainer.batch_lists.cap import Cap
-from trainer.batch_lists.lists_folder import ListsFolder, locked, rows_digest
-from trainer.distributed.world import World, join_world
-from trainer.errors import DivergedError, UserError, diverged
+from trainer.batch_lists.list_maker import TEST, ListMaker
+from trainer.batch_lists.lists_folder import ListsFolder, rows_digest
+from trainer.batch_lists.progress import progress
+from trainer.batch_lists.ranks import joined, locked, on_first
+from trainer.distributed.world import World
+from trainer.errors import UserError
 from trainer.formatting import format_count
 from trainer.ranking.id_files import read_ids
-from trainer.ranking.selection import Selection
-from trainer.serving.embed import all_vectors
 from trainer.serving.known_items import held_out_lists, without_held_out
-from trainer.serving.ordered_history import has_ordered_histories
 from trainer.serving.served_run import Restrictions, ServedRun, open_served
 from trainer.storage.raw_ids import rows_of
 
-Result = TypeVar("Result")
-TEST = "test"
 USERS_PER_PART = 4096
-LINE_INTERVAL = 60
-"""Seconds between lines of progress where there is no terminal."""
 USER_COLUMNS = ("user", "user_id", "userId")
 NAMED = 5
 """Most unknown users that a note lists."""
@@ -83,6 +73,7 @@ def recommend_all(
     mark: str | None = None,
     cap: int | None = None,
     users_per_part: int | None = None,
+    world: World | None = None,
     **restrictions: Unpack[Restrictions],
 ) -> AllLists | None:
     """Write the lists of all users, as `recommend` ranks them, into a folder of Parquet files.
@@ -99,6 +90,7 @@ def recommend_all(
         mark: `test` ranks the items of the test split too, as an evaluation does, and marks them.
         cap: Most lists that an item may stand in; see `trainer.batch_lists.cap`.
         users_per_part: Users of a file.
+        world: Ranks that are there already; None: those of a launch, or this process alone.
         restrictions: What else restricts lists: `where`, `allow`, `deny`, `at_most`.
 
     Returns:
@@ -132,19 +124,18 @@ def recommend_all(
     }
     folder = ListsFolder(out, description, -(-len(rows) // size))
     notes += selection.notes
-    with _world() as world:
-        _on_first(world, folder.prepare)
-        with locked(out) if world.is_first else nullcontext():
-            for note in notes if world.is_first else ():
-                print(f"note: {note}", file=sys.stderr, flush=True)
-            begun = time.monotonic()
-            maker = _Maker(served, world, selection, held_out, k, keep_seen, mark, cap)
-            made = _write_parts(folder, maker, rows, size, world)
-            manifest = _on_first(world, folder.finish, long=True)
-    if not world.is_first:
-        return None
+    with joined(world) as ranks, locked(out, ranks):
+        on_first(ranks, folder.prepare)
+        for note in notes if ranks.is_first else ():
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        begun = time.monotonic()
+        maker = ListMaker(served, ranks, selection, held_out, k, keep_seen, mark, cap)
+        made = _write_parts(folder, maker, rows, size, ranks)
+        manifest = on_first(ranks, folder.finish)
+        is_first = ranks.is_first
     total = sum(part["rows"] for part in manifest["files"].values())
-    return AllLists(out, len(rows), total, len(rows) - made, time.monotonic() - begun, notes)
+    done = AllLists(out, len(rows), total, len(rows) - made, time.monotonic() - begun, notes)
+    return done if is_first else None
 
 
 def _users(served: ServedRun, users: Path | Sequence[str | int] | None) -> tuple[np.ndarray, list[str]]:
@@ -169,83 +160,14 @@ def _users(served: ServedRun, users: Path | Sequence[str | int] | None) -> tuple
     return rows, [text] if unknown else []
 
 
-class _Maker:
-    """Makes the lists of blocks of users."""
-
-    def __init__(
-        self,
-        served: ServedRun,
-        world: World,
-        selection: Selection,
-        held_out: Any,
-        k: int,
-        keep_seen: bool,
-        mark: str | None,
-        cap: int | None,
-    ) -> None:
-        self._served, self._k, self._marked = served, k, held_out if mark else None
-        vocabulary = served.vocabulary
-        ordered = mark is None and has_ordered_histories(served.saved)
-
-        def vectors() -> Any:
-            return all_vectors(served.run, served.saved, from_towers=ordered)
-
-        if world.size > 1 and not ordered:  # the first computes the cache that all others open
-            _on_first(world, lambda: vectors() and None, long=True)
-        cached, items, tower_pairs = vectors()
-        self._queries = Queries(vocabulary, cached, tower_pairs, ordered)
-        self._known = KnownItems.of_run(vocabulary, held_out, keep_seen, mark is not None)
-        self._ranker = BlockRanker(vocabulary, items, selection.limits)
-        permitted = np.ones(len(items), bool)
-        permitted[selection.left_out] = False
-        self._ranker.permit(permitted)
-        self.cap = None if cap is None else Cap(self._ranker, cap, selection)
-
-    def columns(self, rows: np.ndarray) -> dict[str, pa.Array]:
-        """Return the lists of some users, column by column.
-
-        Raises:
-            DivergedError: A score is not finite.
-        """
-        vocabulary = self._served.vocabulary
-        block = Block(rows, self._queries.of(rows), *self._known.of(rows))
-        try:
-            items, scores = (self.cap or self._ranker).lists(block, self._k)
-        except DivergedError:
-            raise diverged(str(self._served.run), "scores are NaN or infinite") from None
-        there = items >= 0
-        counts, flat = there.sum(1), items[there]
-        users = np.repeat(rows, counts)
-        ranks = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
-        columns = {
-            "user": vocabulary.user_ids.take(pa.array(users)),
-            "rank": pa.array(ranks, pa.int32()),
-            "item": vocabulary.item_ids.take(pa.array(flat)),
-            "score": pa.array(scores[there], pa.float32()),
-        }
-        if self._marked is not None:
-            lengths, held_out = self._marked.take(rows)
-            count = len(vocabulary.item_ids)
-            columns[TEST] = pa.array(
-                np.isin(users * count + flat, np.repeat(rows, lengths) * count + held_out)
-            )
-        return columns
-
-    def count(self, items: pa.Array) -> None:
-        """Count the items of lists that were there before, where there is a cap."""
-        if self.cap is not None:
-            rows = rows_of(self._served.vocabulary.item_ids, items).to_numpy()
-            self.cap.counts += np.bincount(rows, minlength=len(self.cap.counts))
-
-
-def _write_parts(folder: ListsFolder, maker: _Maker, rows: np.ndarray, size: int, world: World) -> int:
+def _write_parts(folder: ListsFolder, maker: ListMaker, rows: np.ndarray, size: int, world: World) -> int:
     """Write the parts of this rank that are missing; return how many users all ranks have written."""
     # Lists with a cap depend on those before, so that one rank makes all.
     mine = range(folder.parts)[world.rank :: world.size]
     if maker.cap is not None:
         mine = range(folder.parts) if world.is_first else range(0)
     made = 0
-    with _progress(folder, len(rows), size, world.is_first) as shown:
+    with progress(folder, len(rows), size, world.is_first) as shown:
         for number in mine:
             if folder.is_whole(number):
                 if maker.cap is not None:
@@ -255,46 +177,5 @@ def _write_parts(folder: ListsFolder, maker: _Maker, rows: np.ndarray, size: int
             folder.write(number, maker.columns(block))
             made += len(block)
             shown()
-    _on_first(world, lambda: None, long=True)  # until all ranks are done
+    on_first(world, lambda: None)  # until all ranks are done
     return made if world.size == 1 else int(world.sum(torch.tensor(made)))
-
-
-@contextmanager
-def _progress(folder: ListsFolder, users: int, size: int, active: bool) -> Iterator[Callable[[], None]]:
-    """Give a function that shows how far all ranks are: as a bar on a terminal, else by a line a minute."""
-    begun = last = time.monotonic()
-    on_terminal = active and sys.stderr.isatty()
-
-    def done() -> int:
-        return min(sum(folder.part(number).exists() for number in range(folder.parts)) * size, users)
-
-    before = done() if active else 0
-    with tqdm(
-        total=users, initial=before, desc="lists", unit="user", delay=2, disable=not on_terminal, leave=False
-    ) as bar:
-
-        def shown() -> None:
-            nonlocal last
-            now = time.monotonic()
-            if on_terminal:
-                bar.update(done() - bar.n)
-            elif active and now - last >= LINE_INTERVAL:
-                last, there = now, done()
-                left = (now - begun) / max(there - before, 1) * (users - there)
-                print(f"{there:,} of {users:,} lists, {left:,.0f} s left", file=sys.stderr, flush=True)
-
-        yield shown
-
-
-@contextmanager
-def _world() -> Iterator[World]:
-    """Join the ranks of a launch, or be alone, without a process group."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        with join_world("cpu") as world:
-            yield world
-    else:
-        yield World(0, 1, 0, 1, torch.device("cpu"))
-
-
-def _on_first(world: World, work: Callable[[], Result], *, long: bool = False) -> Result:
-    return work() if world.size == 1 else world.on_first(work, long=long)

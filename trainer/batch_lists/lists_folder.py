@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from trainer.atomic_write import replaced, write_text
+from trainer.batch_lists.ranks import LOCK
 from trainer.errors import UserError
 from trainer.runs.checkpoint_store import digest_of
 
 FORMAT = 1
-MANIFEST, LOCK = "_manifest.json", ".lock"
-"""Names that readers of a folder of Parquet files pass over, as they begin with an underscore and a dot."""
+MANIFEST = "_manifest.json"
+"""Readers of a folder of Parquet files pass over names that begin with an underscore or a dot."""
 PART = "part-{:05d}.parquet"
 OWNER = b"shardtower"
 """Key of a file's metadata that tells which lists it belongs to."""
@@ -50,15 +48,11 @@ class ListsFolder:
         return self.path / PART.format(number)
 
     def prepare(self) -> None:
-        """Make the folder, or check that one which is there holds parts of these lists and nothing else.
+        """Begin in an empty folder, or check that another one holds parts of these lists and nothing else.
 
         Raises:
-            UserError: It holds other lists or other files, or cannot be made.
+            UserError: It holds other lists or other files.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {self.path}: cannot be made ({error.strerror}). {REMEDY}") from error
         others = [path for path in self.path.iterdir() if path.name != LOCK]
         if not others:
             self._write_manifest({})
@@ -124,25 +118,6 @@ class ListsFolder:
     def read_items(self, number: int) -> pa.Array:
         """Return the raw ids of all items in a part."""
         return pq.read_table(self.part(number), columns=["item"])["item"].combine_chunks()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Lock a folder of lists for one process.
-
-    Raises:
-        UserError: Another process writes lists into it.
-    """
-    lock = FileLock(path / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"--out {path}: another process writes lists into it. Name another folder") from None
-    try:
-        yield
-    finally:
-        (path / LOCK).unlink(missing_ok=True)
-        lock.release()
 
 
 def rows_digest(rows: np.ndarray) -> str:
