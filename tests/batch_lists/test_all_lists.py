@@ -1,4 +1,4 @@
-"""Lists of all users: those of `recommend` row by row, whatever the parts, the ranks, and what interrupted."""
+"""Lists of all users: those of `recommend` row by row, at any number of ranks, and after an interruption."""
 
 import json
 import shutil
