@@ -1,17 +1,21 @@
-"""What is needed of a block of users before items are ranked: query vectors, and items to be left out."""
+"""What is needed of a block of users before items are ranked: query vectors, and items to be left out.
+
+Towers, and TorchRec with them, are imported where there are no cached vectors.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from trainer.dataset.vocabulary import Vocabulary
-from trainer.model.retriever import TowerPair, query_vectors, some_users
 from trainer.serving.ordered_history import served_history
 from trainer.storage.attributes import Ragged
 
-CPU = torch.device("cpu")
+if TYPE_CHECKING:
+    from trainer.model.retriever import TowerPair
 
 
 @dataclass(frozen=True)
@@ -27,19 +31,21 @@ class Queries:
 
     vocabulary: Vocabulary
     cached: np.ndarray | None
-    tower_pairs: Sequence[TowerPair]
+    tower_pairs: "Sequence[TowerPair]"
     served: bool
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """Return the query vectors of some users, (len(rows), D) float32."""
         if self.cached is not None:
             return np.asarray(self.cached[rows])
+        from trainer.model.retriever import query_vectors, some_users
+
         pairs = self.tower_pairs
         if self.served:
             histories, times = self._histories(rows)
             pairs = [some_users(pair, rows, histories, times) for pair in pairs]
             rows = np.arange(len(rows))
-        return query_vectors(pairs, rows, CPU).numpy()
+        return query_vectors(pairs, rows, torch.device("cpu")).numpy()
 
     def _histories(self, rows: np.ndarray) -> tuple[Ragged, Ragged | None]:
         """Return the ordered histories with which some users are served, and their times."""

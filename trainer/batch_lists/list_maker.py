@@ -12,9 +12,9 @@ from trainer.batch_lists.ranks import on_first
 from trainer.distributed.world import World
 from trainer.errors import DivergedError, diverged
 from trainer.ranking.selection import Selection
-from trainer.serving.embed import all_vectors
 from trainer.serving.ordered_history import has_ordered_histories
 from trainer.serving.served_run import ServedRun
+from trainer.serving.vector_cache import open_vectors
 from trainer.storage.attributes import Ragged
 from trainer.storage.raw_ids import rows_of
 
@@ -41,6 +41,10 @@ class ListMaker:
         ordered = mark is None and has_ordered_histories(served.saved)
 
         def vectors() -> Any:
+            if not ordered and (cached := open_vectors(served.run, served.saved)):
+                return cached.users, cached.items, ()
+            from trainer.serving.embed import all_vectors
+
             return all_vectors(served.run, served.saved, from_towers=ordered)
 
         if world.size > 1 and not ordered:  # the first computes the cache that all others open

@@ -24,7 +24,7 @@ from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.run_folder import TrainedRun, open_run, weight_bytes
 from trainer.serving.query_parts import known_items, query_parts
 from trainer.serving.user_attributes import attribute_inputs
-from trainer.serving.vector_cache import Vectors, open_vectors, save_vectors
+from trainer.serving.vector_cache import Vectors, save_vectors
 from trainer.storage.attributes import Ragged
 from trainer.storage.id_hashes import hashed_rows, ids_sharing
 
@@ -82,7 +82,7 @@ def query_of_history(
 def all_vectors(
     run: Path, saved: SavedCheckpoint, *, from_towers: bool
 ) -> tuple[np.ndarray | None, np.ndarray, Sequence[TowerPair]]:
-    """Return what makes the scores of all users, block by block.
+    """Return what makes the scores of all users, and cache it as `query_and_items` does.
 
     Args:
         run: Run folder.
@@ -90,11 +90,9 @@ def all_vectors(
         from_towers: Whether query vectors have to come from the towers in any case.
 
     Returns:
-        (users, D) query vectors, memory-mapped where they were cached, or None; (items, D) candidate vectors;
-        and the towers that make query vectors where there are none yet.
+        (users, D) query vectors, or None; (items, D) candidate vectors; and the towers that make query
+        vectors where there are none yet.
     """
-    if not from_towers and (cached := open_vectors(run, saved)):
-        return cached.users, cached.items, ()
     trained = open_run(run, saved)
     items = _item_vectors(trained)
     if not from_towers and (cached := _cache(run, saved, trained, items)):
