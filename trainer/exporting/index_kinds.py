@@ -154,9 +154,9 @@ def _silence(index: Any) -> None:
     """Keep FAISS from printing that few vectors are few."""
     import faiss
 
-    cells = faiss.try_extract_index_ivf(index)
-    if cells is not None:
-        cells = faiss.downcast_index(cells)
+    found = faiss.try_extract_index_ivf(index)
+    if found is not None:
+        cells: Any = faiss.downcast_index(found)
         cells.cp.min_points_per_centroid = 1
         if hasattr(cells, "pq"):
             cells.pq.cp.min_points_per_centroid = 1
