@@ -82,7 +82,7 @@ class Chooser:
             return Choice(dtype, kind, measure(self.sample, self._search(vectors, None), dtype))
         found: list[Choice] = []
         for factory, index in built(kind, vectors, dtype):
-            for step in INDEXES[kind].steps(len(vectors)):
+            for step in self._worth_trying(kind, vectors, index, dtype, bound):
                 search = self._search(vectors, Index(index, step.facts()))
                 tried = measure(self.sample.first(TRIED), search, dtype)
                 if tried.passes(bound) and len(self.sample.queries) > TRIED:
@@ -91,6 +91,15 @@ class Chooser:
                 if tried.passes(bound):
                     return found[-1]
         return max(found, key=lambda choice: min(choice.checks.recall.values()))
+
+    def _worth_trying(
+        self, kind: str, vectors: VectorTable, index: Any, dtype: str, bound: float
+    ) -> list[SearchStep]:
+        """Return the searches of an index from fast to thorough; the most thorough alone where it fails."""
+        steps = INDEXES[kind].steps(len(vectors))
+        search = self._search(vectors, Index(index, steps[-1].facts()))
+        best = measure(self.sample.first(TRIED), search, dtype)
+        return steps if best.passes(bound) else steps[-1:]
 
     def _passing(self, dtype: str, kind: str, bound: float) -> Iterator[Choice]:
         """Yield other choices that pass, the ones most like what was asked for first."""

@@ -123,7 +123,7 @@ class _Export:
             scratch / ITEM_VECTORS, item_vectors(pairs), len(vocabulary.item_ids), self.run
         )
         exact_users = self._exact_users(scratch, past)
-        query = write_query(folder, self.config, self.trained)
+        query = write_query(folder, self.config, self.trained, past.items)
         choice = self._choose(scratch, exact_items, exact_users, query)
         write_stored(exact_users, self.wishes.dtype, folder / USER_VECTORS, folder / USER_SCALE)
         items = write_stored(exact_items, self.wishes.dtype, folder / ITEM_VECTORS, folder / ITEM_SCALE)

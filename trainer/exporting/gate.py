@@ -14,7 +14,7 @@ from trainer.storage.tie_hashes import first_hashes
 
 USERS = 2_000
 """Most users that an export is measured with; they are drawn with a fixed seed."""
-TRIED = 400
+TRIED = 200
 """Of these, users with whom searches are tried."""
 SEED = 42
 LENGTHS = (10, 100)

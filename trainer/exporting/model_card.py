@@ -28,6 +28,7 @@ FILES = {
     "user_vectors_scale.npy": "factor of each dimension of the query vectors",
     "user_items_offsets.npy": "where each user's items begin",
     "user_items_values.npy": "item rows of each user, which are not recommended again",
+    "user_items_counted.npy": "which of these the closed-form part of the query vector is a sum over",
     "user_disliked_offsets.npy": "where each user's explicit negatives begin",
     "user_disliked_values.npy": "item rows of explicit negatives, which are not recommended",
     "user_categories.json": "categories of the user attributes that the query tower takes",
