@@ -51,7 +51,7 @@ class Export:
 
     Attributes:
         recommender: What answers.
-        name: Name of the folder, behind symbolic links.
+        folder: The folder, behind symbolic links.
         hash: First digits of the SHA-256 of its manifest, which holds the hashes of all other files.
         step: Step of the checkpoint that it was made of; None where the manifest says nothing.
         opened: When, in Unix seconds.
@@ -61,13 +61,18 @@ class Export:
     """
 
     recommender: Any
-    name: str
+    folder: Path
     hash: str
     step: int | None
     opened: float = field(default_factory=time.time)
     attributes: Sequence[AttributeFacts] = ()
     columns: dict[str, pa.ChunkedArray] = field(default_factory=dict)
     user_ids: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.name
 
     @property
     def items(self) -> int:
@@ -92,6 +97,10 @@ class Export:
         # pandas holds whole numbers as floats where some are unknown.
         whole = {n: int(v) for n, v in known.items() if isinstance(v, float) and v.is_integer()}
         return known | whole
+
+    def sentence(self, error: Exception) -> str:
+        """Return an error's message without the place of the folder, which is nobody's business."""
+        return str(error).replace(str(self.folder), self.name)
 
     def users_from(self, start: str, limit: int) -> list[str]:
         """Return the first ids of users that begin with a text."""
@@ -175,7 +184,7 @@ def open_export(folder: Path, opener: Opener) -> Export:
     names = [name for name in columns if name not in ("item", "title")]
     export = Export(
         recommender,
-        real.name,
+        real,
         digest[:HASH_LENGTH],
         recommender.manifest.get("checkpoint", {}).get("step"),
         attributes=tuple(attribute_facts(name, columns[name].to_pylist()) for name in names),
