@@ -17,7 +17,7 @@ ROOMS = (
     *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
     *("batching", "closed_form", "model"),
     *("planning", "sharding", "evaluation", "ranking", "reporting", "inspection", "runs", "warm_start"),
-    *("fitting", "tuning", "training", "serving", "recommender", "exporting", "service"),
+    *("fitting", "tuning", "training", "serving", "batch_lists", "recommender", "exporting", "service"),
     *("commands", "cli", "__main__"),
 )
 """Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""

@@ -50,7 +50,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["evaluate", "nowhere", "--k", "5,x"], "'5,x': whole numbers from 1 up are needed"),
         (["evaluate", "nowhere", "--k", "0"], "'0': whole numbers from 1 up are needed"),
         (["evaluate", "nowhere", "--seen", "no"], "invalid choice: 'no'"),
-        (["recommend", "nowhere"], "one of the arguments --user --history is required"),
+        (["recommend", "nowhere"], "one of the arguments --user --history --attributes"),
         (["recommend", "nowhere", "--user", "1", "--history", "2"], "not allowed with argument --user"),
         (["recommend", "nowhere", "--history", ","], "',': ids of items are needed, as 12,7"),
         (["recommend", "nowhere", "--history", "1"], "nowhere: no run folder (it has no config.yaml)"),

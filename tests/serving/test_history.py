@@ -6,8 +6,8 @@ import pytest
 
 from tests import worlds
 from trainer.cli import main
-from trainer.dataset.vocabulary import open_vocabulary
 from trainer.serving.history import split_history
+from trainer.serving.served_run import open_served
 
 COMMAS = {51: "a,51", 52: "b 52", 53: "53,54", 54: "53", 55: "54"}
 """Ids with a comma and with a space, and one that is two others with a comma between."""
@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_commas_separate_ids_unless_these_hold_them(run: Path, texts: list[str], ids: list[str]) -> None:
-    assert split_history(open_vocabulary(run), texts) == ids
+    assert split_history(open_served(run, 1).catalogue, texts) == ids
 
 
 def answer(capsys: pytest.CaptureFixture[str], run: Path, *options: str) -> tuple[int, str, str]:

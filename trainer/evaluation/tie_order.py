@@ -13,7 +13,7 @@ before it is needed.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -33,19 +33,33 @@ VERSION = 2
 """Version of hash and seed, part of the name of a cached order."""
 
 
+class RawIds(Protocol):
+    """What has raw ids of users and items, such as a data set or the vocabulary of a run."""
+
+    @property
+    def user_ids(self) -> pa.Array:
+        """Raw ids of users, in row order."""
+        ...
+
+    @property
+    def item_ids(self) -> pa.Array:
+        """Raw ids of items, in row order."""
+        ...
+
+
 @dataclass(frozen=True)
 class TieOrder:
-    """The evaluated items of a data set, N of them, numbered by place.
+    """The items that are ranked, N of them, numbered by place.
 
     Attributes:
         rows: (N,) int64 item row at each place.
-        places: (N,) int64 place of each item row.
-        dataset: The data set.
+        places: int64 place of each item row; (N,) where all items are ranked.
+        ids: Raw ids of all users and items.
     """
 
     rows: "Tensor"
     places: "Tensor"
-    dataset: Dataset
+    ids: RawIds
 
     @classmethod
     def of(cls, dataset: Dataset, device: "torch.device | str" = "cpu") -> "TieOrder":
@@ -59,13 +73,13 @@ class TieOrder:
 
     def entries_of(self, users: np.ndarray) -> np.ndarray:
         """Return the place at which the order of each user begins, (n,) int64, of users given by rows."""
-        first = first_hashes(self.dataset.user_ids.take(pa.array(users)))
+        first = first_hashes(self.ids.user_ids.take(pa.array(users)))
         return np.searchsorted(self._hashes, first) % max(len(self.rows), 1)
 
     @cached_property
     def _hashes(self) -> np.ndarray:
         """Hash of the item at each place, ascending."""
-        return tie_hashes(self.dataset.item_ids.take(pa.array(self.rows.cpu().numpy())))
+        return tie_hashes(self.ids.item_ids.take(pa.array(self.rows.cpu().numpy())))
 
     def lists_of_places(self, lists: "ItemLists") -> "ItemLists":
         """Return lists of item rows as lists of places."""

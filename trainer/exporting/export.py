@@ -2,17 +2,26 @@
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trainer.config.resolved import ResolvedConfig
-from trainer.exporting.publish import check_place, published
+from trainer.errors import UserError
+from trainer.exporting.choice import Choice, Chooser
+from trainer.exporting.gate import draw_sample
+from trainer.exporting.index_kinds import INDEXES, check_index
+from trainer.exporting.model_card import model_card
+from trainer.exporting.publish import check_place, published, write_manifest
 from trainer.exporting.query import write_query
-from trainer.exporting.tables import write_items, write_past, write_users
+from trainer.exporting.tables import Past, write_items, write_past, write_users
 from trainer.exporting.vectors import (
     item_vectors,
+    largest_of,
     served,
     user_vectors,
     write_exact,
@@ -22,17 +31,18 @@ from trainer.exporting.vectors import (
 from trainer.exporting.weights import map_weights
 from trainer.facts.histories import history_spec
 from trainer.recommender.manifest import (
+    CARD,
     FORMAT,
+    INDEX,
     ITEM_SCALE,
     ITEM_VECTORS,
-    MANIFEST,
     USER_SCALE,
     USER_VECTORS,
     VERSION,
     WEIGHTS,
-    digest,
-    file_sha256,
 )
+from trainer.recommender.search import Search
+from trainer.recommender.vectors import DTYPES, VectorTable
 from trainer.runs.checkpoint_store import METRICS, SavedCheckpoint, check_is_run, finished_step, newest
 from trainer.runs.run_folder import TrainedRun, open_run, run_config
 
@@ -79,72 +89,107 @@ def export(run: Path, folder: Path, wishes: Wishes = Wishes()) -> dict[str, Any]
     """
     if int(os.environ.get("RANK", 0)) != 0:
         return None
+    _check_wishes(wishes)
     check_is_run(run)
     check_place(folder, wishes.replace)
     config, saved = run_config(run), newest(run, finished_step(run))
     with published(folder, wishes.replace) as beside:
         trained = open_run(run, saved, allocate=lambda model: map_weights(model, beside / WEIGHTS))
-        manifest = _write(run, config, saved, trained, beside, wishes)
-    return manifest
+        check_index(wishes.index, len(trained.vocabulary.item_ids))
+        return _Export(run, config, saved, trained, beside, wishes).write()
 
 
-def _write(
-    run: Path,
-    config: ResolvedConfig,
-    saved: SavedCheckpoint,
-    trained: TrainedRun,
-    folder: Path,
-    wishes: Wishes,
-) -> dict[str, Any]:
-    vocabulary, pairs = trained.vocabulary, trained.tower_pairs
-    scratch = folder / SCRATCH
-    scratch.mkdir()
-    write_items(folder, vocabulary)
-    write_users(folder, vocabulary)
-    ordered = history_spec(config.model.history).ordered
-    past = write_past(folder, vocabulary, ordered)
-    whole = ordered and vocabulary.held_out_sequences is not None
-    counts = len(vocabulary.user_ids), len(vocabulary.item_ids)
-    exact_items = write_exact(scratch / ITEM_VECTORS, item_vectors(pairs), counts[1], run)
-    users = user_vectors(served(pairs, past if whole else None))
-    exact_users = write_exact(scratch / USER_VECTORS, users, counts[0], run)
-    items = write_stored(exact_items, wishes.dtype, folder / ITEM_VECTORS, folder / ITEM_SCALE)
-    write_stored(exact_users, wishes.dtype, folder / USER_VECTORS, folder / USER_SCALE)
-    write_item_table(folder, vocabulary.item_ids, items)
-    query = write_query(folder, config, trained)
-    for path in scratch.iterdir():
-        path.unlink()
-    scratch.rmdir()
-    metrics = run / METRICS
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "packages": _versions(),
-        "checkpoint": {"step": saved.step, "digest": saved.digest},
-        "item_name": vocabulary.item_name,
-        "users": counts[0],
-        "items": counts[1],
-        "dim": items.dim,
-        "dtype": wishes.dtype,
-        "index": None,
-        "ordered": vocabulary.sequences is not None,
-        "query": query,
-        "metrics": json.loads(metrics.read_text()) if metrics.exists() else None,
-        "config": asdict(config),
-    }
-    return write_manifest(folder, manifest)
+@dataclass(frozen=True)
+class _Export:
+    """One export: what is exported, the folder that is written, and what it shall be."""
+
+    run: Path
+    config: ResolvedConfig
+    saved: SavedCheckpoint
+    trained: TrainedRun
+    folder: Path
+    wishes: Wishes
+
+    def write(self) -> dict[str, Any]:
+        """Write all files and return the manifest."""
+        folder, vocabulary = self.folder, self.trained.vocabulary
+        scratch = folder / SCRATCH
+        scratch.mkdir()
+        write_items(folder, vocabulary)
+        write_users(folder, vocabulary)
+        past = write_past(folder, vocabulary, history_spec(self.config.model.history).ordered)
+        pairs = self.trained.tower_pairs
+        exact_items = write_exact(
+            scratch / ITEM_VECTORS, item_vectors(pairs), len(vocabulary.item_ids), self.run
+        )
+        exact_users = self._exact_users(scratch, past)
+        query = write_query(folder, self.config, self.trained, past.items)
+        choice = self._choose(scratch, exact_items, exact_users, query)
+        write_stored(exact_users, self.wishes.dtype, folder / USER_VECTORS, folder / USER_SCALE)
+        items = write_stored(exact_items, self.wishes.dtype, folder / ITEM_VECTORS, folder / ITEM_SCALE)
+        write_item_table(folder, vocabulary.item_ids, items)
+        if choice.index is not None:
+            import faiss
+
+            faiss.write_index(choice.index, str(folder / INDEX))
+        shutil.rmtree(scratch)
+        manifest = self._manifest(items.dim, query, choice)
+        files = {path.name for path in folder.iterdir()}
+        (folder / CARD).write_text(model_card(manifest, files), encoding="utf-8")
+        return write_manifest(folder, manifest)
+
+    def _exact_users(self, scratch: Path, past: Past) -> np.ndarray:
+        """Return the query vectors of all users as they are served: with all that is known of them."""
+        vocabulary = self.trained.vocabulary
+        ordered = history_spec(self.config.model.history).ordered
+        whole = past if ordered and vocabulary.held_out_sequences is not None else None
+        users = user_vectors(served(self.trained.tower_pairs, whole))
+        return write_exact(scratch / USER_VECTORS, users, len(vocabulary.user_ids), self.run)
+
+    def _choose(
+        self, scratch: Path, exact_items: np.ndarray, exact_users: np.ndarray, query: dict[str, Any]
+    ) -> Choice:
+        """Pass the gate."""
+        vocabulary, learned = self.trained.vocabulary, query["learned_dim"] - query["bias"]
+        exact = Search(VectorTable(exact_items), vocabulary.item_ids, None, learned, str(self.run))
+        compute = user_vectors(self.trained.tower_pairs)
+        sample = draw_sample(vocabulary, compute, largest_of(exact_users), exact)
+
+        def vectors(dtype: str) -> VectorTable:
+            names = f"tried_{dtype}.npy", f"tried_{dtype}_scale.npy"
+            return write_stored(exact_items, dtype, *(scratch / name for name in names))
+
+        chooser = Chooser(sample, vectors, vocabulary.item_ids, learned, str(self.run))
+        return chooser.choose(self.wishes.dtype, self.wishes.index, self.wishes.min_recall)
+
+    def _manifest(self, dim: int, query: dict[str, Any], choice: Choice) -> dict[str, Any]:
+        vocabulary, metrics = self.trained.vocabulary, self.run / METRICS
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "packages": _versions(),
+            "checkpoint": {"step": self.saved.step, "digest": self.saved.digest},
+            "item_name": vocabulary.item_name,
+            "users": len(vocabulary.user_ids),
+            "items": len(vocabulary.item_ids),
+            "interactions": len(vocabulary.seen.values),
+            "dim": dim,
+            "dtype": choice.dtype,
+            "index": choice.facts(),
+            "ordered": vocabulary.sequences is not None,
+            "query": query,
+            "checks": {"min_recall": self.wishes.min_recall, **choice.checks.facts()},
+            "metrics": json.loads(metrics.read_text()) if metrics.exists() else None,
+            "config": asdict(self.config),
+        }
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write the manifest of a folder that is otherwise whole, with size and SHA-256 of every file."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in sorted(folder.iterdir())
-    }
-    manifest = json.loads(json.dumps(manifest | {"files": files}))
-    text = json.dumps(manifest | {"own_sha256": digest(manifest)}, indent=1)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    return manifest
+def _check_wishes(wishes: Wishes) -> None:
+    for option, value, table in (("--dtype", wishes.dtype, DTYPES), ("--index", wishes.index, INDEXES)):
+        if value not in table:
+            raise UserError(f"{option} {value}: expected one of {', '.join(table)}")
+    if not 0 < wishes.min_recall <= 1:
+        raise UserError(f"--min-recall {wishes.min_recall:g}: a number above 0 and up to 1 is needed")
 
 
 def _versions() -> dict[str, str]:

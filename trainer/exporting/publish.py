@@ -1,15 +1,17 @@
 """Publishing an export: written beside its place, then moved there at once."""
 
 import ctypes
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from trainer.atomic_write import naming
 from trainer.errors import UserError
-from trainer.recommender.manifest import read_manifest
+from trainer.recommender.manifest import FORMAT, MANIFEST, digest, file_sha256, read_manifest
 
 EXCHANGE, HERE = 2, -100
 """RENAME_EXCHANGE and AT_FDCWD of renameat2 (Linux)."""
@@ -38,8 +40,6 @@ def check_place(folder: Path, replace: bool) -> None:
 
 def _was_export(folder: Path) -> bool:
     """Return whether a folder's manifest, damaged or of another version, says that it is an export."""
-    from trainer.recommender.manifest import FORMAT, MANIFEST
-
     path = folder / MANIFEST
     return path.is_file() and FORMAT in path.read_text(encoding="utf-8", errors="replace")
 
@@ -83,3 +83,15 @@ def _move(new: Path, place: Path) -> None:
     os.replace(place, old)
     os.replace(new, place)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest of a folder that is otherwise whole, with size and SHA-256 of every file."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
+    manifest = json.loads(json.dumps(manifest | {"files": files}))
+    text = json.dumps(manifest | {"own_sha256": digest(manifest)}, indent=1)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return manifest

@@ -16,13 +16,14 @@ from trainer.batching.tower_inputs import (
     dense_widths,
 )
 from trainer.config.resolved import ResolvedConfig
+from trainer.dataset.vocabulary import stand_in
 from trainer.exporting.program import PADDING, QueryProgram, QueryTower
 from trainer.facts.losses import loss_spec
 from trainer.histories.recency import usual_gap
 from trainer.model.builder import HISTORY
 from trainer.model.retriever import TowerPair, context_vectors
 from trainer.model.towers import TwoTowers
-from trainer.recommender.manifest import CATEGORIES, HISTORY_COLUMNS, PROGRAM
+from trainer.recommender.manifest import CATEGORIES, COUNTED, HISTORY_COLUMNS, PROGRAM
 from trainer.runs.run_folder import TrainedRun
 from trainer.storage.attributes import Ragged
 
@@ -30,7 +31,7 @@ CPU = torch.device("cpu")
 MOST_ROWS = 2**31 - 1
 
 
-def write_query(folder: Path, config: ResolvedConfig, trained: TrainedRun) -> dict[str, Any]:
+def write_query(folder: Path, config: ResolvedConfig, trained: TrainedRun, past: Ragged) -> dict[str, Any]:
     """Write the query tower, as far as someone new needs it, and return what the manifest says of it.
 
     Towers of ids alone need the vectors of the items and, of the closed form, what each item of a history
@@ -55,6 +56,11 @@ def write_query(folder: Path, config: ResolvedConfig, trained: TrainedRun) -> di
     if not takes_history and closed:
         table = _weight(closed[0].towers, HISTORY)
         np.save(folder / HISTORY_COLUMNS, table.numpy(), allow_pickle=False)
+        own = closed[0].user_inputs[HISTORY]
+        assert isinstance(own, Ragged)
+        owners = np.repeat(np.arange(len(past.offsets) - 1), past.lengths())
+        counted = stand_in(own, len(trained.vocabulary.item_ids), owners, past.values)
+        np.save(folder / COUNTED, counted, allow_pickle=False)
     if takes_history or attributes:
         facts["program"] = _write_program(folder, trained, attributes)
     return facts

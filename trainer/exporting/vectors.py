@@ -86,16 +86,18 @@ def write_stored(exact: np.ndarray, dtype: str, path: Path, scale_path: Path) ->
     """
     scale = None
     if DTYPES[dtype].scaled:
-        largest = np.max(
-            [np.abs(block).max(0) for _, block in _blocks(lambda rows: exact[rows], len(exact))], 0
-        )
-        scale = dimension_scale(largest)
+        scale = dimension_scale(largest_of(exact))
         np.save(scale_path, scale, allow_pickle=False)
     stored = np.lib.format.open_memmap(path, "w+", np.dtype(DTYPES[dtype].stored), exact.shape)
     for rows, block in _blocks(lambda rows: exact[rows], len(exact)):
         stored[rows] = quantise(block, dtype, scale)
     stored.flush()
     return VectorTable.open(path, scale_path)
+
+
+def largest_of(exact: np.ndarray) -> np.ndarray:
+    """Return the largest absolute value of each dimension, (D,) float32."""
+    return np.max([np.abs(block).max(0) for _, block in _blocks(lambda rows: exact[rows], len(exact))], 0)
 
 
 def write_item_table(folder: Path, item_ids: pa.Array, vectors: VectorTable) -> None:

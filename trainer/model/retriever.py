@@ -22,8 +22,10 @@ from trainer.dataset.dataset import Dataset
 from trainer.histories.recency import usual_gap
 from trainer.histories.slots import Slots, make_slots
 from trainer.histories.stretches import last_of
+from trainer.model.builder import HISTORY
 from trainer.model.fold_in import fold_in
 from trainer.model.history_encoder import HistoryEncoder
+from trainer.model.normalize import normalize
 from trainer.model.towers import Gather, TwoTowers
 from trainer.storage.attributes import Ragged
 
@@ -134,29 +136,47 @@ def _vectors(
 
 
 def query_from_history(
-    tower_pairs: Sequence[TowerPair], histories: Histories, item_vectors: torch.Tensor
+    tower_pairs: Sequence[TowerPair],
+    histories: Histories,
+    item_vectors: torch.Tensor,
+    attributes: Inputs | None = None,
 ) -> torch.Tensor:
     """Return query vectors of users who are known only by a history, (B, sum of the towers' widths).
 
     Towers with a table for histories, or an encoder of them, look them up. If the learned ones have user ids
-    alone, a new person has no row there, and their vector is fitted instead.
+    alone, a new person has no row there, and their vector is fitted instead; attributes then count as much as
+    one item of the history.
 
     Args:
         tower_pairs: Whole towers on the device of `item_vectors`, the learned ones first.
         histories: Items of each of B people, distinct for each, the oldest first; they may be none.
         item_vectors: Vectors of the catalogue, as `candidate_vectors` returns them.
+        attributes: Features of the learned query tower that are known of these people, B rows each.
     """
     learned, *closed = tower_pairs
     lengths, items = (each.cpu().numpy() for each in histories)
     own, device = Ragged(np.concatenate([[0], np.cumsum(lengths)]), items), item_vectors.device
-    if tables := {USER_HISTORY, USER_SEQUENCE} & learned.user_inputs.keys():
-        first = _look_up(learned, tables.pop(), own, device)
+    if {USER_HISTORY, USER_SEQUENCE} & learned.user_inputs.keys():
+        first = _query_of(someone_new(learned, own, attributes), device)
     else:
         candidates = item_vectors[:, : learned.towers.output_dim].detach().cpu().numpy()
         bias = learned.towers.candidate.bias_table is not None
         first = torch.from_numpy(fold_in(own, candidates, learned.towers.unit, bias)).to(device)
-    others = [_look_up(pair, next(iter(pair.user_inputs)), own, device) for pair in closed]
-    return torch.cat([first, *others], dim=1)
+        if attributes is not None:
+            by_attributes = _query_of(someone_new(learned, own, attributes), device)
+            first = _mean_query(learned.towers, first, by_attributes, torch.from_numpy(lengths).to(device))
+    return torch.cat([first, *(_query_of(someone_new(pair, own), device) for pair in closed)], dim=1)
+
+
+def _mean_query(
+    towers: TwoTowers, fitted: torch.Tensor, by_attributes: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
+    """Return means of query vectors, of which the first has the weight of its history and the second of 1."""
+    mean = (lengths.unsqueeze(1) * fitted + by_attributes) / (lengths.unsqueeze(1) + 1)
+    if towers.unit:
+        width = towers.query.dim  # a bias stays as it is
+        mean = torch.cat([normalize(mean[:, :width]), mean[:, width:]], dim=1)
+    return mean
 
 
 def query_with_history(
@@ -170,19 +190,7 @@ def query_with_history(
         items: Item rows, oldest first.
         times: Their seconds; None where there are no timestamps.
     """
-    given = {USER_SEQUENCE: items, USER_SEQUENCE_TIMES: times}
-    own = []
-    for pair in tower_pairs:
-        inputs: dict[str, np.ndarray | Ragged] = {}
-        for name, column in pair.user_inputs.items():
-            if (values := given.get(name)) is not None:
-                inputs[name] = Ragged(np.array([0, len(values)]), values)
-            elif isinstance(column, Ragged):
-                lengths, values = column.take(np.array([row]))
-                inputs[name] = Ragged(np.append(0, np.cumsum(lengths)), values)
-            else:
-                inputs[name] = column[row : row + 1]
-        own.append(replace(pair, user_inputs=inputs))
+    own = [one_user(pair, row, items, times) for pair in tower_pairs]
     return query_vectors(own, np.array([0]), torch.device("cpu"))
 
 
@@ -197,23 +205,68 @@ def query_from_bag(tower_pairs: Sequence[TowerPair], table: str, bag: Ragged) ->
     Returns:
         (1, sum of the towers' widths).
     """
+    nothing = Ragged(np.zeros(2, np.int64), np.empty(0, np.int32))
     learned, *closed = tower_pairs
-    nothing, device = Ragged(np.zeros(2, np.int64), np.empty(0, np.int32)), torch.device("cpu")
-    others = [_look_up(pair, next(iter(pair.user_inputs)), nothing, device) for pair in closed]
-    return torch.cat([_look_up(learned, table, bag, device), *others], dim=1)
+    own = [someone_new(learned, nothing, {table: bag}), *(someone_new(pair, nothing) for pair in closed)]
+    return query_vectors(own, np.array([0]), torch.device("cpu"))
 
 
-def _look_up(pair: TowerPair, table: str, histories: Ragged, device: torch.device) -> torch.Tensor:
-    """Return query vectors of users who are known only by the bags in `table`."""
-    given: dict[str, np.ndarray | Ragged] = {table: histories}
+def one_user(
+    pair: TowerPair, row: int, items: np.ndarray | None = None, times: np.ndarray | None = None
+) -> TowerPair:
+    """Return a tower pair with the features of one known user alone.
+
+    Args:
+        pair: Towers.
+        row: The user.
+        items: Ordered history in place of the user's own.
+        times: Its seconds.
+    """
+    given = {USER_SEQUENCE: items, USER_SEQUENCE_TIMES: times}
+    inputs: dict[str, np.ndarray | Ragged] = {}
+    for name, column in pair.user_inputs.items():
+        if (values := given.get(name)) is not None:
+            inputs[name] = Ragged(np.array([0, len(values)]), values)
+        elif isinstance(column, Ragged):
+            lengths, values = column.take(np.array([row]))
+            inputs[name] = Ragged(np.append(0, np.cumsum(lengths)), values)
+        else:
+            inputs[name] = column[row : row + 1]
+    return replace(pair, user_inputs=inputs)
+
+
+def someone_new(pair: TowerPair, histories: Ragged, given: Inputs | None = None) -> TowerPair:
+    """Return a tower pair with the features of B people whom it does not know; those not given are unknown.
+
+    Args:
+        pair: Towers.
+        histories: Items of each, the oldest first; they are of no use to towers without histories.
+        given: Other features that are known of these people, B rows each.
+    """
+    known: dict[str, np.ndarray | Ragged] = {**(given or {})}
+    for table in history_features(pair) - known.keys():
+        known[table] = histories
     times = pair.user_inputs.get(USER_SEQUENCE_TIMES)
     if isinstance(times, Ragged):
-        given[USER_SEQUENCE_TIMES] = _usual_times(histories.offsets, times)
+        known[USER_SEQUENCE_TIMES] = _usual_times(histories.offsets, times)
     count = len(histories.offsets) - 1
-    for name in pair.user_inputs.keys() - given.keys():
-        given[name] = _unknown(pair.user_inputs[name], count)
-    inputs = {name: given[name] for name in pair.user_inputs}  # in the order of the tables
-    return query_vectors([TowerPair(pair.towers, inputs, pair.item_inputs)], np.arange(count), device)
+    inputs = {  # in the order of the tables
+        name: known[name] if name in known else _unknown(column, count)
+        for name, column in pair.user_inputs.items()
+    }
+    return replace(pair, user_inputs=inputs)
+
+
+def history_features(pair: TowerPair) -> set[str]:
+    """Return the names of a query tower's features that are the items of users: one at most."""
+    return {USER_HISTORY, USER_SEQUENCE, HISTORY} & pair.user_inputs.keys()
+
+
+def _query_of(pair: TowerPair, device: torch.device) -> torch.Tensor:
+    """Return the query vectors of all of a pair's users."""
+    column = next(iter(pair.user_inputs.values()))
+    count = len(column.offsets) - 1 if isinstance(column, Ragged) else len(column)
+    return query_vectors([pair], np.arange(count), device)
 
 
 def _usual_times(offsets: np.ndarray, known: Ragged) -> Ragged:

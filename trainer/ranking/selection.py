@@ -1,4 +1,4 @@
-"""Which items may stand in a list: conditions, allowed and denied items, at most n of an attribute's value."""
+"""Which items may stand in a list: conditions, allowed and denied ones, at most n of an attribute's value."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from trainer.ranking.catalogue import Catalogue
 from trainer.recommender.index import Index
 from trainer.recommender.manifest import (
+    COUNTED,
     DISLIKED,
     INDEX,
     ITEM_SCALE,
@@ -42,6 +43,7 @@ class ExportFolder:
         items: Candidate vectors.
         users: Query vectors.
         past: Item rows of each user, oldest first where there is an order.
+        counted: Which of these the query vector is a sum over, bool; None where it is no such sum.
         disliked: Item rows of each user that are explicit negatives; None without any.
         index: Index of the items, or None.
         queries: Query vectors of others.
@@ -54,9 +56,16 @@ class ExportFolder:
     items: VectorTable
     users: VectorTable
     past: Ragged
+    counted: Ragged | None
     disliked: Ragged | None
     index: Index | None
     queries: QueryMaker
+
+    @property
+    def learned(self) -> int:
+        """Width of the learned part of candidate vectors, without a bias."""
+        facts = self.manifest["query"]
+        return facts["learned_dim"] - facts["bias"]
 
 
 def open_export(folder: Path) -> ExportFolder:
@@ -75,6 +84,7 @@ def open_export(folder: Path) -> ExportFolder:
         item_name=manifest["item_name"],
         attributes=table.drop_columns(NOT_ATTRIBUTES),
     )
+    past, counted = _ragged(folder, PAST), COUNTED in manifest["files"]
     items = VectorTable.open(folder / ITEM_VECTORS, folder / ITEM_SCALE)
     return ExportFolder(
         folder=folder,
@@ -83,7 +93,8 @@ def open_export(folder: Path) -> ExportFolder:
         user_ids=pq.read_table(folder / USERS)["user"].combine_chunks(),
         items=items,
         users=VectorTable.open(folder / USER_VECTORS, folder / USER_SCALE),
-        past=_ragged(folder, PAST),
+        past=past,
+        counted=Ragged(past.offsets, np.load(folder / COUNTED, mmap_mode="r")) if counted else None,
         disliked=_ragged(folder, DISLIKED) if f"{DISLIKED}_values.npy" in manifest["files"] else None,
         index=Index.open(folder / INDEX, manifest["index"]) if manifest["index"] else None,
         queries=QueryMaker(folder, manifest["query"], items),

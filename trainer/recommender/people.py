@@ -28,6 +28,7 @@ class Person:
     Attributes:
         query: (D,) query vector.
         past: (n,) item rows that they have, oldest first where there is an order.
+        counted: (n,) bool, which of these the query vector was made of.
         left_out: Item rows that are not recommended.
         first_hash: Where their order of items of equal scores begins.
         unknown: What of a history is not in the catalogue.
@@ -36,6 +37,7 @@ class Person:
 
     query: np.ndarray
     past: np.ndarray
+    counted: np.ndarray
     left_out: np.ndarray
     first_hash: int = 0
     unknown: list[str] = field(default_factory=list)
@@ -73,12 +75,15 @@ class People:
         people = []
         for row, query, first in zip(rows, queries, hashes, strict=True):
             past = _of_row(export.past, row)
+            counted = np.ones(len(past), bool)
+            if export.counted is not None:
+                counted = _of_row(export.counted, row).astype(bool)
             left_out = past
             if export.disliked is not None:
                 left_out = np.append(left_out, _of_row(export.disliked, row))
             if keep_seen:
                 left_out = left_out[:0]
-            people.append(Person(query, past, np.unique(left_out), int(first)))
+            people.append(Person(query, past, counted, np.unique(left_out), int(first)))
         return people
 
     def new(
@@ -90,14 +95,15 @@ class People:
         rows = [each[0] for each in found]
         if any(map(len, rows)):
             queries.check_histories()
-        vectors, notes = queries.vectors(rows, attributes), []
-        if attributes and not queries.uses_attributes(rows):
-            notes.append(
-                "attributes: not used beside a history, to which this query tower's vector is fitted"
-            )
+        vectors = queries.vectors(rows, attributes)
         return [
             Person(
-                vector, own, own[:0] if keep_seen else own, unknown=unknown, notes=[*notes, *_named(unknown)]
+                query=vector,
+                past=own,
+                counted=np.ones(len(own), bool),
+                left_out=own[:0] if keep_seen else own,
+                unknown=unknown,
+                notes=_named(unknown),
             )
             for vector, (own, unknown) in zip(vectors, found, strict=True)
         ]
@@ -136,11 +142,11 @@ class People:
 
     def reasons(self, person: Person, rows: np.ndarray, most: int) -> list[list[RawId]]:
         """Return the raw ids of the items of the past that speak most for each item."""
-        facts, items = self._export.manifest["query"], self._export.items
-        vectors = items.rows(np.append(rows, person.past))
-        unit = unit_vectors(vectors, facts["learned_dim"] - facts["bias"])
+        vectors = self._export.items.rows(np.append(rows, person.past))
+        unit = unit_vectors(vectors, self._export.learned)
         places = np.arange(len(rows), len(vectors))
-        past = Past(places, person.query, self._export.queries.parts(person.past, len(person.query)))
+        parts = self._export.queries.parts(person.past, person.counted, len(person.query))
+        past = Past(places, person.query, parts)
         found = strongest(contributions(past, vectors, unit, np.arange(len(rows))), most)
         ids = self._export.catalogue.item_ids
         return [ids.take(pa.array(person.past[each[each >= 0]])).to_pylist() for each in found]

@@ -1,8 +1,8 @@
 """Query vectors of people who are known by a history or by attributes alone."""
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from functools import cached_property
 from json import loads
 from pathlib import Path
@@ -12,14 +12,13 @@ import numpy as np
 
 from trainer.errors import UserError
 from trainer.model.fold_in import fold_in
+from trainer.recommender.attributes import attribute_numbers, category_codes
 from trainer.recommender.manifest import CATEGORIES, HISTORY_COLUMNS, PROGRAM
 from trainer.recommender.vectors import VectorTable
 from trainer.storage.attributes import Ragged
 
 PADDING = -1
 """Code or item row behind the end of a bag or of a history, as `trainer.exporting.program` takes it."""
-NAMED = 5
-"""Most values that a message names."""
 
 
 class QueryMaker:
@@ -62,10 +61,6 @@ class QueryMaker:
                 "ratings, and a history has none. Name a user, or export a run trained without values"
             )
 
-    def uses_attributes(self, histories: Sequence[np.ndarray]) -> bool:
-        """Return whether attributes count beside these histories: not where vectors are fitted to them."""
-        return bool(self._facts["takes_history"]) or not any(map(len, histories))
-
     def vectors(self, histories: Sequence[np.ndarray], attributes: Mapping[str, Any] | None) -> np.ndarray:
         """Return query vectors, (B, D) float32.
 
@@ -76,8 +71,22 @@ class QueryMaker:
         Raises:
             UserError: An attribute or its value is unknown, or torch is needed and not installed.
         """
-        if self._facts["takes_history"] or (attributes and not any(map(len, histories))):
+        if self._facts["takes_history"]:
             return self._by_program(histories, attributes or {})
+        found = self._fitted(histories)
+        if not attributes:
+            return found
+        # Beside a history, to which a vector is fitted, attributes count as much as one item of it.
+        learned, lengths = self._facts["learned_dim"], np.array([[len(rows)] for rows in histories])
+        by_attributes = self._by_program(histories, attributes)[:, :learned]
+        mean = ((lengths * found[:, :learned] + by_attributes) / (lengths + 1)).astype(np.float32)
+        if self._facts["unit"]:
+            own = mean[:, : learned - self._facts["bias"]]
+            own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
+        return np.concatenate([mean, found[:, learned:]], 1)
+
+    def _fitted(self, histories: Sequence[np.ndarray]) -> np.ndarray:
+        """Return query vectors that are fitted to histories, with their closed-form dimensions."""
         lengths = np.array([len(rows) for rows in histories], np.int64)
         own = Ragged(
             np.append(0, np.cumsum(lengths)), np.concatenate([*histories, np.empty(0, int)]).astype(int)
@@ -91,14 +100,20 @@ class QueryMaker:
         np.add.at(sums, np.repeat(np.arange(len(lengths)), lengths), self._columns[own.values])
         return np.concatenate([first, sums / np.sqrt(np.maximum(lengths, 1))[:, None]], 1).astype(np.float32)
 
-    def parts(self, rows: np.ndarray, dim: int) -> np.ndarray:
-        """Return what each item of a history adds to the query vector of someone new, (n, D) float32.
+    def parts(self, rows: np.ndarray, counted: np.ndarray, dim: int) -> np.ndarray:
+        """Return what each item of a past adds to the query vector, (n, D) float32.
 
         Only closed-form dimensions are such sums; the others are zero.
+
+        Args:
+            rows: (n,) item rows.
+            counted: (n,) bool, which of them the query vector was made of.
+            dim: Width of a query vector.
         """
         found = np.zeros((len(rows), dim), np.float32)
-        if self._columns is not None and len(rows):
-            found[:, dim - self._columns.shape[1] :] = self._columns[rows] / np.sqrt(len(rows))
+        if self._columns is not None and counted.any():
+            own = self._columns[rows] * counted[:, None] / np.sqrt(counted.sum())
+            found[:, dim - self._columns.shape[1] :] = own
         return found
 
     def _by_program(self, histories: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> np.ndarray:
@@ -121,9 +136,13 @@ class QueryMaker:
                     .repeat(count, 0)
                 )
             elif entry["kind"] == "numbers":
-                given.append(np.repeat(_numbers(entry, value)[None], count, 0))
+                given.append(
+                    np.repeat(attribute_numbers(entry["name"], value, entry["width"])[None], count, 0)
+                )
             else:
-                codes = entry["unknown"] if value is None else self._codes(entry["name"], value)
+                codes = entry["unknown"]
+                if value is not None:
+                    codes = category_codes(entry["name"], value, self._codes_by_text[entry["name"]])
                 given.append(np.repeat(_padded([np.array(codes, np.int64)], None), count, 0))
         return self._run(given)
 
@@ -135,26 +154,13 @@ class QueryMaker:
                 f"{self._folder}: its query tower has layers or attributes, and torch is not installed. "
                 "Run: pip install torch --index-url https://download.pytorch.org/whl/cpu"
             ) from None
+        # A note of torch to its own developers, in every process.
+        logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
         with self._lock:
             if self._program is None:
                 self._program = torch.export.load(self._folder / PROGRAM).module()
         with torch.no_grad():
             return self._program(*(torch.from_numpy(np.ascontiguousarray(each)) for each in given)).numpy()
-
-    def _codes(self, name: str, value: Any) -> list[int]:
-        """Return the codes of one category or of several."""
-        codes = self._codes_by_text[name]
-        found = []
-        for each in value if isinstance(value, (list, tuple, set, np.ndarray)) else [value]:
-            text = str(each)
-            if text not in codes:
-                near = get_close_matches(text, codes, n=NAMED) or list(codes)[:NAMED]
-                raise UserError(
-                    f"attributes: {name}={text}: nobody in the training data has it. Such as: "
-                    f"{', '.join(near)}"
-                )
-            found.append(codes[text])
-        return found
 
     @cached_property
     def _codes_by_text(self) -> dict[str, dict[str, int]]:
@@ -169,18 +175,4 @@ def _padded(rows: Sequence[np.ndarray], length: int | None) -> np.ndarray:
     for place, each in enumerate(rows):
         last = each[-width:]
         found[place, : len(last)] = last
-    return found
-
-
-def _numbers(entry: Mapping[str, Any], value: Any) -> np.ndarray:
-    """Return the numbers of one attribute, (width,) float32; NaN where it is unknown."""
-    if value is None:
-        return np.full(entry["width"], np.nan, np.float32)
-    try:
-        found = np.asarray(value, np.float32).reshape(-1)
-    except (TypeError, ValueError):
-        found = np.empty(0, np.float32)
-    if len(found) != entry["width"] or not np.isfinite(found).all():
-        wanted = "a number" if entry["width"] == 1 else f"{entry['width']} numbers"
-        raise UserError(f"attributes: {entry['name']}={value}: expected {wanted}")
     return found

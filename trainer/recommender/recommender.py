@@ -29,7 +29,9 @@ class Recommender:
     def __init__(self, export: ExportFolder) -> None:
         """Take over an opened export; `Recommender.open` opens one."""
         self._export = export
-        self._search, self._people = Search(export), People(export)
+        ids, place = export.catalogue.item_ids, str(export.folder)
+        self._search = Search(export.items, ids, export.index, export.learned, place)
+        self._people = People(export)
 
     @classmethod
     def open(cls, folder: str | Path) -> "Recommender":

@@ -1,6 +1,6 @@
 """Query and candidate vectors from the towers of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +12,18 @@ from trainer.batching.tower_inputs import USER, USER_HISTORY, USER_SEQUENCE
 from trainer.model.retriever import (
     TowerPair,
     candidate_vectors,
+    one_user,
     query_from_bag,
     query_from_history,
     query_vectors,
     query_with_history,
+    someone_new,
 )
+from trainer.ranking.reasons import Past
 from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.run_folder import TrainedRun, open_run, weight_bytes
+from trainer.serving.query_parts import known_items, query_parts
+from trainer.serving.user_attributes import attribute_inputs
 from trainer.serving.vector_cache import Vectors, save_vectors
 from trainer.storage.attributes import Ragged
 from trainer.storage.id_hashes import hashed_rows, ids_sharing
@@ -72,6 +77,72 @@ def query_of_history(
         _cache(run, saved, trained, items)
     histories = torch.tensor([len(history)]), torch.tensor(history)
     return query_from_history(trained.tower_pairs, histories, items)[0].numpy(), items.numpy()
+
+
+def item_vectors(run: Path, saved: SavedCheckpoint) -> np.ndarray:
+    """Return the candidate vectors (items, D) of the catalogue; they are cached as in `query_and_items`."""
+    trained = open_run(run, saved)
+    items = _item_vectors(trained)
+    if not {USER_SEQUENCE} & trained.tower_pairs[0].user_inputs.keys():
+        _cache(run, saved, trained, items)
+    return items.numpy()
+
+
+def query_of_attributes(
+    run: Path, saved: SavedCheckpoint, history: Sequence[int], attributes: Mapping[str, object]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the query vector (D,) of someone new with attributes, and the candidate vectors (items, D).
+
+    Args:
+        run: Run whose query tower has attributes.
+        saved: Its newest checkpoint.
+        history: Item rows, the oldest first; there may be none.
+        attributes: Values by name.
+
+    Raises:
+        UserError: An attribute is none of the query tower's, or nobody has the value.
+    """
+    trained = open_run(run, saved)
+    given = attribute_inputs(run, trained.vocabulary, trained.tower_pairs[0].user_inputs, attributes)
+    items = _item_vectors(trained)
+    histories = torch.tensor([len(history)]), torch.tensor(history, dtype=torch.int64)
+    query = query_from_history(trained.tower_pairs, histories, items, given)
+    return query[0].numpy(), items.numpy()
+
+
+def past_of_user(
+    run: Path,
+    saved: SavedCheckpoint,
+    user: int,
+    history: np.ndarray | None = None,
+    times: np.ndarray | None = None,
+) -> Past:
+    """Return the past of a user's row, as the query tower knows it.
+
+    It holds the items before the test split, and those of an ordered history in place of the user's own.
+    """
+    trained = open_run(run, saved)
+    own = [one_user(pair, user, history, times) for pair in trained.tower_pairs]
+    past = np.union1d(known_items(own), trained.vocabulary.seen.take(np.array([user]))[1])
+    query = query_vectors(own, np.array([0]), CPU)[0].numpy()
+    return Past(past, query, query_parts(own, past))
+
+
+def past_of_history(
+    run: Path,
+    saved: SavedCheckpoint,
+    history: Sequence[int],
+    query: np.ndarray,
+    attributes: Mapping[str, object] | None,
+) -> Past:
+    """Return the past of someone new with these item rows, whose query vector is given."""
+    trained = open_run(run, saved)
+    learned, *closed = trained.tower_pairs
+    own = Ragged(np.array([0, len(history)]), np.array(history, np.int32))
+    given = attribute_inputs(run, trained.vocabulary, learned.user_inputs, attributes or {})
+    pairs = [someone_new(learned, own, given), *(someone_new(pair, own) for pair in closed)]
+    past = np.unique(np.array(history, np.int64))
+    return Past(past, query, query_parts(pairs, past))
 
 
 def query_of_new_id(run: Path, saved: SavedCheckpoint, user: str) -> tuple[np.ndarray, np.ndarray, int]:

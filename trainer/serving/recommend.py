@@ -1,31 +1,34 @@
-"""The best items that one user is not known to have, from a run folder alone, in one process.
+"""The best items that one person is not known to have, from a run folder alone, in one process.
 
 Cached vectors answer without torch, which is imported only where towers are needed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from trainer.config.schema import ModelConfig
-from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
-from trainer.errors import UserError, diverged
+from trainer.errors import UserError
 from trainer.facts.losses import loss_spec, losses_where
 from trainer.formatting import format_count
-from trainer.ranking.best import best, scores_of
-from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint, check_is_run, finished_step, newest
-from trainer.serving.history import known_history, split_history, unknown_text
+from trainer.ranking.reasons import Past
+from trainer.runs.checkpoint_store import CONFIG, SavedCheckpoint
+from trainer.serving.history import known_history, left_out_text, split_history
 from trainer.serving.known_items import held_out_items, newer_items, without_held_out
 from trainer.serving.ordered_history import has_ordered_histories, served_history
+from trainer.serving.person_list import Person, list_of
+from trainer.serving.served_run import Restrictions, ServedRun, open_served
 from trainer.serving.vector_cache import Vectors, open_vectors
 from trainer.storage.attributes import Ragged
 from trainer.storage.tie_hashes import first_hashes
 
 TEST = "test"
 """Split whose items can be marked."""
+NONE = np.empty(0, np.int64)
 
 
 def recommend(
@@ -36,6 +39,8 @@ def recommend(
     *,
     interactions: Path | None = None,
     mark: str | None = None,
+    why: int = 0,
+    **restrictions: Unpack[Restrictions],
 ) -> pd.DataFrame:
     """Rank the items that a user is not known to have, best first.
 
@@ -50,24 +55,30 @@ def recommend(
         keep_seen: Whether to rank items that the user already has too.
         interactions: File of newer interactions, whose items are known too.
         mark: `test` ranks the items of the test split too, as an evaluation does, and marks them.
+        why: Most items of the user's past that are named as reasons for each item.
+        restrictions: What else restricts the list: `where`, `allow`, `deny`, `at_most`.
 
     Returns:
-        Columns `item` (raw id), `title` (None where there is none), `score`, and with `mark` also `test`
-        (bool). `attrs["notes"]` are sentences about what could not be done.
+        Columns `item` (raw id), `title` (None where there is none), `score`, with `why` also `why` (a list of
+        records like these, whose score is the contribution), and with `mark` also `test` (bool).
+        `attrs["notes"]` are sentences about what could not be done.
 
     Raises:
         UserError: If the user is not in the data and ids are not hashed, or options contradict each other.
         CheckpointError: If the folder is no run.
     """
     _check_options(keep_seen, interactions, mark)
-    saved, vocabulary = _open(run, k)
+    served = open_served(run, k)
+    selection = served.selection(**restrictions)
+    saved, vocabulary = served.saved, served.vocabulary
     row = vocabulary.user_row(user)
     if row is None:
-        return _recommend_to_new_id(run, saved, vocabulary, user, k, interactions, mark)
+        person = _new_id(served, user, interactions, mark)
+        return list_of(served, person, k, selection, why)[1]
     held_out = held_out_items(run, vocabulary, row)
     if mark is not None and held_out is None:
         raise UserError(f"--mark {mark}: {without_held_out(run)}")
-    known, notes = np.empty(0, np.int64), []
+    known, notes = NONE, []
     if not keep_seen:
         known = vocabulary.seen.take(np.array([row]))[1]
         if vocabulary.disliked is not None and mark is None:  # an evaluation ranks them
@@ -82,7 +93,8 @@ def recommend(
         known = np.append(known, newer.items)
         if not len(newer.items):
             notes.append(_nothing_newer(interactions, user))
-    if ordered and (history := served_history(vocabulary, row, newer)):
+    history = served_history(vocabulary, row, newer) if ordered else None
+    if history is not None:
         from trainer.serving.embed import query_of_known_history
 
         query, vectors = query_of_known_history(run, saved, row, *history)
@@ -92,86 +104,106 @@ def recommend(
         from trainer.serving.embed import query_and_items
 
         query, vectors = query_and_items(run, saved, row)
+
+    def past() -> Past:
+        from trainer.serving.embed import past_of_user
+
+        return past_of_user(run, saved, row, *(history or ()))
+
     first = int(first_hashes(vocabulary.user_ids.slice(row, 1))[0])
-    rows, items = _best(run, vocabulary, query, vectors, k, known, first)
+    person = Person(query, vectors, known, first, past, notes)
+    rows, items = list_of(served, person, k, selection, why)
     if mark is not None and held_out is not None:
         items[TEST] = np.isin(rows, held_out)
         items.attrs["held_out"] = len(held_out)
-    items.attrs["notes"] = notes
     return items
 
 
 def recommend_by_history(
-    run: Path, history: Sequence[str], k: int = 10, keep_seen: bool = False, *, split: bool = False
+    run: Path,
+    history: Sequence[str],
+    k: int = 10,
+    keep_seen: bool = False,
+    *,
+    split: bool = False,
+    attributes: Mapping[str, object] | None = None,
+    why: int = 0,
+    **restrictions: Unpack[Restrictions],
 ) -> pd.DataFrame:
     """Rank items for someone who need not be in the data, best first.
 
     Args:
         run: Run folder.
-        history: Raw ids as text of the items that this person has, at least one of them known; unknown ones
-            are left out, and spaces around an id where that gives a known one.
+        history: Raw ids or titles, as text, of the items that this person has, at least one of them known;
+            unknown ones are left out, and spaces around an id where that gives a known one. With attributes
+            it may be empty.
         k: Items wanted, from 1 up; fewer come back where fewer remain.
         keep_seen: Whether to rank the items of the history too.
-        split: Whether each text may hold several ids, separated by commas.
+        split: Whether each text may hold several, separated by commas.
+        attributes: Attributes of the query tower that are known of this person, by name.
+        why: Most items of the history that are named as reasons for each item.
+        restrictions: What else restricts the list, as in `recommend`.
 
     Returns:
         Columns as those of `recommend`. `attrs["history"]` and `attrs["unknown"]` are the ids that were used
-        and those that were not.
+        and the texts that were not.
 
     Raises:
-        UserError: If no item is in the data, or the run was trained on values.
+        UserError: If no item is in the data, an attribute is none of the query tower's, or the run was
+            trained on values.
         CheckpointError: If the folder is no run.
     """
-    saved, vocabulary = _open(run, k)
-    given = split_history(vocabulary, history) if split else history
-    known, unknown = known_history(run, vocabulary, given)
-    rows = list(known.values())
-    model = _model_without_values(run, saved)
+    served = open_served(run, k)
+    catalogue, saved = served.catalogue, served.saved
+    known: dict[str, int] = {}
+    unknown: list[str] = []
+    if history or not attributes:
+        given = split_history(catalogue, history) if split else history
+        known, unknown = known_history(run, catalogue, given)
+    rows, selection = list(known.values()), served.selection(**restrictions)
+    model = _model_without_values(run, saved) if rows else None
     # A query tower with a table or an encoder of histories has to look the items up.
-    if model.history == "none" and (cached := open_vectors(run, saved)):
+    if attributes:
+        from trainer.serving.embed import query_of_attributes
+
+        query, vectors = query_of_attributes(run, saved, rows, attributes)
+    elif model and model.history == "none" and (cached := open_vectors(run, saved)):
         query, vectors = _query_from_cache(cached, rows, model), cached.items
     else:
         from trainer.serving.embed import query_of_history
 
         query, vectors = query_of_history(run, saved, rows)
-    items = _best(run, vocabulary, query, vectors, k, np.array([] if keep_seen else rows, np.int64))[1]
-    notes = []
+
+    def past() -> Past:
+        from trainer.serving.embed import past_of_history
+
+        return past_of_history(run, saved, rows, query, attributes)
+
+    left_out = NONE if keep_seen else np.array(rows, np.int64)
+    items = list_of(served, Person(query, vectors, left_out, past=past), k, selection, why)[1]
     if unknown:
-        counts = f"{len(known):,} of {len(known) + len(unknown):,} given are known"
-        notes.append(f"{unknown_text(run, vocabulary, unknown)}, and left out; {counts}")
-    items.attrs |= {"history": list(known), "unknown": unknown, "notes": notes}
+        given_count = len(known) + len(unknown)
+        items.attrs["notes"].append(left_out_text(run, catalogue, unknown, given_count))
+    items.attrs |= {"history": list(known), "unknown": unknown}
     return items
 
 
-def _recommend_to_new_id(
-    run: Path,
-    saved: SavedCheckpoint,
-    vocabulary: Vocabulary,
-    user: str,
-    k: int,
-    interactions: Path | None,
-    mark: str | None,
-) -> pd.DataFrame:
-    """Rank items for a user who is not in the data, by the rows of the hashed id; see `recommend`."""
+def _new_id(served: ServedRun, user: str, interactions: Path | None, mark: str | None) -> Person:
+    """Return a user who is not in the data, by the rows of the hashed id; see `recommend`."""
     from trainer.config.parser import read_config
 
-    users, model = len(vocabulary.user_ids), read_config(saved.folder / CONFIG).model
+    run, vocabulary = served.run, served.vocabulary
+    users, model = len(vocabulary.user_ids), read_config(served.saved.folder / CONFIG).model
     if not (model.hashed_rows and model.user_id):
-        examples = ", ".join(map(str, vocabulary.user_ids[:3].to_pylist()))
-        raise UserError(
-            f"--user {user}: not among the {users:,} users of {run} "
-            f"(such as {examples}). Name one of them, or use --history with this user's items"
-        )
+        raise UserError(_unknown_user(served, user, model))
     if mark is not None:
         raise UserError(f"--mark {mark}: user {user} is new to {run} and has no test items. Leave --mark out")
-    known = np.empty(0, np.int64)
+    known = NONE
     if interactions is not None:
         known = newer_items(run, vocabulary, interactions, user).items
     from trainer.serving.embed import query_of_new_id
 
-    query, vectors, sharing = query_of_new_id(run, saved, user)
-    first = int(first_hashes(pa.array([user]))[0])
-    items = _best(run, vocabulary, query, vectors, k, known, first)[1]
+    query, vectors, sharing = query_of_new_id(run, served.saved, user)
     notes = [
         f"--user {user}: not among the {users:,} users of {run}. Ranked by the two rows of the hashed id, of "
         f"which {format_count(sharing, 'known user')} {'shares' if sharing == 1 else 'share'} at least one; "
@@ -179,8 +211,22 @@ def _recommend_to_new_id(
     ]
     if interactions is not None and not len(known):
         notes.append(_nothing_newer(interactions, user))
-    items.attrs["notes"] = notes
-    return items
+    return Person(query, vectors, known, int(first_hashes(pa.array([user]))[0]), notes=notes)
+
+
+def _unknown_user(served: ServedRun, user: str, model: ModelConfig) -> str:
+    """Return a message that names examples of users, and what a list can be made from instead."""
+    ids = served.vocabulary.user_ids
+    examples = ", ".join(map(str, ids[:3].to_pylist()))
+    ways = ["--history with this user's items"] if served.serves_histories else []
+    if ways and model.user_features:
+        ways.append(f"--attributes with what is known of {', '.join(model.user_features)}")
+    ways.append("--popular for someone of whom nothing is known")
+    instead = f"{', '.join(ways[:-1])}{' or ' if ways[:-1] else ''}{ways[-1]}"
+    return (
+        f"--user {user}: not among the {len(ids):,} users of {served.run} (such as {examples}). "
+        f"Name one of them, or use {instead}"
+    )
 
 
 def _nothing_newer(interactions: Path, user: str) -> str:
@@ -197,14 +243,6 @@ def _check_options(keep_seen: bool, interactions: Path | None, mark: str | None)
             f"--interactions {interactions}: its items are left out, and {other} ranks items that the user "
             "has. Leave one of the two out"
         )
-
-
-def _open(run: Path, k: int) -> tuple[SavedCheckpoint, Vocabulary]:
-    """Open a run's newest checkpoint and its vocabulary."""
-    if k < 1:
-        raise UserError(f"-k {k}: a whole number from 1 up is needed")
-    check_is_run(run)
-    return newest(run, finished_step(run)), open_vocabulary(run)
 
 
 def _model_without_values(run: Path, saved: SavedCheckpoint) -> ModelConfig:
@@ -234,33 +272,3 @@ def _query_from_cache(cached: Vectors, rows: Sequence[int], model: ModelConfig) 
     learned = cached.items[:, : cached.items.shape[1] - cached.histories.shape[1]]
     first = fold_in(own, learned, model.similarity == "cosine", model.item_bias)
     return np.concatenate([first, history_vectors(own, np.array([0]), cached.histories)], axis=1)[0]
-
-
-def _best(
-    run: Path,
-    vocabulary: Vocabulary,
-    query: np.ndarray,
-    vectors: np.ndarray,
-    k: int,
-    left_out: np.ndarray,
-    first_hash: int = 0,
-) -> tuple[np.ndarray, pd.DataFrame]:
-    """Return the rows of the k best items without those that are left out, and a table of them.
-
-    Where scores are equal, the order of the items begins at `first_hash`.
-    """
-    scores = scores_of(vectors, query)
-    if not np.isfinite(scores).all():
-        raise diverged(str(run), "scores are NaN or infinite")
-    found = best(scores, k, vocabulary.item_ids, left_out, first_hash)
-    titles, ids = vocabulary.titles, vocabulary.item_ids
-    return found, pd.DataFrame(
-        {
-            "item": ids.take(found).to_pylist(),
-            # As objects: pandas' own string type would turn None into a float.
-            "title": pd.Series(
-                titles.take(found).to_pylist() if titles is not None else [None] * len(found), dtype=object
-            ),
-            "score": scores[found].tolist(),
-        }
-    )
