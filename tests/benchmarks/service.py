@@ -1,8 +1,8 @@
 """`serve` under bounded load on loopback: requests a second, times, memory, and swaps without a lost request.
 
-Clients in one process of their own keep a connection each and send a request as soon as the answer to the one
-before is there. The folder that is served is a symbolic link, which is switched to a copy of the export and back
-while they go on. Client and service share the machine.
+Clients in one process of their own keep a connection each and send a request as soon as the answer to the
+one before is there: first for users alone, then a mixture of all kinds. The folder that is served is a symbolic
+link, which is switched to a copy of the export and back while they go on. Client and service share the machine.
 
     python -m tests.benchmarks.service EXPORT [--clients 8] [--seconds 20] [--swaps 3]
 """
@@ -57,7 +57,9 @@ def kinds(users: list[str], items: list[str], titles: list[str], attribute: str 
             15,
             lambda: ("GET", f"/users/{one(users)}/recommendations?k=10&why=3{where}", None),
         ),
-        Kind("history of 5", 15, lambda: ("POST", "/recommend", {"history": random.sample(items, 5), "k": 10})),
+        Kind(
+            "history of 5", 15, lambda: ("POST", "/recommend", {"history": random.sample(items, 5), "k": 10})
+        ),
         Kind("similar, k 10", 10, lambda: ("GET", f"/items/{one(items)}/similar?k=10", None)),
         Kind("titles, as typed", 10, lambda: ("GET", f"/items?title={one(titles)[:5]}", None)),
     ]
@@ -147,33 +149,40 @@ def measure(export: Path, clients: int, seconds: float, swaps: int) -> None:
         best = ask(port, f"/users/{users[0]}/recommendations?k=100")["items"]
         attributes = [each for each in ask(port, "/attributes")["attributes"] if each["values"]]
         attribute = f"{attributes[0]['name']}={attributes[0]['values'][0][0]}" if attributes else None
-        titles = [each["title"].replace(" ", "+") for each in best if each["title"] and each["title"].isascii()]
+        titles = [
+            each["title"].replace(" ", "+") for each in best if each["title"] and each["title"].isascii()
+        ]
         made = kinds(users, [each["item"] for each in best], titles or ["a"], attribute)
         load(port, made, clients, WARM_UP)
         memory = [resident(process.pid)]
-        for with_swaps in (False, True):
-            count = swaps if with_swaps else 0
+        for name, asked, count in (("users alone", made[:1], 0), ("all", made, 0), ("all", made, swaps)):
             switching = threading.Thread(
                 target=swapping, args=(link, folders, seconds / (swaps + 1), count), daemon=True
             )
             switching.start()
-            answers = load(port, made, clients, seconds)
+            answers = load(port, asked, clients, seconds)
             switching.join()
             memory.append(resident(process.pid))
             lost = sum(not each.good for each in answers)
-            print(f"\n{clients} clients, {seconds:g} s, {count} swaps: {len(answers):,} requests, {lost} lost")
+            print(
+                f"\n{clients} clients, {seconds:g} s, {count} swaps: {len(answers):,} requests, {lost} lost"
+            )
             print(table(answers, seconds))
         health = ask(port, "/health")
         process.send_signal(signal.SIGTERM)
         code = process.wait(30)
         print(f"\nswaps seen by the service: {health['swaps']}, refused: {health['refused']}")
-        print("resident MB after warm-up, load, load with swaps: " + ", ".join(f"{each:.0f}" for each in memory))
+        print(
+            "resident MB after warm-up, load, load with swaps: " + ", ".join(f"{each:.0f}" for each in memory)
+        )
         print(f"ended with code {code}")
 
 
 def main() -> None:
     """Read the options and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("export", type=Path)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=20)

@@ -168,8 +168,12 @@ def _recommend(export: Export, asked: models.RecommendRequest) -> dict[str, Any]
 def _recommendations(
     export: Export, user: str, k: int, where: Sequence[str], why: int, details: bool
 ) -> dict[str, Any]:
-    _known(export, user)
-    return ranked_list(export, export.recommender.recommend(user, k=k, where=where, why=why), details)
+    try:
+        frame = export.recommender.recommend(user, k=k, where=where, why=why)
+    except UserError:
+        _known(export, user)
+        raise  # the user is known: something else is wrong
+    return ranked_list(export, frame, details)
 
 
 def _recommend_batch(export: Export, asked: models.BatchRequest) -> dict[str, Any]:
