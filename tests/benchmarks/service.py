@@ -1,8 +1,8 @@
 """`serve` under bounded load on loopback: requests a second, times, memory, and swaps without a lost request.
 
 Clients in one process of their own keep a connection each and send a request as soon as the answer to the
-one before is there: first for users alone, then a mixture of all kinds. The folder that is served is a symbolic
-link, which is switched to a copy of the export and back while they go on. Client and service share the machine.
+one before is there: first for users alone, then a mixture of all kinds. The folder that is served is a link,
+which is switched to a copy of the export and back while they go on. Client and service share the machine.
 
     python -m tests.benchmarks.service EXPORT [--clients 8] [--seconds 20] [--swaps 3]
 """
@@ -164,17 +164,14 @@ def measure(export: Path, clients: int, seconds: float, swaps: int) -> None:
             switching.join()
             memory.append(resident(process.pid))
             lost = sum(not each.good for each in answers)
-            print(
-                f"\n{clients} clients, {seconds:g} s, {count} swaps: {len(answers):,} requests, {lost} lost"
-            )
+            load_text = f"{name}, {clients} clients, {seconds:g} s, {count} swaps"
+            print(f"\n{load_text}: {len(answers):,} requests, {lost} lost")
             print(table(answers, seconds))
         health = ask(port, "/health")
         process.send_signal(signal.SIGTERM)
         code = process.wait(30)
         print(f"\nswaps seen by the service: {health['swaps']}, refused: {health['refused']}")
-        print(
-            "resident MB after warm-up, load, load with swaps: " + ", ".join(f"{each:.0f}" for each in memory)
-        )
+        print("resident MB after warm-up and each load: " + ", ".join(f"{each:.0f}" for each in memory))
         print(f"ended with code {code}")
 
 

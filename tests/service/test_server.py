@@ -96,7 +96,7 @@ def test_requests_follow_each_other_on_one_connection(impatient: Service) -> Non
 
 
 def test_sigterm_finishes_the_request_in_flight_and_ends_with_code_0(tmp_path: Path) -> None:
-    with running(write_export(tmp_path / "films"), SLOW="1") as service:
+    with running(write_export(tmp_path / "films"), SLOW="0.6") as service:
         answers: list[httpx.Response] = []
         asking = threading.Thread(
             target=lambda: answers.append(httpx.post(f"{service.url}recommend", json={"user": 1}, timeout=20))

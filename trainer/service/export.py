@@ -1,6 +1,7 @@
 """The export that is served now, and its replacement by a newer one while requests go on."""
 
 import bisect
+import contextlib
 import hashlib
 import math
 import sys
@@ -99,8 +100,8 @@ class Export:
         return known | whole
 
     def sentence(self, error: Exception) -> str:
-        """Return an error's message without the place of the folder, which is nobody's business."""
-        return str(error).replace(str(self.folder), self.name)
+        """Return an error's message as one of a service: without the folder's place, and without options."""
+        return str(error).replace(str(self.folder), self.name).removeprefix("--")
 
     def users_from(self, start: str, limit: int) -> list[str]:
         """Return the first ids of users that begin with a text."""
@@ -167,7 +168,7 @@ class CurrentExport:
 
 
 def open_export(folder: Path, opener: Opener) -> Export:
-    """Open an export and ask it one question.
+    """Open an export and ask it a few questions.
 
     Raises:
         UserError: It cannot be opened, or is not one.
@@ -179,7 +180,7 @@ def open_export(folder: Path, opener: Opener) -> Export:
     table = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
     columns = dict(zip(table.column_names, table.columns, strict=True))
     if len(table):
-        recommender.similar(columns["item"][0].as_py(), k=1)
+        _ask_once(recommender, columns["item"][0].as_py())
     digest = hashlib.sha256((real / MANIFEST).read_bytes()).hexdigest()
     names = [name for name in columns if name not in ("item", "title")]
     export = Export(
@@ -193,6 +194,21 @@ def open_export(folder: Path, opener: Opener) -> Export:
     )
     _ = export.rows  # made now, rather than in the first request that needs it
     return export
+
+
+def _ask_once(recommender: Any, item: Any) -> None:
+    """Ask for everything once: what opens and cannot answer is found out, and nobody waits for slow imports.
+
+    Raises:
+        UserError: Not even similar items are known.
+    """
+    recommender.similar(item, k=1)
+    recommender.find_titles("a", 1)
+    program = recommender.manifest.get("query", {}).get("program") or {}
+    names = [each["name"] for each in program.get("inputs", ()) if each["kind"] in ("bag", "numbers")]
+    # A run that was trained on values takes no history, and a query tower with layers may lack torch.
+    with contextlib.suppress(UserError):
+        recommender.recommend(history=[item], k=1, attributes=dict.fromkeys(names), why=1)
 
 
 def attribute_facts(name: str, values: Sequence[Any]) -> AttributeFacts:
