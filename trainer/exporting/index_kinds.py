@@ -4,7 +4,8 @@ A new kind is an entry of `INDEXES`. Finer quantisations are tried only when no 
 reaches the recall; of one index, the cheapest search that reaches it is taken.
 
 Source: Johnson et al., Billion-scale similarity search with GPUs (FAISS), 2017; Malkov and Yashunin, TPAMI
-    2018 (HNSW); Jégou et al., TPAMI 2011 (product quantisation).
+    2018 (HNSW); Jégou et al., TPAMI 2011 (product quantisation); Bachrach et al., RecSys 2014 (equal
+    lengths).
 """
 
 import math
@@ -20,8 +21,8 @@ from trainer.recommender.vectors import VectorTable
 
 STORED = {"float32": "Flat", "float16": "SQfp16", "int8": "SQ8"}
 """What FAISS calls an index that stores vectors in each type."""
-LINKS, BREADTH = 32, 200
-"""Links of an HNSW graph's node, and how many candidates are looked at for each when it is built."""
+LINKS, BREADTH = (32, 64), 200
+"""Links of a node of an HNSW graph, few first, and candidates that are looked at for each."""
 TRAINED = 2**18
 """Most vectors that centroids are trained on."""
 LEAST_PQ = 1_000
@@ -53,12 +54,15 @@ class IndexSpec:
             of the vectors.
         steps: Searches, from fast to thorough, given the number of items.
         least: Least items that it can be built of.
+        equal_lengths: Whether vectors get a dimension that makes them equally long. A graph of inner products
+            is not connected where lengths differ: only long vectors are anyone's neighbours.
     """
 
     text: str
     factories: Callable[[int, int, str], list[str]]
     steps: Callable[[int], list[SearchStep]]
     least: int = 1
+    equal_lengths: bool = False
 
 
 def _cells(items: int) -> int:
@@ -68,10 +72,10 @@ def _cells(items: int) -> int:
 
 def _product_quantisations(items: int, dim: int, dtype: str) -> list[str]:
     found = []
-    for size in SUBVECTORS:
+    for size in SUBVECTORS:  # "np": not polysemous, which takes 50 times as long to train
         padded = -(-dim // size) * size
         pad = f"Pad{padded}," if padded != dim else ""
-        found.append(f"{pad}IVF{_cells(items)},PQ{padded // size}")
+        found.append(f"{pad}IVF{_cells(items)},PQ{padded // size}np")
     return found
 
 
@@ -90,8 +94,9 @@ INDEXES: dict[str, IndexSpec] = {
     ),
     "hnsw": IndexSpec(
         "FAISS, a graph of neighbours (HNSW)",
-        lambda items, dim, dtype: [f"HNSW{LINKS},{STORED[dtype]}"],
+        lambda items, dim, dtype: [f"HNSW{links},{STORED[dtype]}" for links in LINKS],
         lambda _: [SearchStep({"efSearch": 2**power}) for power in range(5, 12)],
+        equal_lengths=True,
     ),
     "ivf_pq": IndexSpec(
         "FAISS, cells of an inverted file with product quantisation (IVF-PQ)",
@@ -129,25 +134,41 @@ def built(kind: str, vectors: VectorTable, dtype: str) -> Iterator[tuple[str, An
         vectors: Candidate vectors, whose rows are the ids.
         dtype: Type in which they are stored.
     """
+    for factory in INDEXES[kind].factories(len(vectors), vectors.dim, dtype):
+        yield factory, _built(factory, vectors, INDEXES[kind].equal_lengths)
+
+
+def _built(factory: str, vectors: VectorTable, equal_lengths: bool) -> Any:
     import faiss
 
-    items = len(vectors)
-    for factory in INDEXES[kind].factories(items, vectors.dim, dtype):
-        index = faiss.index_factory(vectors.dim, factory, faiss.METRIC_INNER_PRODUCT)
-        if "HNSW" in factory:
-            faiss.ParameterSpace().set_index_parameter(index, "efConstruction", BREADTH)
-        if not index.is_trained:
-            _silence(index)
-            chosen = np.arange(items)
-            if items > TRAINED:
-                chosen = np.sort(np.random.default_rng(SEED).choice(items, TRAINED, replace=False))
-            index.train(vectors.rows(chosen))
-        for rows, block in vectors.blocks():
-            if "IVF" in factory:
-                index.add_with_ids(np.ascontiguousarray(block), np.arange(rows.start, rows.stop))
-            else:  # numbers what is added from 0 up, which are the rows
-                index.add(np.ascontiguousarray(block))
-        yield factory, index
+    items, extra = len(vectors), vectors.dim + equal_lengths
+    index = faiss.index_factory(extra, factory, faiss.METRIC_INNER_PRODUCT)
+    if "HNSW" in factory:
+        faiss.ParameterSpace().set_index_parameter(index, "efConstruction", BREADTH)
+    longest = max(float(np.square(block).sum(1).max()) for _, block in vectors.blocks())
+
+    def given(block: np.ndarray) -> np.ndarray:
+        if not equal_lengths:
+            return np.ascontiguousarray(block)
+        return np.hstack([block, np.sqrt(np.maximum(longest - np.square(block).sum(1, keepdims=True), 0))])
+
+    if not index.is_trained:
+        _silence(index)
+        chosen = np.arange(items)
+        if items > TRAINED:
+            chosen = np.sort(np.random.default_rng(SEED).choice(items, TRAINED, replace=False))
+        index.train(given(vectors.rows(chosen)))
+    for rows, block in vectors.blocks():
+        if "IVF" in factory:
+            index.add_with_ids(given(block), np.arange(rows.start, rows.stop))
+        else:  # numbers what is added from 0 up, which are the rows
+            index.add(given(block))
+    # Queries get a zero for the dimension more, so that inner products stay what they are.
+    return (
+        faiss.IndexPreTransform(faiss.RemapDimensionsTransform(vectors.dim, extra), index)
+        if equal_lengths
+        else index
+    )
 
 
 def _silence(index: Any) -> None:

@@ -4,7 +4,7 @@ A new type is an entry of `DTYPES`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -65,7 +65,6 @@ class VectorTable:
 
     stored: np.ndarray
     scale: np.ndarray | None = None
-    _blocks: int = field(default=BLOCK, repr=False)
 
     @classmethod
     def open(cls, vectors: Path, scale: Path) -> "VectorTable":
@@ -92,8 +91,8 @@ class VectorTable:
         if self.whole is not None:
             yield slice(0, len(self)), self.whole
             return
-        for start in range(0, len(self), self._blocks):
-            rows = slice(start, min(start + self._blocks, len(self)))
+        for start in range(0, len(self), BLOCK):
+            rows = slice(start, min(start + BLOCK, len(self)))
             yield rows, self.rows(rows)
 
     def scores(self, query: np.ndarray) -> np.ndarray:
