@@ -24,6 +24,8 @@ NEEDS_MORE = {
     "python -m trainer train --config shop.yaml --data.split temporal --run.dir measured": "reads your files",
     "python -m trainer train --from measured --data.split none --run.dir day-1": "goes on from that run",
     "python -m trainer train --from day-1 --run.dir day-2": "goes on from the run after it",
+    "python -m trainer serve DIR": "serves until it is stopped",
+    "python -m trainer serve DIR --port 0": "serves until it is stopped",
     "python -m trainer recommend RUN --user 7 --interactions today.csv": "reads a file of the user's own",
 }
 """Commands that need a network, or files that are not at hand."""

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -10,12 +9,12 @@ from trainer.service.export import CurrentExport
 from trainer.service.limits import Limits
 
 
-@pytest.fixture
-def make_client(tmp_path: Path) -> Callable[..., TestClient]:
+@pytest.fixture(scope="module")
+def make_client(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TestClient]:
     """Serve the small world, with other limits, keys or recommender where a test wants them."""
 
     def make(limits: Limits | None = None, keys: list[str] | None = None, opener=StandIn.open) -> TestClient:
-        current = CurrentExport(write_export(tmp_path / "films"), opener)
+        current = CurrentExport(write_export(tmp_path_factory.mktemp("service") / "films"), opener)
         client = TestClient(make_app(current, limits or Limits(), keys or ()))
         client.current = current
         return client
@@ -23,6 +22,6 @@ def make_client(tmp_path: Path) -> Callable[..., TestClient]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(make_client: Callable[..., TestClient]) -> TestClient:
     return make_client()

@@ -14,10 +14,12 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
-import os, sys
+import os, resource, sys
 from tests.service.standin import StandIn
 from trainer.service import server
 from trainer.cli import main
+if "FILES" in os.environ:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(os.environ["FILES"]), int(os.environ["FILES"])))
 StandIn.slow = float(os.environ.get("SLOW", 0))
 server._recommender_opener = lambda: StandIn.open
 sys.exit(main(["serve", *sys.argv[1:]]))

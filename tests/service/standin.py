@@ -27,11 +27,8 @@ def write_export(folder: Path, version: int = 1, damaged: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     body = json.dumps({"films": FILMS, "version": version})
     (folder / "items.json").write_text(body + (" " if damaged else ""))
-    manifest = {
-        "step": 100 * version,
-        "version": version,
-        "sha256": hashlib.sha256(body.encode()).hexdigest(),
-    }
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    manifest = {"checkpoint": {"step": 100 * version}, "ordered": True, "version": version, "sha256": digest}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 

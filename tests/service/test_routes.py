@@ -76,8 +76,9 @@ def test_a_batch_of_histories_keeps_their_order(client: TestClient) -> None:
 
 
 def test_the_past_of_a_user_and_items_like_one(client: TestClient) -> None:
-    past = client.get("/users/7/past").json()["items"]
-    assert past == [
+    past = client.get("/users/7/past").json()
+    assert past["ordered"]
+    assert past["items"] == [
         {"item": "7", "title": SPECIAL[7]},
         {"item": "8", "title": SPECIAL[8]},
         {"item": "9", "title": None},
@@ -113,7 +114,7 @@ def test_answers_are_what_the_openapi_page_promises(client: TestClient) -> None:
     ranked = client.post("/recommend", json={"user": "1", "why": 1, "details": True}).json()
     assert models.RankedList.model_validate(ranked).items[0].why is not None
     models.BatchAnswer.model_validate(client.post("/recommend/batch", json={"users": ["1"]}).json())
-    models.ItemList.model_validate(client.get("/users/1/past").json())
+    models.Past.model_validate(client.get("/users/1/past").json())
     models.UserList.model_validate(client.get("/users").json())
     models.AttributeList.model_validate(client.get("/attributes").json())
     models.Health.model_validate(client.get("/health").json())

@@ -23,7 +23,7 @@ from trainer.recommender.recommender import Recommender
 from trainer.report.report import write_report
 from trainer.runs.checkpoint_store import CONFIG, METRICS, check_is_run
 from trainer.runs.run_folder import PLAN, RECORDS
-from trainer.serving.embed import all_vectors
+from trainer.serving.embed import vectors_of
 from trainer.serving.recommend import recommend, recommend_by_history
 from trainer.serving.served_run import Restrictions
 from trainer.serving.similar_items import similar_items
@@ -185,7 +185,7 @@ class Run:
         Returns:
             (rows, D) float32, indexed by raw id.
         """
-        rows, ids = all_vectors(self.path, side), getattr(open_vocabulary(self.path), f"{side}_ids")
+        rows, ids = vectors_of(self.path, side), getattr(open_vocabulary(self.path), f"{side}_ids")
         return pd.DataFrame(rows, index=pd.Index(ids.to_pylist(), name=side))
 
     def evaluate(

@@ -39,7 +39,7 @@ def make_app(current: CurrentExport, limits: Limits, keys: Collection[str] = ())
     app.include_router(site.make_router(current, metrics))
     add_handlers(app, limits.timeout)
     app.openapi = lambda: _openapi(app, bool(keys))  # type: ignore[method-assign]
-    return Guard(app, limits, keys, metrics, computing, current)
+    return Guard(app, limits, keys, metrics, computing, current, ["/openapi.json", *app.openapi()["paths"]])
 
 
 def _openapi(app: FastAPI, asks_for_key: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The export that is served now, and its replacement by a newer one while requests go on."""
 
 import bisect
+import contextlib
 import hashlib
 import math
 import sys
@@ -51,7 +52,7 @@ class Export:
 
     Attributes:
         recommender: What answers.
-        name: Name of the folder, behind symbolic links.
+        folder: The folder, behind symbolic links.
         hash: First digits of the SHA-256 of its manifest, which holds the hashes of all other files.
         step: Step of the checkpoint that it was made of; None where the manifest says nothing.
         opened: When, in Unix seconds.
@@ -61,13 +62,18 @@ class Export:
     """
 
     recommender: Any
-    name: str
+    folder: Path
     hash: str
     step: int | None
     opened: float = field(default_factory=time.time)
     attributes: Sequence[AttributeFacts] = ()
     columns: dict[str, pa.ChunkedArray] = field(default_factory=dict)
     user_ids: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.name
 
     @property
     def items(self) -> int:
@@ -92,6 +98,10 @@ class Export:
         # pandas holds whole numbers as floats where some are unknown.
         whole = {n: int(v) for n, v in known.items() if isinstance(v, float) and v.is_integer()}
         return known | whole
+
+    def sentence(self, error: Exception) -> str:
+        """Return an error's message as one of a service: without the folder's place, and without options."""
+        return str(error).replace(str(self.folder), self.name).removeprefix("--")
 
     def users_from(self, start: str, limit: int) -> list[str]:
         """Return the first ids of users that begin with a text."""
@@ -158,7 +168,7 @@ class CurrentExport:
 
 
 def open_export(folder: Path, opener: Opener) -> Export:
-    """Open an export and ask it one question.
+    """Open an export and ask it a few questions.
 
     Raises:
         UserError: It cannot be opened, or is not one.
@@ -170,12 +180,12 @@ def open_export(folder: Path, opener: Opener) -> Export:
     table = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
     columns = dict(zip(table.column_names, table.columns, strict=True))
     if len(table):
-        recommender.similar(columns["item"][0].as_py(), k=1)
+        _ask_once(recommender, columns["item"][0].as_py())
     digest = hashlib.sha256((real / MANIFEST).read_bytes()).hexdigest()
     names = [name for name in columns if name not in ("item", "title")]
     export = Export(
         recommender,
-        real.name,
+        real,
         digest[:HASH_LENGTH],
         recommender.manifest.get("checkpoint", {}).get("step"),
         attributes=tuple(attribute_facts(name, columns[name].to_pylist()) for name in names),
@@ -184,6 +194,21 @@ def open_export(folder: Path, opener: Opener) -> Export:
     )
     _ = export.rows  # made now, rather than in the first request that needs it
     return export
+
+
+def _ask_once(recommender: Any, item: Any) -> None:
+    """Ask for everything once: what opens and cannot answer is found out, and nobody waits for slow imports.
+
+    Raises:
+        UserError: Not even similar items are known.
+    """
+    recommender.similar(item, k=1)
+    recommender.find_titles("a", 1)
+    program = recommender.manifest.get("query", {}).get("program") or {}
+    names = [each["name"] for each in program.get("inputs", ()) if each["kind"] in ("bag", "numbers")]
+    # A run that was trained on values takes no history, and a query tower with layers may lack torch.
+    with contextlib.suppress(UserError):
+        recommender.recommend(history=[item], k=1, attributes=dict.fromkeys(names), why=1)
 
 
 def attribute_facts(name: str, values: Sequence[Any]) -> AttributeFacts:

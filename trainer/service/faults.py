@@ -69,8 +69,8 @@ def add_handlers(app: FastAPI, timeout: float) -> None:
         assert isinstance(error, Overdue)
         return overdue_refusal(error, timeout).response()
 
-    def user_error(_: Request, error: Exception) -> Response:
-        return RefusedError(400, str(error)).response()
+    def user_error(request: Request, error: Exception) -> Response:
+        return RefusedError(400, request.state.export.sentence(error)).response()
 
     def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -45,9 +45,11 @@ class Guard:
         metrics: Metrics,
         computing: Computing,
         current: CurrentExport,
+        paths: Collection[str] = (),
     ) -> None:
         self._app, self._limits, self._metrics, self._current = app, limits, metrics, current
         self.computing = computing
+        self._paths = frozenset(paths)
         # Digests have one length, so that a comparison's time says nothing of a key's length either.
         self._keys = [_digest(key.encode()) for key in keys]
         self.in_flight = 0
@@ -77,7 +79,7 @@ class Guard:
             await self._answer(scope, receive, counted_send)
         finally:
             self._metrics.in_flight.dec()
-            self._metrics.answered(method, _route(scope), status, time.perf_counter() - began)
+            self._metrics.answered(method, self._route(scope), status, time.perf_counter() - began)
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         started = False
@@ -105,6 +107,12 @@ class Guard:
                 await RefusedError(500, INTERNAL).response()(scope, receive, noted_send)
         finally:
             self.in_flight -= bounded
+
+    def _route(self, scope: MutableMapping[str, Any]) -> str:
+        """Return the route of a request, as it was declared, or `other`, which bounds the series."""
+        # What is refused before it reaches a route is counted there too, if its path is without parameters.
+        path = scope["path"] if scope["path"] in self._paths else "other"
+        return getattr(scope.get("route"), "path", None) or path
 
     def _check_key(self, scope: MutableMapping[str, Any]) -> None:
         path = scope["path"]
@@ -171,9 +179,3 @@ def _too_large(most: int) -> RefusedError:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
-
-
-def _route(scope: MutableMapping[str, Any]) -> str:
-    """Return the route of a request as it was declared; `other` where there is none, to bound the series."""
-    route = scope.get("route")
-    return getattr(route, "path", None) or "other"

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -18,6 +26,7 @@ class Metrics:
     """What the service tells Prometheus."""
 
     def __init__(self, current: CurrentExport, overdue: Callable[[], int]) -> None:
+        disable_created_metrics()  # a second series for each, which nobody asks for
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "shardtower_requests",

@@ -50,7 +50,9 @@ class RecommendRequest(Asked):
         }
     )
     user: RawId | None = Field(None, description="Id of a user of the training. Give this or `history`.")
-    history: History | None = None
+    history: History | None = Field(
+        None, description="Ids or titles of items that someone new has, the latest last."
+    )
     attributes: dict[StrictStr, AttributeValue] | None = Field(
         None,
         max_length=100,
@@ -86,7 +88,7 @@ class BatchRequest(Asked):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"users": ["196", "22"], "k": 5}]})
     users: list[RawId] | None = Field(None, description="Ids of users. Give these or `histories`.")
-    histories: list[History] | None = None
+    histories: list[History] | None = Field(None, description="Ids or titles that each person has.")
     k: K = 10
     where: Where = []
 
@@ -112,7 +114,7 @@ class ScoredItem(ItemAnswer):
 class RankedList(BaseModel):
     """A ranked list, best first."""
 
-    items: list[ScoredItem]
+    items: list[ScoredItem] = Field(description="Items with rank, title and score.")
     unknown: list[str] = Field([], description="Ids and titles of the history that were left out.")
     notes: list[str] = Field([], description="What one should know of this list.")
 
@@ -122,26 +124,32 @@ class BatchList(BaseModel):
 
     user: str | None = Field(None, description="Its user, where users were given.")
     query: int | None = Field(None, description="Number of its history, from 0, where these were given.")
-    items: list[ScoredItem]
+    items: list[ScoredItem] = Field(description="As of a single list.")
 
 
 class BatchAnswer(BaseModel):
     """Lists in the order of the queries."""
 
-    lists: list[BatchList]
-    notes: list[str] = []
+    lists: list[BatchList] = Field(description="A list for each query.")
+    notes: list[str] = Field([], description="What one should know of these lists.")
 
 
 class ItemList(BaseModel):
     """Items without scores."""
 
-    items: list[ItemAnswer]
+    items: list[ItemAnswer] = Field(description="Items with their titles.")
+
+
+class Past(ItemList):
+    """What a user has."""
+
+    ordered: bool = Field(description="Whether the latest stands last; otherwise the order means nothing.")
 
 
 class UserList(BaseModel):
     """Ids of users."""
 
-    users: list[str]
+    users: list[str] = Field(description="Ids.")
     total: int = Field(description="Users of the export.")
 
 
@@ -166,7 +174,7 @@ class AttributeAnswer(BaseModel):
 class AttributeList(BaseModel):
     """All attributes of items."""
 
-    attributes: list[AttributeAnswer]
+    attributes: list[AttributeAnswer] = Field(description="Each with its kind and values.")
 
 
 class ExportAnswer(BaseModel):
@@ -182,7 +190,7 @@ class ExportAnswer(BaseModel):
 class Health(BaseModel):
     """Whether the service answers, and with what."""
 
-    ready: bool
-    export: ExportAnswer
+    ready: bool = Field(description="Whether requests are answered.")
+    export: ExportAnswer = Field(description="The export that is served.")
     swaps: int = Field(description="Exports that took the place of another since the start.")
     refused: str | None = Field(description="Why a newer export in the folder was refused, if one was.")

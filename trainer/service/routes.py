@@ -86,9 +86,7 @@ def make_router(limits: Limits, computing: Computing) -> APIRouter:
         _check_k(k, limits)
         return await answer(_recommendations, request.state.export, user, k, where, why, details)
 
-    @router.get(
-        "/users/{user:path}/past", response_model=models.ItemList, responses=NOT_FOUND, tags=["users"]
-    )
+    @router.get("/users/{user:path}/past", response_model=models.Past, responses=NOT_FOUND, tags=["users"])
     async def past(request: Request, user: USER_PATH, details: DETAILS_QUERY = False) -> Response:
         """List the items that a user is known to have; where there is an order, the latest last."""
         return await answer(_past, request.state.export, user, details)
@@ -170,8 +168,12 @@ def _recommend(export: Export, asked: models.RecommendRequest) -> dict[str, Any]
 def _recommendations(
     export: Export, user: str, k: int, where: Sequence[str], why: int, details: bool
 ) -> dict[str, Any]:
-    _known(export.recommender.past, user)
-    return ranked_list(export, export.recommender.recommend(user, k=k, where=where, why=why), details)
+    try:
+        frame = export.recommender.recommend(user, k=k, where=where, why=why)
+    except UserError:
+        _known(export, user)
+        raise  # the user is known: something else is wrong
+    return ranked_list(export, frame, details)
 
 
 def _recommend_batch(export: Export, asked: models.BatchRequest) -> dict[str, Any]:
@@ -193,7 +195,8 @@ def _recommend_batch(export: Export, asked: models.BatchRequest) -> dict[str, An
 
 
 def _past(export: Export, user: str, details: bool) -> dict[str, Any]:
-    return {"items": _rows(export, _known(export.recommender.past, user), details)}
+    rows = _rows(export, _known(export, user), details)
+    return {"items": rows, "ordered": bool(export.recommender.manifest.get("ordered"))}
 
 
 def _users(export: Export, start: str, limit: int, at_random: bool) -> dict[str, Any]:
@@ -214,12 +217,12 @@ def _similar(export: Export, item: str, k: int, where: Sequence[str], details: b
     return ranked_list(export, export.recommender.similar(item, k, where=where), details)
 
 
-def _known(past: Callable[[str], pd.DataFrame], user: str) -> pd.DataFrame:
+def _known(export: Export, user: str) -> pd.DataFrame:
     """Return the past of a user; an id that is unknown is an address that does not exist."""
     try:
-        return past(user)
+        return export.recommender.past(user)
     except UserError as error:
-        raise RefusedError(404, str(error)) from None
+        raise RefusedError(404, export.sentence(error)) from None
 
 
 def ranked_list(export: Export, frame: pd.DataFrame, details: bool) -> dict[str, Any]:

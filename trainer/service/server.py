@@ -26,6 +26,8 @@ MOST_HEADERS = 16 * 1024
 """Bytes of a request's line and headers."""
 FILES_KEPT = 64
 """File descriptors that are left for other things than connections."""
+SWITCH_SECONDS = 0.0005
+"""How long a computation may keep the event loop from the interpreter; a tenth of Python's own setting."""
 GRACE = 5.0
 """Seconds beyond the timeout of a request that a stop waits for requests in flight."""
 
@@ -167,6 +169,7 @@ def _run(
         timeout_graceful_shutdown=int(limits.timeout + GRACE),
     )
     server = Server(config, ready)
+    sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(server.serve_and_watch(listening, current, watch_seconds))
     app.computing.close()
     if app.computing.overdue:

@@ -47,7 +47,7 @@ def query_and_items(run: Path, saved: SavedCheckpoint, user: int) -> tuple[np.nd
     return query_vectors(trained.tower_pairs, np.array([user]), CPU)[0].numpy(), items.numpy()
 
 
-def all_vectors(run: Path, side: str) -> np.ndarray:
+def vectors_of(run: Path, side: str) -> np.ndarray:
     """Return the vectors (rows, D) float32 of every `user` or `item` of a run's newest checkpoint."""
     saved = newest(run, finished_step(run))
     if cached := open_vectors(run, saved):

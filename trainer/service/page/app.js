@@ -62,8 +62,8 @@ async function refresh() {
 
 function show(ranked, past) {
   const titles = state.chosen.map(called);
-  const more = titles.length > 2 ? ` and ${titles.length - 2} more` : "";
-  const whom = state.mode === "user" ? `For user ${state.user}` : `For someone who likes ${titles.slice(0, 2).join(", ")}${more}`;
+  const liked = titles.length > 2 ? `${titles[0]} and ${titles.length - 1} more` : titles.join(" and ");
+  const whom = state.mode === "user" ? `For user ${state.user}` : `For someone who likes ${liked}`;
   const filtered = conditions().length ? " that pass the filters" : "";
   heading(whom, ranked.items.length ? `The best ${ranked.items.length} items${filtered}, with reasons` : "");
   say(ranked.items.length ? ranked.notes.join(" ") : "No items are left. Take a filter away.");
@@ -72,8 +72,9 @@ function show(ranked, past) {
   byId("past").hidden = !past;
   if (past) {
     byId("past-name").textContent = `What user ${state.user} has`;
-    byId("past-about").textContent = `${past.items.length.toLocaleString("en")} items, the latest first where times are known`;
-    showPast(byId("past-items"), byId("past-all"), past.items);
+    const order = past.ordered ? ", the latest first" : "";
+    byId("past-about").textContent = `${past.items.length.toLocaleString("en")} items${order}`;
+    showPast(byId("past-items"), byId("past-all"), past.ordered ? past.items.toReversed() : past.items);
   }
 }
 

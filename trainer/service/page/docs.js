@@ -19,7 +19,9 @@ function definitions(title, pairs) {
 
 function described(property) {
   const standard = property.default === undefined || property.default === null ? "" : ` Default: ${JSON.stringify(property.default)}.`;
-  return `${property.description ?? ""}${standard}`.trim();
+  // A field that may be null has its meaning one level below.
+  const meaning = property.description ?? property.anyOf?.find((each) => each.description)?.description ?? "";
+  return `${meaning}${standard}`.replaceAll("`", "").trim();
 }
 
 function card(path, method, about, all) {

@@ -21,7 +21,8 @@ export function readable(name) {
 function facts(item) {
   const values = Object.values(item.attributes ?? {});
   const texts = values.filter((each) => typeof each !== "number").flat();
-  const numbers = values.filter((each) => typeof each === "number");
+  // A year that stands in the title already would only be repeated.
+  const numbers = values.filter((each) => typeof each === "number" && !item.title?.includes(`(${each})`));
   const rounded = numbers.map((each) => (Number.isInteger(each) ? each : each.toPrecision(3)));
   return [texts.slice(0, 4).join(", "), ...rounded].filter((each) => each !== "").join(" · ");
 }
@@ -44,35 +45,34 @@ export function showRanked(list, items, similar) {
   list.replaceChildren(
     ...items.map((item) => {
       const row = element("li");
-      const words = element("div");
+      const words = element("div", "words");
       words.append(element("p", "title", called(item)));
       const about = facts(item);
       if (about) words.append(element("p", "facts", about));
       if (item.why?.length) words.append(reasons(item.why));
       row.append(element("span", "rank", String(item.rank)), words, score(item, top, least));
-      row.append(moreLike(item, similar));
+      row.append(...moreLike(item, similar));
       return row;
     }),
   );
 }
 
-/** Return the score, and a bar from the best (full) to the last of the list (a fifth). */
+/** Return the score, and a bar beside the best of the list; from the last on where scores go below zero. */
 function score(item, top, least) {
   const box = element("div", "score");
   const bar = element("span", "bar");
-  const part = top > least ? (item.score - least) / (top - least) : 1;
+  const ground = least > 0 ? 0 : least;
   const fill = element("i");
-  fill.style.width = `${20 + 80 * part}%`;
+  fill.style.width = `${top > ground ? (100 * (item.score - ground)) / (top - ground) : 100}%`;
   bar.append(fill);
   bar.setAttribute("aria-hidden", "true");
   box.append(element("span", "hidden", "Score "), item.score.toFixed(2), bar);
   return box;
 }
 
-/** Return a button that shows items like one below it, and hides them again. */
+/** Return a button that shows items like one, and hides them again, and their list. */
 function moreLike(item, similar) {
-  const box = element("div", "more");
-  const button = element("button", "quiet", "More like this");
+  const button = element("button", "quiet more", "More like this");
   button.type = "button";
   button.setAttribute("aria-expanded", "false");
   button.setAttribute("aria-label", `More like ${called(item)}`);
@@ -89,8 +89,7 @@ function moreLike(item, similar) {
     list.hidden = !list.hidden;
     button.setAttribute("aria-expanded", String(!list.hidden));
   });
-  box.append(button, list);
-  return box;
+  return [button, list];
 }
 
 /** Return an item as one line. */
@@ -101,15 +100,14 @@ function line(item) {
   return made;
 }
 
-/** Show what a user has, latest first, at first only the beginning. */
+/** Show what a user has, at first only the beginning. */
 export function showPast(list, button, items, most = 8) {
-  const latest = [...items].reverse();
-  const show = (count) => list.replaceChildren(...latest.slice(0, count).map((item) => element("li", "", called(item))));
+  const show = (count) => list.replaceChildren(...items.slice(0, count).map((item) => element("li", "", called(item))));
   show(most);
-  button.hidden = latest.length <= most;
-  button.textContent = `Show all ${latest.length}`;
+  button.hidden = items.length <= most;
+  button.textContent = `Show all ${items.length.toLocaleString("en")}`;
   button.onclick = () => {
-    show(latest.length);
+    show(items.length);
     button.hidden = true;
   };
 }

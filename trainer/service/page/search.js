@@ -24,6 +24,8 @@ export function combobox(input, list, { find, choose, empty }) {
     clearTimeout(timer);
     running?.abort();
     list.hidden = true;
+    list.replaceChildren();
+    options = [];
     active = -1;
     input.setAttribute("aria-expanded", "false");
     input.removeAttribute("aria-activedescendant");
@@ -67,7 +69,7 @@ export function combobox(input, list, { find, choose, empty }) {
 
   function take(place) {
     const option = options[place];
-    close();
+    close(); // which forgets the options
     if (option) choose(option);
   }
 
@@ -86,7 +88,9 @@ export function combobox(input, list, { find, choose, empty }) {
   }
 
   input.addEventListener("input", () => {
+    // The list is of an earlier text: Enter takes what is typed until the new one is there.
     options = [];
+    active = -1;
     clearTimeout(timer);
     timer = setTimeout(search, PAUSE);
   });
