@@ -49,7 +49,7 @@ def trial_charts(chosen: dict[str, Any]) -> list[Chart]:
     if mixtures := chosen.get("mixtures"):
         dims = max(each["low_rank"] for each in mixtures)  # the best width alone is mixed
         figures = {f"{each['weight']:g}" if each["low_rank"] else "none": each[metric] for each in mixtures}
-        charts.append(trials("Closed form beside learned dims", figures, f"weight of {dims} dims", metric))
+        charts.append(trials("Beside the learned dims", figures, f"weight of {dims} dims", metric))
     return charts
 
 

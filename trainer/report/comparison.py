@@ -32,9 +32,9 @@ class Compared:
     paired: dict[str, Difference] | None
 
 
-def comparison_page(runs: Sequence[RunFacts]) -> Page:
+def comparison_page(runs: Sequence[RunFacts], options: Sequence[str] = ()) -> Page:
     """Return the page that compares runs with the first of them."""
-    compared = compare(runs)
+    compared = compare(runs, options)
     page = Page(
         " and ".join(run.label for run in runs) if len(runs) < 4 else f"{len(runs)} runs compared",
         f"{format_count(len(runs), 'run')}, compared with {runs[0].label}",
@@ -47,10 +47,10 @@ def comparison_page(runs: Sequence[RunFacts]) -> Page:
     return page
 
 
-def compare(runs: Sequence[RunFacts]) -> list[Compared]:
+def compare(runs: Sequence[RunFacts], options: Sequence[str] = ()) -> list[Compared]:
     """Evaluate runs by the protocol of the first one, and pair their users with its users."""
     protocol = runs[0].config.evaluation
-    measured = [measure(run, protocol) for run in runs]
+    measured = [measure(run, protocol, options) for run in runs]
     first = measured[0]
     found = []
     for run, each in zip(runs, measured, strict=True):
