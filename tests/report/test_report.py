@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import worlds
 from tests.report.conftest import SCRIPT
 from trainer.errors import CheckpointError, ConfigError, UserError
 from trainer.report import report
@@ -130,3 +131,13 @@ def test_the_file_is_named_after_the_runs() -> None:
     assert default_file(runs[:1], ["a"]) == Path("runs/a/report.html")
     assert default_file(runs[:2], ["a", "b"]) == Path("report-a-and-b.html")
     assert default_file(runs, ["a", "b", "c", "d", "e"]) == Path("report-a-and-b-and-c-and-2-more.html")
+
+
+def test_a_run_that_holds_nothing_out_says_so(run: Path, tmp_path: Path) -> None:
+    options = ["--data.interactions", str(run.parent / "interactions.parquet"), "--data.name", "files"]
+    cache = ["--data.cache", str(tmp_path / "cache"), "--data.split", "none", "--run.epochs", "1"]
+    page = write_report([worlds.trained(tmp_path, *options, *cache)]).read_text()
+    assert "Trained on every interaction, for serving; nothing was held out to be measured on." in page
+    assert "Nothing was held out, so there is no part of the data to measure on." in page
+    assert "before the test part" not in page
+    assert 'class="user"' in page

@@ -14,7 +14,7 @@ def choice(run: RunFacts) -> Iterable[Html]:
     chosen = run.chosen
     if not chosen:
         yield missing(
-            "Nothing was chosen by trial: every setting was given, or decided by the size of the data."
+            "Nothing was chosen by trial: every setting was given, decided by the size of the data, or fixed."
         )
         return
     users = chosen["users"]

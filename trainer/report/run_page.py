@@ -1,6 +1,7 @@
 """The page of one run: what was trained on what, how it went, how good it is, and what it recommends."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.split import PARTS
@@ -64,13 +65,15 @@ def _data(run: RunFacts, measured: Measurement | str) -> Iterable[Html]:
         "data": _data_name(run),
         "users": f"{users:,}",
         f"{vocabulary.item_name}s": f"{items:,}",
-        "interactions before the test part": f"{before:,}",
+        "interactions before the test part" if run.measured else "interactions": f"{before:,}",
     }
-    if vocabulary.held_out is not None:
+    if vocabulary.held_out is not None and run.measured:
         shown["interactions in the test part"] = f"{int(vocabulary.held_out.lengths().sum()):,}"
     shown["density"] = f"{before / max(users * items, 1):.2%}"
     if isinstance(measured, Measurement):
         shown |= _prepared(measured.dataset)
+    if origin := run.metrics.get("from"):
+        shown["started from"] = Path(origin["run"]).name
     attributes = {
         "query tower": run.config.model.user_features,
         "candidate tower": run.config.model.item_features,

@@ -70,7 +70,8 @@ class Progress:
             # Hides what an earlier process wrote of steps that are trained again.
             purged = start + 1 if start else None
             self.events = SummaryWriter(str(run / "tensorboard"), purge_step=purged)
-        self._run, self._trackers, self._finished, self._failed = run, None, False, False
+        self._trackers: Trackers | None = None
+        self._run, self._finished, self._failed = run, False, False
 
     def __enter__(self) -> "Progress":
         return self
