@@ -34,6 +34,7 @@ EXAMPLES: dict[str, str] = {
     "run.keep_last": "3",
     "run.keep_best": "2",
     "run.origin": "runs/yesterday",
+    "run.trackers": "mlflow",
     "data.root": "~/movielens",
     "data.cache": "/scratch/prepared",
     "data.interactions": "orders.csv",

@@ -8,7 +8,13 @@ from trainer.formatting import format_bytes
 
 def run(arguments: list[str], heading: str = "") -> None:
     """Write one HTML page on a run: training, quality, plan, a map of items, examples. Or compare several."""
-    parser = Parser(prog="python -m trainer report", description=run.__doc__)
+    parser = Parser(
+        prog="python -m trainer report",
+        usage="%(prog)s RUN [RUN2 ...] [options] [--data.KEY VALUE ...]",
+        description=run.__doc__,
+        epilog="Where data have moved it takes data.root, data.cache, data.interactions, data.held_out, "
+        "data.impressions, data.users and data.items, as evaluate does.",
+    )
     parser.add_argument(
         "runs",
         type=Path,
@@ -27,8 +33,8 @@ def run(arguments: list[str], heading: str = "") -> None:
         metavar="ATTRIBUTE",
         help="item attribute that colours the map (default: the first with a few values)",
     )
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
     from trainer.report.report import write_report
 
-    target = write_report(options.runs, options.out, options.colour)
+    target = write_report(options.runs, options.out, options.colour, rest)
     print(f"Report: {target} ({format_bytes(target.stat().st_size)})")

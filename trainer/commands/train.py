@@ -23,7 +23,7 @@ def run(arguments: list[str], heading: str = "") -> None:
 
 
 def _show_an_example(run: Path) -> None:
-    """Print ten items for the first user, if the tables are small enough to be opened whole."""
+    """Print ten items for the first user, if tables are small enough to be opened whole; name the report."""
     from trainer.runs.run_folder import first_user, weight_bytes
     from trainer.serving.listing import as_text
     from trainer.serving.recommend import recommend
@@ -34,3 +34,4 @@ def _show_an_example(run: Path) -> None:
         print(f"Next: {command}")
     else:
         print(f"\n{command}\n{as_text(recommend(run, user))}")
+    print(f"All of it on one page: {format_command('report', run)}")

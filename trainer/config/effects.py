@@ -273,6 +273,7 @@ ALWAYS = frozenset(
         *("evaluation.chunk", "evaluation.sharded"),
         *("run.dir", "run.seed", "run.epochs", "run.log_every", "run.evaluate_every", "run.patience"),
         *("run.save_every", "run.choose", "run.keep_best", "run.origin", "run.removed", "run.tensorboard"),
+        "run.trackers",
         *("device", "deterministic", "backend", "timeout"),
     ]
 )

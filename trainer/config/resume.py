@@ -18,6 +18,7 @@ MAY_CHANGE = (
     "run.epochs",
     "run.log_every",
     "run.tensorboard",
+    "run.trackers",
     "run.save_every",
     "run.save_async",
     "run.keep_last",

@@ -324,6 +324,8 @@ class RunConfig:
     """Tune null options that the data size does not decide on a validation split; else use fixed values."""
     tensorboard: bool = True
     """Write TensorBoard events into the run folder."""
+    trackers: list[Literal["mlflow", "wandb"]] = field(default_factory=list)
+    """Experiment trackers to write to as well; their own environment variables say where and how."""
 
 
 @dataclass(frozen=True)

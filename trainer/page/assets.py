@@ -121,6 +121,10 @@ footer { margin-top: 48px; border-top: 1px solid var(--line); padding-top: 10px;
   h2 { break-after: avoid; }
   figure, .user, .tile, tr, .plan { break-inside: avoid; }
   .grid { grid-template-columns: 1fr 1fr; }
+  .tiles, .facts { grid-template-columns: repeat(4, 1fr); }
+  .users { grid-template-columns: 1fr 1fr; }
+  .user { font-size: 9pt; }
+  .chart { min-height: 0 !important; }
   .scroll, .plan { overflow: visible; }
   .plan svg { min-width: 0; }
 }

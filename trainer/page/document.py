@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 
 import vl_convert
 
@@ -50,9 +51,8 @@ class Page:
 
     def text(self) -> str:
         """Return the page as HTML."""
-        library = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
         # The end of a script's element would end it wherever it stands, in a string too.
-        scripts = [Html(script.replace("</script", "<\\/script")) for script in (library, PAGE_SCRIPT)]
+        scripts = [Html(script.replace("</script", "<\\/script")) for script in (_library(), PAGE_SCRIPT)]
         policy = (
             f"default-src 'none'; script-src {' '.join(map(_hash, scripts))} 'unsafe-eval'; "
             "style-src 'unsafe-inline'; img-src data:"
@@ -97,6 +97,12 @@ def figure(chart: Chart, *caption: object, class_: str | None = None) -> Html:
 def chart_grid(charts: Iterable[Chart]) -> Html:
     """Return charts beside each other where the page is wide enough."""
     return tag("div", *(figure(chart) for chart in charts), class_="grid")
+
+
+@cache
+def _library() -> str:
+    """Return Vega as one script, which takes a second to be put together."""
+    return vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
 
 
 def _hash(script: str) -> str:

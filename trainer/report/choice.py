@@ -14,7 +14,7 @@ def choice(run: RunFacts) -> Iterable[Html]:
     chosen = run.chosen
     if not chosen:
         yield missing(
-            "Nothing was chosen by trial: every setting was given, or decided by the size of the data."
+            "Nothing was chosen by trial: every setting was given, decided by the size of the data, or fixed."
         )
         return
     users = chosen["users"]
@@ -49,7 +49,7 @@ def trial_charts(chosen: dict[str, Any]) -> list[Chart]:
     if mixtures := chosen.get("mixtures"):
         dims = max(each["low_rank"] for each in mixtures)  # the best width alone is mixed
         figures = {f"{each['weight']:g}" if each["low_rank"] else "none": each[metric] for each in mixtures}
-        charts.append(trials("Closed form beside learned dims", figures, f"weight of {dims} dims", metric))
+        charts.append(trials("Beside the learned dims", figures, f"weight of {dims} dims", metric))
     return charts
 
 

@@ -1,17 +1,17 @@
 """The page of several runs: which is best and how sure that is, and what differs in how they were made."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.config.parser import changes
 from trainer.evaluation.bootstrap import Difference
 from trainer.formatting import format_bytes, format_count
 from trainer.page.charts import Dot, curve, dots
-from trainer.page.document import Page, chart_grid
+from trainer.page.document import Page, chart_grid, figure
 from trainer.page.html import Html, joined, missing, note, paragraph, table, tag
 from trainer.report.facts import RunFacts, format_setting, without_places
 from trainer.report.measurement import Measurement, differences, measure
-from trainer.report.quality import activity_chart, figure_cell, popularity_chart
+from trainer.report.quality import activity_chart, by_length, figure_cell, popularity_chart
 from trainer.report.run_page import subtitle
 from trainer.report.summary import seconds_text, signed, tile
 from trainer.training.run_evaluation import same_users
@@ -32,9 +32,9 @@ class Compared:
     paired: dict[str, Difference] | None
 
 
-def comparison_page(runs: Sequence[RunFacts]) -> Page:
+def comparison_page(runs: Sequence[RunFacts], options: Sequence[str] = ()) -> Page:
     """Return the page that compares runs with the first of them."""
-    compared = compare(runs)
+    compared = compare(runs, options)
     page = Page(
         " and ".join(run.label for run in runs) if len(runs) < 4 else f"{len(runs)} runs compared",
         f"{format_count(len(runs), 'run')}, compared with {runs[0].label}",
@@ -47,10 +47,11 @@ def comparison_page(runs: Sequence[RunFacts]) -> Page:
     return page
 
 
-def compare(runs: Sequence[RunFacts]) -> list[Compared]:
+def compare(runs: Sequence[RunFacts], options: Sequence[str] = ()) -> list[Compared]:
     """Evaluate runs by the protocol of the first one, and pair their users with its users."""
     protocol = runs[0].config.evaluation
-    measured = [measure(run, protocol) for run in runs]
+    others = replace(protocol, baselines=[])  # those of the first run are shown
+    measured = [measure(run, others if place else protocol, options) for place, run in enumerate(runs)]
     first = measured[0]
     found = []
     for run, each in zip(runs, measured, strict=True):
@@ -96,7 +97,7 @@ def _why_not(each: Compared, first: Compared) -> str:
     for one in (first, each):
         if isinstance(one.measured, str):
             fault = one.measured.rstrip(".")
-            return f"{one.run.label}: {fault[:1].lower()}{fault[1:]}"
+            return f"{'' if one is each else f'{one.run.label}: '}{fault[:1].lower()}{fault[1:]}"
     return "their users, what these had before or what is to be found differ, so that figures do not compare"
 
 
@@ -130,25 +131,35 @@ def _quality(compared: Sequence[Compared]) -> Iterable[Html]:
         f"On the {evaluation.split} part, all by the protocol of {first.run.label}: what a user had "
         f"before is {seen}."
     )
-    yield table(["run", "users", *names], [_row(label, each, names) for label, each in alike.items()])
+    lengths = by_length(names)
+    for of in lengths:
+        rows = [_row(label, each, of) for label, each in alike.items()]
+        if isinstance(first.measured, Measurement):
+            rows += _baseline_rows(first.measured, of)
+        yield table(["run", "users", *of], rows)
     for each in compared:
         if isinstance(each.measured, str):
             yield missing(f"{each.run.label}: {each.measured}")
     paired = {each.run.label: each.paired for each in compared[1:] if each.paired}
     if paired:
         yield tag("h3", f"Minus {first.run.label}, paired by user")
-        yield table(["run", *names], [_paired_row(label, each, names) for label, each in paired.items()])
+        for of in lengths:
+            yield table(["run", *of], [_paired_row(label, each, of) for label, each in paired.items()])
         yield note(
             "Below each: its 95% interval over resampled users (percentile bootstrap); in bold where it does "
             "not hold 0. It covers the choice of users, not the seed of the trainings."
         )
+        metric = next(iter(alike.values())).metric
+        (shown,) = (of for of in lengths if metric in of)  # those of one length of the list
         rows = [
             Dot(label, name, found[name].difference, found[name].low, found[name].high)
             for label, found in paired.items()
-            for name in names
+            for name in shown
         ]
-        yield chart_grid([dots(f"Minus {first.run.label}", rows, "difference", "")])
-    yield from (missing(_sentence(each, first)) for each in compared[1:] if each.paired is None)
+        yield figure(dots(f"Minus {first.run.label}", rows, "difference", ""))
+    for each in compared[1:]:
+        if each.paired is None and isinstance(each.measured, Measurement):
+            yield missing(_sentence(each, first))
     comparable = {label: alike[label] for label in (first.run.label, *paired) if label in alike}
     if len(comparable) > 1:
         yield chart_grid([activity_chart(comparable), popularity_chart(comparable)])
@@ -160,6 +171,16 @@ def _row(label: str, measured: Measurement, names: Sequence[str]) -> list[object
         label,
         f"{measured.evaluation.users:,}",
         *(figure_cell(figures[name].mean, figures[name]) for name in names),
+    ]
+
+
+def _baseline_rows(measured: Measurement, names: Sequence[str]) -> list[list[object]]:
+    """Return the figures of the baselines of the first run."""
+    return [
+        [tag("i", ranker), f"{measured.evaluation.users:,}"]
+        + [figure_cell(figures[name].mean, figures[name]) for name in names]
+        for ranker, figures in measured.figures.items()
+        if ranker != "model"
     ]
 
 
@@ -226,7 +247,7 @@ def _cost(runs: Sequence[RunFacts]) -> Iterable[Html]:
             (
                 run.label,
                 plan.world_size if plan else "-",
-                seconds_text(seconds.get("choose", 0)),
+                seconds_text(seconds["choose"]) if seconds.get("choose", 0) >= 0.05 else "-",
                 seconds_text(seconds["train"]),
                 f"{speeds[-1]:,.0f}" if speeds else "-",
                 "-" if weights is None else format_bytes(weights),

@@ -111,18 +111,30 @@ def layout(directions: np.ndarray) -> np.ndarray:
     speed, gains = np.zeros_like(places), np.ones_like(places)
     for step in range(STEPS):
         exaggeration, momentum = (EXAGGERATION, 0.5) if step < EARLY else (1.0, 0.8)
-        squares = (places**2).sum(1)
-        kernel = 1 / (1 + squares[:, None] + squares - 2 * places @ places.T)
-        np.fill_diagonal(kernel, 0)
+        kernel = _student_kernel(places)
         pull = (exaggeration * weights * kernel[first, second])[:, None] * (places[first] - places[second])
         pulled = np.stack([np.bincount(first, pull[:, axis], count) for axis in (0, 1)], axis=1)
-        total, kernel = kernel.sum(), kernel**2
-        gradient = 4 * (pulled - (kernel.sum(1)[:, None] * places - kernel @ places) / total)
+        total = kernel.sum(dtype=np.float64)
+        kernel *= kernel
+        pushed = kernel.sum(1)[:, None] * places - kernel @ places.astype(np.float32)
+        gradient = 4 * (pulled - pushed / total)
         gains = np.where(np.sign(gradient) == np.sign(speed), gains * 0.8, gains + 0.2).clip(0.01)
         speed = momentum * speed - max(count / 12, 10) * gains * gradient
         places = places + speed
     low, high = places.min(0), places.max(0)
     return 100 * (places - low) / np.maximum(high - low, 1e-12)
+
+
+def _student_kernel(places: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + squared distance) of all pairs, (n, n) float32, and 0 of an item and itself."""
+    near = places.astype(np.float32)
+    squares = (near**2).sum(1)
+    kernel = near @ (-2 * near.T)
+    kernel += squares[:, None]
+    kernel += 1 + squares
+    np.reciprocal(kernel, out=kernel)
+    np.fill_diagonal(kernel, 0)
+    return kernel
 
 
 def principal_components(values: np.ndarray) -> np.ndarray:

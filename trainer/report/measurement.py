@@ -69,12 +69,15 @@ class Measurement:
     by_popularity: list[Group]
 
 
-def measure(run: RunFacts, protocol: EvaluationConfig | None = None) -> Measurement | str:
+def measure(
+    run: RunFacts, protocol: EvaluationConfig | None = None, options: Sequence[str] = ()
+) -> Measurement | str:
     """Evaluate a run by user.
 
     Args:
         run: The run.
         protocol: How; None: as the run itself was evaluated.
+        options: Where data lie that have moved, as on the command line.
 
     Returns:
         The measurement, or a sentence that says why there is none.
@@ -82,12 +85,12 @@ def measure(run: RunFacts, protocol: EvaluationConfig | None = None) -> Measurem
     if not run.measured:
         return "Nothing was held out, so there is no part of the data to measure on."
     try:
-        dataset, evaluation = evaluate_by_user(run.folder, protocol)
+        dataset, evaluation = evaluate_by_user(run.folder, protocol, options)
     except UserError as error:
         fault = str(error).removeprefix(f"{run.folder}: ")
         return (
             "The run was not evaluated again, so intervals and quality by group are missing: "
-            f"{fault[:1].lower()}{fault[1:]}."
+            f"{fault[:1].lower()}{fault[1:].rstrip('.')}."
         )
     return summarised(dataset, evaluation, run.config.run.seed)
 

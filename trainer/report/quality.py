@@ -11,7 +11,7 @@ from trainer.page.html import Html, joined, missing, note, paragraph, table, tag
 from trainer.report.facts import RunFacts
 from trainer.report.measurement import Interval, Measurement
 from trainer.report.summary import interval_text, signed
-from trainer.reporting.evaluation_text import trivial_text
+from trainer.reporting.evaluation_text import ties_text, trivial_text
 
 
 def quality(run: RunFacts, measured: Measurement | str) -> Iterable[Html]:
@@ -20,21 +20,37 @@ def quality(run: RunFacts, measured: Measurement | str) -> Iterable[Html]:
         yield missing(str(measured))
         return
     rankers = {name: each for name, each in run.metrics.items() if name == "model" or name in BASELINES}
-    metrics = list(rankers["model"])
     of = measured.figures if isinstance(measured, Measurement) else {}
-    best = {name: max(each[name] for each in rankers.values() if name in each) for name in metrics}
-    rows = []
-    for ranker, values in rankers.items():
-        cells = [figure_cell(values.get(name), of.get(ranker, {}).get(name), best[name]) for name in metrics]
-        rows.append((tag("b", ranker) if ranker == "model" else ranker, *cells))
     yield paragraph(_protocol(run))
-    yield table(["", *metrics], rows)
+    for names in by_length(rankers["model"]):
+        rows = []
+        best = {name: max(each[name] for each in rankers.values() if name in each) for name in names}
+        for ranker, values in rankers.items():
+            intervals = of.get(ranker, {})
+            cells = [figure_cell(values.get(name), intervals.get(name), best[name]) for name in names]
+            rows.append((tag("b", ranker) if ranker == "model" else ranker, *cells))
+        yield table(["", *names], rows)
     if isinstance(measured, str):
         yield missing(measured)
     else:
         yield from _intervals(measured)
+    if errors := run.metrics.get("ratings"):
+        rows = [
+            ("model", f"{errors['rmse']:.4f}", f"{errors['mae']:.4f}"),
+            (f"always {errors['mean']:.2f}", f"{errors['mean_rmse']:.4f}", f"{errors['mean_mae']:.4f}"),
+        ]
+        yield tag("h3", f"Errors on {format_count(errors['interactions'], 'rating')}")
+        yield table(["", "rmse", "mae"], rows)
     if len(rankers) == 1:
         yield missing("No baselines were evaluated: --evaluation.baselines popularity,random names some.")
+
+
+def by_length(metrics: Iterable[str]) -> list[list[str]]:
+    """Return metrics in groups of one length of the list each, as `ndcg@10` has 10."""
+    groups: dict[str, list[str]] = {}
+    for name in metrics:
+        groups.setdefault(name.partition("@")[2], []).append(name)
+    return [*groups.values()]
 
 
 def _protocol(run: RunFacts) -> str:
@@ -62,6 +78,8 @@ def _intervals(measured: Measurement) -> Iterable[Html]:
     )
     for warning in trivial_text(measured.dataset, measured.evaluation):
         yield note(warning)
+    if measured.evaluation.mostly_tied:
+        yield note(ties_text(measured.evaluation))
     if measured.leads:
         rows = [
             (name, signed(lead.difference), f"{signed(lead.low)} to {signed(lead.high)}")
@@ -113,10 +131,10 @@ def _beyond(measured: Measurement) -> Iterable[Html]:
         ranker: {name: value for name, value in figures.items() if name.partition("@")[0] not in hidden}
         for ranker, figures in measured.evaluation.beyond.items()
     }
-    names = list(lists["model"])
-    rows = [(ranker, *(f"{each[name]:.4f}" for name in names)) for ranker, each in lists.items()]
     yield tag("h3", "Beyond accuracy")
-    yield table(["", *names], rows)
+    for names in by_length(lists["model"]):
+        rows = [(ranker, *(f"{each[name]:.4f}" for name in names)) for ranker, each in lists.items()]
+        yield table(["", *names], rows)
     yield note(
         "coverage: share of the items that are in some list. gini: how unequally lists expose them (0: all "
         "alike). novelty: mean bits by which a listed item surprises. diversity: how little the attributes "

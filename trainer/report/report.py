@@ -16,19 +16,23 @@ LARGEST = 2**30
 MOST_NAMED = 3
 
 
-def write_report(runs: Sequence[Path], out: Path | None = None, colour: str | None = None) -> Path:
+def write_report(
+    runs: Sequence[Path], out: Path | None = None, colour: str | None = None, options: Sequence[str] = ()
+) -> Path:
     """Write one page on a run, or one that compares several.
 
     Args:
         runs: Run folders, the one that others are compared with first.
         out: File; None: `report.html` in the run folder, or for several runs a file in the current folder.
         colour: Item attribute that colours the map; None: the first that suits it.
+        options: Where data lie that have moved, as on the command line: `--data.root DIR`.
 
     Returns:
         The file.
 
     Raises:
-        ConfigError: A package is missing, a run is named twice, or the file cannot be written.
+        ConfigError: A package is missing, a run is named twice, the file cannot be written, or an option says
+            something else than where data lie.
         CheckpointError: A folder is no finished run.
     """
     _check_packages()
@@ -38,7 +42,8 @@ def write_report(runs: Sequence[Path], out: Path | None = None, colour: str | No
     found = [read_run(run, name) for run, name in zip(runs, names, strict=True)]
     target = out or default_file(runs, names)
     _check_target(target)
-    text = _page_of_one(found[0], colour) if len(found) == 1 else _page_of_several(found)
+    _check_options(runs, options)
+    text = _page_of_one(found[0], colour, options) if len(found) == 1 else _page_of_several(found, options)
     try:
         write_text(target, text)
     except OSError as error:
@@ -56,23 +61,23 @@ def default_file(runs: Sequence[Path], names: Sequence[str]) -> Path:
     return Path(f"report-{'-and-'.join(shown)}.html")
 
 
-def _page_of_one(run: RunFacts, colour: str | None) -> str:
+def _page_of_one(run: RunFacts, colour: str | None, options: Sequence[str]) -> str:
     from trainer.report.examples import examples
     from trainer.report.item_map import map_items
     from trainer.report.measurement import measure
     from trainer.report.run_page import run_page
     from trainer.runs.run_folder import weight_bytes
 
-    measured = measure(run)
+    measured = measure(run, options=options)
     small = weight_bytes(run.folder) <= LARGEST
     users = examples(run) if small else None  # they leave the vectors that the map is made of
     return run_page(run, measured, users, map_items(run, colour) if small else None).text()
 
 
-def _page_of_several(runs: Sequence[RunFacts]) -> str:
+def _page_of_several(runs: Sequence[RunFacts], options: Sequence[str]) -> str:
     from trainer.report.comparison import comparison_page
 
-    return comparison_page(runs).text()
+    return comparison_page(runs, options).text()
 
 
 def _check_packages() -> None:
@@ -90,6 +95,19 @@ def _check_target(target: Path) -> None:
         raise ConfigError(f"--out {target}: is a folder. Name a file, as {target / PAGE}")
     if not target.parent.is_dir():
         raise ConfigError(f"--out {target}: no such folder. Name a file in one that exists")
+
+
+def _check_options(runs: Sequence[Path], options: Sequence[str]) -> None:
+    """Refuse options that say anything else than where data lie."""
+    from trainer.runs.run_folder import run_config
+
+    for option in options:
+        if option.startswith("-") and not option.startswith("--data."):
+            raise ConfigError(
+                f"{option}: not an option of report. It takes --out, --colour and --data.*, as --help says"
+            )
+    for run in runs:
+        run_config(run, options)
 
 
 def _unwritable(target: Path, error: OSError) -> ConfigError:

@@ -1,6 +1,7 @@
 """The page of one run: what was trained on what, how it went, how good it is, and what it recommends."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.split import PARTS
@@ -17,6 +18,7 @@ from trainer.report.measurement import Measurement
 from trainer.report.quality import quality
 from trainer.report.recommendations import map_section, users_section
 from trainer.report.summary import cost, summary
+from trainer.reporting.dataset_summary import DROPPED
 from trainer.reporting.dataset_summary import summary as data_summary
 
 
@@ -63,13 +65,15 @@ def _data(run: RunFacts, measured: Measurement | str) -> Iterable[Html]:
         "data": _data_name(run),
         "users": f"{users:,}",
         f"{vocabulary.item_name}s": f"{items:,}",
-        "interactions before the test part": f"{before:,}",
+        "interactions before the test part" if run.measured else "interactions": f"{before:,}",
     }
-    if vocabulary.held_out is not None:
+    if vocabulary.held_out is not None and run.measured:
         shown["interactions in the test part"] = f"{int(vocabulary.held_out.lengths().sum()):,}"
     shown["density"] = f"{before / max(users * items, 1):.2%}"
     if isinstance(measured, Measurement):
         shown |= _prepared(measured.dataset)
+    if origin := run.metrics.get("from"):
+        shown["started from"] = Path(origin["run"]).name
     attributes = {
         "query tower": run.config.model.user_features,
         "candidate tower": run.config.model.item_features,
@@ -89,7 +93,7 @@ def _prepared(dataset: Dataset) -> dict[str, object]:
         shown["from, to (UTC)"] = " to ".join(moment.split(" ")[0] for moment in found["times"])
     dropped = {name: count for name, count in found["dropped"].items() if count}
     rows = [f"{found['read']:,} read"] + ([f"{found['skipped']:,} skipped"] if found["skipped"] else [])
-    rows += [f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()]
+    rows += [f"{count:,} {DROPPED[name]}" for name, count in dropped.items()]
     return shown | {"rows": ", ".join(rows)}
 
 
@@ -108,17 +112,10 @@ def _settings(run: RunFacts) -> Iterable[Html]:
             ("asked for", without_places(settings.given)),
             ("by the size of the data", without_places(settings.by_size)),
             ("by trial", without_places(settings.by_trial)),
+            ("fixed, without a trial", without_places(settings.fixed)),
         ]
-        counts = " and ".join(
-            filter(
-                None,
-                [
-                    ", ".join(f"{len(of)} {name}" for name, of in origins[:2]),
-                    f"{len(origins[2][1])} by trial",
-                ],
-            )
-        )
-        yield note(f"{counts}; all others are at their defaults, which --help lists.")
+        counts = ", ".join(f"{len(of)} {name.partition(',')[0]}" for name, of in origins if of)
+        yield note(f"{counts or 'None asked for'}; all others are at their defaults, which --help lists.")
     rows = [
         (tag("code", key), origin, format_setting(value))
         for origin, values in origins
@@ -165,7 +162,9 @@ def _ranks(run: RunFacts) -> Iterable[Html]:
         return
     speeds = [record["examples_per_second"] for record in run.losses if "examples_per_second" in record]
     if speeds:
-        each = f", {speeds[-1] / run.plan.world_size:,.0f} by each" if run.plan.world_size > 1 else ""
+        each = (
+            f", a mean of {speeds[-1] / run.plan.world_size:,.0f} by each" if run.plan.world_size > 1 else ""
+        )
         yield paragraph(f"{speeds[-1]:,.0f} examples a second over all ranks at the end{each}.")
     measured = {int(each["rank"]): each for each in run.ranks}
     on_device = any("device_memory" in each for each in run.ranks)
@@ -183,7 +182,7 @@ def _ranks(run: RunFacts) -> Iterable[Html]:
         cells: list[object] = [
             load.rank,
             format_bytes(load.bytes),
-            f"{load.bytes / load.capacity_bytes:.1%}" if load.capacity_bytes else "-",
+            f"{100 * load.bytes / load.capacity_bytes:.2g}%" if load.capacity_bytes else "-",
             f"{load.lookups:,}",
             format_bytes(load.bytes_sent),
             f"{load.compute_ms + load.communication_ms:.3g} ms",

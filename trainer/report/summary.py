@@ -1,5 +1,6 @@
 """The top of a page: the figure, what it is better than, how sure that is, and what it took."""
 
+from trainer.evaluation.rating_errors import RatingErrors
 from trainer.facts.baselines import BASELINES
 from trainer.formatting import format_bytes, format_count
 from trainer.page.html import Html, joined, paragraph, tag
@@ -16,8 +17,15 @@ def summary(run: RunFacts, measured: Measurement | str) -> Html:
         return joined(paragraph(sentence, class_="lead"), tag("div", *tiles, class_="tiles"))
     rankers = {name: each for name, each in run.metrics.items() if name == "model" or name in BASELINES}
     tiles = [_figure_tile(run, measured), *_baseline_tile(run, measured), _cost_tile(run), _size_tile(run)]
+    ratings = RatingErrors(**run.metrics["ratings"]) if "ratings" in run.metrics else None
+    seen, share = "mask", 0.0  # what seen items take of the lists is known of an evaluation alone
+    if isinstance(measured, Measurement):
+        seen, share = measured.evaluation.seen, measured.evaluation.seen_share
+    lead = verdict(rankers, run.metric)
+    more = verdict(rankers, run.metric, seen=seen, seen_share=share, ratings=ratings).removeprefix(lead)
     return joined(
-        paragraph(verdict(rankers, run.metric, seen=run.metrics["seen"]), class_="lead"),
+        paragraph(lead, class_="lead"),
+        paragraph(more.strip()) if more else None,
         tag("div", *tiles, class_="tiles"),
     )
 

@@ -1,4 +1,4 @@
-"""Progress of a training: a bar or lines, metrics.jsonl, and TensorBoard events."""
+"""Progress of a training: a bar or lines, metrics.jsonl, TensorBoard events, experiment trackers."""
 
 import json
 import sys
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from trainer.atomic_write import replaced, write_text
 from trainer.config.schema import Config
+from trainer.reporting.trackers import Trackers
 
 MOST_PROJECTED = 10_000
 """Most items in the embedding projector, which a browser holds in its memory."""
@@ -69,7 +70,8 @@ class Progress:
             # Hides what an earlier process wrote of steps that are trained again.
             purged = start + 1 if start else None
             self.events = SummaryWriter(str(run / "tensorboard"), purge_step=purged)
-        self._failed = False
+        self._trackers: Trackers | None = None
+        self._run, self._finished, self._failed = run, False, False
 
     def __enter__(self) -> "Progress":
         return self
@@ -78,11 +80,18 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
+        if self._trackers is not None:
+            self._trackers.close(self._finished)
         with suppress(OSError):  # `record` has shown it
             if self.file is not None:
                 self.file.close()
             if self.events is not None:
                 self.events.close()
+
+    def track(self, config: Config) -> None:
+        """Open the experiment trackers that a configuration asks for."""
+        if self.active and self._run and config.run.trackers:
+            self._trackers = Trackers(config.run.trackers, self._run, settings_of(config), self.say)
 
     def advance(self) -> None:
         """Advance the bar by a step."""
@@ -92,6 +101,8 @@ class Progress:
         """Write figures of a step, and show `text`."""
         if not self.active or self.file is None:
             return
+        if self._trackers is not None:
+            self._trackers.log(step, figures)
         try:
             self.file.write(json.dumps({"step": step, **figures}) + "\n")
             self.file.flush()
@@ -106,11 +117,17 @@ class Progress:
 
     def outcome(self, step: int, split: str, figures: dict[str, float], config: Config) -> None:
         """Write the figures of the final evaluation, next to the settings that gave them (hparams)."""
+        named = {f"{split}/{name}": value for name, value in figures.items()}
+        if self._trackers is not None:
+            self._trackers.log(step, named)
         if self.events is not None:
-            named = {f"{split}/{name}": value for name, value in figures.items()}
             with self._tolerated():
                 self.events.flush()
                 self.events.add_hparams(settings_of(config), named, run_name=".", global_step=step)
+
+    def finish(self) -> None:
+        """Say to the trackers that the training is finished; without it, it is one that goes on later."""
+        self._finished = True
 
     def project(self, ids: pa.Array, titles: pa.Array | None, vectors: np.ndarray) -> None:
         """Write item vectors for TensorBoard's embedding projector.

@@ -24,12 +24,14 @@ class Settings:
         given: Values by dotted name that were asked for.
         by_size: Those that the size of the data decided.
         by_trial: Those that trials on validation splits decided.
+        fixed: Those that could have been tried, and were set without trials.
         chosen: The trials, as `metrics.json` holds them; empty without any.
     """
 
     given: dict[str, Any] = field(default_factory=dict)
     by_size: dict[str, Any] = field(default_factory=dict)
     by_trial: dict[str, Any] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
 
 

@@ -96,12 +96,15 @@ def evaluate(
     return json.dumps(report) if as_json else text
 
 
-def evaluate_by_user(run: Path, evaluation: EvaluationConfig | None = None) -> tuple[Dataset, Evaluation]:
+def evaluate_by_user(
+    run: Path, evaluation: EvaluationConfig | None = None, options: Sequence[str] = ()
+) -> tuple[Dataset, Evaluation]:
     """Evaluate a run's newest checkpoint in this process, with all that is known of every user.
 
     Args:
         run: Run folder.
         evaluation: Protocol; None: the run's own.
+        options: As those of `evaluate`.
 
     Returns:
         Its data, and an evaluation with metrics by user and beyond accuracy.
@@ -109,7 +112,7 @@ def evaluate_by_user(run: Path, evaluation: EvaluationConfig | None = None) -> t
     Raises:
         CheckpointError, ConfigError, DataError: As `evaluate`.
     """
-    config = run_config(run)
+    config = run_config(run, options)
     config = replace(config, evaluation=evaluation or config.evaluation, device="auto", backend="auto")
     _check_measurable(run, config)
     how = replace(protocol(config), beyond=True, per_user=True, option_prefix="--")

@@ -25,6 +25,7 @@ from trainer.fitting.loop import evaluate_model, fit, protocol
 from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
 from trainer.reporting.progress import MOST_PROJECTED, Progress
+from trainer.reporting.trackers import check_trackers
 from trainer.runs.checkpoint_policy import save_outcome
 from trainer.runs.checkpoint_store import METRICS, newest_resumable
 from trainer.runs.resume import check_resumable, resumable, resume, withdrawn_if_refused
@@ -117,6 +118,7 @@ def _train_in(
     steps, start = config.run.epochs * batches.steps_per_epoch, saved.step if saved else 0
     world.on_first(lambda: drop_later_records(run, start))
     with Progress(run, steps, world.is_first, config.run.tensorboard, start) as progress:
+        progress.track(config)
         progress.say(opening_text(dataset, components, batches.plan, world, run))
         if said := values_text(dataset, config.data.min_value, config.loss.name):
             progress.say(said)
@@ -161,6 +163,7 @@ def _train_in(
             if evaluation:
                 progress.outcome(step, evaluation.split, evaluation.rankers["model"], config)
             progress.say(closing_text(dataset, evaluation, seconds, history))
+            progress.finish()
         if config.run.tensorboard:
             _project_items(progress, components, dataset, config, world)
     return run if world.is_first else None
@@ -186,6 +189,7 @@ def _prepare(config: Config, world: World) -> Dataset:
     optimizer, dtype = config.optimizer.name, config.model.table_dtype
     check_sharding(config.sharding, optimizer, dtype, world.device.type)
     check_precision(config.model.precision, world.device.type)
+    world.on_first(lambda: check_trackers(config.run.trackers))
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
     dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
@@ -210,9 +214,10 @@ def _resolve(
             sized = with_size_defaults(asked, *size)
             print(size_text(changes(asked, sized), resolved.model.history), flush=True)
         print(choice_text(changes(sized, resolved), choice, resolved.model.history), flush=True)
-    report = choice.report()["chosen"] if choice else {}
-    origins = changes(Config(), config), changes(config, sized), changes(sized, resolved)
-    return resolved, choice, Settings(*origins, report)
+    given, by_size, decided = changes(Config(), config), changes(config, sized), changes(sized, resolved)
+    if choice:
+        return resolved, choice, Settings(given, by_size, decided, chosen=choice.report()["chosen"])
+    return resolved, choice, Settings(given, by_size, fixed=decided)
 
 
 def _start_warm(
