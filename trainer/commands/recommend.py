@@ -45,7 +45,7 @@ def run(arguments: list[str], heading: str = "") -> None:
             parser.error(f"--{way} needs --out DIR, a folder for the lists")
         from trainer.batch_lists.all_lists import recommend_all
 
-        recommend_all(
+        done = recommend_all(
             options.run,
             options.out,
             options.k,
@@ -56,6 +56,8 @@ def run(arguments: list[str], heading: str = "") -> None:
             users_per_part=options.users_per_part,
             **_restrictions(options),
         )
+        if done is not None:
+            print(done)
         return
     from trainer.serving.listing import as_json, as_text
 

@@ -143,7 +143,7 @@ def item_knn_last_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ran
     """
     order = TieOrder.of(dataset)
     weights = cached_weights(dataset.folder, item_knn, _history_of_places(dataset, order), ITEM_KNN)
-    return _by_last_items(order, weights, k, split, decay=DECAY, prior=1e-6)
+    return _by_last_items(dataset, order, weights, k, split, decay=DECAY, prior=1e-6)
 
 
 def markov_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
@@ -161,14 +161,21 @@ def markov_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
     counts = csr_array(
         (np.ones(len(pairs[0]), np.float32), pairs), shape=(count, count)
     )  # sums up equal pairs
-    return _by_last_items(order, counts, k, split, decay=0.0, prior=PRIOR)
+    return _by_last_items(dataset, order, counts, k, split, decay=0.0, prior=PRIOR)
 
 
 def _by_last_items(
-    order: TieOrder, weights: np.ndarray | csr_array, k: int, split: str, *, decay: float, prior: float
+    dataset: Dataset,
+    order: TieOrder,
+    weights: np.ndarray | csr_array,
+    k: int,
+    split: str,
+    *,
+    decay: float,
+    prior: float,
 ) -> Ranker:
     """Make a ranker by items before `split`, weighed by recency, and popularity that sums up to `prior`."""
-    items, popularity = order.dataset.sequences(split).items, order.dataset.item_popularity()[order.rows]
+    items, popularity = dataset.sequences(split).items, dataset.item_popularity()[order.rows]
     base = torch.tensor(prior * popularity / popularity.sum(), dtype=torch.float32)
 
     def rank(rows: np.ndarray, exclude: ItemLists) -> Tensor:

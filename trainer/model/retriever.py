@@ -211,28 +211,38 @@ def query_from_bag(tower_pairs: Sequence[TowerPair], table: str, bag: Ragged) ->
     return query_vectors(own, np.array([0]), torch.device("cpu"))
 
 
-def one_user(
-    pair: TowerPair, row: int, items: np.ndarray | None = None, times: np.ndarray | None = None
+def some_users(
+    pair: TowerPair, rows: np.ndarray, histories: Ragged | None = None, times: Ragged | None = None
 ) -> TowerPair:
-    """Return a tower pair with the features of one known user alone.
+    """Return a tower pair with the features of some known users alone.
 
     Args:
         pair: Towers.
-        row: The user.
-        items: Ordered history in place of the user's own.
-        times: Its seconds.
+        rows: The users, B of them.
+        histories: Ordered histories in place of the users' own, B lists.
+        times: Their seconds.
     """
-    given = {USER_SEQUENCE: items, USER_SEQUENCE_TIMES: times}
+    given = {USER_SEQUENCE: histories, USER_SEQUENCE_TIMES: times}
     inputs: dict[str, np.ndarray | Ragged] = {}
     for name, column in pair.user_inputs.items():
         if (values := given.get(name)) is not None:
-            inputs[name] = Ragged(np.array([0, len(values)]), values)
+            inputs[name] = values
         elif isinstance(column, Ragged):
-            lengths, values = column.take(np.array([row]))
-            inputs[name] = Ragged(np.append(0, np.cumsum(lengths)), values)
+            lengths, own = column.take(rows)
+            inputs[name] = Ragged(np.append(0, np.cumsum(lengths)), own)
         else:
-            inputs[name] = column[row : row + 1]
+            inputs[name] = column[rows]
     return replace(pair, user_inputs=inputs)
+
+
+def one_user(
+    pair: TowerPair, row: int, items: np.ndarray | None = None, times: np.ndarray | None = None
+) -> TowerPair:
+    """Return a tower pair with the features of one known user, whose ordered history may be given."""
+    histories, seconds = (
+        None if values is None else Ragged(np.array([0, len(values)]), values) for values in (items, times)
+    )
+    return some_users(pair, np.array([row]), histories, seconds)
 
 
 def someone_new(pair: TowerPair, histories: Ragged, given: Inputs | None = None) -> TowerPair:

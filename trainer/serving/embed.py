@@ -79,6 +79,27 @@ def query_of_history(
     return query_from_history(trained.tower_pairs, histories, items)[0].numpy(), items.numpy()
 
 
+def all_vectors(
+    run: Path, saved: SavedCheckpoint, *, from_towers: bool
+) -> tuple[np.ndarray | None, np.ndarray, Sequence[TowerPair]]:
+    """Return what makes the scores of all users, and cache it as `query_and_items` does.
+
+    Args:
+        run: Run folder.
+        saved: Its newest checkpoint.
+        from_towers: Whether query vectors have to come from the towers in any case.
+
+    Returns:
+        (users, D) query vectors, or None; (items, D) candidate vectors; and the towers that make query
+        vectors where there are none yet.
+    """
+    trained = open_run(run, saved)
+    items = _item_vectors(trained)
+    if not from_towers and (cached := _cache(run, saved, trained, items)):
+        return cached.users, cached.items, ()
+    return None, items.numpy(), trained.tower_pairs
+
+
 def item_vectors(run: Path, saved: SavedCheckpoint) -> np.ndarray:
     """Return the candidate vectors (items, D) of the catalogue; they are cached as in `query_and_items`."""
     trained = open_run(run, saved)

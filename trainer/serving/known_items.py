@@ -17,12 +17,17 @@ from trainer.storage import arrays
 from trainer.storage.attributes import Ragged
 
 
-def held_out_items(run: Path, vocabulary: Vocabulary, row: int) -> np.ndarray | None:
-    """Return the item rows of a user in the test split; None if they are gone.
+def held_out_lists(run: Path, vocabulary: Vocabulary) -> Ragged | None:
+    """Return the item rows of all users in the test split; None if they are gone.
 
     Run folders of older versions do not hold them: then they are read from the prepared data.
     """
-    held_out = vocabulary.held_out or _prepared(run)
+    return vocabulary.held_out or _prepared(run)
+
+
+def held_out_items(run: Path, vocabulary: Vocabulary, row: int) -> np.ndarray | None:
+    """Return the item rows of a user in the test split; None if they are gone; see `held_out_lists`."""
+    held_out = held_out_lists(run, vocabulary)
     return None if held_out is None else held_out.take(np.array([row]))[1]
 
 

@@ -69,10 +69,8 @@ def list_of(
     return rows, table
 
 
-def _reasons(
-    served: ServedRun, past: Past, vectors: np.ndarray, rows: np.ndarray, most: int
-) -> list[Any]:
-    """Return records of the items of the past that contribute most to each listed item, the strongest first."""
+def _reasons(served: ServedRun, past: Past, vectors: np.ndarray, rows: np.ndarray, most: int) -> list[Any]:
+    """Return records of the items of the past that contribute most to each listed item."""
     contributed = contributions(past, vectors, unit_vectors(vectors, served.dim), rows)
     found: list[Any] = []
     for places, own in zip(strongest(contributed, most), contributed, strict=True):
