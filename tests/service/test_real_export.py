@@ -90,6 +90,16 @@ def test_errors_of_the_recommender_name_the_export_and_not_its_place(
     assert str(exported.parent) not in answer.json()["error"]
 
 
+def test_the_export_before_a_swap_leaves_the_memory(service: Service) -> None:
+    user = httpx.get(f"{service.url}users?limit=1").json()["users"][0]
+    with httpx.Client(base_url=service.url) as client:  # its connection stays open over the swap
+        assert client.get(f"users/{user}/recommendations").status_code == 200
+        service.process.send_signal(signal.SIGHUP)
+        service.wait_for(lambda health: health["swaps"] == 1)
+        maps = Path(f"/proc/{service.process.pid}/maps").read_text()
+    assert maps.count("/item_vectors.npy") == 1
+
+
 def test_a_damaged_file_keeps_the_old_export_and_the_service_ends_with_code_0(
     service: Service, exported: Path
 ) -> None:

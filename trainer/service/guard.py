@@ -61,14 +61,15 @@ class Guard:
             return
         began, status = time.perf_counter(), 500
         # A request keeps the export that it found, also where another one is swapped in meanwhile.
-        export = self._current.export
-        scope.setdefault("state", {})["export"] = export
+        state = scope.setdefault("state", {})
+        state["export"] = self._current.export
+        given_by = (EXPORT_HEADER, state["export"].hash.encode())
 
         async def counted_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (EXPORT_HEADER, export.hash.encode())]
+                message["headers"] = [*message.get("headers", ()), given_by]
             await send(message)
 
         method = scope["method"]
@@ -78,6 +79,8 @@ class Guard:
         try:
             await self._answer(scope, receive, counted_send)
         finally:
+            # What remembers a request, such as an idle connection, must not keep an old export in memory.
+            del state["export"]
             self._metrics.in_flight.dec()
             self._metrics.answered(method, self._route(scope), status, time.perf_counter() - began)
 

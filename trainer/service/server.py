@@ -76,8 +76,8 @@ def serve(
                 f"Give one by --api-key-file or {KEY_VARIABLE}",
                 file=sys.stderr,
             )
-        export = current.export
-        ready = f"serving {export.name} ({export.items:,} items) at {address}"
+        # No variable for the export: it would keep the first one in memory for as long as the process lives.
+        ready = f"serving {current.export.name} ({current.export.items:,} items) at {address}"
         interrupted = _run(app, listening, limits, current, watch_seconds, ready)
     if interrupted:
         raise KeyboardInterrupt
