@@ -174,10 +174,21 @@ class Run:
         export(self.path, Path(folder), Wishes(dtype, index, min_recall, replace))
         return Recommender.open(Path(folder))
 
-    def report(self, *others: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
-        """Write one HTML page on the run, or one that compares it with others; returns the file."""
+    def report(
+        self,
+        *others: str | os.PathLike[str],
+        out: str | os.PathLike[str] | None = None,
+        changes: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write one HTML page on the run, or one that compares it with others; return the file.
+
+        Args:
+            others: Runs to compare it with.
+            out: File; by default `report.html` in the run folder, or for several one in the current folder.
+            changes: Values by key where the data have moved, such as `{"data.root": folder}`.
+        """
         runs = [self.path, *(Path(other) for other in others)]
-        return write_report(runs, None if out is None else Path(out))
+        return write_report(runs, None if out is None else Path(out), options=options_of(changes or {}))
 
     def vectors(self, side: Literal["user", "item"]) -> pd.DataFrame:
         """Return the vectors of all users or items; the dot product of two is a score.
