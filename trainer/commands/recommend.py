@@ -71,7 +71,8 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m trainer recommend", description=run.__doc__)
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="run folder")
-    whom = parser.add_argument_group("for whom").add_mutually_exclusive_group()
+    people = parser.add_argument_group("for whom")
+    whom = people.add_mutually_exclusive_group()
     whom.add_argument("--user", metavar="ID", help="raw user id, as in the data")
     whom.add_argument(
         "--history",
@@ -84,8 +85,10 @@ def _parser() -> Parser:
     whom.add_argument("--item", metavar="ID", help="raw id or title of an item: list the items like it")
     whom.add_argument("--popular", action="store_true", help="list the items that most users have")
     whom.add_argument("--all", action="store_true", help="write the lists of all users into --out DIR")
-    add("--users", type=Path, metavar="FILE", help="the same for the users of a file of raw ids alone")
-    add(
+    people.add_argument(
+        "--users", type=Path, metavar="FILE", help="write the lists of the users in a file of raw ids alone"
+    )
+    people.add_argument(
         "--attributes",
         type=_attributes,
         metavar="NAME=VALUE,...",
@@ -133,7 +136,7 @@ def _parser() -> Parser:
         metavar="ATTRIBUTE=N",
         help="at most so many items of one value in a list, as genres=2; can be repeated",
     )
-    lists = parser.add_argument_group("lists of all users")
+    lists = parser.add_argument_group("lists of all or of many users")
     lists.add_argument("--out", type=Path, metavar="DIR", help="folder that the lists are written into")
     lists.add_argument("--cap", type=count, metavar="N", help="no item in more than N lists")
     lists.add_argument(
