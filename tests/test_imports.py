@@ -36,6 +36,7 @@ QUICK = (
     "trainer.commands.prepare",
     "trainer.commands.evaluate",
     "trainer.commands.recommend",
+    "trainer.commands.export",
     "trainer.commands.runs",
     "trainer.installation",
     "trainer.cli",
