@@ -36,6 +36,7 @@ QUICK = (
     "trainer.commands.prepare",
     "trainer.commands.evaluate",
     "trainer.commands.recommend",
+    "trainer.commands.export",
     "trainer.commands.report",
     "trainer.commands.runs",
     "trainer.commands.serve",

@@ -31,7 +31,7 @@ from trainer.recommender.search import Search
 from trainer.recommender.vectors import DTYPES, VectorTable, dimension_scale, quantise
 
 K, ALONE, TOGETHER = 10, 500, 2_000
-ITEMS, DIM, USERS, CLUSTERS, SEEN = 200_000, 64, 500, 2_000, 50
+ITEMS, DIM, USERS, SEEN, DECAY = 200_000, 64, 500, 50, 0.7
 HEADS = (
     "type",
     "index",
@@ -137,18 +137,17 @@ def of_implicit(opened: Recommender) -> None:
 
 
 def made_up() -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors in clusters with a bias, as a catalogue's are, and queries near the clusters."""
+    """Unit vectors of few strong and many weak dimensions, as trained ones are, with a bias; and queries."""
     generator = np.random.default_rng(0)
-    centres = generator.normal(size=(CLUSTERS, DIM - 1)).astype(np.float32)
+    turned = np.linalg.qr(generator.normal(size=(DIM - 1, DIM - 1)))[0]
+    strengths = np.arange(1, DIM, dtype=np.float32) ** -DECAY
 
-    def near(count: int) -> np.ndarray:
-        own = centres[generator.integers(CLUSTERS, size=count)]
-        own = own + 0.7 * generator.normal(size=own.shape).astype(np.float32)
+    def drawn(count: int) -> np.ndarray:
+        own = (generator.normal(size=(count, DIM - 1)) * strengths @ turned).astype(np.float32)
         return own / np.linalg.norm(own, axis=1, keepdims=True)
 
     biases = generator.normal(0, 0.5, (ITEMS, 1)).astype(np.float32)
-    items = np.hstack([5 * near(ITEMS), biases])
-    return items, np.hstack([near(USERS), np.ones((USERS, 1), np.float32)])
+    return np.hstack([5 * drawn(ITEMS), biases]), np.hstack([drawn(USERS), np.ones((USERS, 1), np.float32)])
 
 
 def speed(search: Search, queries: np.ndarray, seen: list[np.ndarray]) -> tuple[tuple[float, float], int]:
@@ -174,7 +173,7 @@ def of_large() -> None:
     line(HEADS)
     line("---" for _ in HEADS)
     for kind in INDEXES:
-        for dtype in DTYPES:
+        for dtype in ("float32", "int8"):
             begun = time.perf_counter()
             try:
                 choice = chooser.choose(dtype, kind, 0.98)

@@ -1,6 +1,7 @@
 """An export of a small run: what is in the folder, what is refused, and what is left when it fails."""
 
 import json
+import os
 import pickletools
 import shutil
 import zipfile
@@ -209,6 +210,13 @@ def test_nothing_is_left_of_an_export_that_fails_and_it_says_what_would_pass(
     assert "for 1.0000 (32 users). What passes: --dtype float16 --index none" in message
     assert message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_has_left_is_removed_by_the_next_one(run: Path, tmp_path: Path) -> None:
+    for process in (2**31 - 1, os.getppid()):  # no process has the first number, and one has the second
+        (tmp_path / f".new.{process}.partial").mkdir()
+    export(run, tmp_path / "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"new", f".new.{os.getppid()}.partial"}
 
 
 def test_wishes_that_cannot_be_met_are_refused_before_anything_is_read(tmp_path: Path) -> None:

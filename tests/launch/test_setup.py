@@ -55,7 +55,7 @@ def test_each_build_has_its_own_fbgemm_and_never_the_other() -> None:
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_the_lists_hold_every_declared_dependency_in_its_range(name: str) -> None:
     held = build(name)
-    wanted = ("train", "index", "towers", "export", "serve", "report")
+    wanted = ("train", "light", "towers", "export", "serve", "report")
     for requirement in declared() + [each for extra in wanted for each in declared(extra)]:
         assert requirement.specifier.contains(held[canonicalize_name(requirement.name)]), requirement
     held |= pins("requirements-test")

@@ -104,7 +104,9 @@ def draw_sample(vocabulary: Vocabulary, compute: Rows, largest: np.ndarray, exac
         queries=queries,
         largest=largest,
         seen=seen,
-        held_out=None if held_out is None else [held_out.take(np.array([user]))[1] for user in users],
+        held_out=None
+        if held_out is None
+        else [np.unique(held_out.take(np.array([user]))[1]) for user in users],
         hashes=hashes,
         exact=exact.many(queries, max(LENGTHS), seen, hashes),
     )

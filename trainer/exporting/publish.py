@@ -55,6 +55,7 @@ def published(folder: Path, replace: bool) -> Iterator[Path]:
         UserError: The place is taken, or cannot be written to.
     """
     check_place(folder, replace)
+    _remove_leftovers(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         temporary.mkdir(parents=True)
@@ -67,6 +68,24 @@ def published(folder: Path, replace: bool) -> Iterator[Path]:
             _move(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what exports to the same place have left whose processes were killed."""
+    for left in folder.parent.glob(f".{folder.name}.*.partial"):
+        number = left.name.split(".")[-2]
+        if number.isdecimal() and not _is_alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # of another user
+    return True
 
 
 def _move(new: Path, place: Path) -> None:
