@@ -33,6 +33,7 @@ def test_every_cell_of_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.Mon
     assert "popularity" in shown["run"][-1]["data"]["text/html"]
     assert "<svg" in shown["run.plan"][-1]["data"]["image/svg+xml"]
     assert shown["run.recommend(user, k=5)"][-1]["data"]["text/html"].count("<tr") == 6  # a heading and five
+    assert shown["opened.recommend(user, k=3)"][-1]["data"]["text/html"].count("<tr") == 4
     training = "".join(each.get("text", "") for each in shown["run"])
     assert "training: " in training, "the bar of a training"
 
