@@ -11,15 +11,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests import worlds
 from trainer.cli import main
 from trainer.errors import UserError
+from trainer.model.retriever import candidate_vectors, query_from_history
 from trainer.ranking.similar import MEASURE
 from trainer.runs.run_folder import open_run
 from trainer.serving.listing import as_text
 from trainer.serving.recommend import recommend, recommend_by_history
 from trainer.serving.similar_items import popular_items, similar_items
+from trainer.storage.attributes import Ragged
 
 TRAIN, WITHHELD = worlds.checkerboard(users=32, items=16)
 FIRST = worlds.FIRST_ITEM
@@ -170,12 +173,21 @@ def test_attributes_alone_give_the_query_of_their_vectors(run: Path) -> None:
     )
 
 
-def test_attributes_count_as_one_item_beside_a_history(run: Path) -> None:
-    history = [str(FIRST + number) for number in (0, 2, 4)]
-    alone = recommend_by_history(run, history, 100, keep_seen=True)
-    both = recommend_by_history(run, history, 100, keep_seen=True, attributes={"colour": "black"})
-    assert both["score"].tolist() != alone["score"].tolist()
-    assert white(both["item"][0])  # three items weigh more than one attribute
+def test_beside_a_fitted_history_attributes_weigh_as_one_item(run: Path) -> None:
+    trained, cpu = open_run(run), torch.device("cpu")
+    pairs = trained.tower_pairs
+    items = candidate_vectors(pairs, np.arange(16), cpu)
+    colour = Ragged(np.array([0, 1]), np.array([1], np.int32))
+    three, none = (
+        (torch.tensor([3]), torch.tensor([0, 2, 4])),
+        (torch.tensor([0]), torch.tensor([], dtype=int)),
+    )
+    fitted = query_from_history(pairs, three, items)
+    alone = query_from_history(pairs, none, items, {"user_colour": colour})
+    both = query_from_history(pairs, three, items, {"user_colour": colour})
+    expected = torch.nn.functional.normalize(3 * fitted[:, :8] + alone[:, :8])
+    torch.testing.assert_close(both[:, :8], expected)
+    torch.testing.assert_close(both[:, 8:], fitted[:, 8:])  # the bias and closed-form dimensions
 
 
 @pytest.mark.parametrize(
