@@ -17,7 +17,7 @@ ROOMS = (
     *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
     *("batching", "closed_form", "model"),
     *("planning", "sharding", "evaluation", "reporting", "inspection", "runs", "warm_start"),
-    *("fitting", "tuning", "training", "serving", "api", "commands", "cli", "__main__"),
+    *("fitting", "tuning", "training", "serving", "doctor", "api", "commands", "cli", "__main__"),
 )
 """Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""
 MOST_FILES, MOST_LINES = 12, 2100
@@ -36,6 +36,8 @@ QUICK = (
     "trainer.commands.evaluate",
     "trainer.commands.recommend",
     "trainer.commands.runs",
+    "trainer.commands.doctor",
+    "trainer.doctor.checks",
     "trainer.installation",
     "trainer.cli",
     "trainer.__main__",

@@ -125,5 +125,6 @@ COMMANDS = {
     "evaluate": "Evaluate a run under any protocol, beside baselines or a run.",
     "recommend": "List the best unseen items for a user, or for someone new.",
     "runs": "List run folders with their data, model, figures and state.",
+    "doctor": "Say what keeps a training from starting here, and what helps.",
 }
 """What each command does, by the name of its module in `trainer.commands`."""
