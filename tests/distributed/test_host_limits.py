@@ -96,9 +96,7 @@ def test_version_1_has_a_hierarchy_for_each_controller(tmp_path: Path) -> None:
 
 def test_without_a_limit_the_memory_is_the_machines(tmp_path: Path) -> None:
     hierarchy = [("/", "cg", "cgroup", "rw,memory")]
-    unlimited = machine(
-        tmp_path / "a", "4:memory:/\n", hierarchy, {"cg/memory.limit_in_bytes": KERNEL_LIMIT}
-    )
+    unlimited = machine(tmp_path / "a", "4:memory:/\n", hierarchy, {"cg/memory.limit_in_bytes": KERNEL_LIMIT})
     bare = machine(tmp_path / "b", "", [], {})
     for proc in (unlimited, bare):
         assert memory(proc).usable == 64 * GB

@@ -110,15 +110,15 @@ def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
 def as_text(findings: Sequence[Finding]) -> str:
     """Return findings as lines of at most 80 columns, with advice below each and their counts at the end."""
     lines = [line for finding in findings for line in _lines(finding)]
-    found = [format_count(number, severity) for severity, number in counts(findings).items() if severity != "ok"]
+    found = [
+        format_count(number, severity) for severity, number in counts(findings).items() if severity != "ok"
+    ]
     return "\n".join([*lines, "", f"{counts(findings)['ok']} ok, {', '.join(found)}"])
 
 
 def counts(findings: Sequence[Finding]) -> dict[Severity, int]:
     """Return the number of findings of each severity."""
-    return {
-        severity: sum(finding.severity == severity for finding in findings) for severity in SEVERITIES
-    }
+    return {severity: sum(finding.severity == severity for finding in findings) for severity in SEVERITIES}
 
 
 def _lines(finding: Finding) -> list[str]:

@@ -80,7 +80,9 @@ def judge_clock(facts: Facts) -> Verdict:
         words = f"{shown}, before this package was written ({_date(package)}): {consequence}"
         return Verdict("warning", words, advice, command)
     if now > package + TWENTY_YEARS:
-        return Verdict("warning", f"{shown}: more than 20 years after this package: {consequence}", advice, command)
+        return Verdict(
+            "warning", f"{shown}: more than 20 years after this package: {consequence}", advice, command
+        )
     return Verdict("ok", f"{shown}")
 
 

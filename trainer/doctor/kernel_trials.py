@@ -43,7 +43,9 @@ def main(combinations: list[str]) -> None:
             say(trying=combination)
             try:
                 difference = try_step(*combination.split(","))
-                fault = None if difference < TOLERANCE else f"weights differ by {difference:.2g} from the rule"
+                fault = (
+                    None if difference < TOLERANCE else f"weights differ by {difference:.2g} from the rule"
+                )
             except Exception as error:
                 fault = words_of(error)
             say(tried=combination, fault=fault)
@@ -60,7 +62,7 @@ def try_step(device: str, sharding: str, optimizer: str) -> float:
     from trainer.planning.planner import make_plan
     from trainer.sharding.optimizers import update, zero_gradients
     from trainer.sharding.shard import shard
-    from trainer.sharding.table_values import fill_tables, normal_block
+    from trainer.sharding.table_values import fill_tables
     from trainer.sharding.torchrec_plan import sharding_plan
 
     partitions = dict.fromkeys(LOOKED_UP, 2) if sharding == "row_partitioned" else {}
@@ -78,11 +80,12 @@ def try_step(device: str, sharding: str, optimizer: str) -> float:
         dense_learning_rate=RATE,
         weight_decay=0.0,
     )
-    before = {name: normal_block(7, name, slice(0, 16), DIM, 1.0)[:ROWS] for name in LOOKED_UP}
-    fill_tables(model, lambda name, rows: normal_block(7, name, rows, DIM, 1.0))
+    before = {name: normal_values(name) for name in LOOKED_UP}
+    fill_tables(model, lambda name, rows: normal_values(name)[rows])
     ones = torch.ones(3, dtype=torch.int32)
     bags = [
-        KeyedJaggedTensor([name], torch.tensor(rows), lengths=ones).to(place) for name, rows in LOOKED_UP.items()
+        KeyedJaggedTensor([name], torch.tensor(rows), lengths=ones).to(place)
+        for name, rows in LOOKED_UP.items()
     ]
     zero_gradients(combined)
     query, candidates = model(*bags)
@@ -94,6 +97,13 @@ def try_step(device: str, sharding: str, optimizer: str) -> float:
         wanted[name] = before[name].clone()
         wanted[name][rows[name]] -= RATE * FIRST_STEPS[optimizer](before[other][rows[other]])
     return max(float((weights - wanted[name]).abs().max()) for name, weights in weights_of(model).items())
+
+
+def normal_values(name: str) -> "torch.Tensor":
+    """Return the values of a table before the step, (ROWS, DIM) float32."""
+    from trainer.sharding.table_values import normal_block
+
+    return normal_block(7, name, slice(0, 16), DIM, 1.0)[:ROWS]
 
 
 def weights_of(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":

@@ -19,7 +19,7 @@ LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MAS
 
 
 class Trial:
-    """A module of this room that runs as a process and prints lines of JSON.
+    """A module that runs as a process and prints lines of JSON.
 
     Use it as a context: at its end the process has ended too.
     """
@@ -28,7 +28,7 @@ class Trial:
         """Start it.
 
         Args:
-            module: Name of the module in `trainer.doctor`.
+            module: Its full name.
             arguments: Its arguments.
             environment: Variables that it has besides those of this process.
         """
@@ -36,9 +36,10 @@ class Trial:
         # Wherever this package was found, the process finds it last of all: it may lie beside other libraries.
         paths = [os.environ.get("PYTHONPATH", ""), str(Path(trainer.__file__).parents[1])]
         inherited |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+        self._silent: float | None = None
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"trainer.doctor.{module}", *arguments],
+            [sys.executable, "-m", module, *arguments],
             env=inherited | (environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -77,8 +78,6 @@ class Trial:
         self._process.kill()
         self._process.wait()
         self._silent = seconds
-
-    _silent: float | None = None
 
     def _wait(self, seconds: float) -> None:
         try:

@@ -71,7 +71,9 @@ def judge_threads(facts: Facts) -> Verdict:
         return Verdict("warning", f"{text}; OMP_NUM_THREADS is '{given}', expected a number", advice, command)
     threads = int(given.split(",")[0]) if given else None
     if quota is not None and quota < cores and (threads is None or threads > most):
-        words = f"{text}, of which the cgroup allows the time of {quota:g}: threads beyond that wait for others"
+        words = (
+            f"{text}, of which the cgroup allows the time of {quota:g}: threads beyond that wait for others"
+        )
         return Verdict("warning", words, advice, command)
     if threads is not None and threads > cores:
         return Verdict("warning", f"{text}, and OMP_NUM_THREADS is {threads}", advice, command)
@@ -189,7 +191,9 @@ def judge_backends(facts: Facts) -> Verdict:
         return Verdict("note", "not known, as torch could not be asked")
     there = ", ".join(name for name in ("gloo", "nccl") if torch[name])
     if not torch["gloo"]:
-        return Verdict("error", f"torch has no gloo ({there or 'nothing'})", "Set up the pinned packages", set_up())
+        return Verdict(
+            "error", f"torch has no gloo ({there or 'nothing'})", "Set up the pinned packages", set_up()
+        )
     if torch["available"] and not torch["nccl"]:
         words = f"{there} alone: GPUs exchange through the CPU, which is slow"
         return Verdict("warning", words, "Set up the CUDA build", set_up("cuda"))

@@ -41,7 +41,12 @@ def main(device: str, backend: str) -> None:
             torch.cuda.synchronize()
         seconds = (time.perf_counter() - started) / 5
         shared = world.buffers is not None and world.buffers.of(1) is not None
-        say(wrong=faults, milliseconds=round(seconds * 1000, 2), megabytes=VALUES * 4 / 1e6, shared_memory=shared)
+        say(
+            wrong=faults,
+            milliseconds=round(seconds * 1000, 2),
+            megabytes=VALUES * 4 / 1e6,
+            shared_memory=shared,
+        )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ IMPORT_SECONDS = 120
 """How long one library may take to be imported; on a network file system it may be a minute."""
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
 NAMES = ("torch", "torchrec", CPU_BUILD, CUDA_BUILD, *OLDEST)
+STAMP = ".venv/shardtower.stamp"
 SET_UP = "Set up the pinned packages anew"
 
 
@@ -34,9 +35,16 @@ def set_up(build: str = "") -> tuple[str, ...]:
     root = Path(trainer.__file__).parents[1]
     if not (root / "launch/setup.sh").is_file():
         return ()
-    folder = shlex.quote(os.path.relpath(root))
+    below = os.path.relpath(root)
+    folder = "" if below == "." else f"{shlex.quote(below)}/"
+    # A finished set-up leaves a stamp, and does nothing again as long as it says so.
+    again = Path(sys.prefix).resolve() == (root / ".venv").resolve() and (root / STAMP).is_file()
     before = f"SHARDTOWER_BUILD={build} " if build else ""
-    return (f"{before}bash {folder}/launch/setup.sh", f"source {folder}/.venv/bin/activate")
+    return (
+        *([f"truncate -s 0 {folder}{STAMP}"] if again else []),
+        f"{before}bash {folder}launch/setup.sh",
+        f"source {folder}.venv/bin/activate",
+    )
 
 
 def look_python() -> Facts:
@@ -111,7 +119,7 @@ def judge_packages(facts: Facts) -> Verdict:
         words = ", ".join(f"{name} {facts[name] or 'is missing'}" for name in old)
         wanted = [f"{name}>={OLDEST[name]}" for name in old]
         return Verdict("error", f"{words}: too old", "Install newer ones", (pip("install", *wanted),))
-    return Verdict("ok", f"{text}: they belong together")
+    return Verdict("ok", f"{text}: versions that belong together")
 
 
 def judge_builds(facts: Facts) -> Verdict:
@@ -164,7 +172,7 @@ def look_imports() -> Facts:
     """Return what a process finds that imports the libraries one after another; see `probe`."""
     found: Facts = {"libraries": {}, "torch": None, "crashed": None, "fault": None}
     importing = None
-    with Trial("probe") as trial:
+    with Trial("trainer.doctor.probe") as trial:
         for line in trial.lines(IMPORT_SECONDS):
             importing = line.get("importing")
             if "name" in line:
@@ -184,7 +192,9 @@ def judge_imports(facts: Facts) -> Verdict:
         return Verdict("error", words, f"{SET_UP}; the build does not suit this machine", set_up())
     failing = {name: about for name, about in libraries.items() if about["state"] != "imported"}
     if not failing:
-        return Verdict("ok", f"{', '.join(list(libraries)[:-1])} can be imported, with all that is used of them")
+        return Verdict(
+            "ok", f"{', '.join(list(libraries)[:-1])} can be imported, with all that is used of them"
+        )
     missing = {name for name, about in failing.items() if about["state"] == "missing"}
     if {"torch", "torchrec"} <= missing:
         return Verdict("warning", f"cannot be imported, as not installed: {', '.join(sorted(missing))}")

@@ -108,5 +108,7 @@ def judge_shared_memory(facts: Facts) -> Verdict:
     if free < BUFFERS:
         grow = f"{'' if os.geteuid() == 0 else 'sudo '}mount -o remount,size=1g {folder}"
         words = f"{text}. Where buffers do not fit (up to {format_bytes(BUFFERS)}), {slow}"
-        return Verdict("warning", words, f"{remedy}. On a machine of one's own", (grow,) if total < BUFFERS else ())
+        return Verdict(
+            "warning", words, f"{remedy}. On a machine of one's own", (grow,) if total < BUFFERS else ()
+        )
     return Verdict("ok", text)

@@ -11,12 +11,15 @@ from trainer.facts.sharding_kinds import SHARDING_KINDS
 from trainer.formatting import format_count
 from trainer.planning.kernel_support import OPTIMIZERS, compute_kernel
 
+KERNEL_TRIALS, ROUND_TRIP_RANK = "trainer.doctor.kernel_trials", "trainer.doctor.round_trip_rank"
 TRIAL_SECONDS = 120
 """How long a process may be silent: it imports the libraries first, and a GPU's kernels may have to be loaded."""
 MOST_CRASHES = 5
 """Processes that may crash before no further one is started."""
 SHOWN = 3
+"""Faults of kernels that are shown."""
 RANK_SECONDS = 90
+"""How long ranks may take, the import of the libraries included."""
 
 
 def expected(devices: list[str]) -> list[str]:
@@ -35,8 +38,8 @@ def expected(devices: list[str]) -> list[str]:
 
 def look_kernels() -> Facts:
     """Return what became of each combination that is said to work; a fault of None: it is right."""
-    torch = look_imports()["torch"]
-    if torch is None or "error" in torch:
+    torch, libraries = look_imports()["torch"], look_imports()["libraries"]
+    if torch is None or "error" in torch or any(each["state"] != "imported" for each in libraries.values()):
         return {"importable": False, "all": 0, "expected": 0, "tried": {}, "not_started": None}
     devices = ["cpu", *(["cuda"] if torch["available"] else [])]
     tried: dict[str, str | None] = {}
@@ -54,12 +57,12 @@ def look_kernels() -> Facts:
     }
 
 
-def try_all(combinations: list[str], module: str = "kernel_trials") -> tuple[dict[str, str | None], str | None]:
+def try_all(combinations: list[str], module: str = KERNEL_TRIALS) -> tuple[dict[str, str | None], str | None]:
     """Try combinations in one process, or, where some end it, in another one from the next on.
 
     Args:
         combinations: As the module takes them.
-        module: Module of this room that tries them.
+        module: Module that tries them.
 
     Returns:
         The fault of each that was tried, None if there is none; and why no process came to the first of them.
@@ -88,20 +91,32 @@ def try_all(combinations: list[str], module: str = "kernel_trials") -> tuple[dic
 def judge_kernels(facts: Facts) -> Verdict:
     """Judge whether the kernels do what is said of them."""
     if not facts["importable"]:
-        return Verdict("note", "not tried, as torch or torchrec cannot be imported")
+        return Verdict("note", "not tried, as a library cannot be imported; see imports")
     if facts["not_started"]:
-        return Verdict("error", f"nothing could be tried: {facts['not_started']}", "See imports, above or below")
+        return Verdict(
+            "error", f"nothing could be tried: {facts['not_started']}", "Set up the pinned packages", set_up()
+        )
     tried = facts["tried"]
     wrong = {name: fault for name, fault in tried.items() if fault}
     of = f"of {facts['all']} combinations of device, sharding and optimizer {facts['expected']} should work"
     if wrong:
-        shown = "; ".join(f"{name.replace(',', ' ')}: {fault}" for name, fault in list(wrong.items())[:SHOWN])
-        more = f"; and {len(wrong) - SHOWN} more, see --json" if len(wrong) > SHOWN else ""
-        advice = "Use other ones, --optimizer.name and --sharding.kind name them; or set up the pinned packages"
-        return Verdict("error", f"{of}; {len(wrong)} do not. {shown}{more}", advice, set_up())
+        groups: dict[str, list[str]] = {}
+        for name, fault in wrong.items():
+            groups.setdefault(fault, []).append(name.replace(",", " "))
+        shown = [f"{_names(names)}: {fault}" for fault, names in list(groups.items())[:SHOWN]]
+        more = f"; and {len(groups) - SHOWN} other faults, see --json" if len(groups) > SHOWN else ""
+        advice = (
+            "Use other ones, --optimizer.name and --sharding.kind name them; or set up the pinned packages"
+        )
+        return Verdict("error", f"{of}; {len(wrong)} do not. {'; '.join(shown)}{more}", advice, set_up())
     if len(tried) < facts["expected"]:
         return Verdict("warning", f"{of}; only {len(tried)} could be tried")
     return Verdict("ok", f"{of}, and each trains a tiny table by its rule")
+
+
+def _names(names: list[str]) -> str:
+    """Return the first combination, and how many others there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def look_round_trip(backend: str) -> Facts:
@@ -124,7 +139,7 @@ def look_round_trip(backend: str) -> Facts:
 
 
 def exchange(
-    ranks: int, device: str, backend: str, module: str = "round_trip_rank"
+    ranks: int, device: str, backend: str, module: str = ROUND_TRIP_RANK
 ) -> tuple[list[Facts | None], list[str | None]]:
     """Start ranks that meet on this host; return the last line and the fault of each."""
     with socket.socket() as probe:
@@ -148,16 +163,20 @@ def judge_round_trip(facts: Facts) -> Verdict:
         return Verdict("ok", f"not tried: there is no {facts['backend']} here, or no GPU for it")
     ranks = format_count(facts["ranks"], "rank")
     faults = [f"rank {rank}: {fault}" for rank, fault in enumerate(facts["faults"]) if fault]
-    wrong = sorted({name for answer in facts["answers"] if answer for name in answer["wrong"]})
     if faults or None in facts["answers"]:
         words = "; ".join(faults) or "a rank said nothing"
         advice = "See that nothing (firewall, network namespace) keeps processes of this host from localhost"
         if facts["backend"] == "nccl":
             advice = "For details start a training with NCCL_DEBUG=INFO; --backend gloo does without NCCL"
         return Verdict("error", f"{ranks} did not exchange values. {words}", advice)
+    wrong = sorted({name for answer in facts["answers"] for name in answer["wrong"]})
     if wrong:
-        return Verdict("error", f"{ranks} exchanged wrong values by {', '.join(wrong)}", "Set up anew", set_up())
+        return Verdict(
+            "error", f"{ranks} exchanged wrong values by {', '.join(wrong)}", "Set up anew", set_up()
+        )
     answer = facts["answers"][0]
-    text = f"{ranks} exchanged values; {answer['megabytes']:.3g} MB are summed in {answer['milliseconds']:g} ms"
+    text = (
+        f"{ranks} exchanged values; {answer['megabytes']:.3g} MB are summed in {answer['milliseconds']:g} ms"
+    )
     shared = facts["backend"] == "gloo" and all(each["shared_memory"] for each in facts["answers"])
     return Verdict("ok", f"{text}, and memory is shared" if shared else text)
