@@ -1,4 +1,4 @@
-"""Limits of control groups in made-up trees of both versions, and a real one where this machine lets make it."""
+"""Limits of control groups: in made-up trees of both versions, and in a real group where one can be made."""
 
 import os
 import subprocess
@@ -138,9 +138,9 @@ def test_a_process_in_a_real_group_plans_with_its_limit(group_of_2_gb: Path) -> 
         "from trainer.distributed.host_limits import memory; from trainer.planning.hardware import this_cpu;"
         "print(memory().limit, this_cpu().memory, this_cpu().source)"
     )
+    enter = 'echo $$ > "$1/cgroup.procs" && shift && exec "$@"'
     done = subprocess.run(
-        ["sh", "-c", 'echo $$ > "$1/cgroup.procs" && shift && exec "$@"', "sh", str(group_of_2_gb)]
-        + [sys.executable, "-c", code],
+        ["sh", "-c", enter, "sh", str(group_of_2_gb), sys.executable, "-c", code],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""A process that tries what its arguments name, and may break at it: `die`, `hang`, `fail`; anything else works."""
+"""A process that tries what its arguments name, and breaks at `early`, `die`, `hang` and `fail`."""
 
 import json
 import os

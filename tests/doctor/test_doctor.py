@@ -118,7 +118,8 @@ def test_little_shared_memory_and_a_nearly_full_disk_are_seen_where_they_are(tmp
 def test_an_option_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--fast"]) == 2
     assert capsys.readouterr().err == (
-        "error: python -m trainer doctor: unrecognized arguments: --fast. See python -m trainer doctor --help\n"
+        "error: python -m trainer doctor: unrecognized arguments: --fast. "
+        "See python -m trainer doctor --help\n"
     )
 
 

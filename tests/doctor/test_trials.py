@@ -20,8 +20,8 @@ def world() -> Iterator[World]:
 
 
 def test_what_is_said_to_work_are_kinds_with_a_kernel_for_the_optimizer() -> None:
-    # 5 kinds on CPU: 3 fused optimizers on the 4 that have fused kernels; Adam, and the 3 in their dense form,
-    # where there is a dense kernel: adam on table_wise, row_partitioned, data_parallel, the others on the last.
+    # On CPU 4 kinds have fused kernels, which 3 optimizers have; 3 kinds have dense kernels, which Adam has;
+    # and data_parallel has dense ones alone, which the 3 have too.
     assert len(expected(["cpu"])) == 4 * 3 + 3 + 3
     assert "cpu,column_wise,adam" not in expected(["cpu"])
     assert "cuda,row_wise,adam_fused" in expected(["cpu", "cuda"])

@@ -1,8 +1,8 @@
 """What a process may use of its host: memory and processor time, as containers and Slurm limit them.
 
-A container sees all of its host's memory in /proc/meminfo. Its limit, beyond which the kernel kills a process,
-stands in the files of its control group (cgroup): `memory.max` in version 2, `memory.limit_in_bytes` in
-version 1. Every group above it has a limit of its own, and the smallest one counts.
+A container sees all of its host's memory in /proc/meminfo. Its limit, beyond which the kernel kills a
+process, stands in the files of its control group (cgroup): `memory.max` in version 2,
+`memory.limit_in_bytes` in version 1. Every group above it has a limit of its own, and the smallest counts.
 """
 
 import os
@@ -65,7 +65,7 @@ def cpu_quota(proc: Path = PROC) -> float | None:
     quotas = []
     for group, version in _groups("cpu", proc):
         if version == 2:
-            quota, period = (_text(group / "cpu.max").split() + ["", ""])[:2]
+            quota, period = [*_text(group / "cpu.max").split(), "", ""][:2]
         else:
             quota, period = _text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")
         if quota.isdecimal() and period.isdecimal() and int(period) > 0:  # "max" and "-1" set no limit

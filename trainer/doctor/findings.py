@@ -13,7 +13,7 @@ Facts: TypeAlias = dict[str, Any]
 Severity: TypeAlias = Literal["ok", "note", "warning", "error"]
 
 SEVERITIES: tuple[Severity, ...] = ("ok", "note", "warning", "error")
-"""From what needs nothing, over what is good to know and what may go wrong, to what keeps training from running."""
+"""Nothing to do, good to know, may go wrong, keeps a training from running."""
 INDENT, COMMAND_INDENT = 24, 4
 """Columns before what a finding says, and before a command, which has to be copied."""
 
@@ -97,7 +97,7 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return findings in a form that stays: a later version may add keys and findings, and takes none away."""
+    """Return findings in a form that stays: later versions may add keys and findings, and take none away."""
     return {
         "version": 1,
         "shardtower": __version__,

@@ -1,11 +1,11 @@
-"""Trains tiny tables for one step by each combination of device, sharding and optimizer; a process of its own.
+"""Trains tiny tables for one step by each combination of device, sharding and optimizer.
 
-`python -m trainer.doctor.kernel_trials cpu,table_wise,sgd ...` prints one line of JSON before and one after each
-combination, so that what ends the process, or keeps it waiting, is known.
+`python -m trainer.doctor.kernel_trials cpu,table_wise,sgd ...` prints a line of JSON before and one after
+each combination, so that what ends the process, or keeps it waiting, is known.
 
-A step is right if it is the one that the optimizer's rule gives by hand. The loss is the sum of the dot products of
-users and items, so that the gradient of a user's row is the item's row and the other way round; each is looked up
-once.
+A step is right if it is the one that the optimizer's rule gives by hand. The loss is the sum of the dot
+products of users and items, so that the gradient of a user's row is the item's row, and the other way round;
+each row is looked up once.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Imports the libraries one after another and prints what each says of itself, one line of JSON each.
 
-It runs as a process of its own, `python -m trainer.doctor.probe`: wrong builds may end it at any import, and the
-lines before that have been written.
+It runs as a process of its own, `python -m trainer.doctor.probe`: wrong builds may end it at any import, and
+the lines before that have been written.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 LIBRARIES = ("numpy", "pandas", "pyarrow", "torch", "fbgemm_gpu", "torchrec", "trainer.sharding.private_api")
-"""In the order of their dependence. The last one holds what is used of the libraries beyond their public API."""
+"""In the order of their dependence; the last one checks what is used beyond the libraries' public API."""
 DISTRIBUTIONS = {"fbgemm_gpu": ("fbgemm-gpu-cpu", "fbgemm-gpu")}
 """Where a library's distribution has another name."""
 
@@ -45,7 +45,7 @@ def imported(name: str) -> dict[str, Any]:
 
 
 def shadow_of(name: str) -> str | None:
-    """Return the file of a library that hides the installed one, as a folder of PYTHONPATH may; None: none."""
+    """Return the file that hides an installed library, as one in a folder of PYTHONPATH may; None: none."""
     spec = find_spec(name) if "." not in name else None
     for package in DISTRIBUTIONS.get(name, (name,)):
         try:

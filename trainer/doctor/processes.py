@@ -1,4 +1,4 @@
-"""Processes that try something which may crash or hang, so that it is a finding and not the end of `doctor`."""
+"""Processes that try what may crash or hang, so that this is a finding and not the end of `doctor`."""
 
 import json
 import os
@@ -33,11 +33,11 @@ class Trial:
             environment: Variables that it has besides those of this process.
         """
         inherited = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
-        # Wherever this package was found, the process finds it last of all: it may lie beside other libraries.
+        # The process finds this package last of all, as other libraries may lie in the same folder.
         paths = [os.environ.get("PYTHONPATH", ""), str(Path(trainer.__file__).parents[1])]
         inherited |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
         self._silent: float | None = None
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             env=inherited | (environment or {}),

@@ -1,6 +1,7 @@
-"""One of the ranks of a round trip: `python -m trainer.doctor.round_trip_rank DEVICE BACKEND`, as torchrun starts it.
+"""One rank of a round trip: `python -m trainer.doctor.round_trip_rank DEVICE BACKEND`.
 
-It joins the others as a training does, sends values by each collective that a training uses, and says what came back.
+Environment variables tell it who it is, as torchrun's do. It joins the others as a training does, sends
+values by the collectives that a training uses, and says what came back.
 """
 
 import os

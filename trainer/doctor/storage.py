@@ -12,7 +12,7 @@ from trainer.formatting import format_bytes
 
 SHARED_MEMORY = Path("/dev/shm")
 BUFFERS = 2**28
-"""Shared memory that the ranks of a host exchange through at most, see `trainer.distributed.shared_memory`."""
+"""Most shared memory that ranks exchange through, see `trainer.distributed.shared_memory`."""
 LITTLE, SCARCE = 10**8, 2 * 10**9
 """Free bytes of a disk below which nothing can be written, and below which a run may not fit."""
 
@@ -100,7 +100,10 @@ def look_shared_memory(folder: Path = SHARED_MEMORY) -> Facts:
 def judge_shared_memory(facts: Facts) -> Verdict:
     """Judge whether the ranks of a host can exchange through memory."""
     folder, total, free = facts["folder"], facts["total"], facts["free"]
-    remedy = "Give a container more: docker run --shm-size=1g, in Kubernetes a volume with `emptyDir: {medium: Memory}`"
+    remedy = (
+        "Give a container more: docker run --shm-size=1g, in Kubernetes a volume with "
+        "`emptyDir: {medium: Memory}`"
+    )
     slow = "ranks of this host exchange through gloo, which is slower, and NCCL may fail"
     if total is None or not facts["writable"]:
         return Verdict("warning", f"{folder} is missing or may not be written to: {slow}", remedy)

@@ -13,7 +13,7 @@ from trainer.planning.kernel_support import OPTIMIZERS, compute_kernel
 
 KERNEL_TRIALS, ROUND_TRIP_RANK = "trainer.doctor.kernel_trials", "trainer.doctor.round_trip_rank"
 TRIAL_SECONDS = 120
-"""How long a process may be silent: it imports the libraries first, and a GPU's kernels may have to be loaded."""
+"""How long a process may be silent: it imports the libraries first, and may have to load a GPU's kernels."""
 MOST_CRASHES = 5
 """Processes that may crash before no further one is started."""
 SHOWN = 3
@@ -23,7 +23,7 @@ RANK_SECONDS = 90
 
 
 def expected(devices: list[str]) -> list[str]:
-    """Return the combinations of device, sharding and optimizer that are said to work, as `cpu,table_wise,sgd`."""
+    """Return the combinations of device, sharding and optimizer that should work, as `cpu,table_wise,sgd`."""
     found = []
     for device in devices:
         for sharding in SHARDING_KINDS:

@@ -153,8 +153,9 @@ def this_cpu() -> Hardware:
         intra_speed=GLOO_GB_PER_S,
         inter_speed=GLOO_GB_PER_S,
         devices=cores,
-        source=f"measured here: {cores} cores, {format_bytes(available.usable)}{limited}; nominal: "
-        f"{CPU_GB_PER_S_PER_CORE:.0f} GB/s of memory a core, {GLOO_GB_PER_S:.0f} GB/s between ranks over gloo",
+        source=f"measured here: {cores} cores, {format_bytes(available.usable)}{limited}; "
+        f"nominal: {CPU_GB_PER_S_PER_CORE:.0f} GB/s of memory a core, "
+        f"{GLOO_GB_PER_S:.0f} GB/s between ranks over gloo",
     )
 
 
