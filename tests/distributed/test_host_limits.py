@@ -94,6 +94,18 @@ def test_version_1_has_a_hierarchy_for_each_controller(tmp_path: Path) -> None:
     assert cpu_quota(proc) == 2.0
 
 
+def test_free_is_what_the_fullest_group_leaves_with_files_that_were_not_used_lately(tmp_path: Path) -> None:
+    files = {
+        "cg/memory.max": "9000000000\n",
+        "cg/memory.current": "8000000000\n",
+        "cg/memory.stat": "anon 6000000000\ninactive_file 500000000\nactive_file 1500000000\n",
+        "cg/job/memory.max": "7000000000\n",
+        "cg/job/memory.current": "2000000000\n",
+    }
+    proc = machine(tmp_path, "0::/job\n", [("/", "cg", "cgroup2", "rw")], files)
+    assert available_memory(proc) == 9 * GB - 8 * GB + GB // 2
+
+
 def test_without_a_limit_the_memory_is_the_machines(tmp_path: Path) -> None:
     hierarchy = [("/", "cg", "cgroup", "rw,memory")]
     unlimited = machine(tmp_path / "a", "4:memory:/\n", hierarchy, {"cg/memory.limit_in_bytes": KERNEL_LIMIT})

@@ -122,6 +122,7 @@ SHADOWED = {
     "libraries": LIBRARIES | {"torchrec": LIBRARY | FAILING | {"shadow": "/home/x/torchrec/__init__.py"}}
 }
 NO_TORCH = {"libraries": LIBRARIES | {"torch": LIBRARY | MISSING, "torchrec": LIBRARY | MISSING}}
+NO_NUMPY = {"libraries": NO_TORCH["libraries"] | {"numpy": LIBRARY | MISSING}}
 GPU_MACHINE = {"driver": "NVRM version 580", "nvidia_smi": ["GPU 0: NVIDIA H100"]}
 
 
@@ -152,6 +153,7 @@ GPU_MACHINE = {"driver": "NVRM version 580", "nvidia_smi": ["GPU 0: NVIDIA H100"
         ("imports", BROKEN_RECORD, "error", "torchrec cannot be imported: ImportError: undefined symbol"),
         ("imports", SHADOWED, "error", "torchrec cannot be imported"),
         ("imports", NO_TORCH, "warning", "as not installed: torch, torchrec"),
+        ("imports", NO_NUMPY, "error", "numpy cannot be imported"),
         (
             "imports",
             {"crashed": "fbgemm_gpu", "fault": "killed by signal 4 (SIGILL)"},

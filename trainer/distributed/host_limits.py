@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+MEMORY_FILES = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}
+"""Files of a group with its limit and with what its processes have, by version."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,25 @@ def memory(proc: Path = PROC) -> Memory:
     limits = [
         limit
         for group, version in _groups("memory", proc)
-        if (limit := _number(group / ("memory.max" if version == 2 else "memory.limit_in_bytes"))) is not None
+        if (limit := _number(group / MEMORY_FILES[version][0])) is not None
     ]
     return Memory(_meminfo("MemTotal", proc), min(limits, default=None))
 
 
 def available_memory(proc: Path = PROC) -> int:
-    """Return the bytes that processes of the machine can still take without swapping."""
-    return _meminfo("MemAvailable", proc)
+    """Return the bytes that this process can still take: of the machine without swapping, and of its groups.
+
+    Args:
+        proc: The folder of the kernel's files on processes.
+    """
+    free = [_meminfo("MemAvailable", proc)]
+    for group, version in _groups("memory", proc):
+        limit, used = (_number(group / name) for name in MEMORY_FILES[version])
+        if limit is not None and used is not None:
+            # Pages of files that were not used lately count as used, and are given up first.
+            found = re.search(r"^(?:total_)?inactive_file (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
+            free.append(limit - used + (int(found[1]) if found else 0))
+    return max(min(free), 0)
 
 
 def cpu_quota(proc: Path = PROC) -> float | None:

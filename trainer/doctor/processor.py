@@ -89,7 +89,7 @@ def look_memory() -> Facts:
         "host": found.host,
         "limit": found.limit if found.is_limited else None,
         "usable": found.usable,
-        "available": min(host_limits.available_memory(), found.usable),
+        "available": host_limits.available_memory(),
     }
 
 

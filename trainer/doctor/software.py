@@ -196,7 +196,7 @@ def judge_imports(facts: Facts) -> Verdict:
             "ok", f"{', '.join(list(libraries)[:-1])} can be imported, with all that is used of them"
         )
     missing = {name for name, about in failing.items() if about["state"] == "missing"}
-    if {"torch", "torchrec"} <= missing:
+    if {"torch", "torchrec"} <= missing and not missing & set(OLDEST):
         return Verdict("warning", f"cannot be imported, as not installed: {', '.join(sorted(missing))}")
     name, about = next(iter(failing.items()))
     others = ", ".join(list(failing)[1:]).replace("trainer.sharding.private_api", "sharding")
