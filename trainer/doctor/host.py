@@ -25,9 +25,24 @@ OPEN_FILES, PROCESSES, LOCKED = 4096, 4096, 64 * 2**20
 
 
 def look_name() -> Facts:
-    """Return whether the host's own name and localhost have an address."""
+    """Return whether the host's own name and localhost have an address, and whether that is reached."""
     name = socket.gethostname()
-    return {"name": name, "resolves": _resolves(name), "localhost_resolves": _resolves("localhost")}
+    return {
+        "name": name,
+        "resolves": _resolves(name),
+        "localhost_resolves": _resolves("localhost"),
+        "loopback": _reaches_itself(),
+    }
+
+
+def _reaches_itself() -> bool:
+    """Return whether processes of this host reach each other, for which the loopback interface must be up."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _resolves(name: str) -> bool:
@@ -53,6 +68,10 @@ def judge_name(facts: Facts) -> Verdict:
     if not facts["localhost_resolves"]:
         words = "localhost has no address, and that is where the ranks of a host meet"
         return Verdict("error", words, "Name it in /etc/hosts", (line.format("localhost"),))
+    if not facts["loopback"]:
+        words = "nothing reaches 127.0.0.1, where the ranks of a host meet: is its interface down?"
+        command = f"{'' if os.geteuid() == 0 else 'sudo '}ip link set lo up"
+        return Verdict("error", words, "Bring it up", (command,))
     if not facts["resolves"]:
         return Verdict(
             "warning",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -99,7 +100,8 @@ class Trial:
     def _last_line(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
-        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+        last = next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+        return re.sub(r"^(\w+\.)+(?=\w+: )", "", last)  # an exception without its module
 
 
 def answers(trials: list[Trial], seconds: float) -> tuple[list[dict[str, Any] | None], list[str | None]]:

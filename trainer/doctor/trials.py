@@ -14,6 +14,7 @@ from trainer.planning.kernel_support import OPTIMIZERS, compute_kernel
 KERNEL_TRIALS, ROUND_TRIP_RANK = "trainer.doctor.kernel_trials", "trainer.doctor.round_trip_rank"
 TRIAL_SECONDS = 120
 """How long a process may be silent: it imports the libraries first, and may have to load a GPU's kernels."""
+ADVICE = "If the other findings do not say why, set up the pinned packages"
 MOST_CRASHES = 5
 """Processes that may crash before no further one is started."""
 SHOWN = 3
