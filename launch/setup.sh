@@ -78,6 +78,19 @@ claim_venv() {
 
 is_done() { grep -qxF "$1" "$stamp"; }
 
+# By hand or by another tool, packages may have been changed so that they no longer go together.
+is_mixed() {
+    local code=0
+    PYTHONPATH=$root "$venv/bin/python" - mixed <<'PYTHON' >/dev/null 2>&1 || code=$?
+import sys
+
+from trainer.installation import installation_fault
+
+sys.exit(9 if installation_fault() else 0)
+PYTHON
+    ((code == 9))
+}
+
 make_venv() {
     : >"$stamp"
     find "$venv" -mindepth 1 -maxdepth 1 ! -path "$stamp" -exec rm -rf {} +
@@ -151,6 +164,10 @@ main() {
     project="project $(sha256sum <"$root/pyproject.toml")"
     if is_done test; then tests=test; fi
 
+    if is_done "$packages" && is_mixed; then
+        say "packages of .venv were changed and no longer go together"
+        : >"$stamp"
+    fi
     if is_done "$packages" && is_done "$project" && { [[ -z $tests ]] || is_done test; }; then
         say "nothing to do: .venv has Python $version, $(cat "$venv/versions")"
         return

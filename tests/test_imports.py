@@ -18,7 +18,8 @@ ROOMS = (
     *("batching", "closed_form", "model"),
     *("planning", "sharding", "evaluation", "ranking", "reporting", "inspection", "runs", "warm_start"),
     *("fitting", "tuning", "training", "serving", "batch_lists"),
-    *("recommender", "exporting", "service", "page", "report", "api", "commands", "cli", "__main__"),
+    *("recommender", "exporting", "service", "page", "report", "doctor", "api"),
+    *("command_line", "commands", "cli", "__main__"),
 )
 """Rooms (and modules of their own), lowest first: each imports those before it and itself, and no other."""
 MOST_FILES, MOST_LINES = 12, 2100
@@ -30,7 +31,7 @@ QUICK = (
     "trainer.config.validation",
     "trainer.config.parser",
     "trainer.config.resume",
-    "trainer.commands.arguments",
+    "trainer.command_line.arguments",
     "trainer.commands.train",
     "trainer.commands.plan",
     "trainer.commands.prepare",
@@ -40,6 +41,8 @@ QUICK = (
     "trainer.commands.report",
     "trainer.commands.runs",
     "trainer.commands.serve",
+    "trainer.commands.doctor",
+    "trainer.doctor.checks",
     "trainer.installation",
     "trainer.cli",
     "trainer.__main__",

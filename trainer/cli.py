@@ -128,5 +128,6 @@ COMMANDS = {
     "serve": "Answer over HTTP from an export, with a page to look at.",
     "report": "Write one HTML page on a run, or one that compares several.",
     "runs": "List run folders with their data, model, figures and state.",
+    "doctor": "Say what keeps a training from starting here, and what helps.",
 }
 """What each command does, by the name of its module in `trainer.commands`."""

@@ -16,6 +16,7 @@ from tests.distributed.small_training import (
     whole,
 )
 from trainer.dataset.dataset import open_dataset
+from trainer.distributed import host_limits
 from trainer.fitting.components import assemble
 from trainer.fitting.loop import fit
 from trainer.sharding.input_dist import InputDistCollection
@@ -202,7 +203,7 @@ def test_all_ranks_follow_one_plan_though_hosts_differ_in_memory(sharding, folde
 
 def plan_with_memory_of_the_first_rank(world, config, folder):
     memory = 2**40 if world.is_first else 2**10
-    with mock.patch("trainer.planning.hardware.psutil.virtual_memory", return_value=mock.Mock(total=memory)):
+    with mock.patch.object(host_limits, "memory", return_value=host_limits.Memory(memory, None)):
         return plan_of(world, config, folder)
 
 

@@ -73,6 +73,7 @@ case "$*" in
     "-m pip "*" install "*)
         echo "$*" >>"$NOTES"
         if [[ -n $FAILS && $* == *"$FAILS"* ]]; then echo "no such wheel" && exit 1; fi ;;
+    "- mixed") if [[ -n $MIXED ]]; then exit 9; fi ;;
     "- "*) echo "torch 2.13.0" ;;
     *) exit 3 ;;
 esac
@@ -98,7 +99,7 @@ class Checkout:
     def run(self, script: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         self.notes.write_text("")
         usual = {"PYTHON": str(self.fake), "SHARDTOWER_BUILD": "cpu", "SHARDTOWER_TORCH_INDEX": ""}
-        told = {"NOTES": str(self.notes), "FAILS": "", "SOUND": SOUND, "CHECK": EXPECTED}
+        told = {"NOTES": str(self.notes), "FAILS": "", "SOUND": SOUND, "CHECK": EXPECTED, "MIXED": ""}
         return subprocess.run(
             ["bash", str(self.root / "launch" / script), *options],
             env=os.environ | usual | told | environment,
@@ -180,6 +181,14 @@ def test_another_build_starts_from_an_empty_venv(checkout: Checkout) -> None:
     (checkout.venv / "left_over").touch()
     checkout.set_up(SHARDTOWER_BUILD="cuda")
     assert not (checkout.venv / "left_over").exists()
+
+
+def test_packages_that_no_longer_go_together_are_installed_anew(checkout: Checkout) -> None:
+    checkout.set_up("--test")
+    result = checkout.set_up(MIXED="yes")
+    assert "packages of .venv were changed and no longer go together" in result.stdout
+    assert checkout.installed() == [*CPU_INSTALL[:-1], "requirements-test.txt", "."]
+    assert "nothing to do" in checkout.set_up().stdout
 
 
 def test_an_interrupted_set_up_is_made_good_by_the_next(checkout: Checkout) -> None:

@@ -2,17 +2,17 @@
 
 import difflib
 import math
-import os
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import yaml
 
+from trainer.distributed import host_limits
 from trainer.errors import ConfigError
+from trainer.formatting import format_bytes
 
 GIGA = 10**9
 CPU_GB_PER_S_PER_CORE = 10.0
@@ -132,14 +132,17 @@ def hardware_here(device: str) -> Hardware:
     """
     if device != "cpu" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        return this_gpu(properties.total_memory, properties.name)
+        gpu = this_gpu(properties.total_memory, properties.name)
+        share = host_limits.memory().usable / GIGA / torch.cuda.device_count()
+        return replace(gpu, host_memory=min(gpu.host_memory, share))
     return this_cpu()
 
 
 def this_cpu() -> Hardware:
     """Return this machine as a host of CPU ranks: memory and cores measured, speeds nominal."""
-    cores = len(os.sched_getaffinity(0))
-    memory = psutil.virtual_memory().total / GIGA
+    cores, available = host_limits.cores(), host_limits.memory()
+    memory = available.usable / GIGA
+    limited = " (limit of its cgroup)" if available.is_limited else ""
     return Hardware(
         name="cpu",
         device="cpu",
@@ -150,8 +153,9 @@ def this_cpu() -> Hardware:
         intra_speed=GLOO_GB_PER_S,
         inter_speed=GLOO_GB_PER_S,
         devices=cores,
-        source=f"measured here: {cores} cores, {memory:.0f} GB; nominal: {CPU_GB_PER_S_PER_CORE:.0f} GB/s of "
-        f"memory a core, {GLOO_GB_PER_S:.0f} GB/s between ranks over gloo",
+        source=f"measured here: {cores} cores, {format_bytes(available.usable)}{limited}; "
+        f"nominal: {CPU_GB_PER_S_PER_CORE:.0f} GB/s of memory a core, "
+        f"{GLOO_GB_PER_S:.0f} GB/s between ranks over gloo",
     )
 
 
