@@ -11,6 +11,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import sys
 import tempfile
 from argparse import Namespace
@@ -21,6 +22,12 @@ from types import FrameType
 import psutil
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous.api import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousTimeoutError,
+)
 from torch.distributed.run import determine_local_world_size, get_args_parser, main
 
 MEANINGS = {
@@ -111,20 +118,79 @@ def is_resumable(checkpoint: Path) -> bool:
         return False
 
 
-def defaults(given: Namespace) -> list[str]:
-    """Return options of torchrun that are better than its own defaults."""
+NOT_MET = {
+    RendezvousTimeoutError: "not all hosts have met in time. Start the same command on every host",
+    RendezvousConnectionError: "nothing answers there, or no longer. Start the first host, and see that the others "
+    "reach its port",
+    RendezvousClosedError: "the other hosts have ended this training. Start it again on every host; in the same "
+    "--run.dir it goes on",
+}
+"""What each failure of hosts to meet means, and what to do."""
+
+
+def defaults(given: Namespace, address: str | None) -> list[str]:
+    """Return options of torchrun that are better than its own defaults.
+
+    By default a host goes by its own name; if that does not resolve, ranks wait for ever.
+    """
     options = ["--signals_to_handle", "SIGHUP,SIGQUIT"]
     if given.local_addr is None and (given.standalone or given.nnodes in ("1", "1:1")):
-        # By default this host goes by its own name; if that does not resolve, ranks wait for ever.
-        options += ["--local-addr", "localhost"]
+        return [*options, "--local-addr", "localhost"]
+    if given.local_addr is None and address is not None:
+        options += ["--local-addr", address]
     return options
 
 
-def set_environment(given: Namespace, note: Path) -> None:
+def with_host_of_store(arguments: list[str], given: Namespace, address: str | None) -> list[str]:
+    """Return options that say whether the endpoint is this host's, which torchrun guesses by names alone."""
+    if address is None or "is_host" in given.rdzv_conf:
+        return arguments
+    host, _, _ = given.rdzv_endpoint.rpartition(":")
+    own = {each.address for addresses in psutil.net_if_addrs().values() for each in addresses}
+    is_host = not own.isdisjoint(addresses_of(host))
+    conf = ",".join(filter(None, [given.rdzv_conf, f"is_host={int(is_host)}"]))
+    place = len(arguments) - len(given.training_script_args) - 1 - given.module
+    return [*arguments[:place], "--rdzv-conf", conf, *arguments[place:]]
+
+
+def addresses_of(host: str) -> set[str]:
+    """Return the addresses of a host; empty if its name does not resolve."""
+    try:
+        return {str(each[4][0]) for each in socket.getaddrinfo(host.strip("[]"), None)}
+    except OSError:
+        return set()
+
+
+def own_address(given: Namespace) -> str | None:
+    """Return the address of this host on the way to the endpoint; None if hosts do not meet at one."""
+    host, _, port = given.rdzv_endpoint.rpartition(":")
+    if given.rdzv_backend != "c10d" or not host or not port.isdecimal():
+        return None
+    for address in sorted(addresses_of(host)):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((address, int(port)))  # sends nothing
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    return None
+
+
+def interface_of(address: str) -> str | None:
+    """Return the network interface that has an address."""
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, each in interfaces if address in {one.address for one in each}), None)
+
+
+def set_environment(given: Namespace, note: Path, address: str | None) -> None:
     """Set what the ranks find in their environment, besides what torchrun puts there."""
     # Its ranks meet at a new address each time they are started again, on one host or on several.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ[RUN_NOTE] = str(note)
+    if address is not None and (interface := interface_of(address)):
+        # By default gloo takes the interface of this host's name, or the loopback one where that does not resolve.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     if not os.environ.get("OMP_NUM_THREADS"):
         ranks, cores = determine_local_world_size(given.nproc_per_node), len(os.sched_getaffinity(0))
         os.environ["OMP_NUM_THREADS"] = str(max(cores // max(ranks, 1), 1))
@@ -135,9 +201,10 @@ def launch(arguments: list[str]) -> int:
     given = get_args_parser().parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="shardtower_") as folder:
         note = Path(folder) / "run"
-        set_environment(given, note)
+        address = own_address(given)
+        set_environment(given, note, address)
         try:
-            main([*defaults(given), *arguments])
+            main([*defaults(given, address), *with_host_of_store(arguments, given, address)])
         except ChildFailedError as error:
             rank, failure = first_failure(error.failures)
             if failure.exitcode < 0:
@@ -146,6 +213,10 @@ def launch(arguments: list[str]) -> int:
             return as_shells_say(failure.exitcode)
         except SignalException as error:
             return 128 + error.sigval
+        except RendezvousError as error:
+            words = NOT_MET.get(type(error), str(error))
+            print(f"error: --rdzv-endpoint {given.rdzv_endpoint}: {words}", file=sys.stderr, flush=True)
+            return 1
     return 0
 
 

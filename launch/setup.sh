@@ -141,7 +141,7 @@ main() {
     local tests="" packages project
     case $* in
         "") ;;
-        --test) tests=test ;;
+        --test) tests="test" ;;
         *) refuse "options are '$*', expected none or --test" ;;
     esac
     choose_build
@@ -149,7 +149,7 @@ main() {
     claim_venv
     packages="packages $( (echo "$root $build $version" && cat "$launch"/requirements*.txt) | sha256sum)"
     project="project $(sha256sum <"$root/pyproject.toml")"
-    if is_done test; then tests=test; fi
+    if is_done test; then tests="test"; fi
 
     if is_done "$packages" && is_done "$project" && { [[ -z $tests ]] || is_done test; }; then
         say "nothing to do: .venv has Python $version, $(cat "$venv/versions")"
