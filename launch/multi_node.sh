@@ -73,6 +73,8 @@ done
 choose_ranks
 id=()
 if [[ -n ${SHARDTOWER_RUN_ID:-} ]]; then id=(--rdzv-id "$SHARDTOWER_RUN_ID"); fi
+# Notes of torch's network code to its own developers are kept out.
+export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
 # The first host answers once it is up: the others try for as long as they would wait for it.
 exec "$python" "$root/launch/ranks.py" --nnodes "$nodes" --nproc-per-node "$ranks" --max-restarts "$restarts" \
     --rdzv-backend c10d --rdzv-endpoint "$endpoint" "${id[@]}" \

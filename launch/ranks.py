@@ -18,8 +18,10 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous.api import (
@@ -43,6 +45,8 @@ MEANINGS = {
 """What usually stands behind a signal that ends a process."""
 NEVER_A_CONSEQUENCE = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 """Signals that do not come of another rank's end."""
+USER_AT_FAULT = 2
+"""Exit code of a rank where the user's input is at fault."""
 RUN_NOTE = "SHARDTOWER_RUN_NOTE"
 """Names the file in which a training tells its launcher its run folder."""
 
@@ -120,10 +124,10 @@ def is_resumable(checkpoint: Path) -> bool:
 
 NOT_MET = {
     RendezvousTimeoutError: "not all hosts have met in time. Start the same command on every host",
-    RendezvousConnectionError: "nothing answers there, or no longer. Start the first host, and see that the others "
-    "reach its port",
-    RendezvousClosedError: "the other hosts have ended this training. Start it again on every host; in the same "
-    "--run.dir it goes on",
+    RendezvousConnectionError: "nothing answers there, or no longer. Start the first host, and see that the "
+    "others reach its port",
+    RendezvousClosedError: "the other hosts have ended this training. Start it again on every host; in the "
+    "same --run.dir it goes on",
 }
 """What each failure of hosts to meet means, and what to do."""
 
@@ -189,11 +193,26 @@ def set_environment(given: Namespace, note: Path, address: str | None) -> None:
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ[RUN_NOTE] = str(note)
     if address is not None and (interface := interface_of(address)):
-        # By default gloo takes the interface of this host's name, or the loopback one where that does not resolve.
+        # By default gloo takes the interface of this host's name, or loopback where that does not resolve.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     if not os.environ.get("OMP_NUM_THREADS"):
         ranks, cores = determine_local_world_size(given.nproc_per_node), len(os.sched_getaffinity(0))
         os.environ["OMP_NUM_THREADS"] = str(max(cores // max(ranks, 1), 1))
+
+
+def end_at_a_users_error() -> None:
+    """Have torchrun start no ranks again that a wrong option or wrong data have ended: they would again."""
+    monitor = getattr(LocalElasticAgent, "_monitor_workers", None)
+    if monitor is None:  # a name of its own that another torch may not have; then the ranks are started again
+        return
+
+    def watch(agent: LocalElasticAgent, *arguments: Any) -> Any:
+        result = monitor(agent, *arguments)
+        if any(failure.exitcode == USER_AT_FAULT for failure in result.failures.values()):
+            agent._remaining_restarts = 0
+        return result
+
+    LocalElasticAgent._monitor_workers = watch
 
 
 def launch(arguments: list[str]) -> int:
@@ -225,4 +244,5 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end_the_ranks)
+    end_at_a_users_error()
     sys.exit(launch(sys.argv[1:]))
