@@ -15,6 +15,7 @@
 #   SHARDTOWER_JOIN_SECONDS  how long hosts wait for each other, at the start and at each restart (default: 600)
 #   SHARDTOWER_RUN_ID        name of this training, where two of them meet at one endpoint
 #   SHARDTOWER_PYTHON        Python with all packages, as in an image (default: .venv, after set-up)
+#   SHARDTOWER_STOPPED_CODE  exit code after SIGTERM, when all have saved and the training is to go on (default: 0)
 #   OMP_NUM_THREADS          threads of each rank (default: the cores, divided among the ranks)
 #
 # Hosts meet by torchrun's c10d rendezvous, and ranks by the interface that leads to the endpoint. A rank notices
@@ -33,7 +34,9 @@ refuse() {
 is_count() { [[ $1 =~ ^[1-9][0-9]*$ ]]; }
 
 check_variables() {
-    nodes=${SHARDTOWER_NODES:-} endpoint=${SHARDTOWER_ENDPOINT:-}
+    # Kubeflow Trainer tells them by torchrun's own variables.
+    nodes=${SHARDTOWER_NODES:-${PET_NNODES:-}}
+    endpoint=${SHARDTOWER_ENDPOINT:-${PET_MASTER_ADDR:+$PET_MASTER_ADDR:${PET_MASTER_PORT:-29500}}}
     ranks=${SHARDTOWER_RANKS:-} restarts=${SHARDTOWER_RESTARTS:-3} seconds=${SHARDTOWER_JOIN_SECONDS:-600}
     if ! is_count "${nodes%%:*}" || ! is_count "${nodes##*:}" || ((${nodes%%:*} > ${nodes##*:})); then
         refuse "SHARDTOWER_NODES is '$nodes', expected a number of hosts, or MIN:MAX"
@@ -73,8 +76,8 @@ done
 choose_ranks
 id=()
 if [[ -n ${SHARDTOWER_RUN_ID:-} ]]; then id=(--rdzv-id "$SHARDTOWER_RUN_ID"); fi
-# Notes of torch's network code to its own developers are kept out.
-export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
+# The launcher says in a line what its network code would say with stack traces. Ranks do not inherit this.
+export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-FATAL}
 # The first host answers once it is up: the others try for as long as they would wait for it.
 exec "$python" "$root/launch/ranks.py" --nnodes "$nodes" --nproc-per-node "$ranks" --max-restarts "$restarts" \
     --rdzv-backend c10d --rdzv-endpoint "$endpoint" "${id[@]}" \

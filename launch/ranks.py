@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,12 @@ NEVER_A_CONSEQUENCE = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIG
 """Signals that do not come of another rank's end."""
 USER_AT_FAULT = 2
 """Exit code of a rank where the user's input is at fault."""
+STOPPED_CODE = "SHARDTOWER_STOPPED_CODE"
+"""Names the exit code of a training that was stopped, has saved, and is not over; by default it is 0."""
+RESOLVE_SECONDS = 60
+"""How long the name of the endpoint may take to be known: in Kubernetes, until its pod has started."""
+OTHER_HOSTS_SECONDS = 3
+"""How long a host whose ranks were refused stays for the others to see that theirs were as well."""
 RUN_NOTE = "SHARDTOWER_RUN_NOTE"
 """Names the file in which a training tells its launcher its run folder."""
 
@@ -58,7 +65,18 @@ def end_the_ranks(number: int, _: FrameType | None) -> None:
         signal.signal(again, lambda number, _: pass_on(number, ranks))
     pass_on(number, ranks)
     gone, _alive = psutil.wait_procs(ranks)
-    sys.exit(next((as_shells_say(rank.returncode) for rank in gone if rank.returncode), 0))
+    sys.exit(next((as_shells_say(rank.returncode) for rank in gone if rank.returncode), code_of_stopped()))
+
+
+def code_of_stopped() -> int:
+    """Return the exit code where all ranks have ended well: 0, or another if the training is to go on later.
+
+    Kubernetes starts a pod again only where its exit code is not 0.
+    """
+    code, note = os.environ.get(STOPPED_CODE), Path(os.environ.get(RUN_NOTE, ""))
+    if not code or not note.is_file() or (Path(note.read_text()) / "metrics.json").exists():
+        return 0
+    return int(code)
 
 
 def pass_on(number: int, ranks: list[psutil.Process]) -> None:
@@ -170,7 +188,10 @@ def own_address(given: Namespace) -> str | None:
     host, _, port = given.rdzv_endpoint.rpartition(":")
     if given.rdzv_backend != "c10d" or not host or not port.isdecimal():
         return None
-    for address in sorted(addresses_of(host)):
+    end = time.monotonic() + RESOLVE_SECONDS
+    while not (addresses := addresses_of(host)) and time.monotonic() < end:
+        time.sleep(1)
+    for address in sorted(addresses):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -192,6 +213,8 @@ def set_environment(given: Namespace, note: Path, address: str | None) -> None:
     # Its ranks meet at a new address each time they are started again, on one host or on several.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ[RUN_NOTE] = str(note)
+    if os.environ.get("TORCH_CPP_LOG_LEVEL") == "FATAL":  # for this process, see launch/multi_node.sh
+        del os.environ["TORCH_CPP_LOG_LEVEL"]
     if address is not None and (interface := interface_of(address)):
         # By default gloo takes the interface of this host's name, or loopback where that does not resolve.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
@@ -226,6 +249,9 @@ def launch(arguments: list[str]) -> int:
             main([*defaults(given, address), *with_host_of_store(arguments, given, address)])
         except ChildFailedError as error:
             rank, failure = first_failure(error.failures)
+            if failure.exitcode == USER_AT_FAULT and given.nnodes not in ("1", "1:1"):
+                # Hosts meet in a store that ends with the launcher of one: the others speak first.
+                time.sleep(OTHER_HOSTS_SECONDS)
             if failure.exitcode < 0:
                 words = killed_words(rank, -failure.exitcode, next_words(note, given.training_script_args))
                 print(f"error: {words}", file=sys.stderr, flush=True)
@@ -236,7 +262,7 @@ def launch(arguments: list[str]) -> int:
             words = NOT_MET.get(type(error), str(error))
             print(f"error: --rdzv-endpoint {given.rdzv_endpoint}: {words}", file=sys.stderr, flush=True)
             return 1
-    return 0
+        return code_of_stopped()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ NO_PLACE = (*FULL, errno.EROFS, errno.EACCES)
 FROM_WRONG_BUILDS = (ImportError, OSError, AttributeError, RuntimeError)
 """Errors that packages raise which do not fit each other, and others do too."""
 FIRST_RANK_SECONDS = 10
-RANKS_HERE = ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, rest = _command(arguments)
         importlib.import_module(f"trainer.commands.{command}").run(rest, heading=_commands_help())
     except UserError as error:
-        if int(os.environ.get("RANK", 0)) != 0:
-            # Once one rank has ended, torchrun ends the others. So the first is left to say what is wrong; if
-            # this rank is still there afterwards, it alone is at fault and says so itself.
-            time.sleep(FIRST_RANK_SECONDS + _later_on_its_host())
+        if int(os.environ.get("LOCAL_RANK", 0)) != 0:
+            # Once one rank has ended, torchrun ends the others of its host. So the first is left to say what
+            # is wrong; if this rank is still there afterwards, it alone is at fault and says so itself.
+            time.sleep(FIRST_RANK_SECONDS)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return USER_AT_FAULT
     except LostRanksError as error:
@@ -71,12 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {message}", file=sys.stderr, flush=True)
         return USER_AT_FAULT
     return 0
-
-
-def _later_on_its_host() -> float:
-    """Return the seconds that a rank leaves to the first one of its host, where there are several hosts."""
-    local_rank, ranks, of_host = (os.environ.get(each, "0") for each in RANKS_HERE)
-    return 2.0 if local_rank != "0" and ranks != of_host else 0.0
 
 
 def run_process() -> NoReturn:
