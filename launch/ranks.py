@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 import psutil
-from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent, WorkerState
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous.api import (
@@ -50,6 +50,8 @@ USER_AT_FAULT = 2
 """Exit code of a rank where the user's input is at fault."""
 STOPPED_CODE = "SHARDTOWER_STOPPED_CODE"
 """Names the exit code of a training that was stopped, has saved, and is not over; by default it is 0."""
+STOPPED_SECONDS = 15
+"""How long hosts wait for each other in the end of a run that was stopped, or is still at its report."""
 RESOLVE_SECONDS = 60
 """How long the name of the endpoint may take to be known: in Kubernetes, until its pod has started."""
 OTHER_HOSTS_SECONDS = 3
@@ -73,10 +75,14 @@ def code_of_stopped() -> int:
 
     Kubernetes starts a pod again only where its exit code is not 0.
     """
-    code, note = os.environ.get(STOPPED_CODE), Path(os.environ.get(RUN_NOTE, ""))
-    if not code or not note.is_file() or (Path(note.read_text()) / "metrics.json").exists():
-        return 0
-    return int(code)
+    code = os.environ.get(STOPPED_CODE)
+    return int(code) if code and is_stopped() else 0
+
+
+def is_stopped() -> bool:
+    """Return whether the ranks have trained in a run that is not over."""
+    note = Path(os.environ.get(RUN_NOTE, ""))
+    return note.is_file() and not (Path(note.read_text()) / "metrics.json").exists()
 
 
 def pass_on(number: int, ranks: list[psutil.Process]) -> None:
@@ -223,8 +229,12 @@ def set_environment(given: Namespace, note: Path, address: str | None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(max(cores // max(ranks, 1), 1))
 
 
-def end_at_a_users_error() -> None:
-    """Have torchrun start no ranks again that a wrong option or wrong data have ended: they would again."""
+def watch_the_ranks() -> None:
+    """Have torchrun start no ranks again that were refused, and not wait long for hosts that have stopped.
+
+    A wrong option or wrong data would end the ranks again. A host that SIGTERM has stopped never comes to the
+    barrier at the end, where torchrun waits for it for five minutes.
+    """
     monitor = getattr(LocalElasticAgent, "_monitor_workers", None)
     if monitor is None:  # a name of its own that another torch may not have; then the ranks are started again
         return
@@ -233,6 +243,8 @@ def end_at_a_users_error() -> None:
         result = monitor(agent, *arguments)
         if any(failure.exitcode == USER_AT_FAULT for failure in result.failures.values()):
             agent._remaining_restarts = 0
+        if result.state == WorkerState.SUCCEEDED and is_stopped():
+            agent._exit_barrier_timeout = STOPPED_SECONDS
         return result
 
     LocalElasticAgent._monitor_workers = watch
@@ -270,5 +282,5 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end_the_ranks)
-    end_at_a_users_error()
+    watch_the_ranks()
     sys.exit(launch(sys.argv[1:]))
