@@ -154,7 +154,7 @@ main() {
     local tests="" packages project
     case $* in
         "") ;;
-        --test) tests=test ;;
+        --test) tests="test" ;;
         *) refuse "options are '$*', expected none or --test" ;;
     esac
     choose_build
@@ -162,7 +162,7 @@ main() {
     claim_venv
     packages="packages $( (echo "$root $build $version" && cat "$launch"/requirements*.txt) | sha256sum)"
     project="project $(sha256sum <"$root/pyproject.toml")"
-    if is_done test; then tests=test; fi
+    if is_done test; then tests="test"; fi
 
     if is_done "$packages" && is_mixed; then
         say "packages of .venv were changed and no longer go together"

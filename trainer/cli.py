@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, rest = _command(arguments)
         importlib.import_module(f"trainer.commands.{command}").run(rest, heading=_commands_help())
     except UserError as error:
-        if int(os.environ.get("RANK", 0)) != 0:
-            # Once one rank has ended, torchrun ends the others. So the first is left to say what is wrong; if
-            # this rank is still there afterwards, it alone is at fault and says so itself.
+        if int(os.environ.get("LOCAL_RANK", 0)) != 0:
+            # Once one rank has ended, torchrun ends the others of its host. So the first is left to say what
+            # is wrong; if this rank is still there afterwards, it alone is at fault and says so itself.
             time.sleep(FIRST_RANK_SECONDS)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return USER_AT_FAULT

@@ -15,6 +15,7 @@ from trainer.config.resume import tell_launcher
 from trainer.config.schema import Config
 from trainer.config.size_defaults import with_history, with_size_defaults
 from trainer.dataset.dataset import Dataset, open_dataset
+from trainer.distributed.agreement import check_is_shared
 from trainer.distributed.determinism import deterministic
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World, join_world
@@ -43,6 +44,7 @@ from trainer.runs.run_folder import (
 )
 from trainer.runs.training_facts import Settings, measure_ranks, write_ranks, write_settings
 from trainer.storage.id_hashes import collisions_report
+from trainer.training.hosts import agree_on_data, agree_on_start
 from trainer.training.messages import (
     choice_text,
     closing_text,
@@ -69,6 +71,7 @@ def train(config: Config) -> Path | None:
         join_world(config.device, config.backend, config.timeout) as world,
     ):
         started = time.perf_counter()
+        agree_on_start(config, world)
         asked, config = config, follow_plan(config, world.size)
         dataset = _prepare(config, world)
         existed = config.run.dir is not None and Path(config.run.dir).exists()
@@ -90,6 +93,7 @@ def _train_in(
 ) -> Path | None:
     """Train in a locked run folder, from its last checkpoint if it holds one."""
     with withdrawn_if_refused(run, active=world.is_first, existed=existed):
+        check_is_shared(world, run)
         saved = world.on_first(lambda: newest_resumable(run))
         if saved is not None:
             world.on_first(lambda: check_same_data(run, dataset), long=True)
@@ -193,6 +197,7 @@ def _prepare(config: Config, world: World) -> Dataset:
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
     dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
+    agree_on_data(dataset, world)
     check_baselines(config.evaluation.baselines, dataset)
     check_followed_plan(config, dataset, world)
     return dataset
