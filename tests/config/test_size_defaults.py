@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.commands.help import help_text
+from trainer.command_line.help import help_text
 from trainer.config.parser import parse_config
 from trainer.config.resolved import resolve
 from trainer.config.schema import Config

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from trainer.commands.arguments import Parser
+from trainer.command_line.arguments import Parser
 
 
 def run(arguments: list[str], heading: str = "") -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer.commands.arguments import Parser, baselines, lengths
+from trainer.command_line.arguments import Parser, baselines, lengths
 from trainer.facts.baselines import BASELINES
 
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from trainer.commands.arguments import Parser, count
+from trainer.command_line.arguments import Parser, count
 from trainer.errors import ConfigError
 
 

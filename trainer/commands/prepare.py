@@ -2,7 +2,7 @@
 
 import json
 
-from trainer.commands.arguments import configuration
+from trainer.command_line.arguments import configuration
 
 JSON = "--json"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trainer.commands.arguments import Parser, count, ids
+from trainer.command_line.arguments import Parser, count, ids
 
 Answer: TypeAlias = tuple[Any, Any]
 """Whom or what a list was made for, as JSON names it, and the list, a data frame."""

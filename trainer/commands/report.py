@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer.commands.arguments import Parser
+from trainer.command_line.arguments import Parser
 from trainer.formatting import format_bytes
 
 

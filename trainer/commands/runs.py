@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.arguments import Parser
+from trainer.command_line.arguments import Parser
 from trainer.errors import ConfigError
 
 COLUMNS = ("run", "when", "data", "model", "figure", "state")

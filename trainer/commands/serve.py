@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from trainer.commands.arguments import Parser, count
+from trainer.command_line.arguments import Parser, count
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 

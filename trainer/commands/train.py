@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer.commands.arguments import configuration
+from trainer.command_line.arguments import configuration
 from trainer.formatting import format_command, format_option
 
 LARGEST_EXAMPLE = 2**30

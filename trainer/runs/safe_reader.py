@@ -5,6 +5,7 @@ are not tensors in the same way. This reader accepts metadata of torch's descrip
 """
 
 import pickle
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,21 @@ class SafeReader(FileSystemReader):
         return metadata
 
 
+def _member(kind: Any, name: str) -> Any:
+    """Return a member of an enumeration.
+
+    Raises:
+        UnpicklingError: Something else is asked for.
+    """
+    if isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__:
+        return kind.__members__[name]
+    raise pickle.UnpicklingError(f"its metadata ask for {name} of {kind}, which no tensor needs")
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member  # Python 3.11.0 to 3.11.3 write members of enumerations so
         allowed = name in DESCRIPTIONS.get(module, ())
         if allowed or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)

@@ -54,7 +54,7 @@ def configuration(prog: str, arguments: list[str], heading: str = "") -> "Config
 
 def _print_help(prog: str, heading: str, following: list[str]) -> None:
     """Print the help on all options, or on the section or option that follows `--help`."""
-    from trainer.commands.help import help_text
+    from trainer.command_line.help import help_text
 
     if following and not following[0].startswith("-"):
         print(help_text(following[0]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainer.cli import main
-from trainer.commands.help import EXAMPLES, help_text
+from trainer.command_line.help import EXAMPLES, help_text
 from trainer.config import schema as config_module
 from trainer.config.parser import make_parser
 from trainer.config.schema import Config
