@@ -158,7 +158,7 @@ PLAN_TEXTS = ("of_the_data", "row_partitioned_pinned", "caches")
 COMPARED = ("row_partitioned_pinned", "defaults_large")
 """The plan that is shown, and the saved one that is set beside it."""
 
-COMMANDS = ("train", "plan", "evaluate", "recommend", "export", "serve", "report", "prepare")
+COMMANDS = ("train", "plan", "evaluate", "recommend", "export", "serve", "report", "prepare", "doctor")
 """Of which the help is recorded."""
 
 FILES = {
