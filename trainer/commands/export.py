@@ -12,10 +12,16 @@ def run(arguments: list[str], heading: str = "") -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("folder", type=Path, metavar="DIR", help="place of the export, a folder of its own")
     parser.add_argument(
-        "--dtype", default="float32", metavar="TYPE", help="type of the vectors: float32, float16 or int8"
+        "--dtype",
+        default="float32",
+        metavar="TYPE",
+        help="type of the vectors: float32, float16 or int8 (default: float32)",
     )
     parser.add_argument(
-        "--index", default="none", metavar="KIND", help="index by FAISS: none, flat, hnsw or ivf_pq"
+        "--index",
+        default="none",
+        metavar="KIND",
+        help="index by FAISS: none, flat, hnsw or ivf_pq (default: none)",
     )
     parser.add_argument(
         "--min-recall",
