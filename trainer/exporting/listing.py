@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.formatting import format_bytes, format_count
+from trainer.formatting import format_bytes, format_count, wrapped
 
 
 def as_text(folder: Path, manifest: Mapping[str, Any]) -> str:
@@ -28,4 +28,4 @@ def as_text(folder: Path, manifest: Mapping[str, Any]) -> str:
     width = max(map(len, files))
     lines += [f"  {name:<{width}}  {format_bytes(size):>8}" for name, size in files.items()]
     lines.append(f"  {'in all':<{width}}  {format_bytes(sum(files.values())):>8}")
-    return "\n".join(lines)
+    return "\n".join(map(wrapped, lines))
