@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.errors import UserError
 from trainer.model.fold_in import fold_in
-from trainer.recommender.attributes import attribute_numbers, category_codes
+from trainer.ranking.attribute_values import category_codes, numbers
 from trainer.recommender.manifest import CATEGORIES, HISTORY_COLUMNS, PROGRAM
 from trainer.recommender.vectors import VectorTable
 from trainer.storage.attributes import Ragged
@@ -127,6 +127,7 @@ class QueryMaker:
         count, given = len(histories), []
         for entry in self._program_inputs:
             value = attributes.get(entry["name"])
+            place = f"attributes: {entry['name']}={value}"
             if entry["kind"] == "history":
                 given.append(history)
             elif entry["kind"] == "times":  # one item after another, as usual in the data
@@ -136,13 +137,14 @@ class QueryMaker:
                     .repeat(count, 0)
                 )
             elif entry["kind"] == "numbers":
-                given.append(
-                    np.repeat(attribute_numbers(entry["name"], value, entry["width"])[None], count, 0)
-                )
+                own = np.full(entry["width"], np.nan, np.float32)  # NaN: unknown
+                if value is not None:
+                    own = numbers(place, value, entry["width"])
+                given.append(np.repeat(own[None], count, 0))
             else:
                 codes = entry["unknown"]
                 if value is not None:
-                    codes = category_codes(entry["name"], value, self._codes_by_text[entry["name"]])
+                    codes = category_codes(place, value, self._codes_by_text[entry["name"]])
                 given.append(np.repeat(_padded([np.array(codes, np.int64)], None), count, 0))
         return self._run(given)
 
