@@ -1,7 +1,8 @@
 """What a checkpoint holds of a fused Adam, by the names that TorchRec and FBGEMM give to it.
 
-FBGEMM asserts that its Adam is not on CPU; without assertions (`python -O`) its tables can be made there,
-though not looked up.
+FBGEMM asserts that its Adam is not on CPU; without the assertions its tables can be made there, though not
+looked up. That one module is compiled without them, in a process of its own: `python -O` would compile all of
+torch anew.
 """
 
 import json
@@ -18,8 +19,16 @@ from trainer.sharding.optimizer_state import _states_by_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
+import importlib.util
 import json
+import sys
 import torch
+
+spec = importlib.util.find_spec("fbgemm_gpu.split_table_batched_embeddings_ops_training")
+spec.loader.get_code = lambda name: compile(spec.loader.get_data(spec.origin), spec.origin, "exec", optimize=1)
+module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+
 from tests import layouts
 from trainer.distributed.world import join_world
 from trainer.model.towers import TwoTowers
@@ -49,7 +58,7 @@ with join_world("cpu"):
 
 def test_a_checkpoint_holds_both_means_of_a_fused_adam_and_its_step_is_set() -> None:
     ended = subprocess.run(
-        [sys.executable, "-O", "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
