@@ -1,4 +1,4 @@
-"""Values of attributes as codes and numbers, whether they came from a command line, from JSON or from Python."""
+"""Values of attributes as codes and numbers, from a command line, from JSON or from Python."""
 
 import numpy as np
 import pytest

@@ -225,7 +225,7 @@ def test_what_cannot_be_answered_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"colour": "green"}, "attributes: colour=green: no user has green. There are: (white|black), .*. Name one of these"),
+        ({"colour": "green"}, "attributes: colour=green: no user has green. There are: (white|black), "),
         ({"height": "tall"}, "height=tall: a number is needed"),
     ],
 )

@@ -25,7 +25,8 @@ import sys
 import torch
 
 spec = importlib.util.find_spec("fbgemm_gpu.split_table_batched_embeddings_ops_training")
-spec.loader.get_code = lambda name: compile(spec.loader.get_data(spec.origin), spec.origin, "exec", optimize=1)
+source = spec.loader.get_data(spec.origin)
+spec.loader.get_code = lambda name: compile(source, spec.origin, "exec", optimize=1)
 module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 

@@ -23,6 +23,7 @@ from trainer.evaluation.baselines import check_baselines
 from trainer.evaluation.evaluator import gathered_vectors
 from trainer.fitting.components import TrainingComponents, assemble, check_followed_plan, make_batches
 from trainer.fitting.loop import evaluate_model, fit, protocol
+from trainer.fitting.score_memory import check_scores_fit
 from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
 from trainer.reporting.progress import MOST_PROJECTED, Progress
@@ -105,6 +106,7 @@ def _train_in(
 
         components = assemble(config, dataset, world, filled=saved is None)
         batches = make_batches(config, dataset, components)
+        check_scores_fit(batches, world)
         warm_start = None
         if saved is not None:
             world.on_first(lambda: check_resumable(run, saved, config, batches.steps_per_epoch))

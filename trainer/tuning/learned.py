@@ -16,6 +16,7 @@ from trainer.evaluation.evaluator import gathered_vectors
 from trainer.facts.histories import history_spec
 from trainer.fitting.components import assemble, make_batches
 from trainer.fitting.loop import fit
+from trainer.fitting.score_memory import check_scores_fit
 from trainer.tuning.trials import Vectors, climb
 from trainer.tuning.validation_splits import Bench, Cut
 
@@ -131,6 +132,7 @@ def _short_training(config: ResolvedConfig, cut: Cut, bench: Bench) -> tuple[boo
         config = replace(config, loss=replace(config.loss, samples=samples))
     components = assemble(config, cut.dataset, world)
     batches = make_batches(config, cut.dataset, components)
+    check_scores_fit(batches, world)
     full = config.run.epochs
     least = -(-min(full, FULL_EPOCHS) // TRIAL_SHARE)
     epochs = min(full, max(least, -(-TRIAL_STEPS // batches.steps_per_epoch)))
