@@ -1,6 +1,7 @@
 """What a training leaves for its report, on one rank, on two, and after it was resumed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,12 @@ def test_a_training_that_is_resumed_keeps_what_the_first_process_was_asked_for(t
     assert before.by_size["loss.candidates"] == "catalogue"
     assert (before.by_trial, before.chosen) == ({}, {})
     assert before.fixed["model.low_rank"] == 0  # too few interactions for trials
+    before = replace(before, chosen={"metric": "ndcg@10"})  # as if there had been trials
+    write_settings(run, before)
     (run / "metrics.json").unlink()
     assert main(["train", "--run.dir", str(run), "--run.epochs", "30"]) == 0
     assert read_settings(run) == before
+    assert json.loads((run / "metrics.json").read_text())["chosen"] == before.chosen
     (rank,) = json.loads((run / "ranks.json").read_text())
     assert rank["rank"] == 0
     assert 1e8 < rank["memory"] < 1e11  # bytes of a process that has imported torch

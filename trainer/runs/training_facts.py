@@ -47,6 +47,12 @@ def read_settings(run: Path) -> Settings | None:
     return None
 
 
+def trials_report(run: Path) -> dict[str, Any]:
+    """Return the trials as `metrics.json` has them, also those of a process that the training outlived."""
+    settings = read_settings(run)
+    return {"chosen": settings.chosen} if settings and settings.chosen else {}
+
+
 def measure_ranks(world: World) -> list[dict[str, float]] | None:
     """Return the largest memory of each rank so far, in bytes, on rank 0; None elsewhere.
 

@@ -43,7 +43,7 @@ from trainer.runs.run_folder import (
     warm_start_report,
     write_config,
 )
-from trainer.runs.training_facts import Settings, measure_ranks, write_ranks, write_settings
+from trainer.runs.training_facts import Settings, measure_ranks, trials_report, write_ranks, write_settings
 from trainer.storage.id_hashes import collisions_report
 from trainer.training.hosts import agree_on_data, agree_on_start
 from trainer.training.messages import (
@@ -56,7 +56,7 @@ from trainer.training.messages import (
     warm_start_text,
 )
 from trainer.tuning.trials import forget_trials
-from trainer.tuning.tuning import Choice, choose
+from trainer.tuning.tuning import choose
 from trainer.warm_start.origin import open_origin, prepare_with_retained
 from trainer.warm_start.take_over import WarmStart, take_over
 
@@ -101,7 +101,7 @@ def _train_in(
         else:  # before anything is chosen, which may take long and be interrupted
             world.on_first(lambda: write_config(run, asked))
         prepared = time.perf_counter()
-        config, choice, settings = _resolve(followed, dataset, world, run)
+        config, settings = _resolve(followed, dataset, world, run)
         chosen = time.perf_counter()
 
         components = assemble(config, dataset, world, filled=saved is None)
@@ -162,7 +162,7 @@ def _train_in(
             report |= history.report()
             inputs = components.user_inputs, components.item_inputs
             report |= collisions_report(id_collisions(*inputs, dataset.item_name))
-            report |= (choice.report() if choice else {}) | warm_start_report(run) | {"seconds": seconds}
+            report |= trials_report(run) | warm_start_report(run) | {"seconds": seconds}
             if ranks:
                 write_ranks(run, ranks)
             write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
@@ -207,7 +207,7 @@ def _prepare(config: Config, world: World) -> Dataset:
 
 def _resolve(
     config: Config, dataset: Dataset, world: World, run: Path
-) -> tuple[ResolvedConfig, Choice | None, Settings]:
+) -> tuple[ResolvedConfig, Settings]:
     """Fill the gaps of a configuration, by the size of the data and by tuning; rank 0 prints how."""
     size = int(np.count_nonzero(dataset.train_by_user().lengths())), dataset.item_count, len(dataset.train)
     sized = with_size_defaults(config, *size)
@@ -223,8 +223,8 @@ def _resolve(
         print(choice_text(changes(sized, resolved), choice, resolved.model.history), flush=True)
     given, by_size, decided = changes(Config(), config), changes(config, sized), changes(sized, resolved)
     if choice:
-        return resolved, choice, Settings(given, by_size, decided, chosen=choice.report()["chosen"])
-    return resolved, choice, Settings(given, by_size, fixed=decided)
+        return resolved, Settings(given, by_size, decided, chosen=choice.report())
+    return resolved, Settings(given, by_size, fixed=decided)
 
 
 def _start_warm(

@@ -77,11 +77,11 @@ class Choice:
         return max([*self.mixtures.values()] or [self.learned])
 
     def report(self) -> dict[str, Any]:
-        """Return the trials as `metrics.json` holds them."""
+        """Return the trials as `settings.json` and `metrics.json` hold them."""
         mixtures = [vars(mixture) | {self.metric: figure} for mixture, figure in self.mixtures.items()]
         tried = {"temperatures": self.temperatures, "penalties": self.penalties, "widths": self.widths}
         tried |= {"histories": self.histories} if self.histories else {}
-        return {"chosen": {"metric": self.metric, "users": self.users, **tried, "mixtures": mixtures}}
+        return {"metric": self.metric, "users": self.users, **tried, "mixtures": mixtures}
 
 
 def choose(
