@@ -205,9 +205,7 @@ def _prepare(config: Config, world: World) -> Dataset:
     return dataset
 
 
-def _resolve(
-    config: Config, dataset: Dataset, world: World, run: Path
-) -> tuple[ResolvedConfig, Settings]:
+def _resolve(config: Config, dataset: Dataset, world: World, run: Path) -> tuple[ResolvedConfig, Settings]:
     """Fill the gaps of a configuration, by the size of the data and by tuning; rank 0 prints how."""
     size = int(np.count_nonzero(dataset.train_by_user().lengths())), dataset.item_count, len(dataset.train)
     sized = with_size_defaults(config, *size)
