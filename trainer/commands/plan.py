@@ -5,11 +5,12 @@ from pathlib import Path
 
 from trainer.command_line.arguments import Parser, count
 from trainer.errors import ConfigError
+from trainer.object_storage.copies import open_place
 
 
 def run(arguments: list[str], heading: str = "") -> None:
     """Show which rank would hold what, whether it fits, and what would be better."""
-    folder = Path(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
+    folder = open_place(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
     parser = Parser(
         prog="python -m trainer plan",
         usage="%(prog)s [RUN] [options] [--config F] [--section.key V ...]",

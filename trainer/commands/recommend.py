@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from trainer.command_line.arguments import Parser, count, ids
+from trainer.object_storage.copies import open_place
 
 Answer: TypeAlias = tuple[Any, Any]
 """Whom or what a list was made for, as JSON names it, and the list, a data frame."""
@@ -70,7 +71,7 @@ def run(arguments: list[str], heading: str = "") -> None:
 def _parser() -> Parser:
     parser = Parser(prog="python -m trainer recommend", description=run.__doc__)
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="run folder")
+    add("run", type=open_place, metavar="RUN", help="run folder")
     people = parser.add_argument_group("for whom")
     whom = people.add_mutually_exclusive_group()
     whom.add_argument("--user", metavar="ID", help="raw user id, as in the data")

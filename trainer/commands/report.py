@@ -4,6 +4,7 @@ from pathlib import Path
 
 from trainer.command_line.arguments import Parser
 from trainer.formatting import format_bytes
+from trainer.object_storage.copies import open_place
 
 
 def run(arguments: list[str], heading: str = "") -> None:
@@ -17,7 +18,7 @@ def run(arguments: list[str], heading: str = "") -> None:
     )
     parser.add_argument(
         "runs",
-        type=Path,
+        type=open_place,
         nargs="+",
         metavar="RUN",
         help="run folder; of several, others are compared with the first",
@@ -34,7 +35,9 @@ def run(arguments: list[str], heading: str = "") -> None:
         help="item attribute that colours the map (default: the first with a few values)",
     )
     options, rest = parser.parse_known_args(arguments)
+    from trainer.object_storage.folder_upload import upload_beside
     from trainer.report.report import write_report
 
     target = write_report(options.runs, options.out, options.colour, rest)
-    print(f"Report: {target} ({format_bytes(target.stat().st_size)})")
+    place = upload_beside(target)
+    print(f"Report: {place} ({format_bytes(target.stat().st_size)})")

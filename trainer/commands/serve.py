@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from trainer.command_line.arguments import Parser, count
+from trainer.object_storage.copies import open_place
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -17,7 +18,7 @@ def run(arguments: list[str], heading: str = "") -> None:
         epilog="SIGTERM finishes the requests in flight and ends. SIGHUP, or another export in the folder, "
         "swaps that in without losing a request.",
     )
-    parser.add_argument("export", type=Path, metavar="DIR", help="export folder, or a link to one")
+    parser.add_argument("export", type=open_place, metavar="DIR", help="export folder, or a link to one")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, default=8000, help="port, 0 for a free one (default: 8000)")
     parser.add_argument(
