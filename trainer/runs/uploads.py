@@ -94,14 +94,18 @@ class RunUploads:
         except UserError as error:
             raise SaveError(str(error)) from error
 
-    def complete(self) -> None:
-        """Fetch, on every host, the shares of checkpoints that other hosts have written.
+    def complete(self, on_all_hosts: bool = True) -> None:
+        """Fetch the shares of checkpoints that other hosts have written.
+
+        Args:
+            on_all_hosts: Whether every host needs them, or the first alone.
 
         Raises:
             SaveError: The store fails; raised on every rank.
         """
         if self._world.local_size < self._world.size:
-            _of_hosts(self._world, lambda: self._copy.complete(FOLDER))
+            needed = on_all_hosts or self._world.is_first
+            _of_hosts(self._world, lambda: self._copy.complete(FOLDER) if needed else None)
 
 
 def _checkpoint(name: str) -> str | None:

@@ -192,7 +192,7 @@ def _train_in(
             _project_items(progress, components, dataset, config, world)
     if uploads:
         uploads.publish()
-        uploads.complete()
+        uploads.complete(on_all_hosts=False)
     return run if world.is_first else None
 
 
