@@ -1,5 +1,6 @@
 """An object store: a few operations on the objects below one address. fsspec is imported here alone."""
 
+import asyncio
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ from trainer.object_storage.urls import scheme_of, tidy
 Result = TypeVar("Result")
 AT_ONCE = 8
 """Objects that are sent or fetched at once."""
+ANSWER_SECONDS, SLOWEST = 20.0, 1e5
+"""How long a store may take to answer, and how slowly it may take what is sent, in bytes a second."""
 VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5", "mtime", "LastModified", "created")
 """What tells one content of an object from another, in listings of stores; the first that a store has."""
 _FS: dict[str, Any] = {}
@@ -112,7 +115,7 @@ class ObjectStore:
 
     def write(self, key: str, content: bytes) -> None:
         """Write a small object, in one request, so that it is there as a whole or not at all."""
-        self._try(lambda: self._files.pipe_file(self._path(key), content), key)
+        self._try(lambda: self._send("pipe_file", self._path(key), content, size=len(content)), key)
 
     def create(self, key: str, content: bytes) -> bool:
         """Write an object unless it is there, by a conditional request where the store has one.
@@ -123,7 +126,7 @@ class ObjectStore:
         if self._try(lambda: self._files.exists(self._path(key)), key):
             return False
         try:
-            self._try(lambda: self._files.pipe_file(self._path(key), content, mode="create"), key)
+            self._try(lambda: self._send("pipe_file", self._path(key), content, mode="create"), key)
         except FileExistsError:
             return False
         except (NotImplementedError, TypeError, ValueError):
@@ -132,7 +135,8 @@ class ObjectStore:
 
     def upload(self, path: Path, key: str) -> None:
         """Write a file as an object."""
-        self._try(lambda: self._files.put_file(str(path), self._path(key)), key)
+        size = path.stat().st_size
+        self._try(lambda: self._send("put_file", str(path), self._path(key), size=size), key)
 
     def download(self, key: str, path: Path) -> None:
         """Read an object into a file.
@@ -147,6 +151,33 @@ class ObjectStore:
         in_parallel(
             lambda key: self._try(lambda: self._files.rm_file(self._path(key)), key, missing=None), [*keys]
         )
+
+    def _send(self, method: str, *arguments: Any, size: int = 0, **options: Any) -> None:
+        """Write something, within a time that its size allows.
+
+        A client that has asked whether it may send (`Expect: 100-continue`) waits for the answer without a
+        limit. What is late is cancelled, so that it cannot arrive after what is written next.
+
+        Args:
+            method: Of the file system.
+            arguments: Of the method.
+            size: Bytes that are sent.
+            options: Of the method.
+
+        Raises:
+            TimeoutError: It took too long.
+        """
+        if not self._files.async_impl:
+            getattr(self._files, method)(*arguments, **options)
+            return
+        coroutine = getattr(self._files, f"_{method}")(*arguments, **options)
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._files.loop)
+        limit = ANSWER_SECONDS + size / SLOWEST
+        try:
+            future.result(limit)
+        except TimeoutError:
+            future.cancel()
+            raise TimeoutError(f"silent for {limit:.0f} s") from None
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}" if key else self._root
