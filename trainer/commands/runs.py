@@ -1,6 +1,7 @@
 """`runs`: list run folders with their data, model, figures and state."""
 
 import json
+import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.command_line.arguments import Parser
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, StorageError
 from trainer.object_storage.urls import is_url, local_path
 
 COLUMNS = ("run", "when", "data", "model", "figure", "state")
@@ -85,7 +86,11 @@ def list_stored_runs(url: str) -> list[RunSummary]:
     small = (CONFIG, METRICS, RECORDS, TRIALS, PLAN)
     found = []
     for each in published_below(url):
-        copy = published_copy(each, lambda name: name in small or name.endswith(f"/{STATE}"))
+        try:
+            copy = published_copy(each, lambda name: name in small or name.endswith(f"/{STATE}"))
+        except StorageError as error:  # one damaged run should not hide the others
+            print(error, file=sys.stderr)
+            continue
         if (copy / CONFIG).is_file():
             summary = summarise(copy, each, is_held(each))
             found.append(replace(summary, when=_shown_time(published_time(each))))

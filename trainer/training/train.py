@@ -173,6 +173,8 @@ def _train_in(
         if measured := dataset.report["split"] != "none":
             evaluation = evaluate_model(components, dataset, world, protocol(config))
         seconds["evaluate"] = time.perf_counter() - trained
+        if uploads:
+            seconds["upload"] = sum(uploads.seconds)
         if world.is_first:
             assert evaluation or not measured
             unmeasured = {"run": with_names(str(run)), "step": step, "split": "none"}
