@@ -47,8 +47,20 @@ def server() -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-def train_as_host(world: World, config: Any, data: Path, url: str, caches: Path) -> list[str]:
-    """Train with this rank as a host with a disk of its own; the shards that it has on it in the end."""
+class Silent(Losses):
+    """Keeps nothing."""
+
+    def record(self, step: int, text: str, **figures: float) -> None:
+        pass
+
+
+def train_as_host(
+    world: World, config: Any, data: Path, url: str, caches: Path
+) -> tuple[list[str], int, int]:
+    """Train with this rank as a host with a disk of its own.
+
+    Returns: the shards that it has written of the outcome, the step of the outcome, and the last step.
+    """
     host = replace(world, local_rank=0, local_size=1)
     with mock.patch.dict(os.environ, cache_of(caches / f"host-{world.rank}")):
         run, dataset = working_path(url), open_dataset(data)
@@ -56,41 +68,48 @@ def train_as_host(world: World, config: Any, data: Path, url: str, caches: Path)
         with uploaded(run, host) as uploads:
             assert uploads is not None
             world.on_first(lambda: describe_run(run, config, dataset, parts.plan, parts.tower_pairs))
-            source, progress = source_of(config, dataset, parts), Losses()
-            history, watch = fit(config, dataset, parts, source, host, progress, run, uploads=uploads)  # type: ignore[arg-type]
+            progress: Any = Silent()
+            source = source_of(config, dataset, parts)
+            history, watch = fit(config, dataset, parts, source, host, progress, run, uploads=uploads)
             settings = {"model": parts.model, "optimizer": parts.optimizer, "world": host, "history": history}
             name = config.optimizer.name
             step = save_outcome(
                 run, config.run, **settings, optimizer_name=name, seconds=watch.seconds, uploads=uploads
             )
-            own = sorted(path.name for path in (run / "checkpoints" / f"step-{step:09d}").glob("*.distcp"))
+            shards = (run / "checkpoints" / f"step-{step:09d}").glob("*.distcp")
+            own = sorted(path.name for path in shards if path.name.startswith(f"__{world.rank}_"))
             uploads.publish()
             uploads.complete()
             assert {path.name for path in (run / "checkpoints").glob("*/*.distcp")} > {*own}
             if world.is_first:
                 newest(run)  # refuses a damaged one
-            return own
+            return own, step, history.validations[-1].step if history.validations else history.steps
 
 
-@pytest.mark.parametrize("asynchronous", ["false", "true"])
+WAYS = {
+    "last": "--run.keep_last 1",
+    "async": "--run.keep_last 1 --run.save_async true",
+    # Trained for long enough to overfit, so that the best weights are those of a checkpoint before.
+    "best": "--data.validation_size 0.2 --run.evaluate_every 1 --run.patience 3 --run.epochs 30 "
+    "--optimizer.learning_rate 1",
+}
+SLOW = {"async": pytest.mark.slow, "best": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=SLOW.get(way, ())) for way in WAYS])
 def test_hosts_without_a_common_disk_gather_one_checkpoint(
-    server: subprocess.Popen[bytes], tmp_path: Path, asynchronous: str
+    server: subprocess.Popen[bytes], tmp_path: Path, way: str
 ) -> None:
-    url = f"s3://{BUCKET}/runs/{asynchronous}"
-    config = configured(
-        "--sharding.kind row_partitioned --run.save_every 2 --run.keep_last 1",
-        f"--run.save_async {asynchronous}",
-    )
-    data = small_dataset(tmp_path / "data")
-    shards = run_on_ranks(2, train_as_host, config, data, url, tmp_path, timeout=120)
-    assert [[re.sub(r"_\d+\.", ".", name) for name in own] for own in shards] == [
-        ["__0.distcp"],
-        ["__1.distcp"],
-    ]
+    url = f"s3://{BUCKET}/runs/{way}"
+    config = configured("--sharding.kind row_partitioned --run.save_every 2", WAYS[way])
+    data = small_dataset(tmp_path / "data", validation_size=0.2 if way == "best" else 0)
+    (own, step, last), (others, *_) = run_on_ranks(2, train_as_host, config, data, url, tmp_path, timeout=120)
+    assert (step < last) == (way == "best")
+    assert {name[:3] for name in own} == {"__0"}
+    assert {name[:3] for name in others} == {"__1"}
     with mock.patch.dict(os.environ, cache_of(tmp_path / "reader")):
-        saved = newest(open_place(url))
-        files = {path.name for path in saved.folder.glob("*.distcp")}
-    assert files == {*shards[0], *shards[1]}
+        saved = newest(open_place(url), step)
+    assert {path.name for path in saved.folder.glob("*.distcp")} == {*own, *others}
 
 
 def train(folder: Path, options: Sequence[str], cache: str) -> subprocess.Popen[str]:

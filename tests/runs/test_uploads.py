@@ -109,8 +109,7 @@ def test_commands_take_addresses(store: str, data: list[str], capsys: pytest.Cap
     url, export = f"{store}/commands/run", f"{store}/exports/one"
     assert main(["train", *data, "--run.dir", url]) == 0
     for command in (
-        ["evaluate", url, "--device", "cpu", "--json"],
-        ["evaluate", url, "--device", "cpu", "--compare", url],
+        ["evaluate", url, "--device", "cpu", "--json", "--compare", url],
         ["recommend", url, "--user", "1001"],
         ["plan", url],
         ["export", url, export],

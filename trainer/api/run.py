@@ -17,6 +17,7 @@ from trainer.dataset.vocabulary import open_vocabulary
 from trainer.errors import CheckpointError, UserError
 from trainer.exporting.export import Wishes, export
 from trainer.facts.baselines import BASELINES
+from trainer.formatting import with_names
 from trainer.installation import quiet_libraries
 from trainer.object_storage.copies import open_place
 from trainer.planning.plan import open_plan
@@ -55,7 +56,7 @@ class Run:
         return str(self.path)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
+        return f"Run({with_names(str(self.path))!r})"
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}, {self.config.data.name}</p>{self.ranking.round(4).to_html()}"
@@ -75,9 +76,10 @@ class Run:
         try:
             return json.loads((self.path / METRICS).read_text())
         except FileNotFoundError:
+            place = with_names(str(self.path))
             raise CheckpointError(
-                f"{self.path}: its training has not ended, so that there are no metrics. Go on with: "
-                f'trainer.train(changes={{"run.dir": "{self.path}"}})'
+                f"{place}: its training has not ended, so that there are no metrics. Go on with: "
+                f'trainer.train(changes={{"run.dir": "{place}"}})'
             ) from None
 
     @property

@@ -1,8 +1,6 @@
 """`report`: write one HTML page on a run, or one that compares several."""
 
-from pathlib import Path
-
-from trainer.command_line.arguments import Parser
+from trainer.command_line.arguments import Parser, local
 from trainer.formatting import format_bytes
 from trainer.object_storage.copies import open_place
 
@@ -25,7 +23,7 @@ def run(arguments: list[str], heading: str = "") -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=local,
         metavar="FILE.html",
         help="file to write (default: report.html in the run folder; of several runs, one in this folder)",
     )

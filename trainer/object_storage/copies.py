@@ -55,9 +55,9 @@ def published_copy(url: str, only: Callable[[str], bool] | None = None) -> Path:
             for name, entry in marker.entries.items()
             if only is None or only(name)
         ]
-        version = f"{marker.digest[:20]}{'' if only is None else '-some'}"
+        version, kind = marker.digest[:20], "copies" if only is None else "parts"
         try:
-            folder = version_folder(store, version, name_of(url), wanted, _near(url))
+            folder = version_folder(store, version, name_of(url), wanted, _near(url), kind)
         except ObjectGoneError as gone:
             if marker.digest != last.digest:  # another version has come in force meanwhile
                 last = marker

@@ -142,7 +142,12 @@ def sha256_of(path: Path) -> str:
 
 
 def version_folder(
-    store: ObjectStore, version: str, name: str, wanted: Sequence[Wanted], near: Sequence[Path] = ()
+    store: ObjectStore,
+    version: str,
+    name: str,
+    wanted: Sequence[Wanted],
+    near: Sequence[Path] = (),
+    kind: str = "copies",
 ) -> Path:
     """Return a local folder that holds one version of an address, fetched unless it is there.
 
@@ -154,11 +159,12 @@ def version_folder(
         name: Name of the folder.
         wanted: All files.
         near: Folders that may hold the same files.
+        kind: Copies of one kind make room for each other.
 
     Raises:
         ObjectGoneError, StorageError: See `fetch`.
     """
-    home = home_of(store.url) / "copies"
+    home = home_of(store.url) / kind
     whole, partial = home / version, home / f"{version}.partial"
     if not (whole / name).is_dir():
         from filelock import FileLock  # here, as the light installation lacks it

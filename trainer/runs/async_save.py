@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.distributed.world import World
+from trainer.distributed.world import LONG_WORK, World, set_timeout
 from trainer.errors import SaveError
 from trainer.runs.checkpoint import describe, publish, remove_partial, save_error, write
 from trainer.runs.checkpoint_store import folder_of
@@ -35,6 +35,8 @@ class AsyncSaver:
         """
         self._world, self._group, self._uploads = world, world.new_group(), uploads
         self._thread_world = replace(world, objects=self._group, long_work=self._group)
+        if uploads is not None:
+            set_timeout(LONG_WORK, self._group)  # uploads may take long
         # A new thread is on the first GPU, and would allocate memory there.
         begin = partial(torch.cuda.set_device, world.device) if world.device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save", initializer=begin)
