@@ -14,7 +14,17 @@ TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
 ROOMS = (
     *("errors", "formatting", "atomic_write", "installation"),
-    *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
+    *(
+        "object_storage",
+        "facts",
+        "config",
+        "tables",
+        "sources",
+        "distributed",
+        "storage",
+        "dataset",
+        "histories",
+    ),
     *("batching", "closed_form", "model"),
     *("planning", "sharding", "evaluation", "ranking", "reporting", "inspection", "runs", "warm_start"),
     *("fitting", "tuning", "training", "serving", "batch_lists"),

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from trainer.atomic_write import FULL
 from trainer.errors import ConfigError, Interrupted, LostRanksError, UserError
+from trainer.formatting import with_names
 from trainer.installation import installation_fault, quiet_libraries, versions_text
 
 LOST, USER_AT_FAULT, INTERRUPTED = 1, 2, 130
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Once one rank has ended, torchrun ends the others of its host. So the first is left to say what
             # is wrong; if this rank is still there afterwards, it alone is at fault and says so itself.
             time.sleep(FIRST_RANK_SECONDS)
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {with_names(str(error))}", file=sys.stderr, flush=True)
         return USER_AT_FAULT
     except LostRanksError as error:
         if not error.silent:

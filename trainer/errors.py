@@ -21,6 +21,10 @@ class SaveError(CheckpointError):
     """A checkpoint cannot be written: the disk is full, or the folder may not be written to."""
 
 
+class StorageError(UserError):
+    """An object store cannot be used, or what it holds is missing or damaged."""
+
+
 class LostRanksError(Exception):
     """Another rank has ended, and has reported why or was killed, or it is silent.
 

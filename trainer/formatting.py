@@ -4,6 +4,9 @@ import shlex
 import textwrap
 from collections.abc import Iterable
 
+_NAMES: dict[str, str] = {}
+"""Address by local copy."""
+
 
 def format_count(count: int, noun: str) -> str:
     """Return a count and its noun: `1 rank`, `1,024 ranks`."""
@@ -27,7 +30,19 @@ def format_milliseconds(milliseconds: float) -> str:
 
 def format_command(*words: object) -> str:
     """Return a command of this program, quoted for a shell: `python -m trainer plan 'my run'`."""
-    return f"python -m trainer {shlex.join(map(str, words))}"
+    return f"python -m trainer {shlex.join(with_names(str(word)) for word in words)}"
+
+
+def name_folder(folder: object, name: str) -> None:
+    """Let messages call a folder by the address that it is a local copy of; see `with_names`."""
+    _NAMES[str(folder)] = name
+
+
+def with_names(text: str) -> str:
+    """Return a text in which local copies go by their addresses, which hold on any machine."""
+    for folder in sorted(_NAMES, key=len, reverse=True):
+        text = text.replace(folder, _NAMES[folder])
+    return text
 
 
 def format_option(name: str, value: object) -> str:

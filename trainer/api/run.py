@@ -17,7 +17,9 @@ from trainer.dataset.vocabulary import open_vocabulary
 from trainer.errors import CheckpointError, UserError
 from trainer.exporting.export import Wishes, export
 from trainer.facts.baselines import BASELINES
+from trainer.formatting import with_names
 from trainer.installation import quiet_libraries
+from trainer.object_storage.copies import open_place
 from trainer.planning.plan import open_plan
 from trainer.recommender.recommender import Recommender
 from trainer.report.report import write_report
@@ -36,7 +38,7 @@ def open_run(path: str | os.PathLike[str]) -> "Run":
     Raises:
         CheckpointError: It is none.
     """
-    return Run(Path(path))
+    return Run(open_place(path))
 
 
 class Run:
@@ -54,7 +56,7 @@ class Run:
         return str(self.path)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
+        return f"Run({with_names(str(self.path))!r})"
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}, {self.config.data.name}</p>{self.ranking.round(4).to_html()}"
@@ -74,9 +76,10 @@ class Run:
         try:
             return json.loads((self.path / METRICS).read_text())
         except FileNotFoundError:
+            place = with_names(str(self.path))
             raise CheckpointError(
-                f"{self.path}: its training has not ended, so that there are no metrics. Go on with: "
-                f'trainer.train(changes={{"run.dir": "{self.path}"}})'
+                f"{place}: its training has not ended, so that there are no metrics. Go on with: "
+                f'trainer.train(changes={{"run.dir": "{place}"}})'
             ) from None
 
     @property
@@ -165,14 +168,14 @@ class Run:
         """Write an export, checked against the exact ranking, and open it.
 
         Args:
-            folder: Place of the export.
+            folder: Place of the export, which may be an address of an object store.
             dtype: Type of the vectors: `float32`, `float16` or `int8`.
             index: `none`, `flat`, `hnsw` or `ivf_pq`.
             min_recall: Least recall@10 and recall@100, from 0 to 1; below it nothing is written.
             replace: Whether an earlier export in this place may be replaced.
         """
-        export(self.path, Path(folder), Wishes(dtype, index, min_recall, replace))
-        return Recommender.open(Path(folder))
+        export(self.path, os.fspath(folder), Wishes(dtype, index, min_recall, replace))
+        return Recommender.open(os.fspath(folder))
 
     def report(
         self,
@@ -187,7 +190,7 @@ class Run:
             out: File; by default `report.html` in the run folder, or for several one in the current folder.
             changes: Values by key where the data have moved, such as `{"data.root": folder}`.
         """
-        runs = [self.path, *(Path(other) for other in others)]
+        runs = [self.path, *(open_place(other) for other in others)]
         return write_report(runs, None if out is None else Path(out), options=options_of(changes or {}))
 
     def vectors(self, side: Literal["user", "item"]) -> pd.DataFrame:
@@ -234,7 +237,7 @@ class Run:
             device,
             baselines=baselines,
             beyond=beyond,
-            compare=None if compare is None else Path(compare),
+            compare=None if compare is None else open_place(compare),
             as_json=True,
             options=options_of(changes or {}),
         )

@@ -1,10 +1,12 @@
 """Argument parsing that commands share: one-line errors and types of values. Nothing here imports torch."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from trainer.errors import ConfigError
 from trainer.facts.baselines import BASELINES
+from trainer.object_storage.urls import is_url, local_path
 
 if TYPE_CHECKING:
     from trainer.config.schema import Config
@@ -71,6 +73,13 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 up is needed")
     return int(text)
+
+
+def local(text: str) -> Path:
+    """Return the path of a file or folder of this machine."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: a path of this machine is needed; copy it from there")
+    return local_path(text)
 
 
 def lengths(text: str) -> list[int]:

@@ -1,9 +1,8 @@
 """`evaluate`: evaluate a run under any protocol, next to baselines or another run."""
 
-from pathlib import Path
-
 from trainer.command_line.arguments import Parser, baselines, lengths
 from trainer.facts.baselines import BASELINES
+from trainer.object_storage.copies import open_place
 
 
 def run(arguments: list[str], heading: str = "") -> None:
@@ -16,7 +15,7 @@ def run(arguments: list[str], heading: str = "") -> None:
         "that have moved data.root, data.cache, data.interactions, data.held_out, data.impressions, "
         "data.users and data.items.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("run", type=open_place, metavar="RUN", help="run folder")
     parser.add_argument("--split", choices=["test", "validation"], help="split (default: the run's)")
     parser.add_argument("--seen", choices=["mask", "keep"], help="leave earlier items out, or rank them too")
     parser.add_argument(
@@ -30,7 +29,7 @@ def run(arguments: list[str], heading: str = "") -> None:
     )
     parser.add_argument(
         "--compare",
-        type=Path,
+        type=open_place,
         metavar="RUN2",
         help="difference from another run on the same data, with its confidence interval",
     )

@@ -1,16 +1,18 @@
 """`export`: write a run as files that others use, checked against the exact ranking."""
 
 import json
-from pathlib import Path
 
 from trainer.command_line.arguments import Parser
+from trainer.object_storage.copies import open_place
 
 
 def run(arguments: list[str], heading: str = "") -> None:
     """Write vectors, query tower, index and model card of a run, checked against the exact ranking."""
     parser = Parser(prog="python -m trainer export", description=run.__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="place of the export, a folder of its own")
+    parser.add_argument("run", type=open_place, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "folder", metavar="DIR", help="place of the export: a folder of its own, or an address as s3://..."
+    )
     parser.add_argument(
         "--dtype",
         default="float32",

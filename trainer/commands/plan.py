@@ -1,15 +1,15 @@
 """`plan`: which rank would hold what, whether it fits, and what would be better."""
 
 import re
-from pathlib import Path
 
-from trainer.command_line.arguments import Parser, count
+from trainer.command_line.arguments import Parser, count, local
 from trainer.errors import ConfigError
+from trainer.object_storage.copies import open_place
 
 
 def run(arguments: list[str], heading: str = "") -> None:
     """Show which rank would hold what, whether it fits, and what would be better."""
-    folder = Path(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
+    folder = open_place(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
     parser = Parser(
         prog="python -m trainer plan",
         usage="%(prog)s [RUN] [options] [--config F] [--section.key V ...]",
@@ -26,9 +26,9 @@ def run(arguments: list[str], heading: str = "") -> None:
     )
     parser.add_argument("--dim", help="the same as --model.dim")  # taken below; here for the help alone
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="write JSON for --sharding.plan")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="write an SVG picture")
-    parser.add_argument("--compare", type=Path, metavar="FILE", help="compare this plan with a saved one")
+    parser.add_argument("--save", type=local, metavar="FILE", help="write JSON for --sharding.plan")
+    parser.add_argument("--picture", type=local, metavar="FILE", help="write an SVG picture")
+    parser.add_argument("--compare", type=local, metavar="FILE", help="compare this plan with a saved one")
     # As one option, of which the last one given holds.
     arguments = [re.sub(r"^--dim(?=$|=)", "--model.dim", argument) for argument in arguments]
     options, rest = parser.parse_known_args(arguments)

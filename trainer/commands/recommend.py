@@ -5,10 +5,11 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from trainer.command_line.arguments import Parser, count, ids
+from trainer.command_line.arguments import Parser, count, ids, local
+from trainer.formatting import with_names
+from trainer.object_storage.copies import open_place
 
 Answer: TypeAlias = tuple[Any, Any]
 """Whom or what a list was made for, as JSON names it, and the list, a data frame."""
@@ -63,14 +64,14 @@ def run(arguments: list[str], heading: str = "") -> None:
 
     person, items = ANSWERS[way](options)
     for note in items.attrs["notes"]:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {with_names(note)}", file=sys.stderr)
     print(json.dumps(as_json(person, items)) if options.json else as_text(items, terminal_width()))
 
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m trainer recommend", description=run.__doc__)
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="run folder")
+    add("run", type=open_place, metavar="RUN", help="run folder")
     people = parser.add_argument_group("for whom")
     whom = people.add_mutually_exclusive_group()
     whom.add_argument("--user", metavar="ID", help="raw user id, as in the data")
@@ -86,7 +87,7 @@ def _parser() -> Parser:
     whom.add_argument("--popular", action="store_true", help="list the items that most users have")
     whom.add_argument("--all", action="store_true", help="write the lists of all users into --out DIR")
     people.add_argument(
-        "--users", type=Path, metavar="FILE", help="write the lists of the users in a file of raw ids alone"
+        "--users", type=local, metavar="FILE", help="write the lists of the users in a file of raw ids alone"
     )
     people.add_argument(
         "--attributes",
@@ -98,7 +99,7 @@ def _parser() -> Parser:
     add("--keep-seen", action="store_true", help="rank items that the user already has too")
     add(
         "--interactions",
-        type=Path,
+        type=local,
         metavar="FILE",
         help="newer interactions, with the run's columns: leave the user's items in them out too",
     )
@@ -126,9 +127,9 @@ def _parser() -> Parser:
         "repeated, and all must be met",
     )
     which.add_argument(
-        "--allow", type=Path, metavar="FILE", help="only items of a file of raw ids, one a line or a column"
+        "--allow", type=local, metavar="FILE", help="only items of a file of raw ids, one a line or a column"
     )
-    which.add_argument("--deny", type=Path, metavar="FILE", help="no items of such a file")
+    which.add_argument("--deny", type=local, metavar="FILE", help="no items of such a file")
     which.add_argument(
         "--at-most",
         action="append",
@@ -137,7 +138,7 @@ def _parser() -> Parser:
         help="at most so many items of one value in a list, as genres=2; can be repeated",
     )
     lists = parser.add_argument_group("lists of all or of many users")
-    lists.add_argument("--out", type=Path, metavar="DIR", help="folder that the lists are written into")
+    lists.add_argument("--out", type=local, metavar="DIR", help="folder that the lists are written into")
     lists.add_argument("--cap", type=count, metavar="N", help="no item in more than N lists")
     lists.add_argument(
         "--users-per-part", type=count, metavar="N", help="users in one file of lists (default: 4096)"

@@ -1,9 +1,8 @@
 """`report`: write one HTML page on a run, or one that compares several."""
 
-from pathlib import Path
-
-from trainer.command_line.arguments import Parser
+from trainer.command_line.arguments import Parser, local
 from trainer.formatting import format_bytes
+from trainer.object_storage.copies import open_place
 
 
 def run(arguments: list[str], heading: str = "") -> None:
@@ -17,14 +16,14 @@ def run(arguments: list[str], heading: str = "") -> None:
     )
     parser.add_argument(
         "runs",
-        type=Path,
+        type=open_place,
         nargs="+",
         metavar="RUN",
         help="run folder; of several, others are compared with the first",
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=local,
         metavar="FILE.html",
         help="file to write (default: report.html in the run folder; of several runs, one in this folder)",
     )
@@ -34,7 +33,9 @@ def run(arguments: list[str], heading: str = "") -> None:
         help="item attribute that colours the map (default: the first with a few values)",
     )
     options, rest = parser.parse_known_args(arguments)
+    from trainer.object_storage.folder_upload import upload_beside
     from trainer.report.report import write_report
 
     target = write_report(options.runs, options.out, options.colour, rest)
-    print(f"Report: {target} ({format_bytes(target.stat().st_size)})")
+    place = upload_beside(target)
+    print(f"Report: {place} ({format_bytes(target.stat().st_size)})")

@@ -1,14 +1,16 @@
 """`runs`: list run folders with their data, model, figures and state."""
 
 import json
+import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from trainer.command_line.arguments import Parser
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, StorageError
+from trainer.object_storage.urls import is_url, local_path
 
 COLUMNS = ("run", "when", "data", "model", "figure", "state")
 
@@ -43,16 +45,19 @@ def run(arguments: list[str], heading: str = "") -> None:
     """List the run folders in a folder, the last one changed first."""
     parser = Parser(prog="python -m trainer runs", description=run.__doc__)
     parser.add_argument(
-        "folder", type=Path, nargs="?", metavar="FOLDER", help="folder of run folders (default: runs)"
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="folder of run folders, or an address as s3://bucket/runs (default: runs)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     options = parser.parse_args(arguments)
     from trainer.config.resume import RUNS
 
-    folder = options.folder or RUNS
-    if not folder.is_dir():
+    folder = options.folder or str(RUNS)
+    if not is_url(folder) and not local_path(folder).is_dir():
         raise ConfigError(f"{folder}: no such folder. Name one that holds run folders, or train first")
-    found = list_runs(folder)
+    found = list_stored_runs(folder) if is_url(folder) else list_runs(local_path(folder))
     if options.json:
         print(json.dumps([asdict(summary) for summary in found], indent=2))
     else:
@@ -72,8 +77,34 @@ def list_runs(folder: Path) -> list[RunSummary]:
     return sorted(found, key=lambda summary: summary.when, reverse=True)
 
 
-def summarise(run: Path) -> RunSummary:
-    """Return what the files of a run folder say; what cannot be read is left open."""
+def list_stored_runs(url: str) -> list[RunSummary]:
+    """Return the runs that were published at an address or directly below it, from their small files."""
+    from trainer.object_storage.copies import published_below, published_copy, published_time
+    from trainer.object_storage.lease import is_held
+    from trainer.runs.checkpoint_store import CONFIG, METRICS, STATE
+
+    small = (CONFIG, METRICS, RECORDS, TRIALS, PLAN)
+    found = []
+    for each in published_below(url):
+        try:
+            copy = published_copy(each, lambda name: name in small or name.endswith(f"/{STATE}"))
+        except StorageError as error:  # one damaged run should not hide the others
+            print(error, file=sys.stderr)
+            continue
+        if (copy / CONFIG).is_file():
+            summary = summarise(copy, each, is_held(each))
+            found.append(replace(summary, when=_shown_time(published_time(each))))
+    return sorted(found, key=lambda summary: summary.when, reverse=True)
+
+
+def summarise(run: Path, name: str | None = None, at_work: bool | None = None) -> RunSummary:
+    """Return what the files of a run folder say; what cannot be read is left open.
+
+    Args:
+        run: Run folder.
+        name: What it is called; by default its path.
+        at_work: Whether a training is at work in it; by default what its lock says.
+    """
     import yaml
 
     from trainer.runs.checkpoint_store import CONFIG, METRICS, last_saved_step
@@ -83,20 +114,22 @@ def summarise(run: Path) -> RunSummary:
         config = yaml.load((run / CONFIG).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     metrics, saved, recorded = _read(run / METRICS), last_saved_step(run), _last_record(run)
     return RunSummary(
-        run=str(run),
+        run=name or str(run),
         when=_changed(run, (CONFIG, METRICS, RECORDS, TRIALS)),
         data=_data(config.get("data", {})),
         model=_model(config),
         metrics=metrics.get("model", {}),
-        state=_state(run, bool(metrics), saved, recorded),
+        state=_state(run, bool(metrics), saved, recorded, at_work),
         step=metrics.get("step", recorded if saved is None else saved),
     )
 
 
-def _state(run: Path, finished: bool, saved: int | None, recorded: int | None) -> str:
+def _state(
+    run: Path, finished: bool, saved: int | None, recorded: int | None, at_work: bool | None = None
+) -> str:
     if finished:
         return "finished"
-    at_work = _is_locked(run)
+    at_work = _is_locked(run) if at_work is None else at_work
     if not (run / PLAN).is_file() or (run / TRIALS).is_file():  # when everything is chosen it is the reverse
         trials = len(_read(run / TRIALS).get("figures", {}))
         state = f"choosing, {trials} trial{'' if trials == 1 else 's'} finished"
@@ -153,7 +186,11 @@ def _last_record(run: Path) -> int | None:
 
 def _changed(run: Path, names: tuple[str, ...]) -> str:
     times = [(run / name).stat().st_mtime for name in names if (run / name).exists()]
-    return datetime.fromtimestamp(max(times)).isoformat(" ", "seconds")
+    return _shown_time(max(times))
+
+
+def _shown_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
 
 
 def as_text(found: list[RunSummary]) -> str:

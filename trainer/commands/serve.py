@@ -17,7 +17,9 @@ def run(arguments: list[str], heading: str = "") -> None:
         epilog="SIGTERM finishes the requests in flight and ends. SIGHUP, or another export in the folder, "
         "swaps that in without losing a request.",
     )
-    parser.add_argument("export", type=Path, metavar="DIR", help="export folder, or a link to one")
+    parser.add_argument(
+        "export", metavar="DIR", help="export folder, a link to one, or an address as s3://bucket/export"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, default=8000, help="port, 0 for a free one (default: 8000)")
     parser.add_argument(
@@ -60,6 +62,7 @@ def run(arguments: list[str], heading: str = "") -> None:
         help="seconds between two looks at the folder for another export, 0 for SIGHUP alone (1)",
     )
     options = parser.parse_args(arguments)
+    from trainer.object_storage.follow import followed
     from trainer.service.limits import Limits, processors
     from trainer.service.server import serve
 
@@ -71,7 +74,8 @@ def run(arguments: list[str], heading: str = "") -> None:
         options.timeout,
         options.threads or processors(),
     )
-    serve(options.export, options.host, options.port, limits, options.api_key_file, options.watch)
+    with followed(options.export, options.watch) as folder:
+        serve(folder, options.host, options.port, limits, options.api_key_file, options.watch)
 
 
 def _port(text: str) -> int:

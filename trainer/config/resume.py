@@ -1,7 +1,6 @@
 """Which run a training resumes or starts from, and under which configuration."""
 
 import os
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +12,10 @@ from trainer.config.resolved import is_open
 from trainer.config.schema import Config
 from trainer.errors import ConfigError
 from trainer.facts.histories import history_spec
+from trainer.formatting import format_command, with_names
+from trainer.object_storage.copies import open_place
+from trainer.object_storage.urls import absolute
+from trainer.object_storage.working_copy import working_path
 
 MAY_CHANGE = (
     "run.epochs",
@@ -83,7 +86,7 @@ def tell_launcher(run: Path) -> None:
     """Tell launch/ranks.py the run folder, so that it can say how to resume when a rank is killed."""
     if note := os.environ.get(RUN_NOTE):
         with suppress(OSError):
-            Path(note).write_text(str(run))
+            Path(note).write_text(with_names(str(run)))
 
 
 def asked_config(arguments: Sequence[str]) -> Config:
@@ -104,7 +107,7 @@ def asked_config(arguments: Sequence[str]) -> Config:
     if is_open(then):
         raise ConfigError(
             f"--from {origin}: its settings are not chosen yet, so that it has no weights. Finish it first: "
-            f"python -m trainer train --run.dir {shlex.quote(str(origin))}"
+            f"{format_command('train', '--run.dir', origin)}"
         )
     check_shape(origin, then, asked)
     if asked.run.dir != then.run.dir or any(each.startswith("--run.dir") for each in arguments):
@@ -143,8 +146,8 @@ def _with_origin(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
         value = value if equals else next(given, "")
         if not value or value.startswith("--"):
             raise ConfigError("--from: a run folder is needed. Name one that `train` wrote")
-        origin = Path(value)
-        found += ["--run.origin", str(origin.absolute())]
+        origin = open_place(value)
+        found += ["--run.origin", absolute(value)]
     return found, origin
 
 
@@ -184,13 +187,19 @@ def resumed_config(config: Config, arguments: Sequence[str]) -> Config:
     Raises:
         ConfigError: See `check_resumes` and `continued_config`.
     """
-    if config.run.dir is not None and not (Path(config.run.dir) / "config.yaml").is_file():
-        check_resumes(Path(config.run.dir), arguments)
     if config.run.dir is None and (run := restarted_run()):
         arguments = [*arguments, "--run.dir", str(run)]
         config = asked_config(arguments)
-    file = Path(config.run.dir or "") / "config.yaml"
-    return continued_config(file, arguments) if config.run.dir and file.is_file() else config
+    if config.run.dir is None:
+        return config
+    asked, folder = config.run.dir, working_path(config.run.dir)
+    if (folder / "config.yaml").is_file():
+        config = continued_config(folder / "config.yaml", arguments)
+    else:
+        check_resumes(folder, arguments)
+    if folder == Path(asked):
+        return config
+    return replace(config, run=replace(config.run, dir=str(folder)))
 
 
 def continued_config(file: Path, arguments: Sequence[str]) -> Config:

@@ -4,7 +4,7 @@ Readers are imported when something has to be read, so that a second start is qu
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +12,14 @@ from typing import Any, Literal
 from trainer.config.schema import DataConfig
 from trainer.dataset.build import prepare
 from trainer.errors import DataError
+from trainer.object_storage.copies import data_copy, holds_anything, object_facts
+from trainer.object_storage.urls import is_url, local_path, tidy
 from trainer.sources.schema import SourceTables
 from trainer.storage import arrays
 from trainer.tables.folders import visible_files
 
+TABLES = ("interactions", "held_out", "impressions", "users", "items")
+"""Options that name tables of the user's own."""
 ATTRIBUTE_RULES = 2
 """Version of how attributes are read, so that those which an earlier version read otherwise are read anew."""
 
@@ -30,6 +34,7 @@ def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
     Raises:
         DataError: Data are missing or cannot be read.
     """
+    data = fetched(data)
     make_source, key = _with_vectors(data, *_source(data))
     return prepare(
         make_source,
@@ -56,8 +61,38 @@ def read_source(data: DataConfig) -> SourceTables:
     Raises:
         DataError: Data are missing or cannot be read.
     """
-    make_source, _ = _source(data)
+    make_source, _ = _source(fetched(data))
     return make_source()
+
+
+def fetched(data: DataConfig) -> DataConfig:
+    """Return a data section in which addresses of object stores are replaced by paths of local copies.
+
+    Raises:
+        DataError: The cache is such an address; it is memory-mapped.
+        StorageError: Data are not there, or the store fails.
+    """
+    if data.cache is not None and is_url(data.cache):
+        raise DataError(
+            f"--data.cache {data.cache}: prepared data are memory-mapped. Name a folder on a disk"
+        )
+    if data.name != "files":
+        if data.name == "synthetic" or not is_url(data.root):
+            return replace(data, root=str(local_path(data.root)))
+        return replace(data, root=str(data_copy("--data.root", f"{tidy(data.root)}/{data.name}").parent))
+    given = {option: getattr(data, option) for option in TABLES}
+    paths: dict[str, Any] = {
+        option: _fetched(f"--data.{option}", path) for option, path in given.items() if path is not None
+    }
+    for option in ("user_vectors", "item_vectors"):
+        paths[option] = {
+            name: _fetched(f"--data.{option}.{name}", path) for name, path in getattr(data, option).items()
+        }
+    return replace(data, **paths)
+
+
+def _fetched(option: str, place: str) -> str:
+    return str(data_copy(option, place) if is_url(place) else local_path(place))
 
 
 def cache_folder(cache: str | None) -> Path:
@@ -123,11 +158,7 @@ def _movielens(name: str, folder: Path, bad_rows: Literal["error", "skip"]) -> S
 
 def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
     """Return the same for tables of the user's own."""
-    paths = {
-        option: Path(path)
-        for option in ("interactions", "held_out", "impressions", "users", "items")
-        if (path := getattr(data, option)) is not None
-    }
+    paths = {option: Path(path) for option in TABLES if (path := getattr(data, option)) is not None}
     columns: dict[str, Any] = {
         "user_column": data.user_column,
         "item_column": data.item_column,
@@ -164,8 +195,13 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
     return read, key
 
 
-def _fingerprint(option: str, path: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and modification time of a file, or of every file in a folder that holds rows."""
+def _fingerprint(option: str, path: Path) -> Sequence[tuple[str, int, int | str]]:
+    """Return name, size and modification time of a file, or of every file in a folder that holds rows.
+
+    Of a local copy, those of its objects, so that hosts with other caches find the same.
+    """
+    if facts := object_facts(path):
+        return facts
     if not path.exists():
         raise DataError(f"{option} {path}: no such file. Name an existing one")
     files = sorted(visible_files(path)) if path.is_dir() else [path]
@@ -184,6 +220,11 @@ def raw_data_are_there(data: DataConfig) -> bool:
     """Return whether all files that a preparation would read are where the configuration says."""
     if data.name == "synthetic":
         return True
-    paths = (data.interactions, data.held_out, data.impressions, data.users, data.items)
-    files = paths if data.name == "files" else (Path(data.root) / data.name,)
-    return all(Path(path).exists() for path in files if path is not None)
+    files = [getattr(data, option) for option in TABLES]
+    if data.name != "files":
+        files = [f"{tidy(data.root)}/{data.name}"]
+    return all(_is_there(path) for path in files if path is not None)
+
+
+def _is_there(place: str) -> bool:
+    return holds_anything(place) if is_url(place) else local_path(place).exists()

@@ -30,12 +30,15 @@ from trainer.exporting.vectors import (
 )
 from trainer.exporting.weights import map_weights
 from trainer.facts.histories import history_spec
+from trainer.object_storage.folder_upload import folder_to_publish
+from trainer.object_storage.urls import is_url, local_path
 from trainer.recommender.manifest import (
     CARD,
     FORMAT,
     INDEX,
     ITEM_SCALE,
     ITEM_VECTORS,
+    MANIFEST,
     USER_SCALE,
     USER_VECTORS,
     VERSION,
@@ -69,15 +72,15 @@ class Wishes:
     replace: bool = False
 
 
-def export(run: Path, folder: Path, wishes: Wishes = Wishes()) -> dict[str, Any] | None:
-    """Write an export of a run's newest checkpoint.
+def export(run: Path, place: str | Path, wishes: Wishes = Wishes()) -> dict[str, Any] | None:
+    """Write an export of a run's newest checkpoint, into a folder or to an address of an object store.
 
     Under torchrun the first rank writes, and the others have nothing to do: towers open whole in one process,
     from a file that is memory-mapped, so that tables need not fit into memory.
 
     Args:
         run: Run folder.
-        folder: Place of the export.
+        place: Of the export.
         wishes: What it shall be.
 
     Returns:
@@ -91,6 +94,13 @@ def export(run: Path, folder: Path, wishes: Wishes = Wishes()) -> dict[str, Any]
         return None
     _check_wishes(wishes)
     check_is_run(run)
+    if not is_url(place):
+        return _export(run, local_path(place), wishes)
+    with folder_to_publish(str(place), MANIFEST, wishes.replace) as folder:
+        return _export(run, folder, wishes)
+
+
+def _export(run: Path, folder: Path, wishes: Wishes) -> dict[str, Any]:
     check_place(folder, wishes.replace)
     config, saved = run_config(run), newest(run, finished_step(run))
     with published(folder, wishes.replace) as beside:

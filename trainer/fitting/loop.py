@@ -22,6 +22,7 @@ from trainer.fitting.step import make_loss, rate_factor, table_rate, train_step
 from trainer.reporting.progress import Progress
 from trainer.runs.checkpoint_policy import CheckpointPolicy
 from trainer.runs.checkpoint_store import SavedCheckpoint
+from trainer.runs.uploads import RunUploads
 from trainer.runs.validation_history import SavedProgress, Stopwatch, ValidationHistory
 from trainer.sharding.input_dist import exchanged_ahead
 from trainer.sharding.optimizers import set_fused_step, set_learning_rates
@@ -38,6 +39,7 @@ def fit(
     saved: SavedCheckpoint | None = None,
     origin_steps: int = 0,
     stoppable: bool = False,
+    uploads: RunUploads | None = None,
 ) -> tuple[ValidationHistory, Stopwatch]:
     """Train to the last step, or until patience is over or a signal ends the training.
 
@@ -52,6 +54,7 @@ def fit(
         saved: Checkpoint that model and optimizers were restored from, if the training is resumed.
         origin_steps: Optimizer steps that a new training took over from an earlier run.
         stoppable: Whether a signal ends the training, on all ranks after the same step, without a folder too.
+        uploads: Those of a run in an object store.
 
     Returns:
         The validation figures, and the time.
@@ -78,6 +81,7 @@ def fit(
             optimizer=components.optimizer,
             optimizer_name=config.optimizer.name,
             world=world,
+            uploads=uploads,
         ) as checkpoints,
         closing(in_advance(generated, config.batches.ahead, world.device)) as step_batches,
     ):

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from trainer.errors import UserError
+from trainer.object_storage.copies import open_place
 from trainer.ranking.selection import Selection, make_selection, select
 from trainer.ranking.titles import find_titles
 from trainer.recommender.export_folder import ExportFolder, open_export
@@ -40,7 +41,7 @@ class Recommender:
         Raises:
             UserError: The folder is no export of this version, or a file of it is missing or damaged.
         """
-        return cls(open_export(Path(folder)))
+        return cls(open_export(open_place(folder)))
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from trainer.atomic_write import replaced, write_text
 from trainer.config.schema import Config
+from trainer.formatting import with_names
 from trainer.reporting.trackers import Trackers
 
 MOST_PROJECTED = 10_000
@@ -162,7 +163,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Show a line above the bar."""
         if self.active:
-            tqdm.write(text, file=sys.stdout)
+            tqdm.write(with_names(text), file=sys.stdout)
             sys.stdout.flush()
 
 

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +38,7 @@ def save(
     world: World,
     states: dict[str, Any] | None = None,
     progress: SavedProgress | None = None,
+    publish_checkpoint: Callable[[Path, dict[str, Any]], None] | None = None,
 ) -> Path:
     """Write a checkpoint and publish it by a rename when every rank has written.
 
@@ -48,6 +49,7 @@ def save(
         world: All ranks.
         states: Optimizer states, see `trainer.sharding.optimizer_state`; None: weights alone.
         progress: How far the training has come.
+        publish_checkpoint: Publishes it where hosts share no folder; on every rank.
 
     Returns:
         The checkpoint's folder.
@@ -56,12 +58,15 @@ def save(
         SaveError: It cannot be written, in which case nothing is left of it; raised on every rank.
     """
     final, description = folder_of(run, step), describe(step, states, progress)
-    world.on_first(lambda: remove_partial(final))
+    world.on_each_host(lambda: remove_partial(final))
     try:
         write(final, whole_state(model) | (states or {}))
-        world.on_first(lambda: publish(final, description))
+        if publish_checkpoint is None:
+            world.on_first(lambda: publish(final, description))
+        else:
+            publish_checkpoint(final, description)
     except SaveError as error:
-        world.on_first(lambda: remove_partial(final))
+        world.on_each_host(lambda: remove_partial(final))
         raise save_error(final, error) from error
     return final
 
@@ -101,8 +106,18 @@ def write(final: Path, state: dict[str, Any], group: ProcessGroup | None = None)
         raise SaveError(_reason(error)) from error
 
 
-def publish(final: Path, description: dict[str, Any]) -> None:
+def publish(
+    final: Path, description: dict[str, Any], elsewhere: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Move a checkpoint that all ranks have written to its place, with the digests of its files.
+
+    Args:
+        final: Its folder.
+        description: Saved with its tensors.
+        elsewhere: Digests of files that other hosts have written, on disks of their own.
+
+    Returns:
+        The description with these digests, see `follow`.
 
     Raises:
         SaveError: It cannot be moved.
@@ -112,8 +127,29 @@ def publish(final: Path, description: dict[str, Any]) -> None:
         for name in COPIED:
             if (run / name).exists():
                 shutil.copyfile(run / name, partial / name)
-        files = {path.name: file_digest(path) for path in sorted(partial.iterdir())}
+        files = {**(elsewhere or {}), **own_digests(final)}
         description = description | {"vocabulary": vocabulary_digest(run), "files": files}
+    except OSError as error:
+        raise SaveError(error.strerror or str(error)) from error
+    follow(final, description)
+    return description
+
+
+def own_digests(final: Path) -> dict[str, str]:
+    """Return the digests of the files of an unpublished checkpoint that this host has written."""
+    partial = _partial(final)
+    return {path.name: file_digest(path) for path in sorted(partial.iterdir())} if partial.is_dir() else {}
+
+
+def follow(final: Path, description: dict[str, Any]) -> None:
+    """Move this host's files of a checkpoint to their place, with the description that `publish` returned.
+
+    Raises:
+        SaveError: They cannot be moved.
+    """
+    partial = _partial(final)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
         with (partial / STATE).open("w") as file:
             file.write(json.dumps(description | {"own_sha256": digest_of(description)}))
             file.flush()

@@ -12,6 +12,7 @@ from trainer.errors import SaveError
 from trainer.runs.async_save import AsyncSaver
 from trainer.runs.checkpoint import load, save
 from trainer.runs.checkpoint_store import folder_of, is_published, prune
+from trainer.runs.uploads import RunUploads
 from trainer.runs.validation_history import ValidationHistory
 from trainer.sharding.optimizer_state import optimizer_state
 
@@ -28,6 +29,7 @@ class CheckpointPolicy:
         optimizer: CombinedOptimizer,
         optimizer_name: str,
         world: World,
+        uploads: RunUploads | None = None,
     ) -> None:
         """Prepare to save a training's checkpoints.
 
@@ -38,10 +40,11 @@ class CheckpointPolicy:
             optimizer: Of the model.
             optimizer_name: Name of the tables' optimizer.
             world: All ranks.
+            uploads: Those of a run in an object store.
         """
-        self._run, self._config, self._world = run, config, world
+        self._run, self._config, self._world, self._uploads = run, config, world, uploads
         self._model, self._optimizer, self._optimizer_name = model, optimizer, optimizer_name
-        self._async = AsyncSaver(world) if run and config.save_async else None
+        self._async = AsyncSaver(world, uploads) if run and config.save_async else None
 
     def __enter__(self) -> "CheckpointPolicy":
         return self
@@ -82,8 +85,14 @@ class CheckpointPolicy:
             self._async.save(self._run, step, self._model, states, progress, on_published=self._prune)
             return failure
         try:
-            save(self._run, step, self._model, self._world, states, progress)
-            self._world.on_first(self._prune)
+            if self._uploads is None:
+                save(self._run, step, self._model, self._world, states, progress)
+                self._world.on_first(self._prune)
+            else:
+                publish = self._uploads.publish_checkpoint
+                save(self._run, step, self._model, self._world, states, progress, publish)
+                self._world.on_each_host(self._prune)
+                self._uploads.publish()
         except SaveError as error:
             return self._tolerate(error, paused)
         return failure
@@ -117,6 +126,7 @@ def save_outcome(
     world: World,
     history: ValidationHistory,
     seconds: float,
+    uploads: RunUploads | None = None,
 ) -> int:
     """Leave the best weights, or without patience the last ones, in the run folder and in the model.
 
@@ -131,6 +141,7 @@ def save_outcome(
         world: All ranks.
         history: Validation figures of the whole training; records which weights are kept.
         seconds: Seconds of training.
+        uploads: Those of a run in an object store, where the outcome is not uploaded yet.
 
     Returns:
         The step of these weights.
@@ -141,8 +152,11 @@ def save_outcome(
     step = history.kept = world.on_first(lambda: _step_to_keep(run, history))
     if not (history.patience and world.on_first(lambda: is_published(run, step))):
         states = optimizer_state(model, optimizer, optimizer_name) if config.save_every else None
-        save(run, step, model, world, states, history.progress(seconds))
+        publish = uploads.publish_checkpoint if uploads else None
+        save(run, step, model, world, states, history.progress(seconds), publish)
     elif step != history.validations[-1].step:
+        if uploads:
+            uploads.complete()
         load(folder_of(run, step), model)
     return step
 

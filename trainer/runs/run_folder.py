@@ -31,8 +31,10 @@ from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation.evaluator import Evaluation
 from trainer.facts.histories import history_spec
+from trainer.formatting import with_names
 from trainer.model.builder import HISTORY, make_closed_towers, make_towers
 from trainer.model.retriever import CombinedTowers, TowerPair
+from trainer.object_storage.urls import absolute
 from trainer.planning.plan import Plan, save_plan
 from trainer.runs.checkpoint import load
 from trainer.runs.checkpoint_store import (
@@ -124,14 +126,14 @@ def write_config(run: Path, config: Config) -> None:
     """Write the configuration of a run, with paths in full, so that it can be read from any folder."""
     data = config.data
     paths = {name: getattr(data, name) for name in PATHS}
-    full: dict[str, Any] = {
-        name: str(Path(path).absolute()) for name, path in paths.items() if path is not None
-    }
+    full: dict[str, Any] = {name: absolute(path) for name, path in paths.items() if path is not None}
     for name in ("user_vectors", "item_vectors"):
-        full[name] = {vector: str(Path(path).absolute()) for vector, path in getattr(data, name).items()}
+        full[name] = {vector: absolute(path) for vector, path in getattr(data, name).items()}
     plan = str(Path(config.sharding.plan).absolute()) if config.sharding.plan else None
     sharding = replace(config.sharding, plan=plan)
-    write_text(run / CONFIG, config_text(replace(config, data=replace(data, **full), sharding=sharding)))
+    folder = replace(config.run, dir=config.run.dir and with_names(config.run.dir))
+    full_config = replace(config, data=replace(data, **full), sharding=sharding, run=folder)
+    write_text(run / CONFIG, config_text(full_config))
 
 
 def describe_run(
@@ -325,7 +327,7 @@ def evaluation_report(run: Path, step: int, evaluation: Evaluation) -> dict[str,
     tied = {"tied": evaluation.tied} if evaluation.mostly_tied else {}
     ratings = {"ratings": asdict(evaluation.ratings)} if evaluation.ratings else {}
     return {
-        "run": str(run),
+        "run": with_names(str(run)),
         "step": step,
         **protocol,
         **left_out,

@@ -16,6 +16,8 @@ from trainer.config.schema import Config
 from trainer.dataset.dataset import Dataset
 from trainer.distributed.agreement import agree
 from trainer.distributed.world import World
+from trainer.formatting import with_names
+from trainer.object_storage.working_copy import working_copy_of
 from trainer.runs.data_digest import data_digests
 from trainer.runs.run_folder import CONFIG, DIGESTED
 
@@ -38,7 +40,7 @@ def agree_on_start(config: Config, world: World) -> None:
         ConfigError: They differ.
     """
     if config.run.dir is not None:
-        has_run = {f"--run.dir {config.run.dir}": _run_there(Path(config.run.dir))}
+        has_run = {f"--run.dir {with_names(config.run.dir)}": _run_there(Path(config.run.dir))}
         agree(world, lambda: has_run, "Name a folder that all hosts share, by its full path")
     agree(world, software, "Install the same on all hosts: the same checkout, and bash launch/setup.sh")
     agree(world, lambda: options(config), "Start the training with the same options on all hosts")
@@ -110,4 +112,6 @@ def _id_digest(ids: pa.Array) -> str:
 
 
 def _run_there(run: Path) -> str:
+    if copy := working_copy_of(run):
+        return f"version {copy.marker.digest[:SHOWN_DIGITS]}" if copy.marker.digest else "holds no run"
     return "holds a run" if (run / CONFIG).is_file() else "holds no run"

@@ -18,6 +18,7 @@ from trainer.evaluation.bootstrap import paired_bootstrap
 from trainer.evaluation.evaluator import Evaluation, Protocol
 from trainer.fitting.components import assemble
 from trainer.fitting.loop import evaluate_model, protocol
+from trainer.formatting import with_names
 from trainer.reporting.evaluation_text import comparison_text, evaluation_text
 from trainer.runs.checkpoint import load
 from trainer.runs.checkpoint_store import finished_step, newest
@@ -91,7 +92,7 @@ def evaluate(
     if against and second:
         differences = paired_bootstrap(evaluation.per_user, second.per_user, seed=config.run.seed)
         metrics = {name: asdict(each) for name, each in differences.items()}
-        report["compare"] = {"run": str(against.run), "step": against.step, **metrics}
+        report["compare"] = {"run": with_names(str(against.run)), "step": against.step, **metrics}
         text += "\n" + comparison_text(evaluation, differences, against.run)
     return json.dumps(report) if as_json else text
 

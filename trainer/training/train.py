@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,15 @@ from trainer.evaluation.evaluator import gathered_vectors
 from trainer.fitting.components import TrainingComponents, assemble, check_followed_plan, make_batches
 from trainer.fitting.loop import evaluate_model, fit, protocol
 from trainer.fitting.score_memory import check_scores_fit
+from trainer.formatting import with_names
+from trainer.object_storage.copies import open_place
+from trainer.object_storage.working_copy import working_copy_of
 from trainer.planning.constraints import check_sharding
 from trainer.planning.layout import follow_plan
 from trainer.reporting.progress import MOST_PROJECTED, Progress
 from trainer.reporting.trackers import check_trackers
 from trainer.runs.checkpoint_policy import save_outcome
-from trainer.runs.checkpoint_store import METRICS, newest_resumable
+from trainer.runs.checkpoint_store import METRICS, folder_of, newest_resumable
 from trainer.runs.resume import check_resumable, resumable, resume, withdrawn_if_refused
 from trainer.runs.run_folder import (
     WARM_START,
@@ -44,6 +48,7 @@ from trainer.runs.run_folder import (
     write_config,
 )
 from trainer.runs.training_facts import Settings, measure_ranks, trials_report, write_ranks, write_settings
+from trainer.runs.uploads import RunUploads, run_exists, uploaded
 from trainer.storage.id_hashes import collisions_report
 from trainer.training.hosts import agree_on_data, agree_on_start
 from trainer.training.messages import (
@@ -75,12 +80,18 @@ def train(config: Config) -> Path | None:
         agree_on_start(config, world)
         asked, config = config, follow_plan(config, world.size)
         dataset = _prepare(config, world)
-        existed = config.run.dir is not None and Path(config.run.dir).exists()
-        run = world.on_first(lambda: run_folder(config))
+        existed = config.run.dir is not None and run_exists(config.run.dir)
+        run = _run_folder(config, world)
         if world.local_rank == 0:
             tell_launcher(run)
-        with locked(run, world), resumable(run):
-            return _train_in(run, asked, config, dataset, world, started, existed)
+        with uploaded(run, world) as uploads, locked(run, world), resumable(run):
+            return _train_in(run, asked, config, dataset, world, started, existed, uploads)
+
+
+def _run_folder(config: Config, world: World) -> Path:
+    """Return the run folder: the one that all hosts share, or this host's copy of one in an object store."""
+    run = world.on_first(lambda: run_folder(config))
+    return run if working_copy_of(config.run.dir) is None else Path(config.run.dir or "")
 
 
 def _train_in(
@@ -91,11 +102,15 @@ def _train_in(
     world: World,
     started: float,
     existed: bool,
+    uploads: RunUploads | None,
 ) -> Path | None:
     """Train in a locked run folder, from its last checkpoint if it holds one."""
     with withdrawn_if_refused(run, active=world.is_first, existed=existed):
-        check_is_shared(world, run)
+        if uploads is None:
+            check_is_shared(world, run)
         saved = world.on_first(lambda: newest_resumable(run))
+        if saved is not None:
+            saved = replace(saved, folder=folder_of(run, saved.step))  # as this host names it
         if saved is not None:
             world.on_first(lambda: check_same_data(run, dataset), long=True)
         else:  # before anything is chosen, which may take long and be interrupted
@@ -112,7 +127,7 @@ def _train_in(
             world.on_first(lambda: check_resumable(run, saved, config, batches.steps_per_epoch))
             resume(saved, config.optimizer.name, components.model, components.optimizer)
         elif config.run.origin is not None:
-            warm_start = _start_warm(run, Path(config.run.origin), config, dataset, components, world)
+            warm_start = _start_warm(run, open_place(config.run.origin), config, dataset, components, world)
         world.on_first(
             lambda: describe_run(run, config, dataset, components.plan, components.tower_pairs), long=True
         )
@@ -120,6 +135,8 @@ def _train_in(
             if saved is None:  # a training that is resumed was given what an earlier process decided
                 write_settings(run, settings)
             forget_trials(run)
+    if uploads:
+        uploads.publish()
 
     steps, start = config.run.epochs * batches.steps_per_epoch, saved.step if saved else 0
     world.on_first(lambda: drop_later_records(run, start))
@@ -133,7 +150,9 @@ def _train_in(
         if start:
             progress.say(f"Going on after step {start:,} of {steps:,}.")
         origin_steps = warm_start.steps if warm_start else 0
-        history, watch = fit(config, dataset, components, batches, world, progress, run, saved, origin_steps)
+        history, watch = fit(
+            config, dataset, components, batches, world, progress, run, saved, origin_steps, uploads=uploads
+        )
         if history.paused_at is not None:
             progress.say(paused_text(run, history))
             return None
@@ -149,15 +168,18 @@ def _train_in(
             world=world,
             history=history,
             seconds=watch.seconds,
+            uploads=uploads,
         )
         trained = time.perf_counter()
         evaluation, ranks = None, measure_ranks(world)
         if measured := dataset.report["split"] != "none":
             evaluation = evaluate_model(components, dataset, world, protocol(config))
         seconds["evaluate"] = time.perf_counter() - trained
+        if uploads:
+            seconds["upload"] = sum(uploads.seconds)
         if world.is_first:
             assert evaluation or not measured
-            unmeasured = {"run": str(run), "step": step, "split": "none"}
+            unmeasured = {"run": with_names(str(run)), "step": step, "split": "none"}
             report = evaluation_report(run, step, evaluation) if evaluation else unmeasured
             report |= history.report()
             inputs = components.user_inputs, components.item_inputs
@@ -172,6 +194,9 @@ def _train_in(
             progress.finish()
         if config.run.tensorboard:
             _project_items(progress, components, dataset, config, world)
+    if uploads:
+        uploads.publish()
+        uploads.complete(on_all_hosts=False)
     return run if world.is_first else None
 
 

@@ -12,6 +12,7 @@ from trainer.config.schema import Config
 from trainer.dataset.prepare import prepare_data
 from trainer.dataset.vocabulary import Vocabulary, open_vocabulary
 from trainer.distributed.world import World
+from trainer.object_storage.copies import open_place
 from trainer.runs.checkpoint_store import SavedCheckpoint, finished_step, has_checkpoint, newest
 from trainer.runs.data_digest import standing_form
 from trainer.runs.run_folder import LEARNED, run_config, run_inputs
@@ -71,11 +72,11 @@ def prepare_with_retained(config: Config, run: Path | None) -> Path:
     """
     if run and (form := standing_form(run, config.data)):
         return form
-    origin = Path(config.run.origin) if config.run.origin else None
+    origin = open_place(config.run.origin) if config.run.origin else None
     folder = standing_form(origin, config.data, retained=False) if origin else None
     folder = folder or prepare_data(config.data)
-    if config.run.removed == "drop" or config.run.origin is None:
+    if config.run.removed == "drop" or origin is None:
         return folder
-    source = run if run and has_checkpoint(run) else Path(config.run.origin)
+    source = run if run and has_checkpoint(run) else origin
     newest(source)  # refuses a damaged run
     return extend(folder, open_vocabulary(source), *run_inputs(source, LEARNED))

@@ -1,0 +1,126 @@
+"""The copy that a training writes to."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trainer.errors import ConfigError, StorageError
+from trainer.object_storage.copies import open_place
+from trainer.object_storage.marker import write_marker
+from trainer.object_storage.store import ObjectStore
+from trainer.object_storage.working_copy import WorkingCopy, working_copy_of, working_path
+
+OLD = {
+    "config.yaml": "one",
+    "metrics.jsonl": "1\n",
+    "checkpoints/step-1/.metadata": "m",
+    "vocabulary/ids": "7",
+}
+NEW = {
+    "config.yaml": "one",
+    "metrics.jsonl": "1\n2\n",
+    "checkpoints/step-2/.metadata": "n",
+    "vocabulary/ids": "7",
+}
+
+
+def opened(url: str) -> WorkingCopy:
+    copy = working_copy_of(working_path(url))
+    assert copy is not None
+    return copy
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def content(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+def publish(copy: WorkingCopy) -> None:
+    before = copy.marker
+    copy.marker = write_marker(copy.store, copy.upload(copy.names()))
+    copy.remove_unnamed(before)
+
+
+def test_a_copy_becomes_equal_to_what_is_in_force(url: str) -> None:
+    copy = opened(url)
+    write(copy.folder, OLD)
+    publish(copy)
+    write(copy.folder, {**NEW, "metrics.json": "{}"})  # written and never published
+    assert content(opened(url).folder) == OLD
+
+
+def test_locks_and_what_is_half_written_are_not_published(url: str) -> None:
+    copy = opened(url)
+    write(
+        copy.folder, {**OLD, ".lock": "", "checkpoints/step-2.partial/a": "", "vocabulary/.x.7.partial": ""}
+    )
+    assert copy.names() == sorted(OLD)
+
+
+def test_only_what_has_changed_is_uploaded_and_what_no_marker_names_is_removed(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = opened(url)
+    write(copy.folder, OLD)
+    publish(copy)
+    uploaded, upload = [], ObjectStore.upload
+
+    def watched(store: ObjectStore, path: Path, key: str) -> None:
+        uploaded.append(key.rpartition(".")[0])
+        upload(store, path, key)
+
+    monkeypatch.setattr(ObjectStore, "upload", watched)
+    write(copy.folder, NEW)
+    publish(copy)
+    assert sorted(uploaded) == ["checkpoints/step-2/.metadata", "metrics.jsonl"]
+    kept = {each.name.rpartition(".")[0] for each in copy.store.list()} - {"published"}
+    assert kept == {*NEW}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_upload_that_dies_at_a_random_object_leaves_the_older_version_whole(
+    url: str, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    copy = opened(url)
+    write(copy.folder, OLD)
+    publish(copy)
+    everything_new = {name: f"{text} anew" for name, text in NEW.items()}
+    write(copy.folder, everything_new)
+    left, upload = random.Random(seed).randrange(len(NEW)), ObjectStore.upload
+
+    def dying(store: ObjectStore, path: Path, key: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise StorageError("died")
+        upload(store, path, key)
+
+    monkeypatch.setattr(ObjectStore, "upload", dying)
+    with pytest.raises(StorageError, match="died"):
+        publish(copy)
+    monkeypatch.setattr(ObjectStore, "upload", upload)
+    assert content(open_place(url)) == OLD
+    again = opened(url)
+    assert content(again.folder) == OLD
+    again.remove_unnamed(None)
+    assert len(again.store.list()) == len(OLD) + 1, "what the dead upload has left is removed"
+    write(again.folder, everything_new)
+    publish(again)
+    assert content(open_place(url)) == everything_new
+
+
+def test_a_copy_in_which_a_training_is_at_work_is_left_alone(url: str) -> None:
+    copy = opened(url)
+    write(copy.folder, OLD)
+    with copy.locked(), pytest.raises(ConfigError, match=f"--run.dir {url}: another training is at work"):
+        opened(url)
+    assert content(copy.folder) == OLD
