@@ -16,7 +16,7 @@ ROOMS = (
     *("errors", "formatting", "atomic_write", "installation"),
     *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
     *("batching", "closed_form", "model"),
-    *("planning", "sharding", "evaluation", "ranking", "reporting", "inspection", "runs", "warm_start"),
+    *("planning", "sharding", "evaluation", "shares", "ranking", "reporting", "inspection", "runs", "warm_start"),
     *("fitting", "tuning", "training", "serving", "batch_lists"),
     *("recommender", "exporting", "service", "page", "report", "doctor", "api"),
     *("command_line", "commands", "cli", "__main__"),
