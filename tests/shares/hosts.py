@@ -23,7 +23,7 @@ SHARED = ("--data.share", "users", "--run.choose", "false", "--device", "cpu")
 
 
 def interactions(seed: int = 0) -> pa.Table:
-    """Made-up interactions with repeats and ties in time, of users whose ids are texts and items of numbers."""
+    """Made-up interactions with repeats and ties in time; ids of users are texts, those of items numbers."""
     rng = np.random.default_rng(seed)
     users = rng.integers(USERS, size=ROWS)
     items = np.minimum(rng.geometric(0.12, ROWS), ITEMS) + users % 3
@@ -55,19 +55,23 @@ def as_hosts(world: World, ranks_per_host: int) -> World:
     return replace(world, local_rank=local, local_size=ranks_per_host)
 
 
-def configured(world: World, cache: Path, options: Sequence[str]) -> Config:
-    """A configuration of one host; `{host}` in options stands for its first rank."""
+def configured(*options: str) -> Config:
+    """A configuration for all hosts, read once: that takes longer than preparing what is so small."""
+    return parse_config([*SHARED, "--data.name", "files", *options])
+
+
+def on_host(world: World, config: Config, cache: Path) -> Config:
+    """The same on one host, with a cache of its own; `{host}` in a path stands for its first rank."""
     host = world.rank - world.local_rank
-    named = [option.replace("{host}", str(host)) for option in options]
-    own = cache / f"{world.local_size}-{host}"
-    return parse_config([*SHARED, "--data.name", "files", "--data.cache", str(own), *named])
+    own = str(cache / f"{world.local_size}-{host}")
+    interactions = str(config.data.interactions).replace("{host}", str(host))
+    return replace(config, data=replace(config.data, cache=own, interactions=interactions))
 
 
-def prepared(world: World, cache: Path, ranks_per_host: int, options: Sequence[str]) -> dict[str, Any]:
+def prepared(world: World, cache: Path, ranks_per_host: int, config: Config) -> dict[str, Any]:
     """What a host has prepared, on its first rank."""
     world = as_hosts(world, ranks_per_host)
-    config = configured(world, cache, options)
-    return facts(open_dataset(prepare_shares(config.data, world)))
+    return facts(open_dataset(prepare_shares(on_host(world, config, cache).data, world)))
 
 
 def facts(dataset: Dataset) -> dict[str, Any]:
@@ -103,12 +107,12 @@ def merged(hosts: Sequence[Mapping[str, Any]]) -> dict[str, set]:
 
 
 def trained(
-    world: World, work: Callable[[Config], Any], cache: Path, ranks_per_host: int, options: Sequence[str]
+    world: World, work: Callable[[Config], Any], cache: Path, ranks_per_host: int, config: Config
 ) -> Any:
     """What a training command returns in these ranks, as if they were spread over hosts."""
     world = as_hosts(world, ranks_per_host)
     with (
-        mock.patch("trainer.training.train.join_world", lambda *_: nullcontext(world)),
-        mock.patch("trainer.training.run_evaluation.join_world", lambda *_: nullcontext(world)),
+        mock.patch("trainer.training.train.join_world", return_value=nullcontext(world)),
+        mock.patch("trainer.training.run_evaluation.join_world", return_value=nullcontext(world)),
     ):
-        return work(configured(world, cache, options))
+        return work(on_host(world, config, cache))

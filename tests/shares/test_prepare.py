@@ -1,6 +1,6 @@
 """Preparing by hosts that share users, beside one host that has them all."""
 
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,34 +9,46 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.distributed.ranks import outcomes_on_ranks, run_on_ranks
-from tests.shares.hosts import facts, interactions, merged, prepared, write_partitioned
+from tests.shares.hosts import configured, facts, interactions, merged, prepared, write_partitioned
 from trainer.config.parser import parse_config
+from trainer.config.schema import DataConfig
 from trainer.dataset.dataset import open_dataset
 from trainer.dataset.prepare import prepare_data
 from trainer.errors import DataError
+from trainer.shares.source import Buckets, buckets_of, own_rows
+from trainer.sources.schema import SourceTables
 from trainer.storage.user_buckets import MANIFEST, user_buckets
 
 CLEANED = ("--data.min_value", "2", "--data.k_core", "9", "--data.validation_size", "0.2")
-HOSTS = {"leave_last_out": (4, 2, 1), "temporal": (4, 2), "per_user": (4, 2), "random": (4, 2)}
-"""Ranks a host, of four ranks, by split."""
+SPLITS = ("leave_last_out", "temporal", "per_user", "random")
 
 
-def prepare_all(world, root, options):
-    """Every case on the same ranks: by split, by ranks a host, of a partitioned folder, and of both ids texts."""
-    plain = ["--data.interactions", str(root / "plain.parquet")]
-    found = {
-        split: {
-            local: prepared(world, root / split, local, [*plain, *options, "--data.split", split])
-            for local in HOSTS[split]
-        }
-        for split in HOSTS
+def prepare_all(world, root, cases):
+    """Every case on the same ranks, by name and by ranks a host."""
+    return {
+        name: {local: prepared(world, root / "caches" / name, local, config) for local in hosts}
+        for name, (config, hosts) in cases.items()
     }
-    split = [*options, "--data.split", "leave_last_out"]
-    apart = ["--data.interactions", str(root / "host-{host}")]
-    found["partitioned"] = {2: prepared(world, root / "partitioned", 2, [*apart, *split])}
-    mixed = ["--data.interactions", str(root / "mixed-{host}")]
-    found["mixed"] = {2: prepared(world, root / "mixed", 2, [*mixed, "--data.split", "none"])}
-    return found
+
+
+def cases(root):
+    """Configuration and ranks a host, of four ranks: by split, of partitioned folders, and of mixed ids."""
+    first = configured(*CLEANED, "--data.split", "leave_last_out", "--data.interactions", "F")
+
+    def of(file, split, **values):
+        data = replace(first.data, interactions=str(root / file), split=split, **values)
+        return replace(first, data=data)
+
+    plain = {
+        "leave_last_out": (4, 2, 1),
+        "temporal": (4, 2),
+        "per_user": (4, 2),
+        "random": (4, 2),
+    }
+    return {split: (of("plain.parquet", split), hosts) for split, hosts in plain.items()} | {
+        "partitioned": (of("host-{host}", "leave_last_out"), (2,)),
+        "mixed": (of("mixed-{host}", "none", validation_size=0.0, min_value=None, k_core=0), (2,)),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +65,7 @@ def found(tmp_path_factory):
         named = pa.array([f"i{item}" for item in table["item_id"].to_pylist()])
         texts = table if host == 0 else table.set_column(1, "item_id", named)
         write_partitioned(root / f"mixed-{host}", texts, 16, kept)
-    of_ranks = run_on_ranks(4, prepare_all, root, CLEANED)
+    of_ranks = run_on_ranks(4, prepare_all, root, cases(root))
     hosts = {
         case: {local: [rank[case][local] for rank in of_ranks[::local]] for local in by_local}
         for case, by_local in of_ranks[0].items()
@@ -71,12 +83,14 @@ def alone(found, *options):
 def test_hosts_together_hold_what_one_host_does(found):
     expected = alone(found, *CLEANED, "--data.split", "leave_last_out")
     for hosts in found.leave_last_out.values():
-        assert merged(hosts) == {split: pairs for split, pairs in expected["splits"].items()}
+        assert merged(hosts) == expected["splits"]
         for host in hosts:
             assert host["popularity"] == {item: expected["popularity"][item] for item in host["items"]}
             assert sorted(host["items"]) == sorted(expected["items"])
             counted = ("read", "below_min_value", "duplicates", "outside_k_core", "repeats_dropped", "train")
-            assert [host["report"][name] for name in counted] == [expected["report"][name] for name in counted]
+            assert [host["report"][name] for name in counted] == [
+                expected["report"][name] for name in counted
+            ]
 
 
 def test_a_k_core_was_taken_that_no_host_could_take_alone(found):
@@ -90,7 +104,7 @@ def test_a_k_core_was_taken_that_no_host_could_take_alone(found):
 
 
 def test_numbers_of_users_depend_on_ranks_and_not_on_hosts(found):
-    for split in HOSTS:
+    for split in SPLITS:
         one, *others = found.__dict__[split].values()
         for hosts in others:
             assert merged(hosts) == merged(one), split
@@ -165,9 +179,12 @@ def told(outcomes):
 
 
 def test_what_one_host_lacks_ends_all_hosts_with_one_line(found, tmp_path):
-    options = ["--data.interactions", str(found.root / "host-{host}" / "user_bucket=0" / "part-0.parquet")]
-    line = told(outcomes_on_ranks(2, prepared, tmp_path, 1, options))
-    assert line.startswith(f"--data.interactions {found.root}/host-1/user_bucket=0/part-0.parquet: no such file")
+    file = found.root / "host-{host}" / "user_bucket=0" / "part-0.parquet"
+    config = configured("--data.interactions", str(file))
+    line = told(outcomes_on_ranks(2, prepared, tmp_path, 1, config))
+    assert line.startswith(
+        f"--data.interactions {found.root}/host-1/user_bucket=0/part-0.parquet: no such file"
+    )
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -180,18 +197,12 @@ def test_what_one_host_lacks_ends_all_hosts_with_one_line(found, tmp_path):
     ],
 )
 def test_a_folder_partitioned_in_another_way_is_refused(tmp_path, manifest, said):
-    from trainer.config.schema import DataConfig
-    from trainer.shares.source import buckets_of
-
     (tmp_path / MANIFEST).write_text(manifest)
     with pytest.raises(DataError, match=said):
         buckets_of(DataConfig(name="files", interactions=str(tmp_path)), 3)
 
 
 def test_users_in_a_folder_of_another_bucket_are_named(tmp_path):
-    from trainer.shares.source import Buckets, own_rows
-    from trainer.sources.schema import SourceTables
-
     rows = pa.table({"user_id": ["1", "2"], "item_id": ["a", "b"]}).to_batches()
     own = user_buckets(pa.array(["1"]), 64)[0] % 2  # 19 and 52: one of each share
     source = own_rows(SourceTables(iter(rows)), Buckets(64, 2, partitioned=True), [own], "files")

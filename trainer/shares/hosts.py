@@ -35,7 +35,7 @@ class Hosts:
         firsts = [rank for rank, local in enumerate(local_ranks) if local == 0]
         if len(firsts) == 1:
             return cls(world)
-        group = dist.new_group(firsts, backend="gloo", timeout=world.timeout)
+        group: Any = dist.new_group(firsts, backend="gloo", timeout=world.timeout)
         if world.local_rank == 0:
             set_timeout(LONG_WORK, group)
         return cls(world, firsts, group)
