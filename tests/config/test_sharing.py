@@ -76,7 +76,7 @@ def test_what_hosts_can_do_by_themselves_is_not_refused():
 
 
 def test_the_command_line_knows_the_option():
-    with pytest.raises(ConfigError, match="run.choose true: choosing settings needs the rows of all hosts"):
+    with pytest.raises(ConfigError, match="choosing settings needs the rows of all hosts"):
         parse_config(["--data.share", "users"])
 
 
