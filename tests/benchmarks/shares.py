@@ -3,15 +3,16 @@
     python -m tests.benchmarks.shares [--rows N] [--hosts 1,2,4] [--plain] [--split RULE] [--json FILE]
 
 Made-up interactions (see `tests.benchmarks.data.chunks`) are written partitioned by user, and a process a
-host prepares them, all at once on this machine. `--plain` writes one folder that every host streams whole. The
-first line, of no sharing, is what each host takes without `--data.share users`. Memory is what a process takes
-beyond that of preparing a thousand rows alike, which is libraries. Set OMP_NUM_THREADS=1.
+host prepares them, all at once on this machine. `--plain` writes one folder that every host streams whole.
+The first line, of no sharing, is what each host takes without `--data.share users`. Memory is what a process
+takes beyond that of preparing a thousand rows alike, which is libraries. Set OMP_NUM_THREADS=1.
 """
 
 import argparse
 import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +29,14 @@ from trainer.storage.user_buckets import MANIFEST, bucket_folder, manifest_text,
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKETS = 8
+MEASURED = """
+import re, sys
+from trainer.cli import main
+code = main(sys.argv[1:])
+print(re.search(r"VmHWM:\\s+([0-9]+)", open("/proc/self/status").read())[1])
+sys.exit(code)
+"""
+"""Prints its peak memory in KiB: what `wait4` tells of a process includes that of its parent."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,27 +102,14 @@ def prepare_on(hosts: int, caches: Path, options: Sequence[str]) -> dict[str, An
     variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
     started, processes = time.perf_counter(), []
     for host in range(hosts):
-        command = [
-            sys.executable,
-            "-m",
-            "trainer",
-            "prepare",
-            *options,
-            "--data.cache",
-            str(caches / str(host)),
-        ]
+        place = str(caches / str(host))
+        command = [sys.executable, "-c", MEASURED, "prepare", *options, "--data.cache", place, "--json"]
         environment = os.environ | variables | {"RANK": str(host)}
-        out = os.open(os.devnull, os.O_WRONLY)
-        processes.append(
-            os.posix_spawn(sys.executable, command, environment, file_actions=[(os.POSIX_SPAWN_DUP2, out, 1)])
-        )
-        os.close(out)
-    memory = []
-    for process in processes:
-        _, status, usage = os.wait4(process, 0)
-        if status:
-            raise SystemExit(f"a host ended with status {status}")
-        memory.append(usage.ru_maxrss * 1024 / MB)
+        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    printed = [process.communicate()[0] for process in processes]
+    if failed := [process.returncode for process in processes if process.returncode]:
+        raise SystemExit(f"a host ended with {failed[0]}")
+    memory = [int(each.split()[-1]) * 1024 / MB for each in printed]
     seconds = time.perf_counter() - started
     disk = [
         sum(path.stat().st_size for path in (caches / str(host)).rglob("*") if path.is_file()) / MB
