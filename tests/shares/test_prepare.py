@@ -1,5 +1,6 @@
 """Preparing by hosts that share users, beside one host that has them all."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -186,6 +187,39 @@ def test_what_one_host_lacks_ends_all_hosts_with_one_line(found, tmp_path):
         f"--data.interactions {found.root}/host-1/user_bucket=0/part-0.parquet: no such file"
     )
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def prepare_again(world, cache, config):
+    """Prepared, prepared again, and once more after one host has lost its part: when each part was made."""
+
+    def made():
+        prepared(world, cache, 1, config)
+        world.on_each(lambda: None)  # all hosts are ready
+        (folder,) = (cache / f"1-{world.rank}").glob("files-users-*")
+        return folder, (folder / "meta.json").stat().st_mtime_ns
+
+    folder, first = made()
+    _, second = made()
+    if world.rank == 1:
+        shutil.rmtree(folder)
+    world.on_each(lambda: None)
+    return first == second, made()[1] == first
+
+
+def test_parts_are_kept_together_or_made_anew_together(found, tmp_path):
+    config = configured("--data.interactions", str(found.root / "plain.parquet"))
+    assert run_on_ranks(2, prepare_again, tmp_path, config) == [(True, False)] * 2
+
+
+def test_hosts_with_other_columns_end_with_one_line(found, tmp_path):
+    pq.write_table(found.table, tmp_path / "0.parquet")
+    pq.write_table(found.table.drop_columns("timestamp"), tmp_path / "1.parquet")
+    config = configured("--data.interactions", str(tmp_path / "{host}.parquet"))
+    line = told(outcomes_on_ranks(2, prepared, tmp_path, 1, config))
+    assert line == (
+        "--data.interactions: one host has the columns user_id, item_id, value, timestamp, another user_id, "
+        "item_id, value. Give all hosts files with the same columns"
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ others, and its test split is as large as asked for but for chance.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from trainer.dataset.encode import Encoded
 from trainer.dataset.split import (
@@ -25,6 +25,7 @@ from trainer.dataset.split import (
 )
 from trainer.errors import DataError
 from trainer.shares.hosts import Hosts
+from trainer.storage.columns import blocks
 from trainer.storage.pairs import Repeats
 from trainer.storage.tie_hashes import tie_hashes
 
@@ -74,6 +75,8 @@ def repeated_in_time_of_test(
 
     Those count, as all rows of that second are in the test split. The rule is one of `BY_TIME`.
     """
+    if not hosts.sum(np.array([len(repeats.first)]))[0]:
+        return np.zeros(0, np.int64)
     users, times = (encoded.columns[column].read() for column in ("user_id", "timestamp"))
     test = np.flatnonzero(parts == TEST)
     begins = np.full(int(users.max(initial=-1)) + 1, np.iinfo(np.int64).max)
@@ -119,25 +122,36 @@ class _Chooser:
     def choose(self, rule: Rule, among: np.ndarray, share: float, seed: int, split: int) -> np.ndarray:
         """Return which rows are held out, (n,) bool, of those that are `among` them."""
         chosen = np.zeros(len(among), bool)
-        rows = np.flatnonzero(among)
-        if rule in BY_TIME:
-            users, times = (self._encoded.columns[name].read()[rows] for name in ("user_id", "timestamp"))
-            if rule == "temporal":
-                chosen[rows] = times >= latest_cut(times, share, self._hosts)
-            elif len(rows):
-                chosen[rows] = last_of_each_user(users, times)
-            return chosen
-        users, items = (self._encoded.columns[name].read()[rows] for name in ("user_id", "item_id"))
-        draws = pair_draws(self._hashed("user_id")[users], self._hashed("item_id")[items], seed, split)
         if rule == "random":
-            chosen[rows] = draws < np.uint64(math.floor(share * 2**64))
-        else:
-            chosen[rows] = least_of_each_user(users, draws, share)
+            limit = np.uint64(math.floor(share * 2**64))
+            for rows, draws in self._draws(seed, split):
+                chosen[rows] = draws < limit
+            return chosen & among
+        if rule == "per_user":
+            draws = np.concatenate([draws[among[rows]] for rows, draws in self._draws(seed, split)])
+            chosen[among] = least_of_each_user(self._read("user_id", among), draws, share)
+            return chosen
+        times = self._read("timestamp", among)
+        if rule == "temporal":
+            chosen[among] = times >= latest_cut(times, share, self._hosts)
+        elif len(times):
+            chosen[among] = last_of_each_user(self._read("user_id", among), times)
         return chosen
+
+    def _read(self, column: str, among: np.ndarray) -> np.ndarray:
+        values = self._encoded.columns[column].read()
+        return values if among.all() else values[among]
+
+    def _draws(self, seed: int, split: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield slices of rows with their draws, see `pair_draws`."""
+        of_users, of_items = self._hashed("user_id"), self._hashed("item_id")
+        columns = self._encoded.columns
+        for rows, users, items in blocks(columns["user_id"], columns["item_id"]):
+            yield rows, pair_draws(of_users[users], of_items[items], seed, split)
 
     def _hashed(self, column: str) -> np.ndarray:
         if column not in self._hashes:
-            self._hashes[column] = tie_hashes(self._encoded.ids[column].cast(pa.string()))
+            self._hashes[column] = tie_hashes(self._encoded.ids[column])
         return self._hashes[column]
 
 

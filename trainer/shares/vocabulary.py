@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from trainer.dataset.encode import Encoded
 from trainer.dataset.write_splits import Numbering, by_appearance
+from trainer.errors import DataError
 from trainer.shares.hosts import Hosts
 from trainer.shares.source import Buckets
 from trainer.storage.columns import Stored, blocks
@@ -22,7 +23,17 @@ def with_common_ids(encoded: Encoded, hosts: Hosts) -> Encoded:
     """Return interactions with the items of all hosts, by raw id, in place of this host's by appearance.
 
     Ids are texts everywhere if they are on one host: a host may have seen whole numbers alone.
+
+    Raises:
+        DataError: Hosts have other columns.
     """
+    first, *others = hosts.exchange([*encoded.columns])
+    for other in others:
+        if sorted(other) != sorted(first):
+            raise DataError(
+                f"--data.interactions: one host has the columns {', '.join(first)}, another "
+                f"{', '.join(other)}. Give all hosts files with the same columns"
+            )
     types = hosts.exchange({column: str(ids.type) for column, ids in encoded.ids.items()})
     ids = {
         column: found.cast(pa.string()) if "string" in {each[column] for each in types} else found

@@ -157,15 +157,12 @@ class _Opened:
 
 def _open(run: Path, config: ResolvedConfig, world: World) -> _Opened:
     saved = newest(run, finished_step(run))
-    if config.data.share == "users":
-        dataset = open_dataset(prepare_shares(config.data, world, shares_of_run(run)))
-    else:
-        dataset = open_dataset(world.on_each_host(lambda: _prepared(run, config), long=True))
+    dataset = open_dataset(_prepared(run, config, world))
     world.on_first(lambda: check_same_data(run, dataset), long=True)
     return _Opened(run, config, saved.folder, saved.step, dataset)
 
 
-def _prepared(run: Path, config: ResolvedConfig) -> Path:
+def _prepared(run: Path, config: ResolvedConfig, world: World) -> Path:
     """Return the folder of a run's prepared data.
 
     Raises:
@@ -173,7 +170,9 @@ def _prepared(run: Path, config: ResolvedConfig) -> Path:
             options that no evaluation takes.
     """
     try:
-        return prepare_with_retained(config, run)
+        if config.data.share == "users":
+            return prepare_shares(config.data, world, shares_of_run(run))
+        return world.on_each_host(lambda: prepare_with_retained(config, run), long=True)
     except DataError as error:
         fault = re.split(r"\. (?=[A-Z])", str(error), maxsplit=1)[0]
         where = "--data.interactions FILE and the like" if config.data.name == "files" else "--data.root DIR"
