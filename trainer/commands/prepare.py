@@ -20,5 +20,14 @@ def run(arguments: list[str], heading: str = "") -> None:
     from trainer.dataset.prepare import prepare_data
     from trainer.reporting.dataset_summary import summary, summary_text
 
-    dataset = open_dataset(prepare_data(config.data))
+    if config.data.share == "none":
+        dataset = open_dataset(prepare_data(config.data))
+    else:  # under torchrun, by the ranks of the training
+        from trainer.distributed.world import join_world
+        from trainer.shares.prepare import prepare_shares
+
+        with join_world("cpu", timeout_seconds=config.timeout) as world:
+            dataset = open_dataset(prepare_shares(config.data, world))
+        if not world.is_first:
+            return
     print(json.dumps(summary(dataset)) if as_json else summary_text(dataset))

@@ -23,6 +23,8 @@ from trainer.reporting.evaluation_text import comparison_text, evaluation_text
 from trainer.runs.checkpoint import load
 from trainer.runs.checkpoint_store import finished_step, newest
 from trainer.runs.run_folder import check_same_data, evaluation_report, run_config
+from trainer.shares.prepare import prepare_shares
+from trainer.shares.run_shares import shares_of_run
 from trainer.warm_start.origin import prepare_with_retained
 
 
@@ -156,12 +158,12 @@ class _Opened:
 
 def _open(run: Path, config: ResolvedConfig, world: World) -> _Opened:
     saved = newest(run, finished_step(run))
-    dataset = open_dataset(world.on_each_host(lambda: _prepared(run, config), long=True))
+    dataset = open_dataset(_prepared(run, config, world))
     world.on_first(lambda: check_same_data(run, dataset), long=True)
     return _Opened(run, config, saved.folder, saved.step, dataset)
 
 
-def _prepared(run: Path, config: ResolvedConfig) -> Path:
+def _prepared(run: Path, config: ResolvedConfig, world: World) -> Path:
     """Return the folder of a run's prepared data.
 
     Raises:
@@ -169,7 +171,9 @@ def _prepared(run: Path, config: ResolvedConfig) -> Path:
             options that no evaluation takes.
     """
     try:
-        return prepare_with_retained(config, run)
+        if config.data.share == "users":
+            return prepare_shares(config.data, world, shares_of_run(run))
+        return world.on_each_host(lambda: prepare_with_retained(config, run), long=True)
     except DataError as error:
         fault = re.split(r"\. (?=[A-Z])", str(error), maxsplit=1)[0]
         where = "--data.interactions FILE and the like" if config.data.name == "files" else "--data.root DIR"
