@@ -137,8 +137,7 @@ def share_of_each_user(users: np.ndarray, share: float, seed: int) -> np.ndarray
     Returns:
         (n,) bool.
     """
-    draws = np.random.default_rng(seed).integers(0, 2**32, len(users), dtype=np.uint32)
-    order = np.argsort(users.astype(np.int64) << 32 | draws, kind="stable")
+    order = np.argsort(users.astype(np.int64) << 32 | draws(0, len(users), seed), kind="stable")
     counts = np.bincount(users)
     quotas = np.minimum(np.floor(share * counts + 0.5).astype(np.int64), np.maximum(counts - 1, 0))
     # The first `quota` places of each user's stretch of `order`.
@@ -147,6 +146,15 @@ def share_of_each_user(users: np.ndarray, share: float, seed: int) -> np.ndarray
     chosen = np.zeros(len(users), bool)
     chosen[order[places]] = True
     return chosen
+
+
+def draws(first: int, count: int, seed: int) -> np.ndarray:
+    """Return the draws of rows `first` to below `first + count`, (count,) uint32, without those before.
+
+    NumPy makes two draws of 32 bits of each 64 bits of its generator, the lower half first.
+    """
+    bits = np.random.PCG64(seed).advance(first // 2)
+    return np.random.Generator(bits).integers(0, 2**32, count + first % 2, dtype=np.uint32)[first % 2 :]
 
 
 def check_split(rule: Rule, test_size: float, validation_size: float, seed: int) -> None:

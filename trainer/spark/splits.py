@@ -7,7 +7,6 @@ driver shuffles (6 bytes a row, as in `prepare`), and tasks read the splits of t
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from trainer.dataset.split import (
     VALIDATION,
     Rule,
     check_counts,
+    draws,
     split_rows,
     validation_rule,
 )
@@ -176,7 +176,7 @@ def _with_draws(rows: DataFrame, training: Column, seed: int) -> DataFrame:
     """Return the rows; those of TRAIN have a draw by their number among them."""
     firsts = first_numbers(rows.where(training))
     schema = T.StructType([*rows.schema.fields, T.StructField(DRAW, T.LongType())])
-    return rows.groupBy(chunk()).applyInArrow(partial(_draw, firsts=firsts, seed=seed), schema)
+    return rows.groupBy(chunk()).applyInArrow(lambda key, table: _draw(key, table, firsts, seed), schema)
 
 
 def _draw(key: tuple[pa.Scalar], table: pa.Table, firsts: dict[int, int], seed: int) -> pa.Table:
@@ -186,16 +186,6 @@ def _draw(key: tuple[pa.Scalar], table: pa.Table, firsts: dict[int, int], seed: 
     if len(training):
         found[training] = draws(firsts[key[0].as_py()], len(training), seed)
     return table.append_column(DRAW, pa.array(found))
-
-
-def draws(first: int, count: int, seed: int) -> np.ndarray:
-    """Return draws `first` to below `first + count` of those that `split.share_of_each_user` makes.
-
-    NumPy makes two draws of 32 bits of each 64 bits of its generator, the lower half first.
-    """
-    generator = np.random.default_rng(seed)
-    generator.bit_generator.advance(first // 2)  # pyrefly: ignore[missing-attribute]
-    return generator.integers(0, 2**32, count + first % 2, dtype=np.uint32)[first % 2 :]
 
 
 def repeats_of(rows: DataFrame, rule: Rule) -> DataFrame:
@@ -208,8 +198,8 @@ def repeats_of(rows: DataFrame, rule: Rule) -> DataFrame:
     assert rule in BY_TIME
     moment, is_test = F.struct("timestamp", PLACE), F.col(PART) == TEST
     if rule == "temporal":
-        first = rows.where(is_test).agg(F.min(moment).alias("first")).first()
-        begins = F.struct(F.lit(first[0][0]), F.lit(first[0][1])) if first and first[0] else F.lit(None)
+        (first,) = rows.where(is_test).agg(F.min(moment)).first() or ((),)
+        begins = F.struct(*(F.lit(number).cast("long") for number in first))
     else:
         begins = F.min(F.when(is_test, moment)).over(Window.partitionBy("user_id"))
     late = F.struct(f"{LAST}.timestamp", f"{LAST}.{PLACE}") > begins
