@@ -43,7 +43,11 @@ def main(arguments: list[str]) -> int:
         from trainer.spark.job import builder, refuse
 
         refuse(config.data)
-        print(summary_text(open_dataset(prepare_data(config.data, build_with=builder(config.data, lambda: spark)))))
+        print(
+            summary_text(
+                open_dataset(prepare_data(config.data, build_with=builder(config.data, lambda: spark)))
+            )
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

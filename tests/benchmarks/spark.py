@@ -3,9 +3,10 @@
     python -m tests.benchmarks.spark [--rows 1000000 10000000] [--cores 2] [--json FILE]
 
 Made-up rows (`tests.benchmarks.data`) are written as a folder of Parquet, a file a million rows. Then
-`python -m trainer prepare` and `launch/prepare_spark.py` in Spark's local mode prepare them, and their folders
-are compared byte for byte. Memory is that of the process with all it has started (Java, Python workers),
-pages that they share counted once, sampled four times a second. Set OMP_NUM_THREADS=1.
+`python -m trainer prepare` and `launch/prepare_spark.py` in Spark's local mode prepare them, and what they
+wrote is compared byte for byte. Memory and processor seconds are those of the process with all that it has
+started (Java, Python workers), pages that they share counted once, sampled four times a second. Set
+OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -31,24 +32,29 @@ def measured(command: list[str], cores: int) -> dict[str, float]:
     """Seconds and most memory, in MB, of a command and all that it starts."""
     arguments = f"--master local[{cores}] --conf spark.ui.enabled=false pyspark-shell"
     started, peak = time.perf_counter(), 0
+    used: dict[int, float] = {}  # processor seconds of each process so far
     environment = os.environ | {"PYSPARK_SUBMIT_ARGS": arguments}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         whole = psutil.Process(process.pid)
         while process.poll() is None:
-            peak = max(peak, memory(whole))
+            peak = max(peak, sample(whole, used))
             time.sleep(0.25)
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}")
-    return {"seconds": time.perf_counter() - started, "peak_mb": peak / data.MB}
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "processor": sum(used.values()), "peak_mb": peak / data.MB}
 
 
-def memory(whole: psutil.Process) -> int:
+def sample(whole: psutil.Process, used: dict[int, float]) -> int:
+    """Bytes of memory of all processes now; `used` gets the processor seconds of each."""
     found = 0
     try:
         for process in (whole, *whole.children(recursive=True)):
             found += process.memory_full_info().pss
+            times = process.cpu_times()
+            used[process.pid] = times.user + times.system
     except psutil.Error:  # it has ended meanwhile
         pass
     return found
@@ -86,7 +92,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument("--splits", nargs="+", default=SPLITS)
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="where rows and caches lie, by default a temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="where rows and caches lie, by default a temporary folder"
+    )
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     report = []
@@ -98,7 +106,7 @@ def main() -> None:
                 found = compared(rows, split, asked.cores, folder)
                 report.append(found)
                 ways = "; ".join(
-                    f"{way} {found[way]['seconds']:.1f} s, {found[way]['rows_per_second']:,.0f} rows/s, "
+                    f"{way} {found[way]['seconds']:.1f} s ({found[way]['processor']:.1f} s of processors), {found[way]['rows_per_second']:,.0f} rows/s, "
                     f"{found[way]['peak_mb']:,.0f} MB"
                     for way in ("prepare", "spark")
                 )

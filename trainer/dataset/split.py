@@ -137,7 +137,21 @@ def share_of_each_user(users: np.ndarray, share: float, seed: int) -> np.ndarray
     Returns:
         (n,) bool.
     """
-    order = np.argsort(users.astype(np.int64) << 32 | draws(0, len(users), seed), kind="stable")
+    return share_by_draws(users, draws(0, len(users), seed), share)
+
+
+def share_by_draws(users: np.ndarray, drawn: np.ndarray, share: float) -> np.ndarray:
+    """Return each user's rows of the smallest draws, as many as `share_of_each_user` says.
+
+    Args:
+        users: (n,) int32.
+        drawn: (n,) uint32.
+        share: 0 to 1.
+
+    Returns:
+        (n,) bool.
+    """
+    order = np.argsort(users.astype(np.int64) << 32 | drawn, kind="stable")
     counts = np.bincount(users)
     quotas = np.minimum(np.floor(share * counts + 0.5).astype(np.int64), np.maximum(counts - 1, 0))
     # The first `quota` places of each user's stretch of `order`.

@@ -1,17 +1,22 @@
-"""Minimum value, duplicates and k-core in Spark SQL; `trainer.dataset.clean` says what they mean."""
+"""Minimum value, duplicates and k-core in Spark; `trainer.dataset.clean` says what they mean."""
 
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, Window
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame, types
+from pyspark.sql import functions as sql
 
 from trainer.dataset.clean import all_below, no_values, none_stays
+from trainer.spark.partitions import codes, mapped
 from trainer.spark.reading import PLACE
+from trainer.storage.pairs import first_and_last_of_each_pair, last_of_each_pair, repeated_pairs
 
 LAST = "last"
 """Column of the last row of a pair that stands several times, whose first row stays."""
-OTHERS = ("value", "weight")
+OF_LAST = ("value", "timestamp", "weight", PLACE)
+"""Its columns, where they are there."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ def clean(
     if min_value is not None:
         if "value" not in rows.columns:
             raise no_values(name, min_value)
-        enough = F.col("value") >= F.lit(min_value).cast("float")
-        stay, largest = rows.agg(F.count_if(enough), F.max("value")).first()
+        enough = sql.col("value") >= sql.lit(min_value).cast("float")
+        stay, largest = rows.agg(sql.count_if(enough), sql.max("value")).first()
         if largest < min_value:
             raise all_below(name, min_value, read, largest)
         rows = rows.where(enough)
@@ -88,18 +93,51 @@ def clean(
 def _without_duplicates(
     rows: DataFrame, held_out_from: int, keep_first: bool, keep_last_too: bool
 ) -> DataFrame:
-    pair = Window.partitionBy("user_id", "item_id")
-    has_order = "timestamp" in rows.columns
-    by_time: list[Column] = [F.col(name) for name in ("timestamp", PLACE) if name in rows.columns]
-    if keep_first and has_order:
-        if keep_last_too:
-            columns = [name for name in ("timestamp", PLACE, *OTHERS) if name in rows.columns]
-            last = F.max(F.struct(*columns)).over(pair)
-            rows = rows.withColumn(LAST, F.when(F.count("*").over(pair) > 1, last))
-        ranks = by_time
-    else:
-        ranks = [(F.col(PLACE) >= held_out_from).desc(), *(column.desc() for column in by_time)]
-    return rows.withColumn("rank", F.row_number().over(pair.orderBy(*ranks))).where("rank = 1").drop("rank")
+    """Return each (user, item) pair once; all rows of a user are in one partition."""
+    keep_first = keep_first and "timestamp" in rows.columns
+    fields = rows.schema.fields
+    if keep_first and keep_last_too:
+        last = types.StructType([field for field in fields if field.name in OF_LAST])
+        fields = [*fields, types.StructField(LAST, last)]
+
+    def work(table: pa.Table) -> pa.Table:
+        return once(table, held_out_from, keep_first, keep_last_too)
+
+    return mapped(rows, work, types.StructType(fields))
+
+
+def once(table: pa.Table, held_out_from: int, keep_first: bool, keep_last_too: bool) -> pa.Table:
+    """Return one row of each (user, item) pair, as `trainer.dataset.clean` chooses it.
+
+    Args:
+        table: All rows of some users, in file order.
+        held_out_from: First place of the held-out files.
+        keep_first: See `clean`; there are timestamps then.
+        keep_last_too: See `clean`.
+    """
+    users, _ = codes(table["user_id"])
+    items, count = codes(table["item_id"])
+    pairs = users * count + items
+    repeated = repeated_pairs(pairs)
+    stays = np.ones(len(table), bool)
+    lasts = np.full(len(table), -1)
+    timestamps = table["timestamp"].to_numpy()[repeated] if "timestamp" in table.column_names else None
+    if keep_first and timestamps is not None and len(repeated):
+        ends = first_and_last_of_each_pair(pairs[repeated], timestamps)
+        stays[repeated] = False
+        stays[repeated[ends.first]] = True
+        lasts[repeated[ends.first]] = repeated[ends.last]
+    elif len(repeated):
+        held_out = table[PLACE].to_numpy()[repeated] >= held_out_from
+        stays[repeated] = last_of_each_pair(pairs[repeated], timestamps, held_out)
+    kept = table.filter(pa.array(stays))
+    if not (keep_first and keep_last_too):
+        return kept
+    chosen = lasts[stays]
+    rows, alone = pa.array(np.maximum(chosen, 0)), pa.array(chosen < 0)
+    names = [name for name in table.column_names if name in OF_LAST]
+    values = [table[name].combine_chunks().take(rows) for name in names]
+    return kept.append_column(LAST, pa.StructArray.from_arrays(values, names, mask=alone))
 
 
 def _core(rows: DataFrame, count: int, k: int, partitions: int) -> tuple[DataFrame, int]:
@@ -107,7 +145,7 @@ def _core(rows: DataFrame, count: int, k: int, partitions: int) -> tuple[DataFra
     while count:
         fewer = rows
         for side in ("user_id", "item_id"):
-            enough = fewer.groupBy(side).count().where(F.col("count") >= k).select(side)
+            enough = fewer.groupBy(side).count().where(sql.col("count") >= k).select(side)
             fewer = fewer.join(enough, side, "left_semi")
         # Written out, so that a round does not stand on all rounds before.
         fewer = fewer.repartition(partitions, "user_id").localCheckpoint()

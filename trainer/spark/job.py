@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import functions as sql
 
 from trainer.config.schema import DataConfig
 from trainer.dataset.build import FILE_ORDER, Rows, complete, counted
@@ -23,7 +23,9 @@ from trainer.dataset.encode import COLUMNS, id_notes
 from trainer.dataset.split import BY_TIME, PARTS, Rule, check_order
 from trainer.errors import ConfigError, DataError
 from trainer.sources.schema import SourceTables
+from trainer.spark import splits
 from trainer.spark.cleaning import LAST, Cleaned, clean
+from trainer.spark.partitions import mapped
 from trainer.spark.reading import PLACE, Staged, stage, units_of
 from trainer.spark.splits import (
     PART,
@@ -51,8 +53,8 @@ def refuse(data: DataConfig) -> None:
     """
     if data.negatives != "drop":
         raise ConfigError(
-            f"--data.negatives {data.negatives}: prepare_spark writes no explicit negatives. Leave it out, or "
-            "prepare on one host: python -m trainer prepare"
+            f"--data.negatives {data.negatives}: prepare_spark writes no explicit negatives. Leave it out, "
+            "or prepare on one host: python -m trainer prepare"
         )
 
 
@@ -130,7 +132,7 @@ class _Job:
         """Write all arrays; return what is to be said of them."""
         rows = self.spark.read.parquet(self.staged.folder.as_uri())
         if self.has_order and not self.has_times:  # places tell the order
-            rows = rows.withColumn("timestamp", F.col(PLACE))
+            rows = rows.withColumn("timestamp", sql.col(PLACE))
         cleaned = clean(
             rows,
             self.name,
@@ -150,22 +152,21 @@ class _Job:
             kept = kept.join(self._numbers(used[side], side), f"{side}_id")
         notes = id_notes({f"{side}_id": found for side, found in ids.items()})
         notes += [FILE_ORDER] if self.settings["order"] == "file" else []
-        sizes, repeated = self._write(kept.drop("item_id"), cleaned.count, len(used["user"]), len(used["item"]))
+        counts = cleaned.count, len(used["user"]), len(used["item"])
+        sizes, repeated = self._write(cleaned.rows, kept.drop("item_id"), *counts)
         dropped = dict(cleaned.dropped)
         dropped["duplicates"] -= int(sizes.sum()) - cleaned.count
-        counts = map(int, sizes)
-        report = counted(
-            source, self.staged.rows, self.staged.weightless, repeated, dropped, self.rule, list(counts)
-        )
+        read, weightless = self.staged.rows, self.staged.weightless
+        report = counted(source, read, weightless, repeated, dropped, self.rule, sizes.tolist())
         return Rows(used["user"], used["item"], self.rule, self.has_order, report, notes)
 
     def _ids(self, rows: DataFrame, cleaned: Cleaned, side: str) -> tuple[pa.Array, pa.Array]:
         """Return all raw ids in order of first appearance, and those among them that stay."""
         column = f"{side}_id"
-        firsts = rows.groupBy(column).agg(F.min(PLACE).alias("first"))
+        firsts = rows.groupBy(column).agg(sql.min(PLACE).alias("first"))
         all_stay = not (cleaned.dropped["below_min_value"] or cleaned.dropped["outside_k_core"])
         if not all_stay:
-            stay = cleaned.rows.select(column).distinct().withColumn("stays", F.lit(True))
+            stay = cleaned.rows.select(column).distinct().withColumn("stays", sql.lit(True))
             firsts = firsts.join(stay, column, "left")
         found = firsts.toArrow().sort_by("first")
         ids = found[column].cast(self.staged.schema.field(column).type).combine_chunks()
@@ -181,9 +182,16 @@ class _Job:
         return self.spark.read.parquet(path.as_uri())
 
     def _write(
-        self, rows: DataFrame, count: int, users: int, items: int
+        self, kept: DataFrame, rows: DataFrame, count: int, users: int, items: int
     ) -> tuple[np.ndarray, Mapping[str, int]]:
         """Split the rows and write all arrays.
+
+        Args:
+            kept: Rows that stay.
+            rows: The same with rows of the vocabulary.
+            count: Number of rows.
+            users: Number of users.
+            items: Number of items.
 
         Returns:
             The rows of each split; and `repeats_kept` or `repeats_dropped`, where the rule goes by time.
@@ -191,38 +199,47 @@ class _Job:
         repeated: dict[str, int] = {}
         parts = None
         if is_by_number(self.rule, self.has_order):
-            rows = rows.persist(StorageLevel.DISK_ONLY)
-            held_out = rows.where(F.col(PLACE) >= self.staged.held_out_from).count()
-            parts = self.folder / "raw" / "parts", first_numbers(rows)
-            sizes = split_by_number(parts[0], count, held_out, self.rule, self.settings)
+            file = self.folder / "raw" / "parts"
+            held_out = kept.where(sql.col(PLACE) >= self.staged.held_out_from).count()
+            sizes = split_by_number(file, count, held_out, self.rule, self.settings)
+            parts = file, first_numbers(kept)
             firsts = _firsts_of_chunks(*parts)
         else:
-            rows = with_parts(rows, count, self.rule, self.has_order, self.settings)
-            rows = rows.persist(StorageLevel.DISK_ONLY)
-            firsts, sizes = _firsts(rows.groupBy(chunk(), PART).count())
-            check_parts(self.rule, self.has_order, sizes, bool(self.settings["validation_size"]))
-            if self.rule in BY_TIME:
-                keep = self.settings["repeats"] == "keep"
-                again = repeats_of(rows, self.rule) if LAST in rows.columns else rows.limit(0)
-                repeated = {"repeats_kept" if keep else "repeats_dropped": again.count()}
-                rows = rows.drop(LAST)
-                if keep and repeated["repeats_kept"]:
-                    rows = rows.unionByName(again)
-                    firsts, sizes = _firsts(rows.groupBy(chunk(), PART).count())
+            rows, firsts, sizes, repeated = self._split(rows, count)
         groups = max(1, min(users, int(sizes.sum()) // GROUP_ROWS))
         make_columns(self.folder, self.columns, sizes)
-        writer = ColumnWriter(self.folder, self.columns, firsts, parts, users, groups)
-        schema = f"{PLACE} long, user int, item int, "
-        schema += f"{'timestamp long, ' if self.has_order else ''}{PART} byte, {GROUP} int"
-        written = rows.groupBy(chunk()).applyInArrow(lambda key, table: writer(key, table), schema).persist(StorageLevel.DISK_ONLY)
+        writer = ColumnWriter(self.folder, self.columns, firsts, parts, users, groups, splits.CHUNK_BITS)
+        order = "timestamp long, " if self.has_order else ""
+        schema = f"{PLACE} long, user int, item int, {order}{PART} byte, {GROUP} int"
+        written = mapped(splits.by_chunk(rows, self.partitions), writer, schema)
+        written = written.persist(StorageLevel.DISK_ONLY)
         before, _ = _firsts(written.groupBy(GROUP, PART).count())
         by_user = ByUserWriter(
             self.folder, users, items, groups, before, self.has_order, self.has_times, bool(sizes[1])
         )
         by_user.make_files(sizes)
-        written.groupBy(GROUP).applyInArrow(lambda key, table: by_user(key, table), "rows long").collect()
+        mapped(written.repartition(self.partitions, GROUP), by_user, "rows long").collect()
         by_user.copy_offsets()
         return sizes, repeated
+
+    def _split(
+        self, rows: DataFrame, count: int
+    ) -> tuple[DataFrame, dict[int, np.ndarray], np.ndarray, dict[str, int]]:
+        """Split by user or by time; return the rows, where chunks begin, and as `_write` does."""
+        rows = with_parts(rows, count, self.rule, self.has_order, self.settings, self.partitions)
+        rows = rows.persist(StorageLevel.DISK_ONLY)
+        firsts, sizes = _firsts(rows.groupBy(chunk(), PART).count())
+        check_parts(self.rule, self.has_order, sizes, bool(self.settings["validation_size"]))
+        if self.rule not in BY_TIME:
+            return rows, firsts, sizes, {}
+        keep = self.settings["repeats"] == "keep"
+        again = repeats_of(rows, self.rule)
+        repeated = {"repeats_kept" if keep else "repeats_dropped": again.count()}
+        rows = rows.drop(LAST)
+        if keep:
+            rows = rows.unionByName(again)
+            firsts, sizes = _firsts(rows.groupBy(chunk(), PART).count())
+        return rows, firsts, sizes, repeated
 
 
 def _firsts(counts: DataFrame) -> tuple[dict[int, np.ndarray], np.ndarray]:

@@ -16,6 +16,7 @@ DEFAULTS = {
     "spark.ui.showConsoleProgress": "false",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "100000",
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",  # what is kept goes to disk, and is read once
     # Catalogues are sent to all tasks rather than sorted by item.
     "spark.sql.autoBroadcastJoinThreshold": str(256 << 20),
     # Groups are as large as we ask for; Spark would merge and split them as it goes.

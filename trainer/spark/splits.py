@@ -6,15 +6,13 @@ driver shuffles (6 bytes a row, as in `prepare`), and tasks read the splits of t
 """
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, Window
-from pyspark.sql import functions as F
-from pyspark.sql import types as T
+from pyspark.sql import Column, DataFrame, types
+from pyspark.sql import functions as sql
 
 from trainer.dataset.split import (
     BY_TIME,
@@ -25,10 +23,13 @@ from trainer.dataset.split import (
     Rule,
     check_counts,
     draws,
+    last_of_each_user,
+    share_by_draws,
     split_rows,
     validation_rule,
 )
 from trainer.spark.cleaning import LAST
+from trainer.spark.partitions import codes, mapped, stretches
 from trainer.spark.reading import PLACE
 
 PART, DRAW = "part", "draw"
@@ -40,7 +41,7 @@ BUCKETS = 4096
 
 def chunk() -> Column:
     """Return the number of a row's chunk; chunks are numbered in file order."""
-    return F.shiftright(F.col(PLACE), CHUNK_BITS).alias("chunk")
+    return sql.shiftright(sql.col(PLACE), CHUNK_BITS).alias("chunk")
 
 
 def first_numbers(rows: DataFrame) -> dict[int, int]:
@@ -79,28 +80,29 @@ def split_by_number(
 
 
 def with_parts(
-    rows: DataFrame, count: int, rule: Rule, has_order: bool, settings: dict[str, Any]
+    rows: DataFrame, count: int, rule: Rule, has_order: bool, settings: dict[str, Any], partitions: int
 ) -> DataFrame:
     """Return the rows with their split, PART, under a rule that is not by number.
 
     Args:
-        rows: Rows that stay, with `user`, `user_id` (both name the user) and, by time, `timestamp`.
+        rows: Rows that stay, partitioned by user.
         count: Number of rows.
         rule: Rule of the test split.
         has_order: Whether there are timestamps.
         settings: Of the preparation.
+        partitions: Number of partitions.
     """
     test, validation = settings["test_size"], settings["validation_size"]
     seed = settings["split_seed"]
-    rows = rows.withColumn(PART, F.lit(TRAIN).cast("byte"))
+    rows = rows.withColumn(PART, sql.lit(TRAIN).cast("byte"))
     if rule != "none":
-        rows = _cut(rows, count, rule, TEST, test, seed)
+        rows = _cut(rows, count, rule, TEST, test, seed, partitions)
     if validation:
         rest = count
         if validation_rule(rule, has_order) == "temporal":  # the one rule that needs the number of rows
-            rest = rows.where(F.col(PART) == TRAIN).count()
+            rest = rows.where(sql.col(PART) == TRAIN).count()
         seed = settings.get("validation_seed", seed)
-        rows = _cut(rows, rest, validation_rule(rule, has_order), VALIDATION, validation, seed)
+        rows = _cut(rows, rest, validation_rule(rule, has_order), VALIDATION, validation, seed, partitions)
     return rows
 
 
@@ -122,35 +124,41 @@ def check_parts(rule: Rule, has_order: bool, sizes: np.ndarray, with_validation:
         check_counts(rule, validation_rule(rule, has_order), sizes, VALIDATION)
 
 
-def _cut(rows: DataFrame, count: int, rule: Rule, part: int, share: float, seed: int) -> DataFrame:
+def _cut(
+    rows: DataFrame, count: int, rule: Rule, part: int, share: float, seed: int, partitions: int
+) -> DataFrame:
     """Return the rows, of which those of TRAIN that the rule chooses have become `part`."""
-    training = F.col(PART) == TRAIN
-    if rule == "leave_last_out":
-        # Rows of other splits come last, so that they change no rank.
-        latest = [training.desc(), F.col("timestamp").desc(), F.col(PLACE).desc()]
-        user = Window.partitionBy("user_id")
-        rank, many = F.row_number().over(user.orderBy(*latest)), F.count_if(training).over(user)
-        chosen = training & (rank == 1) & (many > 1)
-    elif rule == "temporal":
+    training = sql.col(PART) == TRAIN
+    if rule == "temporal":
         chosen = training & _is_latest(rows.where(training), math.ceil(share * count))
+        return rows.withColumn(PART, sql.when(chosen, sql.lit(part).cast("byte")).otherwise(sql.col(PART)))
+    schema = rows.schema
+    if rule == "per_user":
+        rows = _with_draws(rows, training, seed, partitions).repartition(partitions, "user_id")
+    return mapped(rows, lambda table: cut_by_user(table, part, share), schema)
+
+
+def cut_by_user(table: pa.Table, part: int, share: float) -> pa.Table:
+    """Return all rows of some users, of which the last of TRAIN, or a share of them by draws, is `part`."""
+    parts = table[PART].to_numpy().copy()
+    training = np.flatnonzero(parts == TRAIN)
+    users = codes(table["user_id"])[0][training].astype(np.int32)
+    if DRAW in table.column_names:
+        drawn = table[DRAW].to_numpy()[training].astype(np.uint32)
+        chosen = share_by_draws(users, drawn, share)
+        table = table.drop_columns(DRAW)
     else:
-        assert rule == "per_user"
-        rows = _with_draws(rows, training, seed)
-        user = Window.partitionBy("user")
-        rank = F.row_number().over(user.orderBy(training.desc(), DRAW, PLACE))
-        many = F.count_if(training).over(user)
-        chosen = training & (rank <= F.least(F.floor(F.lit(share) * many + 0.5), many - 1))
-    cut = rows.withColumn("chosen", chosen)
-    new = F.when(F.col("chosen"), F.lit(part).cast("byte")).otherwise(F.col(PART))
-    return cut.withColumn(PART, new).drop("chosen", DRAW)
+        chosen = last_of_each_user(users, table["timestamp"].to_numpy()[training])
+    parts[training[chosen]] = part
+    return table.set_column(table.column_names.index(PART), PART, pa.array(parts, pa.int8()))
 
 
 def _is_latest(rows: DataFrame, count: int) -> Column:
     """Return whether a row is one of the `count` latest; of rows of one second the last in file order."""
     second, later = kth_largest(rows, "timestamp", count)
-    place, _ = kth_largest(rows.where(F.col("timestamp") == second), PLACE, count - later)
-    in_second = (F.col("timestamp") == second) & (F.col(PLACE) >= place)
-    return (F.col("timestamp") > second) | in_second
+    place, _ = kth_largest(rows.where(sql.col("timestamp") == second), PLACE, count - later)
+    in_second = (sql.col("timestamp") == second) & (sql.col(PLACE) >= place)
+    return (sql.col("timestamp") > second) | in_second
 
 
 def kth_largest(rows: DataFrame, column: str, k: int) -> tuple[int, int]:
@@ -158,12 +166,12 @@ def kth_largest(rows: DataFrame, column: str, k: int) -> tuple[int, int]:
 
     Histograms of ever smaller ranges find it, so that nothing is sorted.
     """
-    low, high = rows.agg(F.min(column), F.max(column)).first() or (0, 0)
+    low, high = rows.agg(sql.min(column), sql.max(column)).first() or (0, 0)
     larger = 0
     while low < high:
         width = -(-(high - low + 1) // BUCKETS)
-        inside = rows.where(F.col(column).between(low, high))
-        bucket = F.expr(f"({column} - {low}L) div {width}L").alias("bucket")
+        inside = rows.where(sql.col(column).between(low, high))
+        bucket = sql.expr(f"({column} - {low}L) div {width}L").alias("bucket")
         for number, count in sorted(inside.groupBy(bucket).count().collect(), reverse=True):
             if larger + count >= k:
                 low, high = low + number * width, min(high, low + (number + 1) * width - 1)
@@ -172,20 +180,24 @@ def kth_largest(rows: DataFrame, column: str, k: int) -> tuple[int, int]:
     return low, larger
 
 
-def _with_draws(rows: DataFrame, training: Column, seed: int) -> DataFrame:
+def _with_draws(rows: DataFrame, training: Column, seed: int, partitions: int) -> DataFrame:
     """Return the rows; those of TRAIN have a draw by their number among them."""
     firsts = first_numbers(rows.where(training))
-    schema = T.StructType([*rows.schema.fields, T.StructField(DRAW, T.LongType())])
-    return rows.groupBy(chunk()).applyInArrow(lambda key, table: _draw(key, table, firsts, seed), schema)
+    schema = types.StructType([*rows.schema.fields, types.StructField(DRAW, types.LongType())])
+
+    def work(table: pa.Table) -> pa.Table:
+        trains, drawn = table[PART].to_numpy() == TRAIN, np.zeros(len(table), np.int64)
+        for number, at in stretches(table[PLACE].to_numpy() >> CHUNK_BITS):
+            if many := int(np.count_nonzero(trains[at])):
+                drawn[at][trains[at]] = draws(firsts[number], many, seed)
+        return table.append_column(DRAW, pa.array(drawn))
+
+    return mapped(by_chunk(rows, partitions), work, schema)
 
 
-def _draw(key: tuple[pa.Scalar], table: pa.Table, firsts: dict[int, int], seed: int) -> pa.Table:
-    table = table.sort_by(PLACE)
-    training = np.flatnonzero(table[PART].to_numpy() == TRAIN)
-    found = np.zeros(len(table), np.int64)
-    if len(training):
-        found[training] = draws(firsts[key[0].as_py()], len(training), seed)
-    return table.append_column(DRAW, pa.array(found))
+def by_chunk(rows: DataFrame, partitions: int) -> DataFrame:
+    """Return the rows in partitions of whole chunks."""
+    return rows.repartition(partitions, chunk())
 
 
 def repeats_of(rows: DataFrame, rule: Rule) -> DataFrame:
@@ -196,20 +208,22 @@ def repeats_of(rows: DataFrame, rule: Rule) -> DataFrame:
         rule: A rule of `BY_TIME`; see `split.repeated_in_test`.
     """
     assert rule in BY_TIME
-    moment, is_test = F.struct("timestamp", PLACE), F.col(PART) == TEST
+    moment, is_test = sql.struct("timestamp", PLACE), sql.col(PART) == TEST
+    candidates = rows.where(sql.col(LAST).isNotNull() & ~is_test)
     if rule == "temporal":
-        (first,) = rows.where(is_test).agg(F.min(moment)).first() or ((),)
-        begins = F.struct(*(F.lit(number).cast("long") for number in first))
+        (first,) = rows.where(is_test).agg(sql.min(moment)).first() or ((),)
+        begins = sql.struct(*(sql.lit(number).cast("long") for number in first))
     else:
-        begins = F.min(F.when(is_test, moment)).over(Window.partitionBy("user_id"))
-    late = F.struct(f"{LAST}.timestamp", f"{LAST}.{PLACE}") > begins
-    found = rows.withColumn("late", late & ~is_test).where(F.col(LAST).isNotNull() & F.col("late"))
-    names = [field.name for field in rows.schema[LAST].dataType.fields]  # pyrefly: ignore
+        tests = rows.where(is_test).select("user_id", moment.alias("begins"))  # one of each user
+        candidates, begins = candidates.join(tests, "user_id"), sql.col("begins")
+    late = sql.struct(f"{LAST}.timestamp", f"{LAST}.{PLACE}") > begins
+    found = candidates.where(late)
+    names = rows.schema[LAST].dataType.fieldNames()  # pyrefly: ignore[missing-attribute]
     return found.select(
-        *(F.col(f"{LAST}.{name}").alias(name) if name in names else F.col(name) for name in _kept(rows) if name != PART),
-        F.lit(TEST).cast("byte").alias(PART),
+        *(
+            sql.col(f"{LAST}.{name}" if name in names else name)
+            for name in rows.columns
+            if name not in (LAST, PART)
+        ),
+        sql.lit(TEST).cast("byte").alias(PART),
     )
-
-
-def _kept(rows: DataFrame) -> Iterator[str]:
-    return (name for name in rows.columns if name != LAST)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from trainer.dataset.encode import COLUMNS
 from trainer.dataset.sequences import sequences_of
 from trainer.dataset.split import PARTS, TRAIN, VALIDATION
+from trainer.spark.partitions import stretches
 from trainer.spark.reading import PLACE
 from trainer.storage.columns import saved, stored
 
@@ -49,6 +50,7 @@ class ColumnWriter:
             rows say it.
         users: Number of users.
         groups: Number of groups of consecutive users.
+        chunk_bits: See `splits.CHUNK_BITS`.
     """
 
     folder: Path
@@ -57,25 +59,27 @@ class ColumnWriter:
     parts: tuple[Path, Mapping[int, int]] | None
     users: int
     groups: int
+    chunk_bits: int
 
-    def __call__(self, key: tuple[pa.Scalar, ...], table: pa.Table) -> pa.Table:
-        """Write the rows of a chunk; return what `ByUserWriter` needs of them."""
-        number = key[0].as_py()
-        table = table.sort_by(PLACE)
-        if self.parts is None:
-            parts = table[PART].to_numpy()
-        else:
-            file, firsts = self.parts
-            parts = np.fromfile(file, np.int8, len(table), offset=firsts[number])
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Write the rows of whole chunks, in file order; return what `ByUserWriter` needs of them."""
         columns = {name: table[ROW_NAMES.get(name, name)].to_numpy() for name in self.names}
-        for part, name in enumerate(PARTS):
-            chosen = np.flatnonzero(parts == part)
-            for column, values in columns.items():
-                path = self.folder / f"{name}_{column}.npy"
-                write_slice(path, int(self.firsts[number][part]), values[chosen])
+        parts = np.empty(len(table), np.int8)
+        for chunk, at in stretches(table[PLACE].to_numpy() >> self.chunk_bits):
+            if self.parts is None:
+                parts[at] = table[PART].to_numpy()[at]
+            else:
+                file, firsts = self.parts
+                parts[at] = np.fromfile(file, np.int8, at.stop - at.start, offset=firsts[chunk])
+            for part, name in enumerate(PARTS):
+                chosen = at.start + np.flatnonzero(parts[at] == part)
+                for column, values in columns.items():
+                    path = self.folder / f"{name}_{column}.npy"
+                    write_slice(path, int(self.firsts[chunk][part]), values[chosen])
         groups = table["user"].to_numpy().astype(np.int64) * self.groups // self.users
-        others = {name: table[name] for name in (PLACE, "user", "item", "timestamp") if name in table.column_names}
-        return pa.table(others | {PART: pa.array(parts, pa.int8()), GROUP: pa.array(groups, pa.int32())})
+        names = [name for name in (PLACE, "user", "item", "timestamp") if name in table.column_names]
+        found = table.select(names).append_column(PART, pa.array(parts))
+        return found.append_column(GROUP, pa.array(groups.astype(np.int32)))
 
 
 def make_columns(folder: Path, names: Sequence[str], sizes: Sequence[int]) -> None:
@@ -126,23 +130,24 @@ class ByUserWriter:
                 if self.has_times:
                     make_file(self.folder / f"sequences_{name}_times.npy", np.int64, total)
 
-    def __call__(self, key: tuple[pa.Scalar, ...], table: pa.Table) -> pa.Table:
-        """Write the rows of a group of users; return their number."""
-        group = key[0].as_py()
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Write the rows of whole groups of users, each in file order; return their number."""
+        table = table.take(np.argsort(table[GROUP].to_numpy(), kind="stable"))
+        for group, at in stretches(table[GROUP].to_numpy()):
+            self._write_group(group, table.slice(at.start, at.stop - at.start))
+        return pa.table({"rows": pa.array([len(table)], pa.int64())})
+
+    def _write_group(self, group: int, table: pa.Table) -> None:
         first, last = (-(-each * self.users // self.groups) for each in (group, group + 1))
-        place, parts, items = (table[name].to_numpy() for name in (PLACE, PART, "item"))
-        users = table["user"].to_numpy() - np.int32(first)
+        parts, items, users = (table[name].to_numpy() for name in (PART, "item", "user"))
+        users = users - np.int32(first)
         times = table["timestamp"].to_numpy() if self.has_order else None
-        order = np.argsort(place)
-        users, items, parts = users[order], items[order], parts[order]
-        times = None if times is None else times[order]
         for name, numbers in self.sets().items():
             rows = np.flatnonzero(np.isin(parts, numbers))
             before = int(self.firsts[group][numbers].sum())
             self._write_items(name, before, users[rows], items[rows], last - first, first)
             if times is not None and name in ("train", "known"):
                 self._write_sequences(name, before, users[rows], items[rows], times[rows], last - first)
-        return pa.table({"rows": pa.array([len(table)], pa.int64())})
 
     def _write_items(
         self, name: str, before: int, users: np.ndarray, items: np.ndarray, count: int, first: int
