@@ -14,9 +14,19 @@ TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
 ROOMS = (
     *("errors", "formatting", "atomic_write", "installation"),
-    *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
+    *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "spark", "histories"),
     *("batching", "closed_form", "model"),
-    *("planning", "sharding", "evaluation", "ranking", "reporting", "inspection", "runs", "warm_start"),
+    *(
+        "planning",
+        "sharding",
+        "evaluation",
+        "shares",
+        "ranking",
+        "reporting",
+        "inspection",
+        "runs",
+        "warm_start",
+    ),
     *("fitting", "tuning", "training", "serving", "batch_lists"),
     *("recommender", "exporting", "service", "page", "report", "doctor", "api"),
     *("command_line", "commands", "cli", "__main__"),

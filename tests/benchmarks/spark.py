@@ -87,6 +87,13 @@ def compared(rows: int, split: str, cores: int, folder: Path) -> dict[str, Any]:
     return found
 
 
+def shown(way: dict[str, float]) -> str:
+    return (
+        f"{way['seconds']:.1f} s ({way['processor']:.1f} s of processors), "
+        f"{way['rows_per_second']:,.0f} rows/s, {way['peak_mb']:,.0f} MB"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
@@ -105,11 +112,7 @@ def main() -> None:
             for split in asked.splits:
                 found = compared(rows, split, asked.cores, folder)
                 report.append(found)
-                ways = "; ".join(
-                    f"{way} {found[way]['seconds']:.1f} s ({found[way]['processor']:.1f} s of processors), {found[way]['rows_per_second']:,.0f} rows/s, "
-                    f"{found[way]['peak_mb']:,.0f} MB"
-                    for way in ("prepare", "spark")
-                )
+                ways = "; ".join(f"{way} {shown(found[way])}" for way in ("prepare", "spark"))
                 same = "equal" if not found["differing"] else f"DIFFERENT: {found['differing']}"
                 print(f"{rows:,} rows, {split}: {ways}; {same}", flush=True)
     if asked.json:

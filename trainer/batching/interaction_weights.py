@@ -49,6 +49,7 @@ class InteractionWeights:
             pointwise: Whether the loss scores each row's own item alone.
         """
         self._by_user, self._rows, self._pointwise = dataset.train_by_user(), rows, pointwise
+        self._rows_of_users, self._rows_of_items = dataset.counts_by_user, dataset.train_counts_by_item
         negatives = dataset.explicit_negatives()
         self.train = dataset.train.followed_by(negatives) if pointwise else dataset.train
         self.positives: Ragged | None = None
@@ -132,7 +133,7 @@ class InteractionWeights:
         return (weights / weights.mean(dtype=np.float64)).astype(np.float32)
 
     def _of_users(self, power: float) -> np.ndarray:
-        lengths = self._by_user.lengths()
+        lengths = self._rows_of_users("train")
         sums = lengths.astype(np.float64) if self.positives is None else _sums(lengths, self.positives.values)
         users = np.flatnonzero(lengths)
         weights = sums[users] ** power
@@ -143,7 +144,7 @@ class InteractionWeights:
     def rows_with_items(self, item_count: int) -> np.ndarray:
         """Return the number of rows with each item as a positive or an explicit negative, (item_count,)."""
         # A row contains an item once at most.
-        found = np.bincount(self._by_user.values, minlength=item_count)
+        found = self._rows_of_items()
         if self.negatives is None:
             return found
         rows = np.ones(len(self.negatives.values), np.int64)

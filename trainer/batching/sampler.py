@@ -78,7 +78,14 @@ class BatchPlan:
 class Batches:
     """The steps of a training split."""
 
-    def __init__(self, dataset: Dataset, plan: BatchPlan, user_inputs: Inputs, item_inputs: Inputs) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        plan: BatchPlan,
+        user_inputs: Inputs,
+        item_inputs: Inputs,
+        train_by_user: Ragged | None = None,
+    ) -> None:
         """Prepare what all steps share.
 
         Args:
@@ -86,15 +93,17 @@ class Batches:
             plan: How its training split is cut.
             user_inputs: Features of the query tower.
             item_inputs: Features of the candidate tower.
+            train_by_user: Training items of the users of all hosts; None: this host has them all.
         """
         self.plan, self.user_inputs, self.item_inputs = plan, user_inputs, item_inputs
         self.item_name, self.item_count = dataset.item_name, dataset.item_count
         kind = "user" if plan.rows == "user" else "interaction"
         self.interaction_weights = InteractionWeights(dataset, kind, plan.candidates == "own")
         self.train: Interactions = self.interaction_weights.train
-        self.train_by_user: Ragged = dataset.train_by_user()
+        self.train_by_user: Ragged = dataset.train_by_user() if train_by_user is None else train_by_user
+        self._shares = dataset.shares
         # Users without training interactions make no row.
-        self.row_users = np.flatnonzero(self.train_by_user.lengths()) if plan.rows == "user" else None
+        self.row_users = np.flatnonzero(dataset.counts_by_user("train")) if plan.rows == "user" else None
         self.row_count = len(self.train) if self.row_users is None else len(self.row_users)
         self._count_rows(
             dataset, self.row_count, self.interaction_weights.rows_with_items(dataset.item_count)
@@ -201,6 +210,9 @@ class Batches:
 
     def _share(self, rows: np.ndarray, rank: int, world_size: int) -> Share:
         """Return which of a step's rows are a rank's."""
+        if self._shares is not None:
+            own = self._shares.users_of(rank, world_size)
+            return np.flatnonzero((rows >= own.start) & (rows < own.stop))
         block = self.plan.user_block
         if not block:
             return slice(len(rows) * rank // world_size, len(rows) * (rank + 1) // world_size)

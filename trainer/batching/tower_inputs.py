@@ -42,7 +42,9 @@ def user_inputs(dataset: Dataset, features: Sequence[str], ids: bool = True, his
     history, unless they are retained from an earlier run.
     """
     rows, items = np.arange(dataset.user_count + 1, dtype=np.int32), dataset.history()
-    rows[dataset.train_by_user().lengths() == 0] = dataset.user_count
+    if dataset.shares is not None:
+        rows = dataset.shares.rows_in_table()
+    rows[dataset.counts_by_user("train") == 0] = rows[-1]
     rows[dataset.kept_users] = dataset.kept_users
     attributes = _attributes(USER, features, dataset.user_features, dataset.user_dense)
     return ({USER: rows} if ids else {}) | ({USER_HISTORY: items} if history else {}) | attributes
@@ -55,7 +57,7 @@ def item_inputs(dataset: Dataset, features: Sequence[str], bias: bool) -> Inputs
     attributes tell them apart. Items retained from an earlier run have rows of their own.
     """
     name, ids = dataset.item_name, np.arange(dataset.item_count, dtype=np.int32)
-    ids[np.bincount(dataset.train.items, minlength=dataset.item_count) == 0] = dataset.item_count
+    ids[dataset.train_counts_by_item() == 0] = dataset.item_count
     ids[dataset.kept_items] = dataset.kept_items
     attributes = _attributes(name, features, dataset.item_features, dataset.item_dense)
     return {name: ids} | attributes | ({f"{name}_bias": ids} if bias else {})
@@ -181,7 +183,8 @@ def table_rows(dataset: Dataset, inputs: Inputs, hashed_rows: int | None = None)
     name = dataset.item_name
     rows = {f"user_{feature.name}": feature.size for feature in dataset.user_features.values()}
     rows |= {f"{name}_{feature.name}": feature.size for feature in dataset.item_features.values()}
-    rows |= {USER: dataset.user_count + 1, USER_HISTORY: dataset.item_count}
+    users = dataset.user_count + 1 if dataset.shares is None else dataset.shares.table_rows
+    rows |= {USER: users, USER_HISTORY: dataset.item_count}
     rows |= dict.fromkeys((name, f"{name}_bias", context_table(name)), dataset.item_count + 1)
     rows |= dict.fromkeys((USER, name, context_table(name)), hashed_rows + 1) if hashed_rows else {}
     return {table: rows[table] for table in looked_up(inputs)}

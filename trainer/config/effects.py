@@ -260,7 +260,7 @@ EFFECTS = (
 )
 ALWAYS = frozenset(
     [
-        *("data.name", "data.cache", "data.min_value", "data.k_core", "data.validation_size"),
+        *("data.name", "data.share", "data.cache", "data.min_value", "data.k_core", "data.validation_size"),
         *("batches.rows", "batches.size", "batches.ahead"),
         *("model.dim", "model.table_dtype", "model.precision", "model.similarity", "model.learn_temperature"),
         *("model.item_bias", "model.init_std", "model.start", "model.low_rank", "model.user_id"),

@@ -27,6 +27,8 @@ class DataConfig:
     """Holds one folder a MovieLens release (`data/ml-100k/u.data`); missing ones are fetched into it."""
     source: Literal["auto", "grouplens", "recbole", "none"] = "auto"
     """Where missing MovieLens files come from: `auto` tries each source in turn, `none` fetches nothing."""
+    share: Literal["none", "users"] = "none"
+    """`users`: a host prepares and keeps its own users alone; see `trainer/shares/README.md`."""
     cache: str | None = None
     """Folder of prepared data sets; by default `$XDG_CACHE_HOME/shardtower` or `~/.cache/shardtower`."""
     format: Literal["auto", "parquet", "csv", "tsv", "recbole", "lightgcn"] = "auto"
@@ -58,9 +60,8 @@ class DataConfig:
     """The same for items: `--data.item_vectors.image image.npz` makes an attribute `image` of embeddings."""
     attribute_kinds: dict[str, str] = field(default_factory=dict)
     """Kind of an attribute where its type misleads: `category`, `list`, `number`, `buckets` (10 quantiles, or
-    `buckets:20`), `time`, `vector`, `ignore`. By type: whole numbers and texts are categories; fractional
-    numbers and times are standardised numbers; lists of categories bags; lists of fractional numbers vectors.
-    Missing is a value of its own."""
+    `buckets:20`), `time`, `vector`, `ignore`. By type, whole numbers and texts are categories, fractional
+    numbers and times standardised numbers, lists bags of categories or vectors. Missing is a value, too."""
     list_separator: str | None = None
     """Separates the entries of lists in text attributes; by default guessed (`|` or `;`), and printed."""
     user_column: str = "user_id"
@@ -92,8 +93,7 @@ class DataConfig:
     """What tells which of a user's interactions came first: timestamps, or their order in the file, oldest
     first, as in LightGCN's text where a user's items stand in order of time; timestamps are then unread."""
     repeats: Literal["drop", "keep"] = "drop"
-    """What users repeat in the test part of a split by time: left out, or to be found once more.
-    Of a pair that stands several times, such splits train on the first."""
+    """What users repeat in the test part of a split by time, which trains on the first: left out or found."""
     split_seed: int = 42
     """Seed of the `random` and `per_user` splits."""
     synthetic_users: int = 1000

@@ -6,6 +6,7 @@ from typing import Literal, TypeVar, cast
 
 from trainer.config.resolved import ResolvedConfig, resolve
 from trainer.config.schema import Config, ModelConfig, OptimizerConfig
+from trainer.config.sharing import with_shared_tables
 from trainer.facts.histories import HistoryName, history_spec
 from trainer.facts.losses import loss_spec
 from trainer.facts.sharding_kinds import sharding_kind
@@ -63,7 +64,7 @@ def with_size_defaults(config: Config, users: int, items: int, interactions: int
         items: Number of items in the catalogue.
         interactions: Number of training interactions.
     """
-    config = with_history(config)
+    config = with_shared_tables(with_history(config))
     recipe = (_ordered if config.batches.rows == "next" else _order_blind)(config, users, items, interactions)
     loss, run = config.loss, config.run
     candidates = recipe.candidates if loss.candidates == "auto" else loss.candidates

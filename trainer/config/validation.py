@@ -7,6 +7,7 @@ from typing import TypeAlias, get_args, get_type_hints
 
 from trainer.config.effects import query_features, validates
 from trainer.config.schema import ATTRIBUTE_KINDS, Config, ShardingConfig
+from trainer.config.sharing import rules_of_sharing
 from trainer.facts.baselines import BASELINES
 from trainer.facts.histories import ORDERED, history_spec
 from trainer.facts.losses import loss_spec, losses_where
@@ -32,6 +33,7 @@ def rules(config: Config) -> Iterator[Rule]:
     yield from _of_sharding(config)
     for section in (_of_model, _of_run, _of_loss, _of_evaluation, _of_optimizer, _of_data, _of_combinations):
         yield from section(config)
+    yield from rules_of_sharing(config)
 
 
 def _of_model(config: Config) -> Iterator[Rule]:

@@ -1,6 +1,6 @@
 """Filters on encoded interactions: minimum value, duplicates and k-core; explicit negatives."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,12 @@ from trainer.storage.pairs import (
 
 
 def clean(
-    encoded: Encoded, name: str, min_value: float | None, k_core: int, keep_first: bool = False
+    encoded: Encoded,
+    name: str,
+    min_value: float | None,
+    k_core: int,
+    keep_first: bool = False,
+    find_core: Callable[[np.ndarray, np.ndarray, int], np.ndarray] = core,
 ) -> tuple[np.ndarray, dict[str, int], Repeats]:
     """Return which rows stay, and how many each rule dropped: `min_value`, then duplicates, then `k_core`.
 
@@ -29,6 +34,7 @@ def clean(
         min_value: Smallest value that stays; None: all do.
         k_core: See `split.core`.
         keep_first: Of a pair that stands several times, keep the first row in time and not the last.
+        find_core: Does what `core` does; hosts that share users count items together.
 
     Returns:
         (n,) bool; the counts `below_min_value`, `duplicates` and `outside_k_core`; and with `keep_first` the
@@ -62,7 +68,7 @@ def clean(
     dropped("duplicates", "the rule against duplicates")
     if k_core > 1:
         users, items = (encoded.columns[column].read()[stays] for column in ("user_id", "item_id"))
-        stays[stays] = core(users, items, k_core)
+        stays[stays] = find_core(users, items, k_core)
     dropped("outside_k_core", f"--data.k_core {k_core}")
     within = stays[repeats.first]
     return stays, report, Repeats(repeats.first[within], repeats.last[within])

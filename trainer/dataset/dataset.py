@@ -16,6 +16,7 @@ from trainer.storage import arrays
 from trainer.storage.attribute_store import map_dense, map_features
 from trainer.storage.attributes import DenseFeature, Feature, Ragged
 from trainer.storage.raw_ids import row_of
+from trainer.storage.user_shares import UserShares, map_user_shares
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Dataset:
             items with training interactions; or None.
         shown: Impressions that are, likewise; see `impressions.write_impressions`.
         has_order: Whether it is known which interaction of a user came before another.
+        shares: Shares of users; then interactions, lists by user and raw ids of users are those of this
+            host's users alone, and null or empty elsewhere. None: a host has all users.
     """
 
     folder: Path
@@ -75,6 +78,7 @@ class Dataset:
     negatives: Interactions | None = None
     shown: Interactions | None = None
     has_order: bool = False
+    shares: UserShares | None = None
 
     @property
     def evaluated_items(self) -> int:
@@ -83,7 +87,25 @@ class Dataset:
 
     def item_popularity(self) -> np.ndarray:
         """Return the summed weights of each item's training interactions, (item_count,) float64."""
+        if self.shares is not None:
+            return self.shares.item_counts.astype(np.float64)
         return np.bincount(self.train.items, self.train.weights, self.item_count).astype(np.float64)
+
+    def train_counts_by_item(self) -> np.ndarray:
+        """Return the training interactions of each item over all hosts, (item_count,) int64."""
+        if self.shares is not None:
+            return self.shares.item_counts
+        return np.bincount(self.train.items, minlength=self.item_count)
+
+    def counts_by_user(self, split: str) -> np.ndarray:
+        """Return the interactions in `split` of each user over all hosts, (user_count + 1,) integers."""
+        if self.shares is not None:
+            return self.shares.lengths[split]
+        return self._by_user(split).lengths()
+
+    def interaction_count(self, split: str) -> int:
+        """Return the number of interactions in `split` over all hosts."""
+        return len(getattr(self, split)) if self.shares is None else self.shares.count(split)
 
     def explicit_negatives(self) -> Interactions | None:
         """Return all explicit negatives of the training; None without any."""
@@ -190,6 +212,7 @@ def open_dataset(folder: Path) -> Dataset:
         negatives=_map_part(folder, NEGATIVES) if (folder / f"{NEGATIVES}_user_id.npy").exists() else None,
         has_order=meta.get("has_order", has_timestamps),
         shown=_map_part(folder, SHOWN) if (folder / f"{SHOWN}_user_id.npy").exists() else None,
+        shares=map_user_shares(folder, meta),
     )
 
 

@@ -4,17 +4,18 @@ Readers are imported when something has to be read, so that a second start is qu
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config.schema import DataConfig
 from trainer.dataset.build import Build, prepare
+from trainer.dataset.split import Rule
 from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
 from trainer.storage import arrays
-from trainer.tables.folders import visible_files
+from trainer.tables.folders import of_buckets, visible_files
 
 ATTRIBUTE_RULES = 2
 """Version of how attributes are read, so that those which an earlier version read otherwise are read anew."""
@@ -33,7 +34,7 @@ def prepare_data(
     Raises:
         DataError: Data are missing or cannot be read.
     """
-    make_source, key = _with_vectors(data, *_source(data))
+    make_source, key = source_of(data)
     return prepare(
         make_source,
         key,
@@ -41,7 +42,7 @@ def prepare_data(
         name=data.name,
         min_value=data.min_value,
         k_core=data.k_core,
-        split="given" if data.held_out and data.split != "none" else data.split,
+        split=rule_of(data),
         test_size=data.test_size,
         validation_size=data.validation_size,
         split_seed=data.split_seed,
@@ -52,6 +53,26 @@ def prepare_data(
         attribute_kinds=data.attribute_kinds,
         build=build_with,
     )
+
+
+def rule_of(data: DataConfig) -> Rule:
+    """Return the rule of the split: a file of held-out interactions implies `given`."""
+    return "given" if data.held_out and data.split != "none" else data.split
+
+
+def source_of(
+    data: DataConfig, buckets: Collection[int] | None = None
+) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
+    """Return how to read the raw data, and what identifies them.
+
+    Args:
+        data: Data section of the configuration.
+        buckets: Of folders that are partitioned by user, the buckets to read; None: all.
+
+    Raises:
+        DataError: Data are missing.
+    """
+    return _with_vectors(data, *_source(data, buckets))
 
 
 def read_source(data: DataConfig) -> SourceTables:
@@ -71,13 +92,15 @@ def cache_folder(cache: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shardtower"
 
 
-def _source(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
+def _source(
+    data: DataConfig, buckets: Collection[int] | None = None
+) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
     """Return how to read the raw data, and what identifies them."""
     if data.name == "synthetic":
         size = (data.synthetic_users, data.synthetic_items, data.synthetic_interactions, data.synthetic_seed)
         return lambda: _synthesised(*size), {"synthetic": size}
     if data.name == "files":
-        return _tables(data)
+        return _tables(data, buckets)
     from trainer.sources.download import ensure_movielens
 
     folder = ensure_movielens(data.name, Path(data.root), data.source)
@@ -125,7 +148,9 @@ def _movielens(name: str, folder: Path, bad_rows: Literal["error", "skip"]) -> S
     return read_movielens(name, folder, bad_rows)
 
 
-def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
+def _tables(
+    data: DataConfig, buckets: Collection[int] | None = None
+) -> tuple[Callable[[], SourceTables], dict[str, Any]]:
     """Return the same for tables of the user's own."""
     paths = {
         option: Path(path)
@@ -144,7 +169,9 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
     if data.weight_column is not None:  # so that other data keep their keys
         columns["weight_column"] = data.weight_column
     columns |= {side: names for side in ("user_columns", "item_columns") if (names := getattr(data, side))}
-    key: dict[str, Any] = {option: _fingerprint(f"--data.{option}", path) for option, path in paths.items()}
+    key: dict[str, Any] = {
+        option: _fingerprint(f"--data.{option}", path, buckets) for option, path in paths.items()
+    }
 
     def read() -> SourceTables:
         from trainer.sources.attribute_columns import Reading
@@ -159,6 +186,7 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
             bad_rows=data.bad_rows,
             reading=Reading(data.attribute_kinds, data.list_separator),
             impressions=paths.get("impressions"),
+            buckets=buckets,
             **columns,
         )
 
@@ -168,11 +196,13 @@ def _tables(data: DataConfig) -> tuple[Callable[[], SourceTables], dict[str, Any
     return read, key
 
 
-def _fingerprint(option: str, path: Path) -> list[tuple[str, int, int]]:
+def _fingerprint(
+    option: str, path: Path, buckets: Collection[int] | None = None
+) -> list[tuple[str, int, int]]:
     """Return name, size and modification time of a file, or of every file in a folder that holds rows."""
     if not path.exists():
         raise DataError(f"{option} {path}: no such file. Name an existing one")
-    files = sorted(visible_files(path)) if path.is_dir() else [path]
+    files = sorted(of_buckets(path, visible_files(path), buckets)) if path.is_dir() else [path]
     return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 

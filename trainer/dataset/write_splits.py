@@ -1,7 +1,9 @@
 """Encoded interactions -> the split of each, and the files of each split."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -84,18 +86,42 @@ def count_repeats(
     return {"repeats_kept" if keep else "repeats_dropped": len(found)}
 
 
-def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.Array, pa.Array]:
+def by_appearance(ids: pa.Array, column: str, used: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    """Number the ids that are used, in the order of their first appearance.
+
+    Args:
+        ids: Raw ids, numbered anew.
+        column: `user_id` or `item_id`.
+        used: (n,) bool, whether an id has an interaction in any split.
+
+    Returns:
+        Ids by their new rows, and the new row of each id, (n,) int32.
+    """
+    return ids.filter(pa.array(used)), (np.cumsum(used) - 1).astype(np.int32)
+
+
+Numbering: TypeAlias = Callable[[pa.Array, str, np.ndarray], tuple[pa.Array, np.ndarray]]
+"""What numbers ids: `by_appearance`, or what hosts that share users agree on."""
+
+
+def write_parts(
+    folder: Path,
+    encoded: Encoded,
+    parts: np.ndarray,
+    number: Numbering = by_appearance,
+    sequences: bool = True,
+) -> tuple[pa.Array, pa.Array]:
     """Write the columns of each split and its items by user; return the remaining ids of users and items.
 
-    Where interactions have an order, the items of each user are written in it too.
+    Where interactions have an order, the items of each user are written in it too, unless `sequences` is
+    false.
 
     Explicit negatives, if there are any, are written like a split; their users and items stand in others.
     """
     ids, rows_of = {}, {}
     for column in ("user_id", "item_id"):
         used = encoded.counts(column, (parts >= 0) & (parts < NEGATIVE)) > 0
-        ids[column] = encoded.ids[column].filter(pa.array(used))
-        rows_of[column] = (np.cumsum(used) - 1).astype(np.int32)
+        ids[column], rows_of[column] = number(encoded.ids[column], column, used)
     _write_columns(folder, encoded, parts, rows_of)
     pairs = {
         part: (stored(folder / f"{part}_user_id.npy"), stored(folder / f"{part}_item_id.npy"))
@@ -107,7 +133,7 @@ def write_parts(folder: Path, encoded: Encoded, parts: np.ndarray) -> tuple[pa.A
     for name, group in groups.items():
         sizes = len(ids["user_id"]) + 1, len(ids["item_id"])
         write_items_by_user(folder, f"by_user_{name}", group, *sizes)
-    if encoded.has_order:
+    if encoded.has_order and sequences:
         write_sequences(folder, encoded, parts, rows_of)
     return ids["user_id"], ids["item_id"]
 

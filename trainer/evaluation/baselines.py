@@ -88,12 +88,8 @@ def check_baselines(names: Sequence[str], dataset: Dataset, option_prefix: str =
 
 def popularity_ranker(dataset: Dataset, k: int, seed: int, split: str) -> Ranker:
     """Make a ranker by the number of training interactions, or the sum of their weights."""
-    order, weights = TieOrder.of(dataset), dataset.train.weights
-    scores = popularity_scores(
-        torch.tensor(dataset.train.items),
-        dataset.evaluated_items,
-        None if weights is None else torch.tensor(weights, dtype=torch.float64),
-    )[order.rows]
+    order = TieOrder.of(dataset)
+    scores = torch.from_numpy(dataset.item_popularity()).float()[order.rows]
     return order.by_rows(lambda rows, exclude: rank_by_scores(scores, k, exclude))
 
 

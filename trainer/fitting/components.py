@@ -49,6 +49,7 @@ from trainer.planning.workload import Workload, make_all_towers, workload_of
 from trainer.sharding.shard import shard
 from trainer.sharding.table_values import fill_tables
 from trainer.sharding.torchrec_plan import sharding_plan
+from trainer.shares.lists import ExchangedLists
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,10 @@ def assemble(
     )
 
 
-def make_batches(config: ResolvedConfig, dataset: Dataset, components: TrainingComponents) -> Batches:
-    """Return the batches of all steps of a training."""
+def make_batches(
+    config: ResolvedConfig, dataset: Dataset, components: TrainingComponents, world: World | None = None
+) -> Batches:
+    """Return the batches of all steps of a training; where hosts share users, called by every rank alike."""
     loss, batches, model = config.loss, config.batches, config.model
     plan = BatchPlan(
         rows=batches.rows,
@@ -181,7 +184,10 @@ def make_batches(config: ResolvedConfig, dataset: Dataset, components: TrainingC
         vector_width=model.dim,
     )
     kind = NextBatches if plan.rows == "next" else Batches
-    return kind(dataset, plan, components.user_inputs, components.item_inputs)
+    inputs = components.user_inputs, components.item_inputs
+    if dataset.shares is None or world is None or world.size == 1:
+        return kind(dataset, plan, *inputs)
+    return Batches(dataset, plan, *inputs, ExchangedLists.of(dataset, dataset.shares, world))
 
 
 def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
@@ -197,8 +203,9 @@ def check_followed_plan(config: Config, dataset: Dataset, world: World) -> None:
     """
     if config.sharding.plan is None:
         return
-    users = int(np.count_nonzero(dataset.train_by_user().lengths()))
-    filled = with_fixed_values(with_size_defaults(config, users, dataset.item_count, len(dataset.train)))
+    users = int(np.count_nonzero(dataset.counts_by_user("train")))
+    interactions = dataset.interaction_count("train")
+    filled = with_fixed_values(with_size_defaults(config, users, dataset.item_count, interactions))
     workload = workload_of(filled, dataset, *make_inputs(filled, dataset))
     world.on_first(lambda: _make_plan(filled, workload, world))
 

@@ -131,8 +131,8 @@ def _to_start_norm(vectors: np.ndarray) -> float:
 
 def _used_rows(dataset: Dataset, learned: TowerPair) -> dict[str, np.ndarray]:
     """Return the rows of each table that training looks up, ascending."""
-    users = np.flatnonzero(dataset.train_by_user().lengths())
-    items = np.flatnonzero(np.bincount(dataset.train.items, minlength=dataset.item_count))
+    users = np.flatnonzero(dataset.counts_by_user("train"))
+    items = np.flatnonzero(dataset.train_counts_by_item())
     sides: tuple[tuple[Mapping[str, np.ndarray | Ragged], np.ndarray], ...] = (
         (learned.user_inputs, users),
         (learned.item_inputs, items),

@@ -25,6 +25,7 @@ from trainer.runs.checkpoint_store import SavedCheckpoint
 from trainer.runs.validation_history import SavedProgress, Stopwatch, ValidationHistory
 from trainer.sharding.input_dist import exchanged_ahead
 from trainer.sharding.optimizers import set_fused_step, set_learning_rates
+from trainer.shares.evaluation import evaluate_shares
 
 
 def fit(
@@ -156,6 +157,8 @@ def evaluate_model(
 ) -> Evaluation | None:
     """Evaluate a model; on every rank alike, with a result on rank 0."""
     with all_algorithms():
+        if dataset.shares is not None and world.size > 1:
+            return evaluate_shares(components.tower_pairs, dataset, dataset.shares, world, how)
         return evaluate(components.tower_pairs, dataset, world, how)
 
 

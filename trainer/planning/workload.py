@@ -72,7 +72,7 @@ def workload_of(config: ResolvedConfig, dataset: Dataset, users: Inputs, items: 
     if USER_HISTORY in pooling:
         pooling[USER_HISTORY] *= 1 - config.model.history_dropout
     pooling |= hashed_pooling(config.model, dataset.item_name)
-    per_user = len(dataset.train) / max(dataset.user_count, 1)
+    per_user = dataset.interaction_count("train") / max(dataset.user_count, 1)
     candidates, gathered = items_of_step(config, dataset.item_count, per_user)
     return Workload(
         user_tables=table_rows(dataset, users, config.model.hashed_rows),

@@ -32,7 +32,7 @@ DROPPED = {
 def summary(dataset: Dataset) -> dict[str, Any]:
     """Return what was understood of a data set, as `prepare --json` prints it."""
     report, splits = dataset.report, [getattr(dataset, split) for split in PARTS]
-    count = sum(len(split) for split in splits)
+    count = sum(dataset.interaction_count(split) for split in PARTS)
     moments = [split.timestamps for split in splits if split.timestamps is not None and len(split)]
     times = [min(each.min() for each in moments), max(each.max() for each in moments)] if moments else []
     return {

@@ -39,7 +39,8 @@ def data_digests(dataset: Dataset) -> dict[str, str]:
     cache = dataset.folder / CACHE
     with suppress(OSError, ValueError):
         return json.loads(cache.read_text())
-    digests = {name: _digest(columns) for name, columns in _columns(dataset).items()}
+    of_all = dataset.shares.digests if dataset.shares else {}  # of the users of all hosts, with their ids
+    digests = {name: of_all.get(name) or _digest(columns) for name, columns in _columns(dataset).items()}
     with suppress(OSError):
         write_text(cache, json.dumps(digests))
     return digests

@@ -1,6 +1,6 @@
 """Tables of your own: Parquet, delimited text, RecBole's atomic files, LightGCN's text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -81,13 +81,15 @@ def read_tables(
     impressions: str | Path | None = None,
     user_columns: Sequence[str] | None = None,
     item_columns: Sequence[str] | None = None,
+    buckets: Collection[int] | None = None,
 ) -> SourceTables:
     """Read interactions, optional held-out ones and attributes; columns are found by name.
 
     Under the format `auto` each file is read as what it is, so that they may differ. A value or timestamp
     column that is None is left unread. `columns` names the fields of interactions without a header: `user`,
     `item`, `value` and `timestamp` stand for the columns of that use. `user_columns` and `item_columns` do
-    so for attributes, where `user` and `item` stand for the ids.
+    so for attributes, where `user` and `item` stand for the ids. Of folders that are partitioned by user,
+    `buckets` are read, or all.
 
     Ids of users are int64 if all of them, in all files, are whole numbers up to 2**63 - 1, and strings
     otherwise; so are ids of items. Parquet says so by its types. Text and unsigned Parquet columns are read
@@ -113,7 +115,9 @@ def read_tables(
         options[f"{side}s"] = TextOptions(encoding, separator, named, OF_ATTRIBUTES[f"{side}s"])
     paths = {"train": interactions, "held_out": held_out, "users": users, "items": items}
     paths["impressions"] = impressions
-    files = {part: open_tables(format, Path(path), options[part]) for part, path in paths.items() if path}
+    files = {
+        part: open_tables(format, Path(path), options[part], buckets) for part, path in paths.items() if path
+    }
     _check_options(files, options)
     names = {"user": user_column, "item": item_column}
     shown = {"impressions": files.pop("impressions")} if impressions else {}

@@ -1,6 +1,6 @@
 """The formats of tables of one's own, and how a file or a folder in one of them is opened."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -167,12 +167,17 @@ class Table:
     reopen: "Callable[[], Table]"
 
 
-def open_tables(format: Format | Literal["auto"], path: Path, options: TextOptions) -> list[Table]:
-    """Return the file, or the part files of a folder in the order of their names."""
+def open_tables(
+    format: Format | Literal["auto"],
+    path: Path,
+    options: TextOptions,
+    buckets: Collection[int] | None = None,
+) -> list[Table]:
+    """Return the file, or the part files of a folder (of some `buckets`) in the order of their names."""
     if not path.exists():
         raise DataError(f"{path}: there is no such file. Put it there, or name another")
     try:
-        paths = part_files(path) if path.is_dir() else [path]
+        paths = part_files(path, buckets) if path.is_dir() else [path]
         if path.is_dir() and format == "auto":
             _refuse_other_files(path, paths)
         return [_open_one(format, path, part, options) for part in paths]

@@ -1,11 +1,11 @@
 """Users in buckets by a hash of their raw ids: what decides which host of `--data.share users` reads whom.
 
-A bucket depends on nothing but the id's text and the number of buckets, so that whoever partitions a folder of
-interactions (Spark, a warehouse) and whoever reads it agree on it without
-a word. A folder is partitioned by it where its top holds `_user_buckets.json` and its part files lie in
-folders named `user_bucket=0`, `user_bucket=1`, ..., one a bucket.
+A bucket depends on nothing but the id's text and the number of buckets, so that whoever partitions a folder
+of interactions (Spark, a warehouse) and whoever reads it agree on it without a word. A folder is partitioned
+by it where its top holds `_user_buckets.json` and its part files lie in folders named `user_bucket=0`,
+`user_bucket=1`, ..., one a bucket.
 
-Only numpy, pandas and pyarrow are imported, as workers of a Spark job import this file too.
+No package but numpy, pandas and pyarrow is imported, as workers of a Spark job import this file too.
 """
 
 import json
@@ -14,15 +14,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from trainer.tables.folders import BUCKET as COLUMN
+from trainer.tables.folders import MANIFEST
+
+__all__ = ["COLUMN", "HASH", "MANIFEST", "bucket_folder", "manifest_text", "user_buckets"]
+
 KEY = "shardtower:usr:1"
 """Key of the hash, 16 bytes. It is another one than those of `id_hashes`, so that the users of a bucket are
 spread over all rows of a hashed table."""
 HASH = f"siphash-2-4:{KEY}"
 """How a folder names the hash by which it is partitioned."""
-MANIFEST = "_user_buckets.json"
-"""File at the top of a partitioned folder; readers of tables skip names that begin with `_`."""
-COLUMN = "user_bucket"
-"""Name before the `=` of a partitioned folder's subfolders."""
 HASHED_AT_ONCE = 2**20
 """Ids that are Python strings at a time."""
 

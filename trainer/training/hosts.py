@@ -99,6 +99,8 @@ def data_facts(dataset: Dataset) -> dict[str, str]:
 
 
 def _ids(dataset: Dataset) -> dict[str, pa.Array]:
+    if dataset.shares is not None:  # users are in the digests of the splits
+        return {"items": dataset.item_ids}
     return {"users": dataset.user_ids, "items": dataset.item_ids}
 
 

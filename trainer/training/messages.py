@@ -84,9 +84,10 @@ def opening_text(
         for table in components.plan.tables
     )
     idle = [str(rank) for rank in components.plan.idle_ranks]
-    counted = f"{len(dataset.train):,} training and {format_count(len(dataset.test), 'test interaction')}"
+    train, test = dataset.interaction_count("train"), dataset.interaction_count("test")
+    counted = f"{train:,} training and {format_count(test, 'test interaction')}"
     if dataset.report["split"] == "none":
-        counted = f"{format_count(len(dataset.train), 'training interaction')}, all there are"
+        counted = f"{format_count(train, 'training interaction')}, all there are"
     sizes = (
         f"{dataset.name}: {format_count(dataset.user_count, 'user')}, "
         f"{format_count(dataset.item_count, dataset.item_name)}, {counted}"
@@ -234,8 +235,9 @@ def closing_text(
 
 def unmeasured_text(dataset: Dataset) -> str:
     """Return why there are no results where there is no test split."""
+    count = dataset.interaction_count("train")
     return (
-        f"{dataset.name}: nothing was measured on a test part. All {len(dataset.train):,} interactions were "
+        f"{dataset.name}: nothing was measured on a test part. All {count:,} interactions were "
         "trained on (--data.split none), so how good these settings are is what a run with a test part says."
     )
 

@@ -22,6 +22,8 @@ from trainer.reporting.evaluation_text import comparison_text, evaluation_text
 from trainer.runs.checkpoint import load
 from trainer.runs.checkpoint_store import finished_step, newest
 from trainer.runs.run_folder import check_same_data, evaluation_report, run_config
+from trainer.shares.prepare import prepare_shares
+from trainer.shares.run_shares import shares_of_run
 from trainer.warm_start.origin import prepare_with_retained
 
 
@@ -155,7 +157,10 @@ class _Opened:
 
 def _open(run: Path, config: ResolvedConfig, world: World) -> _Opened:
     saved = newest(run, finished_step(run))
-    dataset = open_dataset(world.on_each_host(lambda: _prepared(run, config), long=True))
+    if config.data.share == "users":
+        dataset = open_dataset(prepare_shares(config.data, world, shares_of_run(run)))
+    else:
+        dataset = open_dataset(world.on_each_host(lambda: _prepared(run, config), long=True))
     world.on_first(lambda: check_same_data(run, dataset), long=True)
     return _Opened(run, config, saved.folder, saved.step, dataset)
 

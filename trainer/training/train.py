@@ -43,6 +43,8 @@ from trainer.runs.run_folder import (
     write_config,
 )
 from trainer.runs.training_facts import Settings, measure_ranks, write_ranks, write_settings
+from trainer.shares.prepare import prepare_shares
+from trainer.shares.run_shares import gather_vocabulary, shares_in_training
 from trainer.storage.id_hashes import collisions_report
 from trainer.training.hosts import agree_on_data, agree_on_start
 from trainer.training.messages import (
@@ -104,13 +106,15 @@ def _train_in(
         chosen = time.perf_counter()
 
         components = assemble(config, dataset, world, filled=saved is None)
-        batches = make_batches(config, dataset, components)
+        batches = make_batches(config, dataset, components, world)
         warm_start = None
         if saved is not None:
             world.on_first(lambda: check_resumable(run, saved, config, batches.steps_per_epoch))
             resume(saved, config.optimizer.name, components.model, components.optimizer)
         elif config.run.origin is not None:
             warm_start = _start_warm(run, Path(config.run.origin), config, dataset, components, world)
+        if dataset.shares is not None:
+            gather_vocabulary(run, dataset, dataset.shares, world)
         world.on_first(
             lambda: describe_run(run, config, dataset, components.plan, components.tower_pairs), long=True
         )
@@ -196,7 +200,10 @@ def _prepare(config: Config, world: World) -> Dataset:
     world.on_first(lambda: check_trackers(config.run.trackers))
     world.on_first(lambda: refuse_finished_run(config))
     run = Path(config.run.dir) if config.run.dir else None
-    dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
+    if config.data.share == "users":
+        dataset = open_dataset(prepare_shares(config.data, world, shares_in_training(run, world)))
+    else:
+        dataset = open_dataset(world.on_each_host(lambda: prepare_with_retained(config, run), long=True))
     agree_on_data(dataset, world)
     check_baselines(config.evaluation.baselines, dataset)
     check_followed_plan(config, dataset, world)
@@ -207,7 +214,8 @@ def _resolve(
     config: Config, dataset: Dataset, world: World, run: Path
 ) -> tuple[ResolvedConfig, Choice | None, Settings]:
     """Fill the gaps of a configuration, by the size of the data and by tuning; rank 0 prints how."""
-    size = int(np.count_nonzero(dataset.train_by_user().lengths())), dataset.item_count, len(dataset.train)
+    users = int(np.count_nonzero(dataset.counts_by_user("train")))
+    size = users, dataset.item_count, dataset.interaction_count("train")
     sized = with_size_defaults(config, *size)
     check_decided_effects(config, sized)
     if world.is_first:

@@ -130,7 +130,8 @@ def _kinds(config: Config, dataset: Dataset) -> list[Config]:
 
     Where a model is asked for what comes next, by a split by time, one with ordered histories comes second.
     """
-    size = int(np.count_nonzero(dataset.train_by_user().lengths())), dataset.item_count, len(dataset.train)
+    users = int(np.count_nonzero(dataset.counts_by_user("train")))
+    size = users, dataset.item_count, dataset.interaction_count("train")
     kinds = [with_size_defaults(config, *size)]
     rule = validation_rule(cast(Rule, dataset.report["split"]), dataset.has_order)
     if history_is_open(config) and rule in BY_TIME:
