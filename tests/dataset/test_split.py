@@ -8,7 +8,6 @@ from trainer.dataset.split import (
     TRAIN,
     VALIDATION,
     check_split,
-    draws,
     last_of_each_user,
     latest_rows,
     random_rows,
@@ -211,9 +210,3 @@ def test_a_given_split_of_one_file_alone_is_refused_by_the_name_of_the_file(held
     with pytest.raises(DataError) as error:
         split_rows("given", np.array([0, 1]), None, np.array(held_out), 0.2, 0.0, 42)
     assert str(error.value) == f"--data.split given leaves no {words}"
-
-
-@pytest.mark.parametrize("first", [0, 1, 6, 7])
-def test_draws_of_later_rows_are_made_without_those_of_earlier_ones(first: int) -> None:
-    whole = np.random.default_rng(42).integers(0, 2**32, 20, dtype=np.uint32)
-    assert np.array_equal(draws(first, 9, 42), whole[first : first + 9])

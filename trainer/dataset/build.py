@@ -159,16 +159,9 @@ def counted(
     rule: Rule,
     sizes: Sequence[int],
 ) -> dict[str, int | float | str]:
-    """Return the report on interactions: read, left out by each rule, and in each split.
+    """Return the report on `read` rows of a weight above 0: left out by each rule, in each of PARTS.
 
-    Args:
-        source: Its interactions have been consumed.
-        read: Rows of a weight above 0.
-        weightless: Rows of weight 0; None: there are no weights.
-        repeated: See `write_splits.count_repeats`.
-        dropped: See `clean.clean`.
-        rule: Rule of the test split.
-        sizes: Rows of each split, in the order of PARTS.
+    `weightless` is None where there are no weights; see `count_repeats` for `repeated`, `clean` for `dropped`.
     """
     report: dict[str, int | float | str] = {"read": read + (weightless or 0)}
     report |= {"skipped": source.bad_rows.skipped} | dict(repeated)

@@ -22,15 +22,14 @@ from trainer.dataset.split import (
     VALIDATION,
     Rule,
     check_counts,
-    draws,
     last_of_each_user,
-    share_by_draws,
     split_rows,
     validation_rule,
 )
 from trainer.spark.cleaning import LAST
 from trainer.spark.partitions import codes, mapped, stretches
 from trainer.spark.reading import PLACE
+from trainer.storage.draws import draws, share_by_draws
 
 PART, DRAW = "part", "draw"
 CHUNK_BITS = 20
