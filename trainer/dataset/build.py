@@ -10,8 +10,9 @@ validation split), and 28 more while it is made.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -32,6 +33,9 @@ from trainer.storage.attribute_store import write_attributes
 FILE_ORDER = "each user's interactions are taken to stand in order of time, the oldest first"
 """What to say of data whose order is that of the file."""
 
+Build = Callable[[Path, SourceTables, str, str, dict], None]
+"""Writes a prepared data set: folder, source, key, name, settings."""
+
 
 def prepare(
     make_source: Callable[[], SourceTables],
@@ -50,6 +54,7 @@ def prepare(
     repeats: Literal["drop", "keep"] = "drop",
     negatives: str = "drop",
     attribute_kinds: Mapping[str, str] = MappingProxyType({}),
+    build: Build | None = None,
 ) -> Path:
     """Return the folder of the prepared data set, made if it is not there or not whole.
 
@@ -79,6 +84,7 @@ def prepare(
         negatives: `use` keeps the dropped values below `min_value` as explicit negatives of the training,
             see `clean.explicit_negatives`, and impressions, see `impressions.write_impressions`.
         attribute_kinds: Kinds of attributes that were asked for, by name.
+        build: What writes the folder in place of this process alone, see `trainer.spark`.
 
     Raises:
         DataError: The settings do not suit the source or leave nothing.
@@ -110,7 +116,7 @@ def prepare(
             ) from error
         if not arrays.is_whole(folder):
             with arrays.published(folder) as temporary:
-                _build(temporary, make_source(), key, name, settings)
+                (build or _build)(temporary, make_source(), key, name, settings)
     return folder
 
 
@@ -132,20 +138,61 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     if rated_low:
         parts[explicit_negatives(encoded, stays, parts, settings, rule)] = NEGATIVE
     del stays, repeats
-    weightless = encoded.weightless or 0
-    report: dict[str, int | float | str] = {
-        "read": len(parts) + weightless,
-        "skipped": source.bad_rows.skipped,
-    }
-    report |= repeated
-    report |= dropped if encoded.weightless is None else {"weightless": weightless, **dropped}
-    report |= {"split": rule} | {part: int(np.count_nonzero(parts == p)) for p, part in enumerate(PARTS)}
+    sizes = [int(np.count_nonzero(parts == part)) for part in range(len(PARTS))]
+    read = len(parts)
+    report = counted(source, read, encoded.weightless, repeated, dropped, rule, sizes)
     if rated_low:
         report["negatives"] = int(np.count_nonzero(parts == NEGATIVE))
     users, items = write_parts(folder, encoded, parts)
     has_order = encoded.has_order
     del encoded
     shutil.rmtree(raw)
+    complete(folder, source, key, name, settings, Rows(users, items, rule, has_order, report, notes))
+
+
+def counted(
+    source: SourceTables,
+    read: int,
+    weightless: int | None,
+    repeated: Mapping[str, int],
+    dropped: Mapping[str, int],
+    rule: Rule,
+    sizes: Sequence[int],
+) -> dict[str, int | float | str]:
+    """Return the report on `read` rows of a weight above 0: left out by each rule, in each of PARTS.
+
+    `weightless` is None where there are no weights; see `count_repeats` for `repeated`, `clean` for `dropped`.
+    """
+    report: dict[str, int | float | str] = {"read": read + (weightless or 0)}
+    report |= {"skipped": source.bad_rows.skipped} | dict(repeated)
+    report |= dropped if weightless is None else {"weightless": weightless, **dropped}
+    return report | {"split": rule} | dict(zip(PARTS, sizes, strict=True))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Interactions as they were written, and what is to be said of them.
+
+    Attributes:
+        users: Raw ids of users in row order.
+        items: Raw ids of items, likewise.
+        rule: Rule of the test split.
+        has_order: Whether it is known which interaction of a user came before another.
+        report: Counts of interactions.
+        notes: Sentences on ids and order.
+    """
+
+    users: pa.Array
+    items: pa.Array
+    rule: Rule
+    has_order: bool
+    report: dict[str, int | float | str]
+    notes: list[str]
+
+
+def complete(folder: Path, source: SourceTables, key: str, name: str, settings: dict, rows: Rows) -> None:
+    """Write what stands beside the interactions: impressions, attributes, ids, and `meta.json` at last."""
+    users, items, rule, report, notes = rows.users, rows.items, rows.rule, rows.report, rows.notes
     if source.impressions is not None and settings.get("negatives") == "use":
         found, remarks = write_impressions(folder, name, source, users, items, rule)
         report |= found
@@ -160,4 +207,4 @@ def _build(folder: Path, source: SourceTables, key: str, name: str, settings: di
     report |= {"users": len(users), "items": len(items)}
     notes = [*source.bad_rows.notes, *notes]
     meta = {"key": key, "name": name, "item_name": source.item_name, "report": report, "notes": notes}
-    arrays.write_meta(folder, meta | {"has_order": has_order} | attributes)
+    arrays.write_meta(folder, meta | {"has_order": rows.has_order} | attributes)

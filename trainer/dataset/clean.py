@@ -52,23 +52,17 @@ def clean(
         before, remaining = remaining, int(np.count_nonzero(stays))
         report[rule] = before - remaining
         if not remaining:
-            raise DataError(f"{name}: {option} drops all {before:,} interactions. Choose a smaller value")
+            raise none_stays(name, option, before)
 
     if min_value is not None:
         if "value" not in encoded.columns:
-            raise DataError(
-                f"{name}: --data.min_value is {min_value}, but these interactions have no values. "
-                "Leave it out, or name their column: --data.value_column"
-            )
+            raise no_values(name, min_value)
         largest = -np.inf
         for rows, values in blocks(encoded.columns["value"]):
             stays[rows] = values >= min_value
             largest = max(largest, float(values.max()))
         if largest < min_value:
-            raise DataError(
-                f"{name}: --data.min_value {min_value} drops all {len(stays):,} interactions, as the "
-                f"largest value is {largest:g}. Choose a smaller one"
-            )
+            raise all_below(name, min_value, len(stays), largest)
     dropped("below_min_value", f"--data.min_value {min_value}")
     repeats = _drop_duplicates(encoded, stays, keep_first)
     dropped("duplicates", "the rule against duplicates")
@@ -78,6 +72,27 @@ def clean(
     dropped("outside_k_core", f"--data.k_core {k_core}")
     within = stays[repeats.first]
     return stays, report, Repeats(repeats.first[within], repeats.last[within])
+
+
+def none_stays(name: str, option: str, before: int) -> DataError:
+    """Return the error for a rule that drops every one of `before` interactions."""
+    return DataError(f"{name}: {option} drops all {before:,} interactions. Choose a smaller value")
+
+
+def no_values(name: str, min_value: float) -> DataError:
+    """Return the error for a smallest value where there are no values."""
+    return DataError(
+        f"{name}: --data.min_value is {min_value}, but these interactions have no values. "
+        "Leave it out, or name their column: --data.value_column"
+    )
+
+
+def all_below(name: str, min_value: float, count: int, largest: float) -> DataError:
+    """Return the error for a smallest value above all of `count` values."""
+    return DataError(
+        f"{name}: --data.min_value {min_value} drops all {count:,} interactions, as the "
+        f"largest value is {largest:g}. Choose a smaller one"
+    )
 
 
 def _drop_duplicates(encoded: Encoded, stays: np.ndarray, keep_first: bool) -> Repeats:

@@ -83,12 +83,11 @@ def encode(source: SourceTables, name: str, folder: Path, file_order: bool = Fal
     with ExitStack() as stack:
         files = {}
         for held_out, table in rounds(source, name):
-            if "weight" in table.column_names:
-                weighs = pc.not_equal(table["weight"], 0)  # NaN is refused below
-                weightless += len(table) - pc.sum(weighs).as_py()
-                table = table.filter(weighs)
-                if not len(table):
-                    continue
+            weighty = with_weight(table)
+            weightless += len(table) - len(weighty)
+            table = weighty
+            if not len(table):
+                continue
             if file_order:
                 table = _with_places(table, rows)
             if not files:
@@ -103,15 +102,25 @@ def encode(source: SourceTables, name: str, folder: Path, file_order: bool = Fal
                 codes.astype(COLUMNS[column], copy=False).tofile(files[column])
             rows += len(table)
             training_rows += 0 if held_out else len(table)
+    refuse_none(name, rows, weightless)
+    columns = {column: Stored(folder / column, COLUMNS[column], rows) for column in names}
+    ids = {column: found.all() for column, found in known.items()}
+    return Encoded(columns, ids, training_rows, weightless if "weight" in names else None, file_order)
+
+
+def with_weight(table: pa.Table) -> pa.Table:
+    """Return the rows whose weight is not 0, where there are weights; NaN stays, to be refused."""
+    return table.filter(pc.not_equal(table["weight"], 0)) if "weight" in table.column_names else table
+
+
+def refuse_none(name: str, rows: int, weightless: int) -> None:
+    """Refuse a source without interactions, or none of a weight above 0."""
     if weightless and not rows:
         raise DataError(f"{name}: the weights of all {weightless:,} interactions are 0. Name another column")
     if not rows:
         raise DataError(
             f"{name}: no interactions found, expected at least two. Check the file (--data.interactions)"
         )
-    columns = {column: Stored(folder / column, COLUMNS[column], rows) for column in names}
-    ids = {column: found.all() for column, found in known.items()}
-    return Encoded(columns, ids, training_rows, weightless if "weight" in names else None, file_order)
 
 
 def _with_places(table: pa.Table, first: int) -> pa.Table:
@@ -208,7 +217,7 @@ def rounds(source: SourceTables, name: str) -> Iterator[tuple[bool, pa.Table]]:
         for batch in batches:
             batch = batch.select([column for column in COLUMNS if column in batch.schema.names])
             first = first or batch.schema
-            _check_batch(batch, first, name)
+            check_batch(batch, first, name)
             pending.append(batch)
             rows += len(batch)
             if rows >= ROUND_ROWS:
@@ -218,7 +227,8 @@ def rounds(source: SourceTables, name: str) -> Iterator[tuple[bool, pa.Table]]:
             yield held_out, pa.Table.from_batches(pending)
 
 
-def _check_batch(batch: pa.RecordBatch, first: pa.Schema, name: str) -> None:
+def check_batch(batch: pa.RecordBatch, first: pa.Schema, name: str) -> None:
+    """Refuse a batch with other columns or types than the first, or with nulls."""
     if batch.schema.names != first.names:
         raise DataError(
             f"{name}: interactions have the columns {', '.join(batch.schema.names)}, expected "

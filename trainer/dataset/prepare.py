@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config.schema import DataConfig
-from trainer.dataset.build import prepare
+from trainer.dataset.build import Build, prepare
 from trainer.dataset.split import Rule
 from trainer.errors import DataError
 from trainer.object_storage.copies import data_copy, holds_anything, object_facts
@@ -25,12 +25,15 @@ ATTRIBUTE_RULES = 2
 """Version of how attributes are read, so that those which an earlier version read otherwise are read anew."""
 
 
-def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
+def prepare_data(
+    data: DataConfig, validation_seed: int | None = None, build_with: Build | None = None
+) -> Path:
     """Return the folder of the prepared data, which is written if it does not exist yet.
 
     Args:
         data: Data section of the configuration.
         validation_seed: Seed of the validation split alone, by default `data.split_seed`.
+        build_with: What writes the folder in place of this process alone.
 
     Raises:
         DataError: Data are missing or cannot be read.
@@ -52,6 +55,7 @@ def prepare_data(data: DataConfig, validation_seed: int | None = None) -> Path:
         repeats=data.repeats,
         negatives=data.negatives,
         attribute_kinds=data.attribute_kinds,
+        build=build_with,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from trainer.errors import DataError
+from trainer.storage.draws import share_of_each_user
 from trainer.storage.pairs import Repeats
 
 Rule = Literal["random", "leave_last_out", "temporal", "per_user", "given", "none"]
@@ -126,29 +127,6 @@ def latest_rows(timestamps: np.ndarray, share: float) -> np.ndarray:
     return chosen
 
 
-def share_of_each_user(users: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Return a random `share` of each user's rows, to the nearest whole number, but never all of them.
-
-    Args:
-        users: (n,) int32.
-        share: 0 to 1.
-        seed: Seed of the draw.
-
-    Returns:
-        (n,) bool.
-    """
-    draws = np.random.default_rng(seed).integers(0, 2**32, len(users), dtype=np.uint32)
-    order = np.argsort(users.astype(np.int64) << 32 | draws, kind="stable")
-    counts = np.bincount(users)
-    quotas = np.minimum(np.floor(share * counts + 0.5).astype(np.int64), np.maximum(counts - 1, 0))
-    # The first `quota` places of each user's stretch of `order`.
-    shifts = (np.cumsum(counts) - counts) - (np.cumsum(quotas) - quotas)
-    places = np.repeat(shifts, quotas) + np.arange(quotas.sum())
-    chosen = np.zeros(len(users), bool)
-    chosen[order[places]] = True
-    return chosen
-
-
 def check_split(rule: Rule, test_size: float, validation_size: float, seed: int) -> None:
     """Refuse sizes and seeds that cannot be used, before anything is read.
 
@@ -208,17 +186,11 @@ def split_rows(
         DataError: The rule needs timestamps and there are none, or a split would be empty.
     """
     check_split(rule, test_size, validation_size, seed)
-    if rule in BY_TIME and timestamps is None:
-        in_file = ", say that each user's rows stand in order of time (--data.order file)"
-        raise DataError(
-            f"--data.split {rule} needs timestamps, and these interactions have none. "
-            f"Name their column (--data.timestamp_column){in_file if rule == 'leave_last_out' else ''} "
-            "or split at random (--data.split random)"
-        )
+    check_order(rule, timestamps is not None)
     parts = np.full(len(users), TRAIN, np.int8)
     if rule != "none":
         parts[held_out if rule == "given" else _choose(rule, users, timestamps, test_size, seed)] = TEST
-        _check_parts(rule, rule, parts, TEST)
+        check_counts(rule, rule, np.bincount(parts, minlength=len(PARTS)), TEST)
     if validation_size:
         training = parts == TRAIN
         rule_again = validation_rule(rule, timestamps is not None)
@@ -226,7 +198,7 @@ def split_rows(
         seed = seed if validation_seed is None else validation_seed
         chosen = _choose(rule_again, users[training], rest, validation_size, seed)
         parts[training] = np.where(chosen, np.int8(VALIDATION), np.int8(TRAIN))
-        _check_parts(rule, rule_again, parts, VALIDATION)
+        check_counts(rule, rule_again, np.bincount(parts, minlength=len(PARTS)), VALIDATION)
     return parts
 
 
@@ -241,11 +213,29 @@ def _choose(
     return latest_rows(timestamps, share) if rule == "temporal" else last_of_each_user(users, timestamps)
 
 
-def _check_parts(asked: Rule, rule: Rule, parts: np.ndarray, cut: int) -> None:
-    """Refuse an empty split: the one that `rule` has cut off, or the training split."""
+def check_order(rule: Rule, has_order: bool) -> None:
+    """Refuse a rule that goes by time where nothing tells it."""
+    if rule in BY_TIME and not has_order:
+        in_file = ", say that each user's rows stand in order of time (--data.order file)"
+        raise DataError(
+            f"--data.split {rule} needs timestamps, and these interactions have none. "
+            f"Name their column (--data.timestamp_column){in_file if rule == 'leave_last_out' else ''} "
+            "or split at random (--data.split random)"
+        )
+
+
+def check_counts(asked: Rule, rule: Rule, counts: np.ndarray, cut: int) -> None:
+    """Refuse an empty split: the one that `rule` has cut off, or the training split.
+
+    Args:
+        asked: Rule of the test split.
+        rule: Rule of this cut.
+        counts: Rows of each split, in the order of PARTS.
+        cut: Number of the split that was cut off.
+    """
     for part in (TRAIN, cut):
-        if not (parts == part).any():
+        if not counts[part]:
             remedy = WHERE_NONE_IS_LEFT[rule][part].format(size=f"--data.{PARTS[cut]}_size")
             raise DataError(
-                f"--data.split {asked} leaves no {PARTS[part]} interactions of {len(parts):,}. {remedy}"
+                f"--data.split {asked} leaves no {PARTS[part]} interactions of {counts.sum():,}. {remedy}"
             )

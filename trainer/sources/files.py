@@ -47,6 +47,21 @@ from trainer.tables.times import TIMESTAMP
 INTERACTIONS = ("train", "held_out", "impressions")
 
 
+class FileBatches(Iterator[pa.RecordBatch]):
+    """The checked rows of files, one after the other.
+
+    Attributes:
+        files: Each file, and the columns to read of it: `checked` of the file reopened gives its rows alone.
+    """
+
+    def __init__(self, files: list[tuple[Table, list[Column]]], bad: BadRows):
+        self.files = files
+        self._batches = chain.from_iterable(checked(table.rows, columns, bad) for table, columns in files)
+
+    def __next__(self) -> pa.RecordBatch:
+        return next(self._batches)
+
+
 def read_tables(
     format: Format | Literal["auto"],
     interactions: str | Path,
@@ -112,7 +127,7 @@ def read_tables(
 
     def stream(part: str) -> Iterator[pa.RecordBatch]:
         first: list[Column] | None = None
-        batches = []
+        pairs = []
         user, item = types[part]
         for table in files[part]:
             if part == "impressions":
@@ -124,8 +139,8 @@ def read_tables(
             _check_same(table.rows, optional, files[part][0].rows, first)
             ids = [_id("user", user_column, user, table), _id("item", item_column, item, table)]
             _refuse_row(table, ids + optional)
-            batches.append(checked(table.rows, ids + optional, bad))
-        return chain.from_iterable(batches)
+            pairs.append((table, ids + optional))
+        return FileBatches(pairs, bad)
 
     keys = {"users": ("user", user_column, user), "items": ("item", item_column, item)}
     tables: dict[str, tuple[pa.Table | None, dict[str, str]]] = {

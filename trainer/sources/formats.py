@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -151,11 +152,19 @@ FORMATS: Mapping[Format, FileFormat] = {
 
 @dataclass(frozen=True)
 class Table:
-    """An open file, its format, and the option that names its columns if it has no header."""
+    """An open file.
+
+    Attributes:
+        format: Its format.
+        rows: What reads it.
+        columns_option: The option that names its columns if it has no header.
+        reopen: Opens it anew, also in another process.
+    """
 
     format: Format
     rows: Rows
-    columns_option: ColumnsOption = OF_INTERACTIONS
+    columns_option: ColumnsOption
+    reopen: "Callable[[], Table]"
 
 
 def open_tables(
@@ -193,4 +202,4 @@ def _open_one(format: Format | Literal["auto"], given: Path, path: Path, options
         rows.add_constants(partition_values(given, path))
     if isinstance(rows, LightGCNFile) and format == "auto":
         rows.understood.append("read as LightGCN text: a user and their items a line")
-    return Table(found, rows, options.columns_option)
+    return Table(found, rows, options.columns_option, partial(_open_one, format, given, path, options))
