@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,12 +19,23 @@ from trainer.formatting import name_folder
 from trainer.object_storage.copies import TRAINING
 from trainer.object_storage.fetch import ObjectGoneError, Wanted, fetch, sha256_of
 from trainer.object_storage.lease import LEASE
-from trainer.object_storage.marker import DIGITS, EMPTY, MARKER, Entry, Marker, read_marker, run_key
+from trainer.object_storage.marker import (
+    DIGITS,
+    EMPTY,
+    MARKER,
+    Entry,
+    Marker,
+    read_marker,
+    run_key,
+    write_marker,
+)
 from trainer.object_storage.store import ObjectStore, in_parallel
 from trainer.object_storage.urls import home_of, is_url, local_path, name_of, tidy
 
 OURS = re.compile(rf"\.[0-9a-f]{{{DIGITS}}}$")
 """How keys end that `run_key` makes."""
+OUTCOME = "metrics.json"
+"""File of a run that has ended."""
 GROWING = ("metrics.jsonl", "tensorboard/", "wandb/")
 """Files of a run that are written to for as long as a training goes on."""
 
@@ -65,6 +78,7 @@ class WorkingCopy:
                 pass
             self._hashes = self._read_hashes()
             self.marker = read_marker(self.store) or EMPTY
+            self._keep_unpublished_outcome()
             self.stored = {entry.key for entry in self.marker.entries.values()}
             for name in self.names(everything=True):
                 if name not in self.marker.entries:
@@ -74,6 +88,30 @@ class WorkingCopy:
             if self.marker.entries:
                 self.folder.mkdir(exist_ok=True)
             self._write_hashes()
+
+    def _keep_unpublished_outcome(self) -> None:
+        """Move the copy aside if a training has ended in it whose last upload failed, and say so."""
+        if not (self.folder / OUTCOME).is_file() or OUTCOME in self.marker.entries:
+            return
+        aside = self.home / f"not-uploaded-{time.strftime('%Y%m%d-%H%M%S')}" / self.folder.name
+        aside.parent.mkdir()
+        os.replace(self.folder, aside)
+        print(
+            f"{self.url}: a training has ended on this machine whose outcome could not be uploaded; it is a "
+            f"run folder of its own now, {aside}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def publish(self) -> None:
+        """Put everything in force that the copy holds, as one process that writes it alone.
+
+        Raises:
+            StorageError: The store fails.
+        """
+        before = self.marker
+        self.marker = write_marker(self.store, self.upload(self.names()))
+        self.remove_unnamed(before)
 
     def complete(self, below: str) -> None:
         """Fetch what the version in force has in a folder and this host has not written itself."""
