@@ -53,7 +53,7 @@ def weights(run: Path) -> dict[str, str]:
 
 
 def files(run: Path) -> set[str]:
-    """Files of a run; those of vectors are named after the checkpoint, which holds the seconds that it took."""
+    """Files of a run; those of vectors are named after a checkpoint, which holds its seconds."""
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     return {re.sub("-[0-9a-f]{20}", "", name) for name in names}
 
@@ -184,4 +184,4 @@ def test_a_refused_training_leaves_nothing_in_the_store(
 def test_without_the_package_the_extra_is_named(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     with mock.patch.dict(sys.modules, {"s3fs": None, "fsspec": None}):
         assert main(["recommend", "s3a://bucket/runs/x", "--user", "1"]) == 2
-    assert "pip install 'shardtower[s3]'" in capsys.readouterr().err
+    assert "Run: pip install fsspec s3fs filelock (the extra `s3`)" in capsys.readouterr().err
