@@ -8,6 +8,7 @@ import pytest
 
 from trainer.errors import ConfigError, StorageError
 from trainer.object_storage.copies import open_place
+from trainer.object_storage.folder_upload import folder_to_publish
 from trainer.object_storage.late import publish_late
 from trainer.object_storage.lease import LEASE
 from trainer.object_storage.marker import MARKER
@@ -107,7 +108,7 @@ def test_an_upload_that_dies_at_a_random_object_leaves_the_older_version_whole(
     assert content(open_place(url)) == OLD
     again = opened(url)
     assert content(again.folder) == OLD
-    again.remove_unnamed(None)
+    again.remove_leftovers()
     assert len(again.store.list()) == len(OLD) + 1, "what the dead upload has left is removed"
     write(again.folder, everything_new)
     again.publish()
@@ -144,3 +145,21 @@ def test_what_is_made_after_the_training_is_added(url: str) -> None:
     copy.store.write(MARKER, (copy.store.read(MARKER) or b"").replace(copy.marker.digest.encode(), b"other"))
     publish_late(copy.folder)
     assert b"other" in (copy.store.read(MARKER) or b""), "another training has gone on"
+
+
+def test_an_address_above_other_runs_is_refused_and_nothing_of_theirs_is_removed(url: str) -> None:
+    copy = opened(f"{url}/runs/first")
+    write(copy.folder, OLD)
+    copy.publish()
+    with pytest.raises(ConfigError, match=f"--run.dir {url}/runs: first lies below it"):
+        opened(f"{url}/runs").remove_leftovers()
+    assert content(open_place(f"{url}/runs/first")) == OLD
+
+
+def test_an_address_that_holds_an_export_is_no_run_folder(url: str) -> None:
+    with folder_to_publish(url, "manifest.json", replace=False) as folder:
+        folder.mkdir()
+        (folder / "manifest.json").write_text("{}")
+    with pytest.raises(ConfigError, match=f"--run.dir {url}: holds what is no run"):
+        opened(url)
+    assert content(open_place(url)) == {"manifest.json": "{}"}

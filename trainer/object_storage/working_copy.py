@@ -34,8 +34,8 @@ from trainer.object_storage.urls import home_of, is_url, local_path, name_of, ti
 
 OURS = re.compile(rf"\.[0-9a-f]{{{DIGITS}}}$")
 """How keys end that `run_key` makes."""
-OUTCOME = "metrics.json"
-"""File of a run that has ended."""
+CONFIG, OUTCOME = "config.yaml", "metrics.json"
+"""Files of every run, and of one that has ended."""
 GROWING = ("metrics.jsonl", "tensorboard/", "wandb/")
 """Files of a run that are written to for as long as a training goes on."""
 
@@ -69,7 +69,7 @@ class WorkingCopy:
         """Make the copy equal to what is in force; without anything in force, empty.
 
         Raises:
-            ConfigError: A training is at work in it.
+            ConfigError: A training is at work in it, or it is no run.
             StorageError: An object is missing or damaged, or the store fails.
         """
         self.home.mkdir(parents=True, exist_ok=True)
@@ -78,6 +78,8 @@ class WorkingCopy:
                 pass
             self._hashes = self._read_hashes()
             self.marker = read_marker(self.store) or EMPTY
+            if self.marker.entries and CONFIG not in self.marker.entries:
+                raise ConfigError(f"--run.dir {self.url}: holds what is no run. Name another address")
             self._keep_unpublished_outcome()
             self.stored = {entry.key for entry in self.marker.entries.values()}
             for name in self.names(everything=True):
@@ -207,24 +209,29 @@ class WorkingCopy:
         sha256 = self.sha256(name) if path == self.folder / name else sha256_of(path)
         return Entry(run_key(name, sha256), path.stat().st_size, sha256), path
 
-    def remove_unnamed(self, before: Marker | None) -> None:
-        """Remove objects that the version in force does not name.
+    def remove_unnamed(self, before: Marker) -> None:
+        """Remove objects that the version before the one in force named, and it does not."""
+        self._remove({entry.key for entry in before.entries.values()})
 
-        Args:
-            before: The version before; None: look for what uploads have left that were cut off.
+    def remove_leftovers(self) -> None:
+        """Remove what uploads have left that were cut off.
+
+        Raises:
+            ConfigError: There are runs or exports below the address.
         """
-        named = {entry.key for entry in self.marker.entries.values()}
-        if before is not None:
-            others = {entry.key for entry in before.entries.values()}
-        else:
-            others = {
-                each.name
-                for each in self.store.list()
-                if OURS.search(each.name) and each.name not in (MARKER, LEASE)
-            }
+        keys = [each.name for each in self.store.list()]
+        if below := [key for key in keys if "/" in key and key.rpartition("/")[2] in (MARKER, LEASE)]:
+            raise ConfigError(
+                f"--run.dir {self.url}: {below[0].rpartition('/')[0]} lies below it, a run or an export of "
+                "its own. Name another address"
+            )
+        self._remove({key for key in keys if OURS.search(key)})
+
+    def _remove(self, keys: set[str]) -> None:
+        unnamed = keys - {entry.key for entry in self.marker.entries.values()}
         with suppress(StorageError):  # they are removed another time
-            self.store.remove(sorted(others - named))
-        self.stored -= others - named
+            self.store.remove(sorted(unnamed))
+        self.stored -= unnamed
 
     def _read_hashes(self) -> dict[str, tuple[int, int, str]]:
         with suppress(OSError, ValueError, TypeError):
