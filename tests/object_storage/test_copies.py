@@ -104,17 +104,13 @@ def _in_turn(work, items) -> None:
 
 def publish(url: str, files: dict[str, bytes]) -> WorkingCopy:
     """Publish files as the run at an address."""
-    from trainer.object_storage.marker import write_marker
-
     copy = working_copy_of(working_path(url))
     assert copy is not None
     shutil.rmtree(copy.folder, ignore_errors=True)
     for name, text in files.items():
         (copy.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (copy.folder / name).write_bytes(text)
-    before = copy.marker
-    copy.marker = write_marker(copy.store, copy.upload(copy.names()))
-    copy.remove_unnamed(before)
+    copy.publish()
     return copy
 
 

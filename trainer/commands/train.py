@@ -15,11 +15,13 @@ def run(arguments: list[str], heading: str = "") -> None:
     if config is None:
         return
     from trainer.config.resume import resumed_config
+    from trainer.object_storage.late import publish_late
     from trainer.training.train import train
 
     folder = train(resumed_config(config, arguments))
     if folder is not None:
         _show_an_example(folder)
+        publish_late(folder)
 
 
 def _show_an_example(run: Path) -> None:

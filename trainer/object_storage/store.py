@@ -41,19 +41,19 @@ class Scheme:
 
 AMAZON = Scheme(
     "s3",
-    "fsspec s3fs",
+    "fsspec s3fs filelock",
     "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_ENDPOINT_URL for a store of your own",
     # Trying again is done here, so that it is told and has one limit.
     {"config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 5, "read_timeout": 15}},
 )
 GOOGLE = Scheme(
     "gs",
-    "fsspec gcsfs",
+    "fsspec gcsfs filelock",
     "GOOGLE_APPLICATION_CREDENTIALS, or gcloud auth application-default login",
     {},
 )
-AZURE = Scheme(None, "fsspec adlfs", "AZURE_STORAGE_CONNECTION_STRING, or those of adlfs", {})
-OTHER = Scheme(None, "fsspec", "as fsspec's file system of this scheme takes them", {})
+AZURE = Scheme(None, "fsspec adlfs filelock", "AZURE_STORAGE_CONNECTION_STRING, or those of adlfs", {})
+OTHER = Scheme(None, "fsspec filelock", "as fsspec's file system of this scheme takes them", {})
 SCHEMES = {"s3": AMAZON, "s3a": AMAZON, "gs": GOOGLE, "gcs": GOOGLE, "az": AZURE, "abfs": AZURE}
 """Stores by scheme; all others that fsspec knows are `OTHER`."""
 
@@ -238,9 +238,7 @@ def in_parallel(work: Callable[[Any], Result], items: Sequence[Any]) -> list[Res
 
 def _filesystem(url: str, scheme: Scheme) -> Any:
     """Return fsspec's file system for an address, one a process."""
-    install = (
-        f"pip install 'shardtower[{scheme.extra}]'" if scheme.extra else f"pip install {scheme.packages}"
-    )
+    extra = f" (the extra `{scheme.extra}`)" if scheme.extra else ""
     name = scheme_of(url) or ""
     if name in _FS:
         return _FS[name]
@@ -251,7 +249,7 @@ def _filesystem(url: str, scheme: Scheme) -> Any:
         found = fsspec.filesystem(name, use_listings_cache=False, **scheme.options)
     except ImportError as error:
         raise StorageError(
-            f"{url}: a package is not installed ({reason(error)}). Run: {install} ({scheme.packages})"
+            f"{url}: a package is not installed ({reason(error)}). Run: pip install {scheme.packages}{extra}"
         ) from error
     except ValueError as error:
         raise StorageError(

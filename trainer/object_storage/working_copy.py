@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,12 +19,23 @@ from trainer.formatting import name_folder
 from trainer.object_storage.copies import TRAINING
 from trainer.object_storage.fetch import ObjectGoneError, Wanted, fetch, sha256_of
 from trainer.object_storage.lease import LEASE
-from trainer.object_storage.marker import DIGITS, EMPTY, MARKER, Entry, Marker, read_marker, run_key
+from trainer.object_storage.marker import (
+    DIGITS,
+    EMPTY,
+    MARKER,
+    Entry,
+    Marker,
+    read_marker,
+    run_key,
+    write_marker,
+)
 from trainer.object_storage.store import ObjectStore, in_parallel
 from trainer.object_storage.urls import home_of, is_url, local_path, name_of, tidy
 
 OURS = re.compile(rf"\.[0-9a-f]{{{DIGITS}}}$")
 """How keys end that `run_key` makes."""
+CONFIG, OUTCOME = "config.yaml", "metrics.json"
+"""Files of every run, and of one that has ended."""
 GROWING = ("metrics.jsonl", "tensorboard/", "wandb/")
 """Files of a run that are written to for as long as a training goes on."""
 
@@ -56,7 +69,7 @@ class WorkingCopy:
         """Make the copy equal to what is in force; without anything in force, empty.
 
         Raises:
-            ConfigError: A training is at work in it.
+            ConfigError: A training is at work in it, or it is no run.
             StorageError: An object is missing or damaged, or the store fails.
         """
         self.home.mkdir(parents=True, exist_ok=True)
@@ -65,6 +78,9 @@ class WorkingCopy:
                 pass
             self._hashes = self._read_hashes()
             self.marker = read_marker(self.store) or EMPTY
+            if self.marker.entries and CONFIG not in self.marker.entries:
+                raise ConfigError(f"--run.dir {self.url}: holds what is no run. Name another address")
+            self._keep_unpublished_outcome()
             self.stored = {entry.key for entry in self.marker.entries.values()}
             for name in self.names(everything=True):
                 if name not in self.marker.entries:
@@ -74,6 +90,30 @@ class WorkingCopy:
             if self.marker.entries:
                 self.folder.mkdir(exist_ok=True)
             self._write_hashes()
+
+    def _keep_unpublished_outcome(self) -> None:
+        """Move the copy aside if a training has ended in it whose last upload failed, and say so."""
+        if not (self.folder / OUTCOME).is_file() or OUTCOME in self.marker.entries:
+            return
+        aside = self.home / f"not-uploaded-{time.strftime('%Y%m%d-%H%M%S')}" / self.folder.name
+        aside.parent.mkdir()
+        os.replace(self.folder, aside)
+        print(
+            f"{self.url}: a training has ended on this machine whose outcome could not be uploaded; it is a "
+            f"run folder of its own now, {aside}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def publish(self) -> None:
+        """Put everything in force that the copy holds, as one process that writes it alone.
+
+        Raises:
+            StorageError: The store fails.
+        """
+        before = self.marker
+        self.marker = write_marker(self.store, self.upload(self.names()))
+        self.remove_unnamed(before)
 
     def complete(self, below: str) -> None:
         """Fetch what the version in force has in a folder and this host has not written itself."""
@@ -169,24 +209,29 @@ class WorkingCopy:
         sha256 = self.sha256(name) if path == self.folder / name else sha256_of(path)
         return Entry(run_key(name, sha256), path.stat().st_size, sha256), path
 
-    def remove_unnamed(self, before: Marker | None) -> None:
-        """Remove objects that the version in force does not name.
+    def remove_unnamed(self, before: Marker) -> None:
+        """Remove objects that the version before the one in force named, and it does not."""
+        self._remove({entry.key for entry in before.entries.values()})
 
-        Args:
-            before: The version before; None: look for what uploads have left that were cut off.
+    def remove_leftovers(self) -> None:
+        """Remove what uploads have left that were cut off.
+
+        Raises:
+            ConfigError: There are runs or exports below the address.
         """
-        named = {entry.key for entry in self.marker.entries.values()}
-        if before is not None:
-            others = {entry.key for entry in before.entries.values()}
-        else:
-            others = {
-                each.name
-                for each in self.store.list()
-                if OURS.search(each.name) and each.name not in (MARKER, LEASE)
-            }
+        keys = [each.name for each in self.store.list()]
+        if below := [key for key in keys if "/" in key and key.rpartition("/")[2] in (MARKER, LEASE)]:
+            raise ConfigError(
+                f"--run.dir {self.url}: {below[0].rpartition('/')[0]} lies below it, a run or an export of "
+                "its own. Name another address"
+            )
+        self._remove({key for key in keys if OURS.search(key)})
+
+    def _remove(self, keys: set[str]) -> None:
+        unnamed = keys - {entry.key for entry in self.marker.entries.values()}
         with suppress(StorageError):  # they are removed another time
-            self.store.remove(sorted(others - named))
-        self.stored -= others - named
+            self.store.remove(sorted(unnamed))
+        self.stored -= unnamed
 
     def _read_hashes(self) -> dict[str, tuple[int, int, str]]:
         with suppress(OSError, ValueError, TypeError):

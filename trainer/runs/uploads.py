@@ -164,7 +164,7 @@ def uploaded(run: Path, world: World) -> Iterator[RunUploads | None]:
 
 def _begin(lease: Lease, copy: WorkingCopy) -> None:
     lease.take()
-    copy.remove_unnamed(None)
+    copy.remove_leftovers()
 
 
 def run_exists(run: str | os.PathLike[str]) -> bool:
