@@ -3,28 +3,22 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from tests.spark.session import interactions, needs_spark, session
 from trainer.config.schema import DataConfig
 from trainer.dataset.prepare import prepare_data
 from trainer.errors import DataError
 
-pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'pyspark>=4.0'")
-if shutil.which("java") is None:
-    pytest.skip("Java is not installed", allow_module_level=True)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning"),
-]
+pytestmark = [pytest.mark.slow, *needs_spark()]
+spark = pytest.fixture(scope="module")(session)
 
 ROOT = Path(os.environ.get("SHARDTOWER_DATA", "data"))
 SPLITS: list[dict[str, Any]] = [
@@ -48,33 +42,6 @@ CLEANING: list[dict[str, Any]] = [
     {"timestamp_column": None, "value_column": None, "split": "none", "validation_size": 0.2},
     {"order": "file", "split": "leave_last_out", "validation_size": 0.2},
 ]
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[Any]:
-    from trainer.spark.session import start_session
-
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYSPARK_SUBMIT_ARGS", "--master local[2] --conf spark.ui.enabled=false pyspark-shell")
-    session = start_session()
-    yield session
-    session.stop()
-    patch.undo()
-
-
-def interactions(rows: int, seed: int = 0) -> pa.Table:
-    """Rows with pairs that stand again, seconds that many share, weights of 0, and ids that are texts."""
-    rng = np.random.default_rng(seed)
-    users = rng.integers(60, size=rows) ** 2 // 60
-    return pa.table(
-        {
-            "user_id": pa.array([f"u{user}" if user % 3 else f"{user:03}" for user in users]),
-            "item_id": rng.integers(25, size=rows),
-            "value": rng.integers(1, 6, size=rows).astype(np.float32),
-            "timestamp": 1_600_000_000 + rng.integers(rows // 4, size=rows),
-            "weight": rng.integers(0, 4, size=rows).astype(np.float32) / 2,
-        }
-    )
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +146,9 @@ def check_equal(spark: Any, data: DataConfig, tmp_path: Path) -> None:
 def check_same_error(spark: Any, data: DataConfig, tmp_path: Path) -> str:
     """The message, which both give; neither leaves anything behind."""
     messages = []
-    for session in (spark, None):
+    for each in (spark, None):
         with pytest.raises(DataError) as caught:
-            prepared(session, data, tmp_path / "cache")
+            prepared(each, data, tmp_path / "cache")
         messages.append(str(caught.value))
         assert list((tmp_path / "cache").iterdir()) == []
     assert messages[0] == messages[1]
@@ -189,7 +156,7 @@ def check_same_error(spark: Any, data: DataConfig, tmp_path: Path) -> str:
 
 
 def prepared(spark: Any, data: DataConfig, cache: Path) -> Path:
-    from trainer.spark.job import builder
+    from trainer.spark.job import prepare_with
 
     data = replace(data, cache=str(cache))
-    return prepare_data(data, build_with=None if spark is None else builder(data, lambda: spark))
+    return prepare_data(data) if spark is None else prepare_with(spark, data)

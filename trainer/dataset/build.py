@@ -161,7 +161,7 @@ def counted(
 ) -> dict[str, int | float | str]:
     """Return the report on `read` rows of a weight above 0: left out by each rule, in each of PARTS.
 
-    `weightless` is None where there are no weights; see `count_repeats` for `repeated`, `clean` for `dropped`.
+    `weightless` is None where there are no weights; `repeated` is of `count_repeats`, `dropped` of `clean`.
     """
     report: dict[str, int | float | str] = {"read": read + (weightless or 0)}
     report |= {"skipped": source.bad_rows.skipped} | dict(repeated)

@@ -68,7 +68,7 @@ def clean(
         if "value" not in rows.columns:
             raise no_values(name, min_value)
         enough = sql.col("value") >= sql.lit(min_value).cast("float")
-        stay, largest = rows.agg(sql.count_if(enough), sql.max("value")).first()
+        stay, largest = rows.agg(sql.count_if(enough), sql.max("value")).collect()[0]
         if largest < min_value:
             raise all_below(name, min_value, read, largest)
         rows = rows.where(enough)

@@ -20,13 +20,14 @@ from pyspark.sql import functions as sql
 from trainer.config.schema import DataConfig
 from trainer.dataset.build import FILE_ORDER, Rows, complete, counted
 from trainer.dataset.encode import COLUMNS, id_notes
+from trainer.dataset.prepare import prepare_data
 from trainer.dataset.split import BY_TIME, PARTS, Rule, check_order
 from trainer.errors import ConfigError, DataError
 from trainer.sources.schema import SourceTables
 from trainer.spark import splits
 from trainer.spark.cleaning import LAST, Cleaned, clean
 from trainer.spark.partitions import mapped
-from trainer.spark.reading import PLACE, Staged, stage, units_of
+from trainer.spark.reading import PLACE, stage, units_of
 from trainer.spark.splits import (
     PART,
     check_parts,
@@ -58,9 +59,19 @@ def refuse(data: DataConfig) -> None:
         )
 
 
+def prepare_with(spark: SparkSession, data: DataConfig) -> Path:
+    """Return the folder of the prepared data, which the job writes if it does not exist yet.
+
+    Raises:
+        UserError: An option, or the data, cannot be used.
+    """
+    refuse(data)
+    return prepare_data(data, build_with=partial(build, data, spark))
+
+
 def build(
     data: DataConfig,
-    start: Callable[[], SparkSession],
+    spark: SparkSession,
     folder: Path,
     source: SourceTables,
     key: str,
@@ -71,7 +82,7 @@ def build(
 
     Args:
         data: Where the source is, for tasks.
-        start: Returns the Spark session.
+        spark: The session.
         folder: An empty folder that all executors see.
         source: Its attributes are used; its interactions are read by tasks.
         key: Of the prepared data.
@@ -85,56 +96,66 @@ def build(
         raise DataError(f"{name}: --data.split given needs a file of held-out interactions: --data.held_out")
     rule: Rule = settings["split"] if source.held_out is None or settings["split"] == "none" else "given"
     raw = folder / "raw"
-    (raw / "rows").mkdir(parents=True)
-    spark = start()
-
-    def run(function: Callable, units: list) -> list:
-        return spark.sparkContext.parallelize(units, len(units)).map(function).collect()
-
-    staged = stage(units_of(source, data), source, name, raw / "rows", run)
-    prepared = _Job(spark, folder, staged, name, settings, rule).prepare(source)
-    spark.catalog.clearCache()
+    job = Job(spark, raw, source, data, name, settings, rule)
+    prepared = job.prepare(folder, source)
     shutil.rmtree(raw)
     complete(folder, source, key, name, settings, prepared)
 
 
-class _Job:
-    """Staged rows -> columns of the prepared form.
+class Job:
+    """Rows of a source -> cleaned rows -> the arrays of the prepared form.
 
     Attributes:
         spark: The session.
-        folder: Of the prepared data.
+        raw: Folder of files that are gone in the end, which all executors see.
         staged: All rows.
         name: Name of the data set.
         settings: Of the preparation.
         rule: Rule of the test split.
         has_order: Whether it is known which interaction of a user came before another.
         has_times: Whether it is known in which second.
+        columns: Columns of the prepared form.
+        partitions: Number of partitions while rows are cleaned and joined.
     """
 
     def __init__(
-        self, spark: SparkSession, folder: Path, staged: Staged, name: str, settings: dict, rule: Rule
+        self,
+        spark: SparkSession,
+        raw: Path,
+        source: SourceTables,
+        data: DataConfig,
+        name: str,
+        settings: dict[str, Any],
+        rule: Rule,
     ):
-        self.spark, self.folder, self.staged = spark, folder, staged
-        self.name, self.settings, self.rule = name, settings, rule
-        file_order = settings["order"] == "file"
-        self.has_order = file_order or "timestamp" in staged.schema.names
+        def run(function: Callable, units: list) -> list:
+            return spark.sparkContext.parallelize(units, len(units)).map(function).collect()
+
+        raw = raw.absolute()
+        (raw / "rows").mkdir(parents=True)
+        self.spark, self.raw, self.name = spark, raw, name
+        self.staged = stage(units_of(source, data), source, name, raw / "rows", run)
+        self.settings, self.rule = settings, rule
+        names, file_order = self.staged.schema.names, settings["order"] == "file"
+        self.has_order = file_order or "timestamp" in names
         self.has_times = self.has_order and not file_order
         self.columns = [
-            column
-            for column in COLUMNS
-            if column in staged.schema.names and (column != "timestamp" or self.has_times)
+            column for column in COLUMNS if column in names and (column != "timestamp" or self.has_times)
         ]
-        self.partitions = max(spark.sparkContext.defaultParallelism, -(-staged.rows // PARTITION_ROWS))
+        self.partitions = max(spark.sparkContext.defaultParallelism, -(-self.staged.rows // PARTITION_ROWS))
         spark.conf.set("spark.sql.shuffle.partitions", str(self.partitions))
 
-    def prepare(self, source: SourceTables) -> Rows:
-        """Write all arrays; return what is to be said of them."""
+    def rows(self) -> DataFrame:
+        """Return all rows."""
         rows = self.spark.read.parquet(self.staged.folder.as_uri())
         if self.has_order and not self.has_times:  # places tell the order
             rows = rows.withColumn("timestamp", sql.col(PLACE))
-        cleaned = clean(
-            rows,
+        return rows
+
+    def cleaned(self) -> Cleaned:
+        """Return the rows that stay."""
+        return clean(
+            self.rows(),
             self.name,
             self.staged.rows,
             self.staged.held_out_from,
@@ -144,16 +165,22 @@ class _Job:
             keep_last_too=self.rule in BY_TIME,
             partitions=self.partitions,
         )
+
+    def prepare(self, folder: Path, source: SourceTables) -> Rows:
+        """Write all arrays; return what is to be said of them."""
+        self.folder = folder
+        cleaned = self.cleaned()
         check_order(self.rule, self.has_order)
         kept = cleaned.rows
         ids, used = {}, {}
         for side in ("user", "item"):
-            ids[side], used[side] = self._ids(rows, cleaned, side)
+            ids[side], used[side] = self._ids(self.rows(), cleaned, side)
             kept = kept.join(self._numbers(used[side], side), f"{side}_id")
         notes = id_notes({f"{side}_id": found for side, found in ids.items()})
         notes += [FILE_ORDER] if self.settings["order"] == "file" else []
         counts = cleaned.count, len(used["user"]), len(used["item"])
         sizes, repeated = self._write(cleaned.rows, kept.drop("item_id"), *counts)
+        self.spark.catalog.clearCache()
         dropped = dict(cleaned.dropped)
         dropped["duplicates"] -= int(sizes.sum()) - cleaned.count
         read, weightless = self.staged.rows, self.staged.weightless
@@ -176,7 +203,7 @@ class _Job:
 
     def _numbers(self, ids: pa.Array, side: str) -> DataFrame:
         """Return a table of raw ids and their rows in the vocabulary, `user` or `item`."""
-        path = self.folder / "raw" / f"{side}s.parquet"
+        path = self.raw / f"{side}s.parquet"
         numbers = pa.array(np.arange(len(ids), dtype=np.int32))
         parquet.write_table(pa.table({f"{side}_id": ids, side: numbers}), path, row_group_size=PARTITION_ROWS)
         return self.spark.read.parquet(path.as_uri())
@@ -199,7 +226,7 @@ class _Job:
         repeated: dict[str, int] = {}
         parts = None
         if is_by_number(self.rule, self.has_order):
-            file = self.folder / "raw" / "parts"
+            file = self.raw / "parts"
             held_out = kept.where(sql.col(PLACE) >= self.staged.held_out_from).count()
             sizes = split_by_number(file, count, held_out, self.rule, self.settings)
             parts = file, first_numbers(kept)
@@ -207,7 +234,7 @@ class _Job:
         else:
             rows, firsts, sizes, repeated = self._split(rows, count)
         groups = max(1, min(users, int(sizes.sum()) // GROUP_ROWS))
-        make_columns(self.folder, self.columns, sizes)
+        make_columns(self.folder, self.columns, sizes.tolist())
         writer = ColumnWriter(self.folder, self.columns, firsts, parts, users, groups, splits.CHUNK_BITS)
         order = "timestamp long, " if self.has_order else ""
         schema = f"{PLACE} long, user int, item int, {order}{PART} byte, {GROUP} int"
@@ -271,8 +298,3 @@ def _before(counts: Mapping[int, np.ndarray]) -> tuple[dict[int, np.ndarray], np
         before[key] = total.copy()
         total += counts[key]
     return before, total
-
-
-def builder(data: DataConfig, start: Callable[[], SparkSession]) -> Callable[..., None]:
-    """Return what `prepare_data` builds with."""
-    return partial(build, data, start)
