@@ -11,8 +11,8 @@ import pytest
 
 from tests.spark.session import interactions, needs_spark, session
 from trainer.config.schema import DataConfig
-from trainer.dataset.prepare import source_of
 from trainer.errors import ConfigError
+from trainer.sources.configured import source_of
 from trainer.storage.user_buckets import MANIFEST, manifest_text, user_buckets
 
 pytestmark = [pytest.mark.slow, *needs_spark()]

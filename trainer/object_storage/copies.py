@@ -93,12 +93,14 @@ def holds_anything(url: str) -> bool:
     return bool(ObjectStore(url).list())
 
 
-def data_copy(option: str, url: str) -> Path:
+def data_copy(option: str, url: str, only: Callable[[str], bool] | None = None) -> Path:
     """Return the local copy of a file or folder of data, which is fetched unless it is there as it is now.
 
     Args:
         option: Option that names it, for messages.
         url: Its address.
+        only: Whether an object is wanted, by its name below the address; by default all are that are not
+            hidden.
 
     Raises:
         StorageError: Nothing is there, or the store fails.
@@ -106,7 +108,7 @@ def data_copy(option: str, url: str) -> Path:
     url = tidy(url)
     store = ObjectStore(url)
     for _ in range(TRIES):
-        objects = [each for each in store.list() if not _is_hidden(each.name)]
+        objects = [each for each in store.list() if (only or _is_visible)(each.name)]
         if not objects:
             raise StorageError(f"{option} {url}: no such object, and none below it. Name an existing one")
         try:
@@ -128,8 +130,8 @@ def _data_copy(store: ObjectStore, objects: list[StoredObject]) -> Path:
     return copy
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(HIDDEN) for part in name.split("/")) if name else False
+def _is_visible(name: str) -> bool:
+    return not any(part.startswith(HIDDEN) for part in name.split("/"))
 
 
 def object_facts(copy: Path) -> list[tuple[str, int, str]] | None:

@@ -15,11 +15,12 @@ from trainer.config.parser import read_config
 from trainer.config.resume import PATHS
 from trainer.config.schema import DataConfig
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.prepare import find_prepared, raw_data_are_there
+from trainer.dataset.prepare import find_prepared
 from trainer.dataset.split import PARTS
 from trainer.dataset.vocabulary import FOLDER
 from trainer.errors import UserError
 from trainer.runs.checkpoint_store import CONFIG
+from trainer.sources.configured import raw_data_are_there
 from trainer.storage.arrays import is_whole, read_meta
 
 Column: TypeAlias = np.ndarray | pa.Array | None

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.config.schema import DataConfig
-from trainer.dataset.prepare import cache_folder, read_source
+from trainer.dataset.prepare import cache_folder
 from trainer.dataset.vocabulary import HELD_OUT, Vocabulary, vocabulary_key
 from trainer.errors import UserError
 from trainer.formatting import format_command
 from trainer.runs.checkpoint_store import CONFIG
+from trainer.sources.configured import read_source
 from trainer.storage import arrays
 from trainer.storage.attributes import Ragged
 

@@ -1,6 +1,6 @@
 """The hosts of a training, and what one process of each exchanges with the others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +11,8 @@ from trainer.distributed.world import LONG_WORK, World, set_timeout
 from trainer.errors import UserError
 
 Value = TypeVar("Value")
+BLOCK = 2**22
+"""Values that travel at once."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,19 @@ class Hosts:
     def sums(self, counts: dict[str, int]) -> dict[str, int]:
         """Return the sum of each count over all hosts."""
         return dict(zip(counts, self.sum(np.array([*counts.values()], np.int64)).tolist(), strict=True))
+
+    def in_blocks(self, own: Any) -> Iterator[Any]:
+        """Yield the values of all hosts in their order, a block at a time, as every host sees them.
+
+        A failing host is heard of in every block. Hosts that do not need the values take them too.
+
+        Args:
+            own: This host's values, an array of numpy or Arrow.
+        """
+        for host, size in enumerate(self.exchange(len(own))):
+            for start in range(0, size, BLOCK):
+                block = own[start : start + BLOCK] if host == self.place else None
+                yield self.exchange(block)[host]
 
     def run(self, work: Callable[[], Value]) -> Value:
         """Return the result of work in which hosts exchange what they find, done by one rank of each.

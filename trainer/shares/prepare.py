@@ -15,7 +15,7 @@ from trainer.config.schema import DataConfig
 from trainer.dataset.build import FILE_ORDER
 from trainer.dataset.clean import clean
 from trainer.dataset.encode import encode, id_notes
-from trainer.dataset.prepare import cache_folder, rule_of, source_of
+from trainer.dataset.prepare import cache_folder, rule_of
 from trainer.dataset.split import BY_TIME, PARTS, TEST, Rule, check_split
 from trainer.dataset.write_splits import write_parts
 from trainer.distributed.world import World
@@ -25,6 +25,7 @@ from trainer.shares.hosts import Hosts
 from trainer.shares.source import Buckets, buckets_of, own_rows
 from trainer.shares.split import common_parts, repeated_in_time_of_test
 from trainer.shares.vocabulary import CommonNumbers, numbering, with_common_ids
+from trainer.sources.configured import source_of
 from trainer.sources.schema import SourceTables
 from trainer.storage import arrays
 from trainer.storage.attribute_store import write_attributes

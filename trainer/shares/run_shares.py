@@ -1,6 +1,7 @@
 """Shares of users in a run folder: how many there are, and its vocabulary, which is that of all hosts."""
 
-import shutil
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,45 +56,50 @@ def shares_in_training(run: Path | None, world: World) -> int:
 
 
 def gather_vocabulary(run: Path, dataset: Dataset, shares: UserShares, world: World) -> None:
-    """Write the vocabulary of a run, as `trainer.dataset.vocabulary.copy_vocabulary` does, from all hosts.
+    """Write the vocabulary of a run on rank 0, as `trainer.dataset.vocabulary.copy_vocabulary` does.
 
-    Each host writes its users beside it, into the folder that all hosts see, and rank 0 joins them.
+    Users and their items come from all hosts a block at a time, as hosts may share no folder.
     """
     target, hosts = run / FOLDER, Hosts.of(world)
     written = world.on_first(lambda: arrays.is_whole(target) and arrays.read_meta(target, "")["key"])
-    if written == dataset.key:
-        return
-    places = [run / f".{FOLDER}-{host}" for host in range(len(hosts))]
+    if written != dataset.key:
+        hosts.run(lambda: _write(target, dataset, shares, hosts))
+
+
+def _write(target: Path, dataset: Dataset, shares: UserShares, hosts: Hosts) -> None:
     own = hosts.shares_of(hosts.place, len(shares))
     first, last = int(shares.cuts[own.start]), int(shares.cuts[own.stop])
-    try:
-        hosts.run(lambda: _write_part(places[hosts.place], dataset, first, last))
-        world.on_first(lambda: _join(target, places, dataset, shares), long=True)
-    finally:
-        if world.is_first:
-            for place in places:
-                shutil.rmtree(place, ignore_errors=True)
+    users = hosts.in_blocks(dataset.user_ids.slice(first, last - first))
+    items = {
+        name: hosts.in_blocks(lists.values[lists.offsets[first] : lists.offsets[last]])
+        for name, lists in ((SEEN, dataset.seen("test")), (HELD_OUT, dataset.served_held_out()))
+    }
+    if hosts.place == 0:
+        _write_all(target, dataset, shares, users, items)
+    else:
+        for block in (users, *items.values()):
+            deque(block, maxlen=0)
 
 
-def _write_part(place: Path, dataset: Dataset, first: int, last: int) -> None:
-    with arrays.published(place) as temporary:
-        arrays.write_column(temporary, "users", dataset.user_ids.slice(first, last - first))
-        for name, lists in ((SEEN, dataset.seen("test")), (HELD_OUT, dataset.served_held_out())):
-            np.save(temporary / f"{name}.npy", lists.values[lists.offsets[first] : lists.offsets[last]])
-
-
-def _join(target: Path, places: list[Path], dataset: Dataset, shares: UserShares) -> None:
+def _write_all(
+    target: Path,
+    dataset: Dataset,
+    shares: UserShares,
+    users: Iterator[pa.Array],
+    items: Mapping[str, Iterator[np.ndarray]],
+) -> None:
+    """Write the vocabulary, whose blocks every host sends in this order: users, then lists of items."""
     lengths = shares.lengths
+    before = lengths["train"].astype(np.int64) + lengths["validation"]
+    counts = {SEEN: before, HELD_OUT: lengths["test"].astype(np.int64)}
     with arrays.published(target) as temporary:
-        users = [arrays.map_column(place, "users") for place in places]
-        arrays.write_ids(temporary, "user", pa.concat_arrays(users), None)
+        arrays.write_ids(temporary, "user", pa.concat_arrays([*users]), None)
+        for name, blocks in items.items():
+            np.save(temporary / f"{name}_offsets.npy", np.append(0, np.cumsum(counts[name])))
+            with saved(temporary / f"{name}_values.npy", np.int32, int(counts[name].sum())) as file:
+                for block in blocks:
+                    block.tofile(file)
         arrays.write_ids(temporary, "item", dataset.item_ids, dataset.titles)
-        before = lengths["train"].astype(np.int64) + lengths["validation"]
-        for name, counts in ((SEEN, before), (HELD_OUT, lengths["test"].astype(np.int64))):
-            np.save(temporary / f"{name}_offsets.npy", np.append(0, np.cumsum(counts)))
-            with saved(temporary / f"{name}_values.npy", np.int32, int(counts.sum())) as file:
-                for place in places:  # a host at a time
-                    np.load(place / f"{name}.npy", mmap_mode="r").tofile(file)
         np.save(temporary / f"{CUTS}.npy", shares.cuts)
         names: dict[str, list[str]] = {"user_features": [], "item_features": [*dataset.item_features]}
         for number, feature in enumerate(dataset.item_features.values()):

@@ -2,16 +2,15 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from trainer.config.schema import DataConfig
 from trainer.errors import DataError
+from trainer.sources.configured import buckets_on_disk
 from trainer.sources.schema import SourceTables
 from trainer.storage.user_buckets import HASH, user_buckets
-from trainer.tables.folders import bucket_manifest
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ def buckets_of(data: DataConfig, shares: int) -> Buckets:
     Raises:
         DataError: The folder is partitioned by another hash, or into too few buckets.
     """
-    folder = Path(data.interactions) if data.name == "files" and data.interactions else None
-    found = bucket_manifest(folder) if folder is not None and folder.is_dir() else None
+    found, folder = buckets_on_disk(data), data.interactions
     if found is None:
         return Buckets(shares, shares, partitioned=False)
     count, name = found

@@ -17,8 +17,8 @@ from pyarrow import parquet
 
 from trainer.config.schema import DataConfig
 from trainer.dataset.encode import check_batch, refuse_none, rounds, with_weight
-from trainer.dataset.prepare import read_source
 from trainer.errors import DataError
+from trainer.sources.configured import read_source
 from trainer.sources.files import FileBatches
 from trainer.sources.formats import Table
 from trainer.sources.schema import SourceTables

@@ -9,9 +9,10 @@ from pyspark.sql import DataFrame, SparkSession, types
 from pyspark.sql import functions as sql
 
 from trainer.config.schema import DataConfig
-from trainer.dataset.prepare import read_source, rule_of
+from trainer.dataset.prepare import rule_of
 from trainer.errors import ConfigError
 from trainer.formatting import format_count
+from trainer.sources.configured import read_source
 from trainer.spark.cleaning import LAST
 from trainer.spark.job import Job, refuse
 from trainer.spark.partitions import mapped
