@@ -13,18 +13,8 @@ import trainer
 TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
 ROOMS = (
-    *("errors", "formatting", "atomic_write", "installation"),
-    *(
-        "object_storage",
-        "facts",
-        "config",
-        "tables",
-        "sources",
-        "distributed",
-        "storage",
-        "dataset",
-        "histories",
-    ),
+    *("errors", "formatting", "atomic_write", "installation", "object_storage"),
+    *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "histories"),
     *("batching", "closed_form", "model"),
     *("planning", "sharding", "evaluation", "ranking", "reporting", "inspection", "runs", "warm_start"),
     *("fitting", "tuning", "training", "serving", "batch_lists"),
