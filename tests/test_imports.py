@@ -13,9 +13,8 @@ import trainer
 TRAINER = Path(__file__).resolve().parents[1] / "trainer"
 
 ROOMS = (
-    *("errors", "formatting", "atomic_write", "installation"),
-    *("object_storage", "facts", "config", "tables", "sources"),
-    *("distributed", "storage", "dataset", "spark", "histories"),
+    *("errors", "formatting", "atomic_write", "installation", "object_storage"),
+    *("facts", "config", "tables", "sources", "distributed", "storage", "dataset", "spark", "histories"),
     *("batching", "closed_form", "model"),
     *("planning", "sharding", "evaluation", "shares", "ranking", "reporting", "inspection"),
     *("runs", "warm_start"),

@@ -42,6 +42,26 @@ def test_a_lease_without_a_sign_of_life_is_taken_over_and_its_holder_publishes_n
     second.release()
 
 
+def test_a_lease_whose_first_request_was_answered_too_late_is_ones_own(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ObjectStore(url)
+    lease = Lease(store, tmp_path / "own")
+    store.write(LEASE, lease._content())
+    lease.take()
+    assert capsys.readouterr().err == ""
+    lease.release()
+
+
+@pytest.mark.parametrize("text", ["soon", "0"])
+def test_seconds_of_a_lease_that_are_none_are_refused(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("SHARDTOWER_STORE_LEASE_SECONDS", text)
+    with pytest.raises(StorageError, match=f"SHARDTOWER_STORE_LEASE_SECONDS {text}: expected seconds"):
+        Lease(ObjectStore(url), tmp_path / "own")
+
+
 def test_the_lease_of_a_training_that_died_on_this_host_is_not_waited_for(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

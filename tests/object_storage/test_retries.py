@@ -49,6 +49,7 @@ def test_errors_are_known_by_package_and_class_without_importing_the_package() -
         PermissionError(),
         FileNotFoundError(),
         OSError(errno.ENOSPC, "disk full"),
+        OSError("Forbidden: b/x"),
         HttpError(403),
         HttpError(404),
     ],

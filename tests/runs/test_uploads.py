@@ -20,7 +20,9 @@ from trainer.fitting import loop
 from trainer.object_storage.copies import open_place
 from trainer.object_storage.store import ObjectStore
 from trainer.object_storage.urls import home_of
+from trainer.object_storage.working_copy import working_copy_of, working_path
 from trainer.runs.checkpoint_store import newest
+from trainer.training.hosts import _run_there
 
 SAVED = ("--run.save_every", "20", "--device", "cpu", "--run.log_every", "20")
 
@@ -185,3 +187,21 @@ def test_without_the_package_the_extra_is_named(store: str, capsys: pytest.Captu
     with mock.patch.dict(sys.modules, {"s3fs": None, "fsspec": None}):
         assert main(["recommend", "s3a://bucket/runs/x", "--user", "1"]) == 2
     assert "Run: pip install fsspec s3fs filelock (the extra `s3`)" in capsys.readouterr().err
+
+
+def test_hosts_compare_the_version_that_is_in_force(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{store}/runs/compared"
+    facts = []
+    for host in ("one", "two"):
+        monkeypatch.setenv("SHARDTOWER_STORE_CACHE", str(tmp_path / host))
+        run = working_path(url)
+        copy = working_copy_of(run)
+        assert copy is not None
+        facts.append(_run_there(run))
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text("{}")
+        copy.publish()  # while the other host starts
+    assert facts[0] == "holds no run"
+    assert re.fullmatch("version [0-9a-f]{12}", facts[1])

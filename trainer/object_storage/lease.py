@@ -36,6 +36,14 @@ def is_held(url: str) -> bool:
     return content is not None
 
 
+def _seconds() -> float:
+    text = os.environ.get(SECONDS) or str(DEFAULT_SECONDS)
+    with suppress(ValueError):
+        if (seconds := float(text)) > 0:
+            return seconds
+    raise StorageError(f"{SECONDS} {text}: expected seconds above 0, such as 60. Mend it")
+
+
 class Lease:
     """The right to publish at an address, which one process of a training holds."""
 
@@ -49,7 +57,7 @@ class Lease:
         """
         self._store, self._own, self._id = store, own, secrets.token_hex(8)
         self._quick = ObjectStore(store.url, patient=False)  # for what need not succeed
-        self._seconds = float(os.environ.get(SECONDS) or DEFAULT_SECONDS)
+        self._seconds = _seconds()
         self._end, self._beats = threading.Event(), 0
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
@@ -92,8 +100,9 @@ class Lease:
     def _take_over(self) -> None:
         """Wait for a sign of life of the holder; without one, take its lease."""
         first = found = self._read()
-        known = self._own.read_text() if self._own.exists() else None
-        if first is not None and first["id"] != known:
+        # One's own is found where the store's answer to the first request was lost.
+        known = {self._id, self._own.read_text() if self._own.exists() else self._id}
+        if first is not None and first["id"] not in known:
             print(
                 f"{self._store.url}: {first['holder']} trains there, or did; waiting "
                 f"{self._seconds:.0f} s for a sign of life",

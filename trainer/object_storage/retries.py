@@ -17,6 +17,8 @@ RETRY_SECONDS = "SHARDTOWER_STORE_RETRY_SECONDS"
 DEFAULT_SECONDS = 300.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 PERMANENT = (PermissionError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+REFUSED = "Forbidden"
+"""How the message of an error begins by which gcsfs refuses access, without a class or number of its own."""
 PERMANENT_NUMBERS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EPERM, errno.EINVAL, errno.ENOSYS),
     *(errno.ENAMETOOLONG, errno.EMSGSIZE, errno.EREMCHG),
@@ -36,7 +38,7 @@ PASSING_CODES = (408, 425, 429, 500, 502, 503, 504)
 
 def passes(error: BaseException) -> bool:
     """Return whether an error may be gone at another try: time-outs, throttling, a store that is away."""
-    if isinstance(error, PERMANENT):
+    if isinstance(error, PERMANENT) or str(error).startswith(REFUSED):
         return False
     code = getattr(error, "code", None) or getattr(error, "status", None)
     if isinstance(code, int | str) and str(code).isdecimal() and int(code) >= 100:
