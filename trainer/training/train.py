@@ -49,6 +49,7 @@ from trainer.runs.run_folder import (
 )
 from trainer.runs.training_facts import Settings, measure_ranks, trials_report, write_ranks, write_settings
 from trainer.runs.uploads import RunUploads, run_exists, uploaded
+from trainer.runs.validation_history import ValidationHistory
 from trainer.shares.prepare import prepare_shares
 from trainer.shares.run_shares import gather_vocabulary, shares_in_training
 from trainer.storage.id_hashes import collisions_report
@@ -113,7 +114,6 @@ def _train_in(
         saved = world.on_first(lambda: newest_resumable(run))
         if saved is not None:
             saved = replace(saved, folder=folder_of(run, saved.step))  # as this host names it
-        if saved is not None:
             world.on_first(lambda: check_same_data(run, dataset), long=True)
         else:  # before anything is chosen, which may take long and be interrupted
             world.on_first(lambda: write_config(run, asked))
@@ -174,34 +174,51 @@ def _train_in(
             seconds=watch.seconds,
             uploads=uploads,
         )
-        trained = time.perf_counter()
-        evaluation, ranks = None, measure_ranks(world)
-        if measured := dataset.report["split"] != "none":
-            evaluation = evaluate_model(components, dataset, world, protocol(config))
-        seconds["evaluate"] = time.perf_counter() - trained
         if uploads:
             seconds["upload"] = sum(uploads.seconds)
-        if world.is_first:
-            assert evaluation or not measured
-            unmeasured = {"run": with_names(str(run)), "step": step, "split": "none"}
-            report = evaluation_report(run, step, evaluation) if evaluation else unmeasured
-            report |= history.report()
-            inputs = components.user_inputs, components.item_inputs
-            report |= collisions_report(id_collisions(*inputs, dataset.item_name))
-            report |= trials_report(run) | warm_start_report(run) | {"seconds": seconds}
-            if ranks:
-                write_ranks(run, ranks)
-            write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
-            if evaluation:
-                progress.outcome(step, evaluation.split, evaluation.rankers["model"], config)
-            progress.say(closing_text(dataset, evaluation, seconds, history))
-            progress.finish()
+        _measure(run, step, config, dataset, components, world, progress, history, seconds)
         if config.run.tensorboard:
             _project_items(progress, components, dataset, config, world)
     if uploads:
         uploads.publish()
         uploads.complete(on_all_hosts=False)
     return run if world.is_first else None
+
+
+def _measure(
+    run: Path,
+    step: int,
+    config: ResolvedConfig,
+    dataset: Dataset,
+    components: TrainingComponents,
+    world: World,
+    progress: Progress,
+    history: ValidationHistory,
+    seconds: dict[str, float],
+) -> None:
+    """Evaluate the outcome and write the report of the training; on every rank alike."""
+    began = time.perf_counter()
+    evaluation, ranks = None, measure_ranks(world)
+    if measured := dataset.report["split"] != "none":
+        evaluation = evaluate_model(components, dataset, world, protocol(config))
+    seconds |= {"evaluate": time.perf_counter() - began}
+    if not world.is_first:
+        return
+    assert evaluation or not measured
+    unmeasured = {"run": with_names(str(run)), "step": step, "split": "none"}
+    report = evaluation_report(run, step, evaluation) if evaluation else unmeasured
+    report |= history.report()
+    report |= collisions_report(
+        id_collisions(components.user_inputs, components.item_inputs, dataset.item_name)
+    )
+    report |= trials_report(run) | warm_start_report(run) | {"seconds": seconds}
+    if ranks:
+        write_ranks(run, ranks)
+    write_text(run / METRICS, json.dumps(report, indent=2) + "\n")
+    if evaluation:
+        progress.outcome(step, evaluation.split, evaluation.rankers["model"], config)
+    progress.say(closing_text(dataset, evaluation, seconds, history))
+    progress.finish()
 
 
 def _project_items(
