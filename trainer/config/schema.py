@@ -28,7 +28,7 @@ class DataConfig:
     source: Literal["auto", "grouplens", "recbole", "none"] = "auto"
     """Where missing MovieLens files come from: `auto` tries each source in turn, `none` fetches nothing."""
     share: Literal["none", "users"] = "none"
-    """`users`: a host prepares and keeps its own users alone; see `trainer/shares/README.md`."""
+    """`users`: each host prepares and keeps its own users alone; see `trainer/shares/README.md`."""
     cache: str | None = None
     """Folder of prepared data sets; by default `$XDG_CACHE_HOME/shardtower` or `~/.cache/shardtower`."""
     format: Literal["auto", "parquet", "csv", "tsv", "recbole", "lightgcn"] = "auto"
@@ -93,7 +93,7 @@ class DataConfig:
     """What tells which of a user's interactions came first: timestamps, or their order in the file, oldest
     first, as in LightGCN's text where a user's items stand in order of time; timestamps are then unread."""
     repeats: Literal["drop", "keep"] = "drop"
-    """What users repeat in the test part of a split by time, which trains on the first: left out or found."""
+    """Pairs that the test part of a split by time repeats from training: left out, or to be found again."""
     split_seed: int = 42
     """Seed of the `random` and `per_user` splits."""
     synthetic_users: int = 1000
