@@ -103,7 +103,7 @@ def check_is_shared(world: World, folder: Path) -> None:
     name, first = world.on_first(lambda: (f".hosts-{secrets.token_hex(8)}", socket.gethostname()))
 
     def look() -> None:
-        if not _appears(folder / name):
+        if not appears(folder / name):
             raise ConfigError(
                 f"--run.dir {folder}: {socket.gethostname()} (rank {world.rank}) does not see what {first} "
                 "(rank 0) writes there, and every rank writes its share of a checkpoint. Name a folder that "
@@ -119,7 +119,7 @@ def check_is_shared(world: World, folder: Path) -> None:
                 (folder / name).unlink()
 
 
-def _appears(file: Path) -> bool:
+def appears(file: Path) -> bool:
     """Return whether a file is there, or soon is."""
     end = time.monotonic() + SEEN_AFTER_SECONDS
     while not file.exists():

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from trainer.dataset.dataset import Dataset
 from trainer.dataset.vocabulary import FOLDER, HELD_OUT, SEEN
+from trainer.distributed.agreement import appears
 from trainer.distributed.world import World
 from trainer.errors import CheckpointError, ConfigError
 from trainer.shares.hosts import Hosts
@@ -84,6 +85,12 @@ def _write_part(place: Path, dataset: Dataset, first: int, last: int) -> None:
 
 def _join(target: Path, places: list[Path], dataset: Dataset, shares: UserShares) -> None:
     lengths = shares.lengths
+    for place in places:
+        if not appears(place):
+            raise ConfigError(
+                f"--run.dir {target.parent}: rank 0 does not see what another host writes there. With "
+                "--data.share users, name a folder that all hosts share, by its full path"
+            )
     with arrays.published(target) as temporary:
         users = [arrays.map_column(place, "users") for place in places]
         arrays.write_ids(temporary, "user", pa.concat_arrays(users), None)
