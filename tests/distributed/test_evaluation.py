@@ -10,9 +10,7 @@ import torch
 
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import configured, shards, small_dataset, source_of, whole
-from trainer.dataset.dataset import open_dataset
-from trainer.evaluation import baselines as baselines_module
-from trainer.evaluation.baselines import popularity_scores
+from trainer.dataset.dataset import Dataset, open_dataset
 from trainer.evaluation.evaluator import Protocol, evaluate
 from trainer.facts.baselines import BASELINES
 from trainer.fitting.components import assemble
@@ -234,7 +232,8 @@ def test_popularity_is_counted_on_the_first_rank_where_baselines_are_wanted(fold
 def times_counted(world, config, folder, baselines):
     dataset = open_dataset(folder)
     parts = assemble(config, dataset, world)
-    with mock.patch.object(baselines_module, "popularity_scores", wraps=popularity_scores) as counted:
+    count = Dataset.item_popularity
+    with mock.patch.object(Dataset, "item_popularity", autospec=True, side_effect=count) as counted:
         evaluate_model(parts, dataset, world, protocol(config, "test", baselines))
     return counted.call_count
 
