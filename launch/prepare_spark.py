@@ -46,8 +46,10 @@ def main(arguments: list[str]) -> int:
             raise ConfigError("--user-buckets N and --out FOLDER go together. Give both, or neither")
         from trainer.dataset.dataset import open_dataset
         from trainer.reporting.dataset_summary import summary_text
+        from trainer.spark.refusals import refuse
         from trainer.spark.session import start_session
 
+        refuse(config.data)
         spark = start_session()
         from trainer.spark.job import prepare_with
         from trainer.spark.tables import write_buckets, write_table

@@ -10,6 +10,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/launch/setup.sh" --test
 cd "$root"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# A file's tests stay in one process, which makes their common worlds once. More than four processes, each with ranks
-# of its own, would take 16 GB.
-exec .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
+# A file's tests stay in one process, which makes their common worlds once. One process more than cores, as many tests
+# wait; more than four, each with ranks of its own, would take 16 GB.
+processes=$(($(nproc) + 1))
+exec .venv/bin/python -m pytest --numprocesses "$((processes < 4 ? processes : 4))" --dist loadfile "$@"

@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
+
+import s3fs
+
+from trainer.object_storage import store
 
 NUMBERS = itertools.count()
 BUCKET = "bucket"
@@ -48,12 +52,25 @@ def s3_server() -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        with mock.patch.dict(os.environ, client_environment(port)):
+        with as_client(client_environment(port)):
             _make_bucket(f"http://127.0.0.1:{port}/{BUCKET}")
             yield server
     finally:
         server.kill()
         server.wait()
+
+
+@contextmanager
+def as_client(variables: Mapping[str, str]) -> Iterator[None]:
+    """Make this process a client of a server, as ranks have the environment that their fork server had."""
+    with mock.patch.dict(os.environ, variables), mock.patch.dict(store._FS, clear=True):
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield
+
+
+def variables_of_client() -> dict[str, str]:
+    """The variables that make another process a client of the server of this one."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
 def _make_bucket(url: str) -> None:

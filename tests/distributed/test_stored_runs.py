@@ -19,7 +19,7 @@ import pytest
 from tests.distributed.launches import environment
 from tests.distributed.ranks import run_on_ranks
 from tests.distributed.small_training import Losses, configured, small_dataset, source_of
-from tests.stores import BUCKET, cache_of, s3_server
+from tests.stores import BUCKET, as_client, cache_of, s3_server, variables_of_client
 from trainer.dataset.dataset import open_dataset
 from trainer.distributed.world import World
 from trainer.fitting.components import assemble
@@ -55,14 +55,14 @@ class Silent(Losses):
 
 
 def train_as_host(
-    world: World, config: Any, data: Path, url: str, caches: Path
+    world: World, config: Any, data: Path, url: str, caches: Path, client: dict[str, str]
 ) -> tuple[list[str], int, int]:
     """Train with this rank as a host with a disk of its own.
 
     Returns: the shards that it has written of the outcome, the step of the outcome, and the last step.
     """
     host = replace(world, local_rank=0, local_size=1)
-    with mock.patch.dict(os.environ, cache_of(caches / f"host-{world.rank}")):
+    with as_client(client | cache_of(caches / f"host-{world.rank}")):
         run, dataset = working_path(url), open_dataset(data)
         parts = assemble(config, dataset, world)
         with uploaded(run, host) as uploads:
@@ -103,7 +103,8 @@ def test_hosts_without_a_common_disk_gather_one_checkpoint(
     url = f"s3://{BUCKET}/runs/{way}"
     config = configured("--sharding.kind row_partitioned --run.save_every 2", WAYS[way])
     data = small_dataset(tmp_path / "data", validation_size=0.2 if way == "best" else 0)
-    (own, step, last), (others, *_) = run_on_ranks(2, train_as_host, config, data, url, tmp_path, timeout=120)
+    work = train_as_host, config, data, url, tmp_path, variables_of_client()
+    (own, step, last), (others, *_) = run_on_ranks(2, *work, timeout=120)
     assert (step < last) == (way == "best")
     assert {name[:3] for name in own} == {"__0"}
     assert {name[:3] for name in others} == {"__1"}

@@ -47,6 +47,27 @@ def test_where_java_is_missing_one_line_says_what_to_install(
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--data.negatives", "use", "--data.min_value", "4"],
+            "--data.negatives use: prepare_spark writes no",
+        ),
+        (
+            ["--data.name", "files", "--data.interactions", "s3://b/log"],
+            "--data.interactions s3://b/log: executors read files. Name a folder that all of them see; --table",
+        ),
+    ],
+)
+def test_what_the_job_does_not_do_is_refused_before_spark_starts(
+    script: ModuleType, capsys: pytest.CaptureFixture, options: list[str], message: str
+) -> None:
+    assert script.main(options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
 def test_buckets_need_a_folder(script: ModuleType, capsys: pytest.CaptureFixture) -> None:
     assert script.main(["--data.name", "synthetic", "--user-buckets", "4"]) == 2
     assert "--user-buckets N and --out FOLDER go together" in capsys.readouterr().err

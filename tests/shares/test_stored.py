@@ -13,7 +13,7 @@ import s3fs
 
 from tests.distributed.ranks import run_on_ranks
 from tests.shares.hosts import as_hosts, configured, interactions, on_host, write_partitioned
-from tests.stores import BUCKET, cache_of, s3_server
+from tests.stores import BUCKET, as_client, cache_of, s3_server, variables_of_client
 from trainer.config.resume import resumed_config
 from trainer.config.schema import Config
 from trainer.dataset.vocabulary import open_vocabulary
@@ -28,13 +28,13 @@ OPTIONS = (
 pytestmark = pytest.mark.distributed
 
 
-def train_both(world: World, local: Config, stored: Config, root: Path) -> list[str]:
+def train_both(world: World, local: Config, stored: Config, root: Path, client: dict[str, str]) -> list[str]:
     """Train on one host from a file, and on two from a store; the folders that the last host fetched."""
     with mock.patch("trainer.training.train.join_world", return_value=nullcontext(world)):
         train(on_host(world, local, root / "cache"))
     caches = root / f"host-{world.rank}"
     host = mock.patch("trainer.training.train.join_world", return_value=nullcontext(as_hosts(world, 1)))
-    with host, mock.patch.dict(os.environ, cache_of(caches)):
+    with host, as_client(client | cache_of(caches)):
         train(resumed_config(stored, []))
     return sorted({path.parent.name for path in caches.rglob("part-*.parquet")})
 
@@ -49,7 +49,8 @@ def test_hosts_fetch_their_own_users_and_leave_a_whole_run(tmp_path: Path) -> No
         s3fs.S3FileSystem().put(str(folder), f"{BUCKET}/log", recursive=True)
         data = replace(local.data, interactions=f"s3://{BUCKET}/log")
         stored = replace(local, data=data, run=replace(local.run, dir=f"s3://{BUCKET}/run"))
-        fetched = run_on_ranks(2, train_both, local, stored, tmp_path, timeout=120)
+        work = train_both, local, stored, tmp_path, variables_of_client()
+        fetched = run_on_ranks(2, *work, timeout=120)
         with mock.patch.dict(os.environ, cache_of(tmp_path / "reader")):
             run = open_place(f"s3://{BUCKET}/run")
     assert fetched == [["user_bucket=0", "user_bucket=2"], ["user_bucket=1", "user_bucket=3"]]

@@ -22,7 +22,7 @@ from trainer.dataset.build import FILE_ORDER, Rows, complete, counted
 from trainer.dataset.encode import COLUMNS, id_notes
 from trainer.dataset.prepare import prepare_data
 from trainer.dataset.split import BY_TIME, PARTS, Rule, check_order
-from trainer.errors import ConfigError, DataError
+from trainer.errors import DataError
 from trainer.sources.schema import SourceTables
 from trainer.spark import splits
 from trainer.spark.cleaning import LAST, Cleaned, clean
@@ -46,26 +46,12 @@ GROUP_ROWS = 1 << 21
 """Rows of a group of users, which one task has in memory at once."""
 
 
-def refuse(data: DataConfig) -> None:
-    """Refuse what this job does not do.
-
-    Raises:
-        ConfigError: An option asks for it.
-    """
-    if data.negatives != "drop":
-        raise ConfigError(
-            f"--data.negatives {data.negatives}: prepare_spark writes no explicit negatives. Leave it out, "
-            "or prepare on one host: python -m trainer prepare"
-        )
-
-
 def prepare_with(spark: SparkSession, data: DataConfig) -> Path:
     """Return the folder of the prepared data, which the job writes if it does not exist yet.
 
     Raises:
         UserError: An option, or the data, cannot be used.
     """
-    refuse(data)
     return prepare_data(data, build_with=partial(build, data, spark))
 
 

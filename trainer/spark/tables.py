@@ -14,7 +14,7 @@ from trainer.errors import ConfigError
 from trainer.formatting import format_count
 from trainer.sources.configured import read_source
 from trainer.spark.cleaning import LAST
-from trainer.spark.job import Job, refuse
+from trainer.spark.job import Job
 from trainer.spark.partitions import mapped
 from trainer.spark.reading import PLACE
 from trainer.storage import arrays
@@ -64,7 +64,6 @@ def write_buckets(spark: SparkSession, data: DataConfig, count: int, folder: Pat
     Raises:
         UserError: An option, or the data, cannot be used.
     """
-    refuse(data)
     if data.held_out:
         raise ConfigError("--user-buckets: buckets hold no held-out files. Leave --data.held_out out")
     folder, rule = _new("--out", folder), rule_of(data)
