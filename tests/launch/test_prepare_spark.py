@@ -56,7 +56,7 @@ def test_where_java_is_missing_one_line_says_what_to_install(
         ),
         (
             ["--data.name", "files", "--data.interactions", "s3://b/log"],
-            "--data.interactions s3://b/log: executors read files. Name a folder that all of them see; --table",
+            "--data.interactions s3://b/log: executors read files. Name a folder that all of them see",
         ),
     ],
 )
