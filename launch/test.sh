@@ -13,4 +13,6 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # A file's tests stay in one process, which makes their common worlds once. One process more than cores, as many tests
 # wait; more than four, each with ranks of its own, would take 16 GB.
 processes=$(($(nproc) + 1))
-exec .venv/bin/python -m pytest --numprocesses "$((processes < 4 ? processes : 4))" --dist loadfile "$@"
+processes=$((processes < 4 ? processes : 4))
+# In the order of the folders: by default files of few tests come last, which are the long ones, of several ranks.
+exec .venv/bin/python -m pytest --numprocesses "$processes" --dist loadfile --no-loadscope-reorder "$@"

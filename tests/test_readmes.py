@@ -27,8 +27,10 @@ NEEDS_MORE = {
     "python -m trainer serve DIR": "serves until it is stopped",
     "python -m trainer serve DIR --port 0": "serves until it is stopped",
     "python -m trainer recommend RUN --user 7 --interactions today.csv": "reads a file of the user's own",
+    "python -m trainer doctor": "takes half a minute, and is run by tests/doctor/test_doctor.py",
+    "python -m trainer doctor --json": "the same",
 }
-"""Commands that need a network, or files that are not at hand."""
+"""Commands that need a network, files that are not at hand, or time that another test takes for them."""
 REFUSED = (
     "python -m trainer plan --world-size 64 --hardware h100-80g --rows user=2e9 --rows movie=5e7 --dim 128"
 )
