@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from trainer.dataset.split import share_of_each_user
 from trainer.distributed.world import World
 from trainer.shares.core import common_core
 from trainer.shares.hosts import Hosts
-from trainer.shares.split import latest_cut, least_of_each_user, pair_draws
+from trainer.shares.split import latest_cut, pair_draws
 from trainer.storage.pairs import core
 
 
@@ -35,19 +34,6 @@ def test_draws_are_uniform_and_those_of_another_split_or_seed_are_others():
     one, *others = drawn.values()
     for other in others:
         assert abs(np.corrcoef(one, other)[0, 1]) < 4 / 100
-
-
-def test_a_user_has_as_many_rows_held_out_as_by_row_numbers():
-    users = np.repeat(np.arange(9, dtype=np.int32), np.arange(1, 10))
-    users = np.random.default_rng(0).permutation(users)
-    draws = hashes(len(users), 3)
-    chosen = least_of_each_user(users, draws, 0.3)
-    expected = share_of_each_user(users, 0.3, seed=1)
-    of_each, as_before = (np.bincount(users[rows], minlength=9) for rows in (chosen, expected))
-    assert of_each.tolist() == as_before.tolist()
-    for user in range(9):
-        kept, taken = draws[(users == user) & ~chosen], draws[(users == user) & chosen]
-        assert taken.max(initial=0) < kept.min()
 
 
 def test_a_cut_in_time_is_the_largest_second_that_leaves_enough():

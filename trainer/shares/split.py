@@ -26,6 +26,7 @@ from trainer.dataset.split import (
 from trainer.errors import DataError
 from trainer.shares.hosts import Hosts
 from trainer.storage.columns import blocks
+from trainer.storage.draws import share_by_draws
 from trainer.storage.pairs import Repeats
 from trainer.storage.tie_hashes import tie_hashes
 
@@ -129,7 +130,8 @@ class _Chooser:
             return chosen & among
         if rule == "per_user":
             draws = np.concatenate([draws[among[rows]] for rows, draws in self._draws(seed, split)])
-            chosen[among] = least_of_each_user(self._read("user_id", among), draws, share)
+            first_half = (draws >> np.uint64(32)).astype(np.uint32)
+            chosen[among] = share_by_draws(self._read("user_id", among), first_half, share)
             return chosen
         times = self._read("timestamp", among)
         if rule == "temporal":
@@ -153,26 +155,6 @@ class _Chooser:
         if column not in self._hashes:
             self._hashes[column] = tie_hashes(self._encoded.ids[column])
         return self._hashes[column]
-
-
-def least_of_each_user(users: np.ndarray, draws: np.ndarray, share: float) -> np.ndarray:
-    """Return a share of each user's rows with the least draws, as large as `split.share_of_each_user` has it.
-
-    Args:
-        users: (n,) int32.
-        draws: (n,) uint64.
-        share: 0 to 1.
-
-    Returns:
-        (n,) bool.
-    """
-    order = np.lexsort((draws, users))
-    counts = np.bincount(users)
-    quotas = np.minimum(np.floor(share * counts + 0.5).astype(np.int64), np.maximum(counts - 1, 0))
-    places = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
-    chosen = np.zeros(len(users), bool)
-    chosen[order] = places < np.repeat(quotas, counts)
-    return chosen
 
 
 def latest_cut(times: np.ndarray, share: float, hosts: Hosts) -> int:
