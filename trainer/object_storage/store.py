@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -255,6 +256,8 @@ def _filesystem(url: str, scheme: Scheme) -> Any:
         raise StorageError(
             f"{url}: {reason(error)}. Use s3://, gs://, or another scheme that fsspec knows"
         ) from error
+    # What fails is raised, and told in one line; gcsfs logs it as well, with a traceback.
+    logging.getLogger(type(found).__module__.partition(".")[0]).setLevel(logging.CRITICAL)
     if hasattr(found, "retries"):
         found.retries = 1
     _FS[name] = found
