@@ -1,8 +1,11 @@
 """Draws and cuts that depend on no other host's rows."""
 
 import numpy as np
+import pytest
 
+from trainer.dataset.split import TEST, check_counts
 from trainer.distributed.world import World
+from trainer.errors import DataError
 from trainer.shares.core import common_core
 from trainer.shares.hosts import Hosts
 from trainer.shares.split import latest_cut, pair_draws
@@ -51,3 +54,10 @@ def test_one_host_takes_the_core_that_a_data_set_alone_has():
     for k in (2, 7, 8, 9, 30):
         assert np.array_equal(common_core(users, items, k, 40, one_host()), core(users, items, k)), k
     assert 0 < core(users, items, 7).sum() < 300
+
+
+def test_a_test_split_that_is_empty_by_chance_is_refused_with_what_helps():
+    with pytest.raises(
+        DataError, match=r"no test interactions of 3\. Use a larger --data.test_size, or more"
+    ):
+        check_counts("random", "random", np.array([3, 0, 0]), TEST)

@@ -21,7 +21,12 @@ NEGATIVE, NEGATIVES = 3, "negative"
 
 
 WHERE_NONE_IS_LEFT: dict[Rule, dict[int, str]] = {
-    "random": {TRAIN: "Use a smaller {size}, or more data"},
+    "random": {
+        TRAIN: "Use a smaller {size}, or more data",
+        # By chance, where hosts share users.
+        TEST: "Use a larger {size}, or more data",
+        VALIDATION: "Use a larger {size}, or more data",
+    },
     "temporal": {TRAIN: "Use a smaller {size}, or more data"},
     "per_user": {
         TEST: "Every user has too few: use a larger {size}, or --data.split random",

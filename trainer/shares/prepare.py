@@ -24,7 +24,7 @@ from trainer.shares.core import common_core
 from trainer.shares.hosts import Hosts
 from trainer.shares.source import Buckets, buckets_of, own_rows
 from trainer.shares.split import common_parts, repeated_in_time_of_test
-from trainer.shares.vocabulary import CommonNumbers, numbering, with_common_ids
+from trainer.shares.vocabulary import CommonNumbers, with_common_ids
 from trainer.sources.configured import source_of
 from trainer.sources.schema import SourceTables
 from trainer.storage import arrays
@@ -164,7 +164,7 @@ class _Preparation:
         skipped = hosts.exchange(self.source.bad_rows.skipped)
         report["skipped"] = sum(skipped) if self.buckets.partitioned else max(skipped)
         numbers = CommonNumbers(hosts, self.buckets, self.own)
-        users, items = write_parts(self.folder, encoded, parts, numbering(numbers), sequences=False)
+        users, items = write_parts(self.folder, encoded, parts, numbers.number, sequences=False)
         return report, notes, users, items, numbers.cuts
 
     def _common_counts(self, users: pa.Array, cuts: np.ndarray, item_count: int) -> UserShares:

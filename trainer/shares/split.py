@@ -13,17 +13,16 @@ import numpy as np
 
 from trainer.dataset.encode import Encoded
 from trainer.dataset.split import (
-    BY_TIME,
     PARTS,
     TEST,
     TRAIN,
     VALIDATION,
-    WHERE_NONE_IS_LEFT,
     Rule,
+    check_counts,
+    check_order,
     last_of_each_user,
     validation_rule,
 )
-from trainer.errors import DataError
 from trainer.shares.hosts import Hosts
 from trainer.storage.columns import blocks
 from trainer.storage.draws import share_by_draws
@@ -46,11 +45,7 @@ def common_parts(
     Raises:
         DataError: The rule needs an order and there is none, or a split would be empty on all hosts.
     """
-    if rule in BY_TIME and not encoded.has_order:
-        raise DataError(
-            f"--data.split {rule} needs timestamps, and these interactions have none. Name their column "
-            "(--data.timestamp_column) or split at random (--data.split random)"
-        )
+    check_order(rule, encoded.has_order)
     parts = np.where(stays, np.int8(TRAIN), np.int8(-1))
     chooser = _Chooser(encoded, hosts)
     if rule != "none":
@@ -184,11 +179,4 @@ def latest_cut(times: np.ndarray, share: float, hosts: Hosts) -> int:
 def _check(asked: Rule, rule: Rule, parts: np.ndarray, cut: int, hosts: Hosts) -> None:
     """Refuse a split that is empty on all hosts: the one that `rule` has cut off, or the training split."""
     counts = hosts.sum(np.array([np.count_nonzero(parts == part) for part in range(len(PARTS))]))
-    for part in (TRAIN, cut):
-        if not counts[part]:
-            remedy = (
-                WHERE_NONE_IS_LEFT[rule].get(part, "Use more data").format(size=f"--data.{PARTS[cut]}_size")
-            )
-            raise DataError(
-                f"--data.split {asked} leaves no {PARTS[part]} interactions of {counts.sum():,}. {remedy}"
-            )
+    check_counts(asked, rule, counts, cut)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.dataset.encode import Encoded
-from trainer.dataset.write_splits import Numbering, by_appearance
+from trainer.dataset.write_splits import by_appearance
 from trainer.errors import DataError
 from trainer.shares.hosts import Hosts
 from trainer.shares.source import Buckets
@@ -94,8 +94,3 @@ class CommonNumbers:
         rows[order] = np.arange(first, last)
         before, after = (pa.nulls(int(count), ids.type) for count in (first, self.cuts[-1] - last))
         return pa.concat_arrays([before, ids.take(pa.array(order)), after]), rows
-
-
-def numbering(numbers: CommonNumbers) -> Numbering:
-    """Return what numbers ids, as `write_parts` takes it."""
-    return numbers.number
